@@ -1,0 +1,119 @@
+"""The generative model p(c, z, x) as a Pyro program."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, pyro_method
+from pyro.nn.module import PyroModuleList
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, latent_site
+from pyro_mfcvae.models.decoders import LadderDecoder
+from pyro_mfcvae.models.likelihoods import Likelihood
+from pyro_mfcvae.models.priors import FacetPrior
+
+_serial = count()
+
+
+class MultiFacetModel(PyroModule):
+    """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
+
+        for n in plate("data", N):
+            c_j ~ Categorical(pi_j)                       j = 0 … J-1
+            z_j | c_j ~ priors[j].component(c_j)
+            x | z ~ likelihood(decoder(z_0 … z_{J-1}))
+
+    The buffers ``alpha`` (J,) and ``beta`` (J,), both ones at first, weigh each facet's decoder contribution and its
+    KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the objective.
+
+    Args:
+        priors: one per facet, shallowest first.
+        decoder: a ladder decoder over the same facets.
+        likelihood: p(x | decoder output), elementwise.
+        num_data: size of the whole data set where batches are subsamples of it: log probabilities are then scaled by
+            num_data / batch size, as in ``pyro.plate``.
+        name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model, since
+            two models that share a name there would silently share parameters.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+
+    def __init__(
+        self,
+        priors: Sequence[FacetPrior],
+        decoder: LadderDecoder,
+        likelihood: Likelihood,
+        *,
+        num_data: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name if name is not None else f"mfcvae_{next(_serial)}_model")
+        facets = tuple(prior.facet for prior in priors)
+        if facets != decoder.facets:
+            raise InputError(f"priors and decoder must have the same facets: got {facets} and {decoder.facets}")
+        self.priors = PyroModuleList(priors)
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.facets = facets
+        self.event_shape = decoder.out_shape
+        self.num_data = num_data
+        self.register_buffer("alpha", torch.ones(len(facets)))
+        self.register_buffer("beta", torch.ones(len(facets)))
+
+    def forward(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
+        """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x."""
+        num_items = self.check_items(x, num)
+        with self.plate(num_items):
+            zs = []
+            for j, prior in enumerate(self.priors):
+                with self.kl_weight(j):
+                    c = pyro.sample(cluster_site(j), dist.Categorical(logits=prior.log_weights()))
+                    zs.append(pyro.sample(latent_site(j), prior.component(c)))
+            sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs), obs=x)
+        return sample
+
+    @pyro_method
+    def observation(self, zs: Sequence[Tensor]) -> dist.TorchDistribution:
+        """p(x | z) for J tensors (…, D_j): batch shape (…), event shape of the data."""
+        return self.likelihood(self.decode(zs)).to_event(len(self.event_shape))
+
+    def decode(self, zs: Sequence[Tensor]) -> Tensor:
+        """The decoder's output for J tensors (…, D_j), with the current ``alpha``: (…, *event_shape)."""
+        output: Tensor = self.decoder(zs, self.alpha)
+        return output
+
+    def check_items(self, x: Tensor | None, num: int | None) -> int:
+        """How many items a call is about; the data must have the model's event shape."""
+        if x is not None:
+            if tuple(x.shape[1:]) != self.event_shape:
+                raise InputError(
+                    f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}"
+                )
+            return len(x)
+        if num is None:
+            raise InputError("pass the data x, or num=… for the number of new items to draw")
+        return num
+
+    def plate(self, num_items: int) -> pyro.plate:
+        """The plate over items, scaled to ``num_data`` items where that is given."""
+        if self.num_data is None:
+            return pyro.plate(PLATE, num_items, dim=-1)
+        if num_items > self.num_data:
+            raise InputError(f"a batch of {num_items} items cannot come from num_data={self.num_data}: set it anew")
+        # The batch is the subsample: giving its indices keeps Pyro from drawing a random permutation of num_data.
+        return pyro.plate(PLATE, self.num_data, subsample=torch.arange(num_items), dim=-1)
+
+    @contextmanager
+    def kl_weight(self, j: int) -> Iterator[None]:
+        """Weigh the sites inside by beta_j. ``poutine.scale`` refuses zero, so a zero is a mask."""
+        beta = self.beta[j]
+        active = beta > 0
+        with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):
+            yield

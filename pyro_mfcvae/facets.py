@@ -1,0 +1,47 @@
+"""Facets, and the names that their sample sites have in every Pyro trace."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyro_mfcvae.errors import InputError
+
+OBSERVED_SITE = "x"
+PLATE = "data"
+
+
+def cluster_site(j: int) -> str:
+    """Name of the site of facet ``j``'s cluster, ``c_j``."""
+    return f"c_{j}"
+
+
+def latent_site(j: int) -> str:
+    """Name of the site of facet ``j``'s latent variable, ``z_j``."""
+    return f"z_{j}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facet:
+    """One clustering of the data: a latent variable ``z_j`` in R^D whose prior is a mixture of ``K`` components.
+
+    Facets are numbered from the shallowest rung of the ladder (0) to the deepest (J - 1).
+
+    Args:
+        num_clusters: K, the number of mixture components, at least 1.
+        latent_dim: D, the dimension of ``z_j``, at least 1.
+    """
+
+    num_clusters: int
+    latent_dim: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_clusters", "latent_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"a facet's {name} must be a whole number ≥ 1, got {value!r}")
+
+
+def check_facets(facets: Sequence[Facet]) -> tuple[Facet, ...]:
+    """Return the facets as a tuple; there must be at least one."""
+    if not facets:
+        raise InputError("expected at least one facet, got none: pass e.g. [Facet(num_clusters=10, latent_dim=5)]")
+    return tuple(facets)

@@ -1,0 +1,237 @@
+"""How well clusters agree with labels, facet by facet. Labels score a clustering; they never train it.
+
+Everywhere below, items with a negative label (−1) are unlabelled and left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_mfcvae.errors import InputError
+
+
+def majority_accuracy(
+    clusters: ArrayLike, labels: ArrayLike, *, reference: tuple[ArrayLike, ArrayLike] | None = None
+) -> float:
+    """Share of items whose label is the majority label of their cluster (Falck et al., 2021, section 4; also "purity").
+
+    It rises with the number of clusters, to 1 when every item has its own: compare it at equal numbers only.
+
+    Args:
+        clusters: cluster of each item, (N,).
+        labels: label of each item, (N,).
+        reference: clusters and labels, (M,) each, from which the majority labels are taken instead, such as those of
+            the training set. Items in clusters that the reference has no item of count as wrong.
+    """
+    clusters, labels = _labelled_pair(clusters, labels)
+    known, majority = _majority_labels(*(_labelled_pair(*reference) if reference else (clusters, labels)))
+    position = np.searchsorted(known, clusters).clip(max=len(known) - 1)
+    return float(np.mean((known[position] == clusters) & (majority[position] == labels)))
+
+
+def hungarian_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
+    """Share of items whose label is that of their cluster, with one cluster per label, matched for the highest share.
+
+    Where there are more clusters than labels, all items of the clusters left over are wrong.
+
+    Args:
+        clusters: cluster of each item, (N,).
+        labels: label of each item, (N,).
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
+
+    clusters, labels = _labelled_pair(clusters, labels)
+    counts = contingency_matrix(labels, clusters)
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
+
+
+def nmi(clusters: ArrayLike, labels: ArrayLike) -> float:
+    """Normalized mutual information, I(c; y) / ½ (H[c] + H[y]), in [0, 1].
+
+    Args:
+        clusters: cluster of each item, (N,).
+        labels: label of each item, (N,).
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    clusters, labels = _labelled_pair(clusters, labels)
+    return float(normalized_mutual_info_score(labels, clusters))
+
+
+def ari(clusters: ArrayLike, labels: ArrayLike) -> float:
+    """Adjusted Rand index: agreement over pairs of items, 1 when perfect and 0 on average at random.
+
+    Args:
+        clusters: cluster of each item, (N,).
+        labels: label of each item, (N,).
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    clusters, labels = _labelled_pair(clusters, labels)
+    return float(adjusted_rand_score(labels, clusters))
+
+
+def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_share: float = 0.0) -> int:
+    """Number of clusters with at least one item, and with at least ``min_share`` of all items.
+
+    Args:
+        probs_or_assignments: cluster of each item, (N,) integers, or q(c|x), (N, K), of which the largest counts.
+        num_clusters: K, how many clusters there are.
+        min_share: share of all items, in [0, 1], below which a cluster is not in use.
+    """
+    values = np.asarray(probs_or_assignments)
+    if values.ndim == 2 and values.shape[1] != num_clusters:
+        raise InputError(
+            f"Expected probabilities with {num_clusters} columns, one per cluster, but got the shape {values.shape}: "
+            "pass the q(c|x) of the facet that num_clusters belongs to."
+        )
+    clusters = _integers("assignments", values.argmax(axis=1) if values.ndim == 2 else values, ndim=1)
+    _check_range("assignments", clusters, num_clusters)
+    counts = np.bincount(clusters, minlength=num_clusters)
+    return int(np.sum((counts > 0) & (counts >= min_share * len(clusters))))
+
+
+def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
+    """NMI of each facet's clusters with each other facet's, (J, J): symmetric, 1 on the diagonal.
+
+    Facets that found different things have values near 0 off the diagonal. Two facets that each put all items into one
+    cluster agree perfectly, and score 1.
+
+    Args:
+        assignments: cluster of each item in each facet, (N, J).
+    """
+    columns = _integers("assignments", assignments, ndim=2).T
+    return np.array([[nmi(a, b) for b in columns] for a in columns])
+
+
+@dataclass(frozen=True, eq=False)
+class FacetScores:
+    """Every facet against every label set: facet number = position in each array.
+
+    Args:
+        num_clusters: K_j of each facet.
+        accuracy: label set → majority accuracy per facet, (J,).
+        hungarian: label set → Hungarian accuracy per facet, (J,).
+        nmi: label set → normalized mutual information per facet, (J,).
+        ari: label set → adjusted Rand index per facet, (J,).
+        clusters_in_use: clusters with at least one item per facet, (J,), over all items, labelled or not.
+        redundancy: NMI between facets, (J, J).
+    """
+
+    num_clusters: tuple[int, ...]
+    accuracy: dict[str, NDArray[np.float64]]
+    hungarian: dict[str, NDArray[np.float64]]
+    nmi: dict[str, NDArray[np.float64]]
+    ari: dict[str, NDArray[np.float64]]
+    clusters_in_use: NDArray[np.int64]
+    redundancy: NDArray[np.float64]
+
+    def best_facets(self) -> dict[str, int]:
+        """The facet that tells each label set best, by NMI.
+
+        With at least as many facets as label sets this is the one-to-one matching of highest total NMI, so that no
+        facet is named twice; with fewer, each label set names its own best.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        if not self.nmi:
+            return {}
+        table = np.stack(list(self.nmi.values()))
+        one_to_one = table.shape[0] <= table.shape[1]
+        best = linear_sum_assignment(table, maximize=True)[1] if one_to_one else table.argmax(axis=1)
+        return {label: int(facet) for label, facet in zip(self.nmi, best, strict=True)}
+
+    def facet_records(self) -> list[dict[str, Any]]:
+        """One record of plain numbers per facet: the entry ``facets`` of ``summary.json``."""
+        tables = {"accuracy": self.accuracy, "hungarian": self.hungarian, "nmi": self.nmi, "ari": self.ari}
+        return [
+            {"num_clusters": size, "clusters_in_use": int(self.clusters_in_use[j])}
+            | {score: {label: float(values[j]) for label, values in table.items()} for score, table in tables.items()}
+            for j, size in enumerate(self.num_clusters)
+        ]
+
+
+def score_facets(
+    assignments: ArrayLike, labels: Mapping[str, ArrayLike], *, num_clusters: Sequence[int]
+) -> FacetScores:
+    """Score every facet's clusters against every label set.
+
+    Args:
+        assignments: cluster of each item in each facet, (N, J) integers.
+        labels: name of a label set → label of each item, (N,) integers; negative where an item has none.
+        num_clusters: K_j of each facet.
+
+    Raises:
+        InputError: shapes disagree, a value is no integer, a cluster is out of range, or a label set labels no item.
+    """
+    items = _integers("assignments", assignments, ndim=2)
+    if items.shape[1] != len(num_clusters):
+        raise InputError(
+            f"Expected num_clusters for {items.shape[1]} facets, one per column of assignments, "
+            f"but got {len(num_clusters)}: give one number of clusters per facet."
+        )
+    for j, size in enumerate(num_clusters):
+        _check_range(f"assignments of facet {j}", items[:, j], size)
+    pairs = {
+        name: [_labelled_pair(column, values, name=f"label set {name!r}") for column in items.T]
+        for name, values in labels.items()
+    }
+    return FacetScores(
+        num_clusters=tuple(num_clusters),
+        accuracy={name: np.array([majority_accuracy(*pair) for pair in facets]) for name, facets in pairs.items()},
+        hungarian={name: np.array([hungarian_accuracy(*pair) for pair in facets]) for name, facets in pairs.items()},
+        nmi={name: np.array([nmi(*pair) for pair in facets]) for name, facets in pairs.items()},
+        ari={name: np.array([ari(*pair) for pair in facets]) for name, facets in pairs.items()},
+        clusters_in_use=np.array([clusters_in_use(c, size) for c, size in zip(items.T, num_clusters, strict=True)]),
+        redundancy=redundancy(items),
+    )
+
+
+def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Clusters that occur, in order, and the most frequent label in each (of equals the smallest), (K,) each."""
+    from sklearn.metrics.cluster import contingency_matrix
+
+    counts = contingency_matrix(labels, clusters)
+    return np.unique(clusters), np.unique(labels)[counts.argmax(axis=0)]
+
+
+def _labelled_pair(
+    clusters: ArrayLike, labels: ArrayLike, *, name: str = "labels"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The items that have a label: their clusters and their labels."""
+    clusters, labels = _integers("clusters", clusters, ndim=1), _integers(name, labels, ndim=1)
+    if len(clusters) != len(labels):
+        raise InputError(
+            f"Expected one entry of {name} per item, {len(clusters)} in all, but got {len(labels)}: "
+            "score clusters and labels of the same items."
+        )
+    labelled = labels >= 0
+    if not labelled.any():
+        raise InputError(
+            f"Expected at least one item with a label (0 or more) in {name}, but all {len(labels)} are unlabelled: "
+            "leave this label set out."
+        )
+    return clusters[labelled], labels[labelled]
+
+
+def _integers(name: str, values: ArrayLike, *, ndim: int) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or array.ndim != ndim:
+        raise InputError(
+            f"Expected {name} as integers with {ndim} dimension{'s' * (ndim > 1)}, "
+            f"but got {array.dtype} of shape {array.shape}: convert or reshape them first."
+        )
+    return array.astype(np.int64)
+
+
+def _check_range(name: str, clusters: NDArray[np.int64], num_clusters: int) -> None:
+    outside = clusters[(clusters < 0) | (clusters >= num_clusters)]
+    if outside.size:
+        raise InputError(
+            f"Expected {name} from 0 to {num_clusters - 1}, but got {outside[0]}: "
+            "check num_clusters, and that clusters count from 0."
+        )

@@ -1,0 +1,30 @@
+"""Building blocks that the encoders and decoders share."""
+
+from abc import ABCMeta
+from collections.abc import Sequence
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+
+class _AbstractPyroModuleMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
+    """PyroModule has a metaclass of its own, which must be joined with ABCMeta."""
+
+
+class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):
+    """A PyroModule whose subclasses must fill in its abstract methods."""
+
+
+def mlp(dims: Sequence[int]) -> nn.Sequential:
+    """Linear layers of widths ``dims`` with a ReLU after each: ``dims[0] → … → dims[-1]``."""
+    layers: list[nn.Module] = []
+    for num_in, num_out in zip(dims[:-1], dims[1:], strict=True):
+        layers += [nn.Linear(num_in, num_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
+    """Expand the batch shapes of ``(…, D_j)`` tensors to their common one, each keeping its own ``D_j``."""
+    batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
+    return [z.expand(batch + z.shape[-1:]) for z in zs]

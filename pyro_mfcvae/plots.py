@@ -1,0 +1,283 @@
+"""Pictures of a run. Every function returns a Figure with no global state behind it; ``save_figure`` writes it.
+
+Images are floats in [0, 1], channels first, with one channel (grey) or three (RGB).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with colour-blindness too; facet j has colour j.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _FAINT, _SHADE = "#222222", "#6B6B6B", "#F0F0F0"
+_TITLE_SIZE, _TEXT_SIZE = 11, 9
+_TILE = 0.46  # width of an image, in inches
+_LETTER = 0.075  # width of a letter of a label, in inches, on average
+
+
+def plot_cluster_examples(
+    images: ArrayLike,
+    assignments: ArrayLike,
+    probs: ArrayLike,
+    *,
+    title: str,
+    num_clusters: int | None = None,
+    num_per_cluster: int = 10,
+    max_clusters: int = 25,
+) -> "Figure":
+    """One row of examples per cluster of one facet: the most populous cluster first, the most confident item first.
+
+    Args:
+        images: (N, C, H, W).
+        assignments: cluster of each item, (N,).
+        probs: probability of that cluster, q(c|x), for each item, (N,).
+        title: stands above, followed by how many clusters are in use.
+        num_clusters: K of the facet; where given, the title tells how many are empty.
+        num_per_cluster: examples per row.
+        max_clusters: rows at most; the title tells when clusters are left out.
+    """
+    return plot_facets(
+        images,
+        np.asarray(assignments)[:, None],
+        np.asarray(probs)[:, None],
+        names=(title,),
+        num_clusters=None if num_clusters is None else (num_clusters,),
+        num_per_cluster=num_per_cluster,
+        max_clusters=max_clusters,
+    )
+
+
+def plot_facets(
+    images: ArrayLike,
+    assignments: ArrayLike,
+    confidence: ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+    num_clusters: Sequence[int] | None = None,
+    num_per_cluster: int = 10,
+    max_clusters: int = 25,
+) -> "Figure":
+    """Examples per cluster and facet: side by side, one block per facet as ``plot_cluster_examples`` draws it.
+
+    Args:
+        images: (N, C, H, W).
+        assignments: cluster of each item in each facet, (N, J).
+        confidence: probability of that cluster, q(c_j|x), (N, J).
+        names: title of each block; without, "facet 0", "facet 1" and so on.
+        num_clusters: K_j of each facet; where given, the titles tell how many are empty.
+        num_per_cluster: examples per row.
+        max_clusters: rows at most per facet.
+    """
+    from matplotlib.figure import Figure
+
+    pictures, clusters, certainty = _images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
+    if clusters.ndim != 2 or clusters.shape != certainty.shape or len(clusters) != len(pictures) or not len(clusters):
+        raise InputError(
+            f"Expected one row of assignments and of confidence for each of {len(pictures)} images, at least one, "
+            f"but got the shapes {clusters.shape} and {certainty.shape}: pass all three for the same items."
+        )
+    num_facets = clusters.shape[1]
+    names = names or [f"facet {j}" for j in range(num_facets)]
+    sizes: Sequence[int | None] = num_clusters or [None] * num_facets
+    blocks = [
+        _cluster_rows(pictures, clusters[:, j], certainty[:, j], (max_clusters, num_per_cluster))
+        for j in range(num_facets)
+    ]
+    width = sum(tiles.shape[1] * _TILE + _label_width(labels) + 0.3 for tiles, labels in blocks)
+    height = max(len(tiles) for tiles, _ in blocks) * _TILE * pictures.shape[2] / pictures.shape[3] + 0.7
+    figure = Figure(figsize=(width, height), layout="constrained")
+    for j, axes in enumerate(figure.subplots(1, num_facets, squeeze=False).flat):
+        tiles, labels = blocks[j]
+        _draw_tiles(axes, tiles, row_labels=labels)
+        _draw_title(axes, names[j], _describe_use(len(np.unique(clusters[:, j])), sizes[j], len(tiles)))
+    return figure
+
+
+def image_grid(
+    images: ArrayLike,
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    title: str | None = None,
+) -> "Figure":
+    """Images as a table, for samples, swaps and traversals.
+
+    Args:
+        images: (rows, columns, C, H, W); an image of NaN leaves its place empty.
+        row_labels: one per row, at the left.
+        column_labels: one per column, on top.
+        title: stands above.
+    """
+    from matplotlib.figure import Figure
+
+    tiles = _images(images, ndim=5)
+    for name, labels, number in (("row", row_labels, tiles.shape[0]), ("column", column_labels, tiles.shape[1])):
+        if labels is not None and len(labels) != number:
+            raise InputError(
+                f"Expected {number} {name} labels, one per {name} of images, but got {len(labels)}: "
+                f"give one for each {name}, or none at all."
+            )
+    width = tiles.shape[1] * _TILE + _label_width(row_labels or ()) + 0.2
+    height = tiles.shape[0] * _TILE * tiles.shape[3] / tiles.shape[4] + 0.3 * bool(title) + 0.2
+    figure = Figure(figsize=(width, height + _label_width(column_labels or ())), layout="constrained")
+    axes = figure.subplots()
+    _draw_tiles(axes, tiles, row_labels=row_labels or (), column_labels=column_labels or ())
+    if title:
+        figure.suptitle(title, x=0.02, ha="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+    return figure
+
+
+def plot_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Learning curves: the ELBO, each facet's KL, and alpha_j, which fades facet j in.
+
+    A stage of training starts where another facet's alpha rises above 0; every other stage is shaded.
+
+    Args:
+        records: one per epoch, as in ``metrics.jsonl``: ``epoch``, ``elbo``, ``reconstruction`` (nats per item),
+            ``kl`` (nats per item, one entry per facet) and ``alpha`` (one entry per facet).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if not records:
+        raise InputError("Expected the records of at least one epoch, but got none: train for an epoch first.")
+    epochs = np.array([record["epoch"] for record in records])
+    kl, alpha = (np.array([record[key] for record in records], dtype=float) for key in ("kl", "alpha"))
+    style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # one point makes no line
+
+    figure = Figure(figsize=(7.5, 7), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
+    bound, divergence, fading = panels
+    for key, colour in (("elbo", _INK), ("reconstruction", "#A0A0A0")):
+        label = "ELBO" if key == "elbo" else key
+        bound.plot(epochs, [record[key] for record in records], label=label, color=colour, **style)
+    for j in range(kl.shape[1]):
+        colour = _COLOURS[j % len(_COLOURS)]
+        divergence.plot(epochs, kl[:, j], label=f"facet {j}", color=colour, **style)
+        fading.plot(epochs, alpha[:, j], label=f"facet {j}", color=colour, **style)
+    fading.set_ylim(-0.05, 1.05)
+    fading.set_xlabel("epoch", fontsize=_TEXT_SIZE)
+    fading.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    fading.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    titles = ("ELBO (nats per item)", "KL of each facet (nats per item)", "alpha: how far each facet is faded in")
+    for axes, title in zip(panels, titles, strict=True):
+        _shade_stages(axes, epochs, (alpha > 0).sum(axis=1))
+        axes.set_title(title, loc="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=_TEXT_SIZE, colors=_FAINT)
+    for axes in (bound, divergence):  # the last panel has the colours of the one above
+        columns = len(axes.lines)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, fontsize=_TEXT_SIZE)
+    return figure
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as PNG, 120 dots per inch; the file appears whole or not at all.
+
+    Args:
+        figure: what to write.
+        path: the file; its folder is made where it does not exist.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        figure.savefig(partial, format="png", dpi=120, facecolor="white", bbox_inches="tight", pad_inches=0.12)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _images(values: ArrayLike, *, ndim: int) -> NDArray[np.float64]:
+    """The images as RGB in [0, 1]."""
+    images = np.asarray(values)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"Expected images as floats in [0, 1], but got {images.dtype}: divide bytes by 255 first.")
+    if images.ndim != ndim or images.shape[-3] not in (1, 3):
+        shape = "(N, C, H, W)" if ndim == 4 else "(rows, columns, C, H, W)"
+        raise InputError(
+            f"Expected images of shape {shape} with C = 1 (grey) or 3 (RGB), but got {images.shape}: "
+            "reshape them, channels before height and width."
+        )
+    return np.repeat(images, 3 // images.shape[-3], axis=-3).astype(float).clip(0, 1)
+
+
+def _cluster_rows(
+    images: NDArray[np.float64], clusters: NDArray[Any], certainty: NDArray[Any], shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Examples of the largest clusters, (rows, columns, 3, H, W) with NaN where a cluster has too few, and labels."""
+    used, counts = np.unique(clusters, return_counts=True)
+    largest = np.argsort(-counts, kind="stable")[: shape[0]]
+    columns = min(shape[1], counts.max())
+    tiles = np.full((len(largest), columns, *images.shape[1:]), np.nan)
+    labels = []
+    for row, index in enumerate(largest):
+        members = np.flatnonzero(clusters == used[index])
+        shown = members[np.argsort(-certainty[members], kind="stable")][:columns]
+        tiles[row, : len(shown)] = images[shown]
+        items = "item" if counts[index] == 1 else "items"
+        labels.append(
+            f"cluster {used[index]} · {counts[index]:,} {items} ({100 * counts[index] / len(clusters):.1f} %)"
+        )
+    return tiles, labels
+
+
+def _describe_use(in_use: int, num_clusters: int | None, shown: int) -> str:
+    parts = [f"{in_use} clusters in use" if num_clusters is None else f"{in_use} of {num_clusters} clusters in use"]
+    if num_clusters is not None and num_clusters > in_use:
+        parts.append(f"{num_clusters - in_use} empty")
+    if shown < in_use:
+        parts.append(f"the {shown} largest shown")
+    return " · ".join(parts)
+
+
+def _draw_tiles(
+    axes: "Axes", tiles: NDArray[np.float64], *, row_labels: Sequence[str], column_labels: Sequence[str] = ()
+) -> None:
+    """One picture of all tiles, (rows, columns, 3, H, W), on white, with labels at the middles of rows and columns."""
+    rows, columns, channels, height, width = tiles.shape
+    gap = max(1, round(width / 14))
+    padded = np.pad(tiles, ((0, 0),) * 3 + ((0, gap),) * 2, constant_values=np.nan).transpose(0, 3, 1, 4, 2)
+    mosaic = padded.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
+    axes.imshow(np.nan_to_num(mosaic, nan=1.0))
+    axes.set_anchor("N")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=_TEXT_SIZE, labelcolor=_INK, labeltop=True, labelbottom=False)
+    axes.set_yticks((np.arange(rows) * (height + gap) + (height - 1) / 2)[: len(row_labels)], row_labels)
+    axes.set_xticks((np.arange(columns) * (width + gap) + (width - 1) / 2)[: len(column_labels)], column_labels)
+    if _label_width(column_labels) > _TILE:
+        axes.tick_params(axis="x", rotation=90)
+
+
+def _draw_title(axes: "Axes", title: str, subtitle: str) -> None:
+    axes.set_title(f"{title}\n", loc="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+    axes.annotate(
+        subtitle,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 6),  # points above the images, in the empty second line of the title
+        textcoords="offset points",
+        fontsize=_TEXT_SIZE,
+        color=_FAINT,
+    )
+
+
+def _shade_stages(axes: "Axes", epochs: NDArray[Any], num_active: NDArray[Any]) -> None:
+    """Shade every other stretch of epochs with an equal number of facets faded in, half an epoch to each side."""
+    starts = np.flatnonzero(np.diff(num_active, prepend=-1))
+    ends = np.append(starts[1:], len(epochs))
+    for start, end in list(zip(starts, ends, strict=True))[1::2]:
+        axes.axvspan(epochs[start] - 0.5, epochs[end - 1] + 0.5, color=_SHADE, zorder=0, linewidth=0)
+
+
+def _label_width(labels: Sequence[str]) -> float:
+    return max((len(label) for label in labels), default=0) * _LETTER

@@ -1,0 +1,114 @@
+"""When each facet joins the ladder: the progressive schedule of Li et al. 2020 (pro-VLAE)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.generative import MultiFacetModel
+
+Fade = Callable[[float], float]
+
+
+def linear_fade(t: float) -> float:
+    """t, for t in [0, 1]."""
+    return t
+
+
+def cosine_fade(t: float) -> float:
+    """(1 - cos(pi t)) / 2, for t in [0, 1]: flat at both ends."""
+    return (1.0 - math.cos(math.pi * t)) / 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveSchedule:
+    """The deepest facet trains alone; then, one stage each, the next shallower facet is faded in.
+
+    Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
+
+        alpha_j = beta_j = fade((step + 1 - T_s) / fade_in_steps), held at 0 before T_s and at 1 after the fade;
+
+    the deepest facet starts at 1. A facet's mixture is due for its initialisation ``warmup_steps`` after T_s: earlier
+    there is nothing in its encoder that a mixture could be fitted to.
+
+    A schedule is a function of the step alone and has no state: to resume, go on with the next step.
+
+    Args:
+        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
+        fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
+        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0.
+        fade: the shape of the fade, from [0, 1] to [0, 1].
+    """
+
+    stage_steps: tuple[int, ...]
+    fade_in_steps: int = 1
+    warmup_steps: int = 0
+    fade: Fade = linear_fade
+
+    def __post_init__(self) -> None:
+        if not self.stage_steps or any(steps < 1 for steps in self.stage_steps):
+            raise InputError(f"stage_steps needs one number ≥ 1 per facet, got {self.stage_steps}")
+        if self.fade_in_steps < 1 or self.warmup_steps < 0:
+            raise InputError(
+                f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
+            )
+        if self.warmup_steps >= min(self.stage_steps):
+            raise InputError(
+                f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps: the mixture "
+                "of its facet would never be fitted"
+            )
+
+    @classmethod
+    def from_epochs(
+        cls, stage_epochs: Sequence[int], steps_per_epoch: int, *, fade_in_steps: int, warmup_steps: int = 0,
+        fade: Fade = linear_fade,
+    ) -> "ProgressiveSchedule":
+        """A schedule whose stages are counted in epochs."""
+        return cls(
+            stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs),
+            fade_in_steps=fade_in_steps,
+            warmup_steps=warmup_steps,
+            fade=fade,
+        )
+
+    @property
+    def num_facets(self) -> int:
+        """J: there is a stage per facet."""
+        return len(self.stage_steps)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of all stages."""
+        return sum(self.stage_steps)
+
+    def start(self, j: int) -> int:
+        """T_s, the step at which facet ``j`` joins."""
+        return sum(self.stage_steps[: self.num_facets - 1 - j])
+
+    def weight(self, j: int, step: int) -> float:
+        """alpha_j = beta_j at a step."""
+        if j == self.num_facets - 1:
+            return 1.0
+        return self.fade(min(max((step + 1 - self.start(j)) / self.fade_in_steps, 0.0), 1.0))
+
+    def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:
+        """Write alpha and beta of ``step`` into the model's buffers, in place.
+
+        Returns:
+            The facets whose mixture is due to be initialised before this step is taken.
+        """
+        if model.alpha.numel() != self.num_facets:
+            raise InputError(
+                f"the schedule has {self.num_facets} stages but the model has {model.alpha.numel()} facets: give "
+                "stage_steps one number per facet"
+            )
+        weights = model.alpha.new_tensor([self.weight(j, step) for j in range(self.num_facets)])
+        for buffer in (model.alpha, model.beta):
+            _overwrite(buffer, weights)
+        return tuple(j for j in range(self.num_facets) if step == self.start(j) + self.warmup_steps)
+
+
+def _overwrite(buffer: Tensor, value: Tensor) -> None:
+    buffer.detach().copy_(value)

@@ -1,0 +1,157 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.plots import image_grid, plot_cluster_examples, plot_curves, plot_facets, save_figure
+
+
+def plain(*levels: float, channels: int = 1) -> NDArray[np.float64]:
+    """One 14×14 image of even grey per level: (N, C, 14, 14). Tiles of this width have a gap of one pixel."""
+    return np.broadcast_to(np.reshape(levels, (-1, 1, 1, 1)), (len(levels), channels, 14, 14)).astype(float)
+
+
+def levels(axes: Axes) -> list[list[float]]:
+    """The grey of each tile of a panel, row by row."""
+    mosaic = axes.images[0].get_array()
+    assert mosaic is not None
+    return np.asarray(mosaic)[7::15, 7::15, 0].tolist()
+
+
+def row_labels(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_yticklabels()]
+
+
+def texts(axes: Axes) -> list[str]:
+    return [axes.get_title(loc="left").strip(), *(text.get_text() for text in axes.texts)]
+
+
+def test_cluster_examples_put_the_populous_and_the_confident_first() -> None:
+    figure = plot_cluster_examples(
+        plain(0.1, 0.2, 0.3, 0.4),
+        [4, 2, 2, 2],
+        [0.9, 0.5, 0.8, 0.6],
+        title="facet 0",
+        num_per_cluster=2,
+        num_clusters=6,
+    )
+    (axes,) = figure.axes
+    assert levels(axes) == [[0.3, 0.4], [0.1, 1.0]]  # 1.0: white where cluster 4 has no second item
+    assert row_labels(axes) == ["cluster 2 · 3 items (75.0 %)", "cluster 4 · 1 item (25.0 %)"]
+    assert texts(axes) == ["facet 0", "2 of 6 clusters in use · 4 empty"]
+
+
+def test_cluster_examples_tell_when_clusters_are_left_out() -> None:
+    figure = plot_cluster_examples(plain(0, 0, 0.5, 1), [0, 0, 1, 2], np.ones(4), title="deep", max_clusters=1)
+    assert levels(figure.axes[0]) == [[0.0, 0.0]]
+    assert texts(figure.axes[0]) == ["deep", "3 clusters in use · the 1 largest shown"]
+
+
+def test_facets_stand_side_by_side_under_their_names() -> None:
+    images, assignments = plain(0.2, 0.4, channels=3), np.array([[0, 1], [0, 3]])
+    figure = plot_facets(images, assignments, np.ones((2, 2)), num_clusters=(1, 5))
+    assert [texts(axes) for axes in figure.axes] == [
+        ["facet 0", "1 of 1 clusters in use"],
+        ["facet 1", "2 of 5 clusters in use · 3 empty"],
+    ]
+    assert [levels(axes) for axes in figure.axes] == [[[0.2, 0.4]], [[0.2], [0.4]]]
+    named = plot_facets(images, assignments, np.ones((2, 2)), names=("hue", "shape"))
+    assert [texts(axes)[0] for axes in named.axes] == ["hue", "shape"]
+
+
+def test_image_grid_keeps_colours_and_separates_tiles_by_white() -> None:
+    red = np.zeros((1, 2, 3, 14, 14))
+    red[0, :, 0] = 1.0
+    mosaic = np.asarray(image_grid(red).axes[0].images[0].get_array())
+    assert mosaic.shape == (14, 29, 3)
+    np.testing.assert_array_equal(mosaic[:, 14], np.ones((14, 3)))
+    np.testing.assert_array_equal(np.delete(mosaic, 14, axis=1), np.broadcast_to([1.0, 0.0, 0.0], (14, 28, 3)))
+
+
+def test_image_grid_clips_and_leaves_nan_empty() -> None:
+    figure = image_grid(plain(-0.5, 0.5, 1.5, np.nan).reshape(2, 2, 1, 14, 14))
+    assert levels(figure.axes[0]) == [[0.0, 0.5], [1.0, 1.0]]
+
+
+def test_image_grid_labels() -> None:
+    images = np.zeros((2, 1, 1, 14, 14))
+    figure = image_grid(images, row_labels=["a", "b"], column_labels=["pair"], title="Swaps")
+    assert row_labels(figure.axes[0]) == ["a", "b"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["pair"]
+    assert figure.get_suptitle() == "Swaps"
+    with pytest.raises(InputError, match="Expected 2 row labels, one per row of images, but got 1"):
+        image_grid(images, row_labels=["a"])
+
+
+def record(epoch: int, alpha: float) -> dict[str, Any]:
+    return {"epoch": epoch, "elbo": -9.0 + epoch, "reconstruction": -5.0, "kl": [alpha, 3.0], "alpha": [alpha, 1.0]}
+
+
+def test_curves_hold_the_recorded_values() -> None:
+    figure = plot_curves([record(0, 0.0), record(1, 0.0), record(2, 0.5), record(3, 1.0)])
+    bound, kl, alpha = ([np.asarray(line.get_ydata()).tolist() for line in axes.lines] for axes in figure.axes)
+    assert bound == [[-9, -8, -7, -6], [-5, -5, -5, -5]]
+    assert kl == [[0, 0, 0.5, 1], [3, 3, 3, 3]]
+    assert alpha == [[0, 0, 0.5, 1], [1, 1, 1, 1]]
+
+
+def test_the_second_stage_is_shaded_from_its_first_epoch_to_the_last() -> None:
+    figure = plot_curves([record(0, 0.0), record(1, 0.0), record(2, 0.5), record(3, 1.0)])
+    for axes in figure.axes:
+        (band,) = axes.patches
+        assert band.get_extents().transformed(axes.transData.inverted()).intervalx == pytest.approx([1.5, 3.5])
+
+
+def test_one_epoch_is_drawn_as_points() -> None:
+    figure = plot_curves([record(0, 1.0)])
+    assert {line.get_marker() for axes in figure.axes for line in axes.lines} == {"o"}
+    assert not any(axes.patches for axes in figure.axes)
+
+
+def test_no_epoch_is_an_error() -> None:
+    with pytest.raises(InputError, match="at least one epoch, but got none"):
+        plot_curves([])
+
+
+def test_pictures_must_fit() -> None:
+    with pytest.raises(InputError, match=r"floats in .*, but got uint8: divide bytes by 255"):
+        image_grid(np.zeros((1, 1, 1, 4, 4), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"\(N, C, H, W\) with C = 1 .* but got \(2, 14, 14, 3\)"):
+        plot_facets(np.zeros((2, 14, 14, 3)), np.zeros((2, 1), dtype=int), np.ones((2, 1)))
+    with pytest.raises(InputError, match=r"each of 2 images, .* the shapes \(3, 1\) and \(3, 1\)"):
+        plot_cluster_examples(plain(0, 1), [0, 0, 0], [1, 1, 1], title="")
+
+
+def test_saved_figure_is_a_png_and_nothing_else_remains(tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "grid.png"
+    save_figure(image_grid(np.zeros((1, 2, 1, 14, 14))), path)
+    pixels = imread(path)
+    assert pixels.min() == 0.0 and pixels.max() == 1.0
+    assert [entry.name for entry in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "grid.png"
+    path.write_bytes(b"old")
+
+    def fail(self: Figure, target: Path, **kwargs: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(Figure(), path)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("grid.png", b"old")]
+
+
+def test_figures_stay_out_of_pyplot() -> None:
+    plot_curves([record(0, 1.0)])
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
