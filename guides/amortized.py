@@ -1,5 +1,7 @@
 """The amortised guide q(z, c | x) as a Pyro program."""
 
+from itertools import count
+
 import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule, pyro_method
@@ -10,6 +12,8 @@ from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.models.generative import MultiFacetModel
+
+_serial = count()
 
 
 class MultiFacetGuide(PyroModule):
@@ -26,7 +30,8 @@ class MultiFacetGuide(PyroModule):
         model: the model it belongs to; it reads the priors and never registers the model's parameters as its own.
         encoder: a ladder encoder over the same facets.
         assignment: the rule for q(c_j | x); the analytic optimum by default.
-        name: prefix of the parameters' names in Pyro's parameter store; by default made from the model's.
+        name: prefix of the parameters' names in Pyro's parameter store; by default a fresh one, so that two guides of
+            one model do not share parameters there.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class MultiFacetGuide(PyroModule):
         assignment: AssignmentRule | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name if name is not None else f"{model._pyro_name}_guide")
+        super().__init__(name if name is not None else f"{model._pyro_name}_guide_{next(_serial)}")
         if encoder.facets != model.facets:
             raise InputError(f"encoder and model must have the same facets: got {encoder.facets} and {model.facets}")
         if encoder.in_shape != model.event_shape:

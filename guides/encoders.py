@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.models.decoders import ladder_dims
-from pyro_mfcvae.networks import mlp
+from pyro_mfcvae.networks import linear_layers, mlp
 
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
@@ -32,6 +32,10 @@ class LadderEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         """q(z_j | x) for x (…, *in_shape), shallowest first: batch shape (…), event shape (D_j,)."""
+
+    @abstractmethod
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        """The linear layers whose scale is free, in no particular order: all but those of the heads."""
 
 
 class GaussianHead(nn.Module):
@@ -74,3 +78,6 @@ class MLPLadderEncoder(LadderEncoder):
             h = rung(h)
             posteriors.append(head(h))
         return posteriors
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from linear_layers(self.rungs)

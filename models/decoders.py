@@ -2,13 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
-from pyro_mfcvae.networks import broadcast_batches, mlp
+from pyro_mfcvae.networks import broadcast_batches, linear_layers, mlp
 
 
 class LadderDecoder(nn.Module, ABC):
@@ -30,6 +30,10 @@ class LadderDecoder(nn.Module, ABC):
 
         ``alpha`` (J,) in [0, 1] multiplies each facet's contribution (Li et al. 2020, progressive VLAE).
         """
+
+    @abstractmethod
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        """The linear layers whose scale is free, in no particular order: all but those that give the output."""
 
 
 class MLPLadderDecoder(LadderDecoder):
@@ -74,6 +78,10 @@ class MLPLadderDecoder(LadderDecoder):
             h = self.backbone[j](h + self.merge_weight * alpha[j] * self.rungs[j](zs[j]))
         output: Tensor = self.output(h)
         return output.unflatten(-1, self.out_shape)
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from linear_layers(self.rungs)
+        yield from linear_layers(self.backbone)
 
 
 def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) -> tuple[int, ...]:

@@ -136,6 +136,8 @@ class MixturePrior(FacetPrior):
                 its mean.
             probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
         """
+        if probs is not None and not self.learns_weights:
+            raise InputError("this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior")
         variance = covariance.diagonal(dim1=-2, dim2=-1)
         self.loc.copy_(loc)
         match self.covariance:
@@ -145,6 +147,4 @@ class MixturePrior(FacetPrior):
                 self.scale = variance.mean(-1, keepdim=True).sqrt()
             case "full":
                 self.scale_tril = torch.linalg.cholesky(covariance)
-        if probs is not None and not self.learns_weights:
-            raise InputError("this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior")
         self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())

@@ -2,6 +2,19 @@
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.initialization import initialize_data_dependent, initialize_glorot, initialize_mixtures
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
+from pyro_mfcvae.schedules import ProgressiveSchedule
 
-__all__ = ["ELBOTerms", "Facet", "FacetELBO", "InputError"]
+__all__ = [
+    "MFCVAE",
+    "ELBOTerms",
+    "Facet",
+    "FacetELBO",
+    "InputError",
+    "ProgressiveSchedule",
+    "initialize_data_dependent",
+    "initialize_glorot",
+    "initialize_mixtures",
+]

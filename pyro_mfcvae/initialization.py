@@ -1,6 +1,7 @@
 """Starting values: of the networks' weights, and of the mixtures."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +11,126 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.priors import MixturePrior
 
+# Added to the diagonal of every fitted covariance: a component that sits on a few items must not become a spike.
+_MIN_VARIANCE = 1e-4
+
+# Smallest weight that a component starts with, in units of 1/K: at 0 it could never come back.
+_MIN_SHARE = 0.01
+
 
 def initialize_glorot(module: nn.Module) -> None:
-    """Weights of every linear layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010)."""
-    for layer in _linear_layers(module):
-        nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+    """Weights of every linear layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010).
+
+    A mixture prior is treated alike: its means ~ Uniform(±sqrt(6 / (K + D))), unit covariances, uniform weights.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_uniform_(child.weight)
+            nn.init.zeros_(child.bias)
+        elif isinstance(child, MixturePrior):
+            loc = nn.init.xavier_uniform_(torch.empty_like(child.loc))
+            child.set_mixture(loc, _isotropic(child, 1.0))
 
 
 @torch.no_grad()
 def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> None:
-    """Rescale the hidden linear layers so that, on the batch ``x``, every unit has mean 0 and standard deviation 1
-    before its activation (Salimans & Kingma 2016). The output layers (the heads of q(z|x) and the decoder's last
-    layer) stay as they are: their scale has a meaning.
+    """Shift and scale the hidden linear layers so that, over the batch ``x``, every unit has mean 0 and standard
+    deviation 1 before its activation (Salimans & Kingma 2016).
+
+    The layers whose scale has a meaning stay as they are: the heads of q(z|x) and the decoder's last layer.
+
+    Args:
+        model: its decoder is rescaled, at z drawn from q(z|x).
+        guide: its encoder is rescaled.
+        x: some hundreds of items, (N, *event_shape).
     """
-    outputs = {id(guide.encoder.heads), id(model.decoder.output)}
-    handles = []
+    layers = [layer for net in (guide.encoder, model.decoder) for layer in net.hidden_layers()]
+    handles = [layer.register_forward_hook(_standardize) for layer in layers]
+    try:
+        zs = [posterior.sample() for posterior in guide.posteriors(x)]
+        model.decoder(zs, torch.ones_like(model.alpha))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _standardize(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    loc, scale = output.mean(0), output.std(0)
+    scale = torch.where(scale > 0, scale, 1.0)  # a unit that is constant over the batch is only shifted
+    layer.weight /= scale[:, None]
+    layer.bias.copy_((layer.bias - loc) / scale)
+    return (output - loc) / scale
+
+
+@torch.no_grad()
+def initialize_mixtures(
+    model: MultiFacetModel,
+    guide: MultiFacetGuide,
+    x: Tensor,
+    *,
+    facets: Iterable[int] | None = None,
+    variance: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Fit mixtures to what the encoder says of ``x``, by expectation maximisation.
+
+    One draw of every item's q(z_j | x), that is, a draw of the aggregate posterior, goes to scikit-learn's
+    GaussianMixture, which starts from k-means; the prior takes over means, covariances and, where it learns them,
+    weights. The aggregate posterior is the prior that the ELBO would choose, were it free.
+
+    Args:
+        model: its priors are overwritten, in place.
+        guide: its q(z_j | x).
+        x: the items to fit to, (N, *event_shape), N ≥ K_j.
+        facets: which facets; all where None.
+        variance: start with covariances variance · I, whatever was fitted (the paper: 0.01).
+        seed: of EM's start; the draws of z take Pyro's random state.
+
+    Raises:
+        InputError: too few items, or a prior that is no `MixturePrior`.
+    """
+    chosen = range(len(model.facets)) if facets is None else tuple(facets)
+    if not chosen:
+        return
+    posteriors = guide.posteriors(x)
+    for j in chosen:
+        prior = model.priors[j]
+        if not isinstance(prior, MixturePrior):
+            raise InputError(f"only a MixturePrior can be fitted, and facet {j} has a {type(prior).__name__}: leave it out")
+        fit_mixture(prior, posteriors[j].sample(), variance=variance, seed=seed)
+
+
+def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None, seed: int = 0) -> None:
+    """Fit one mixture prior to the points ``z`` (N, D), N ≥ K, by expectation maximisation; see `initialize_mixtures`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    num_clusters = prior.facet.num_clusters
+    if len(z) < num_clusters:
+        raise InputError(f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more")
+    kind = {"diagonal": "diag", "spherical": "spherical", "full": "full"}[prior.covariance]
+    mixture = GaussianMixture(num_clusters, covariance_type=kind, reg_covar=_MIN_VARIANCE, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
+        mixture.fit(z.double().cpu().numpy())
+    fitted = torch.from_numpy(mixture.covariances_).to(prior.loc)
+    match prior.covariance:
+        case "diagonal":
+            covariance = torch.diag_embed(fitted)
+        case "spherical":
+            covariance = torch.diag_embed(fitted[:, None].expand_as(prior.loc))
+        case _:
+            covariance = fitted
+    probs = torch.from_numpy(mixture.weights_).to(prior.loc).clamp_min(_MIN_SHARE / num_clusters)
+    prior.set_mixture(
+        torch.from_numpy(mixture.means_).to(prior.loc),
+        covariance if variance is None else _isotropic(prior, variance),
+        probs=probs / probs.sum() if prior.learns_weights else None,
+    )
+
+
+def _isotropic(prior: MixturePrior, variance: float) -> Tensor:
+    """K times variance · I, (K, D, D)."""
+    eye = torch.eye(prior.facet.latent_dim).to(prior.loc)
+    return (variance * eye).expand(prior.facet.num_clusters, -1, -1)

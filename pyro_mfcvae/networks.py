@@ -1,11 +1,14 @@
 """Building blocks that the encoders and decoders share."""
 
 from abc import ABCMeta
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+
+_serial = count()
 
 
 class _AbstractPyroModuleMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
@@ -14,6 +17,10 @@ class _AbstractPyroModuleMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
 
 class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):
     """A PyroModule whose subclasses must fill in its abstract methods."""
+
+    def __init__(self) -> None:
+        # A fresh name until a model takes it in: two nameless ones would share parameters in Pyro's parameter store.
+        super().__init__(f"{type(self).__name__}_{next(_serial)}")
 
 
 def mlp(dims: Sequence[int]) -> nn.Sequential:
@@ -28,3 +35,8 @@ def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
     """Expand the batch shapes of ``(…, D_j)`` tensors to their common one, each keeping its own ``D_j``."""
     batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
     return [z.expand(batch + z.shape[-1:]) for z in zs]
+
+
+def linear_layers(module: nn.Module) -> Iterator[nn.Linear]:
+    """Every linear layer inside a module."""
+    return (child for child in module.modules() if isinstance(child, nn.Linear))

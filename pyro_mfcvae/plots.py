@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,14 +188,12 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         figure: what to write.
         path: the file; its folder is made where it does not exist.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=120, facecolor="white", bbox_inches="tight", pad_inches=0.12)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(
+        Path(path),
+        lambda partial: figure.savefig(
+            partial, format="png", dpi=120, facecolor="white", bbox_inches="tight", pad_inches=0.12
+        ),
+    )
 
 
 def _images(values: ArrayLike, *, ndim: int) -> NDArray[np.float64]:

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
@@ -30,21 +28,25 @@ class ProgressiveSchedule:
 
         alpha_j = beta_j = fade((step + 1 - T_s) / fade_in_steps), held at 0 before T_s and at 1 after the fade;
 
-    the deepest facet starts at 1. A facet's mixture is due for its initialisation ``warmup_steps`` after T_s: earlier
-    there is nothing in its encoder that a mixture could be fitted to.
+    the deepest facet starts at 1. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its
+    encoder that a mixture could be fitted to, and again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 
     Args:
         stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
-        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0.
+        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
+            longer.
+        refit_steps: the same for further fits, each > warmup_steps; those past the end of a facet's own stage are left
+            out.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
     stage_steps: tuple[int, ...]
     fade_in_steps: int = 1
     warmup_steps: int = 0
+    refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
@@ -59,10 +61,18 @@ class ProgressiveSchedule:
                 f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps: the mixture "
                 "of its facet would never be fitted"
             )
+        if any(steps <= self.warmup_steps for steps in self.refit_steps):
+            raise InputError(f"refit_steps must lie after warmup_steps={self.warmup_steps}, got {self.refit_steps}")
 
     @classmethod
     def from_epochs(
-        cls, stage_epochs: Sequence[int], steps_per_epoch: int, *, fade_in_steps: int, warmup_steps: int = 0,
+        cls,
+        stage_epochs: Sequence[int],
+        steps_per_epoch: int,
+        *,
+        fade_in_steps: int = 1,
+        warmup_steps: int = 0,
+        refit_steps: tuple[int, ...] = (),
         fade: Fade = linear_fade,
     ) -> "ProgressiveSchedule":
         """A schedule whose stages are counted in epochs."""
@@ -70,6 +80,7 @@ class ProgressiveSchedule:
             stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs),
             fade_in_steps=fade_in_steps,
             warmup_steps=warmup_steps,
+            refit_steps=refit_steps,
             fade=fade,
         )
 
@@ -97,7 +108,7 @@ class ProgressiveSchedule:
         """Write alpha and beta of ``step`` into the model's buffers, in place.
 
         Returns:
-            The facets whose mixture is due to be initialised before this step is taken.
+            The facets whose mixture is due to be fitted before this step is taken.
         """
         if model.alpha.numel() != self.num_facets:
             raise InputError(
@@ -105,10 +116,11 @@ class ProgressiveSchedule:
                 "stage_steps one number per facet"
             )
         weights = model.alpha.new_tensor([self.weight(j, step) for j in range(self.num_facets)])
-        for buffer in (model.alpha, model.beta):
-            _overwrite(buffer, weights)
-        return tuple(j for j in range(self.num_facets) if step == self.start(j) + self.warmup_steps)
+        model.alpha.copy_(weights)
+        model.beta.copy_(weights)
+        return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
-
-def _overwrite(buffer: Tensor, value: Tensor) -> None:
-    buffer.detach().copy_(value)
+    def _fits(self, j: int, step: int) -> bool:
+        since = step - self.start(j)
+        own_stage = self.stage_steps[self.num_facets - 1 - j]
+        return since < own_stage and since in (self.warmup_steps, *self.refit_steps)

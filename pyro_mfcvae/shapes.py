@@ -39,9 +39,9 @@ class Jitter:
         brightness: lowest and highest grey of the figure, in [0, 1].
     """
 
-    centre: float = 3.5
-    radius: tuple[float, float] = (5.8, 8.0)
-    angle: float = 25.0
+    centre: float = 2.0
+    radius: tuple[float, float] = (7.0, 8.5)
+    angle: float = 15.0
     hue: float = 10.0
     saturation: tuple[float, float] = (0.7, 1.0)
     value: tuple[float, float] = (0.5, 0.75)

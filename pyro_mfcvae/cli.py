@@ -1,0 +1,178 @@
+"""The command line: ``mfcvae fit | evaluate | presets | datasets``."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.datasets import DATASETS, load_dataset
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.evaluation import evaluate as evaluate_split
+from pyro_mfcvae.fitting import Monitor
+from pyro_mfcvae.fitting import fit as fit_run
+from pyro_mfcvae.metrics import FacetScores
+from pyro_mfcvae.monitors import ProgressMonitor, TensorBoardMonitor
+from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
+from pyro_mfcvae.runs import RunFolder
+
+app = tyro.extras.SubcommandApp()
+console = Console()
+
+
+@app.command
+def fit(
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")] = None,
+    /,
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    resume: bool = False,
+    device: str = "auto",
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Train a model and show its clusters.
+
+    Without any argument this is the demo: it draws images of figures on coloured grounds and finds hue and shape as two
+    separate clusterings, in a few minutes on a laptop.
+
+    Args:
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        data: A data set's name (see `mfcvae datasets`), a .npz file, or a folder of images; by default the preset's.
+        out: The run's folder. By default a new one below runs/.
+        set: Settings of the preset to change, such as training.epochs=5 "facets.num_clusters=[20, 10]".
+        resume: Go on with the run in --out, from its last checkpoint.
+        device: Where to compute: auto, cpu or cuda.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if resume:
+        if out is None or preset or data or set:
+            raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
+        run = RunFolder.open(out)
+        config = run.read_config()
+    else:
+        run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
+        config = _configure(preset, data, set)
+    dataset = load_dataset(config.data, root=root, seed=config.seed)
+    console.print(
+        f"[bold]{dataset.name}[/]: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
+        f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters",
+        highlight=False,
+    )
+    with ExitStack() as stack:
+        monitors: list[Monitor] = [stack.enter_context(ProgressMonitor(console))]
+        if find_spec("tensorboard"):
+            monitors.append(TensorBoardMonitor(run.tensorboard_path))
+        result = fit_run(config, run, data=dataset, device=device, monitors=tuple(monitors))
+    _print_scores(result.evaluation.scores)
+    console.print(f"\nExamples of every cluster: {run.clusters_figure}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    /,
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Score a run: facet by label, accuracy, NMI, ARI and clusters in use.
+
+    Accuracy is by majority label: every cluster takes the most frequent label of its members. It grows with the number
+    of clusters; NMI and ARI do not.
+
+    Args:
+        run: The run's folder.
+        data: Another data set's name, .npz file or folder of images; by default the run's test items.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    folder = RunFolder.open(run)
+    pair, config = folder.load_pair(), folder.read_config()
+    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
+    if dataset.event_shape != pair.model.event_shape:
+        raise InputError(
+            f"{dataset.name} has items of shape {dataset.event_shape}, but the run was trained on "
+            f"{pair.model.event_shape}: choose data of that shape"
+        )
+    result = evaluate_split(pair, dataset.test)
+    console.print(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item", highlight=False)
+    _print_scores(result.scores)
+
+
+@app.command
+def presets() -> None:
+    """List the presets that `mfcvae fit` knows."""
+    table = _table("preset", "data", "facets", "what it is")
+    for name in preset_names():
+        config = load_preset(name)
+        table.add_row(name, config.data, str(len(config.facets.num_clusters)), config.description)
+    console.print(table)
+
+
+@app.command
+def datasets() -> None:
+    """List the data sets that are known by name."""
+    table = _table("data set", "event shape", "likelihood", "labels", "what it is")
+    for info in DATASETS.values():
+        shape = " × ".join(map(str, info.event_shape or ()))
+        table.add_row(info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})")
+    console.print(table)
+    console.print("\nA path works as well: a .npz file, or a folder of images.", highlight=False)
+
+
+def _configure(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
+    if preset is None:
+        preset = data if data in preset_names() else DEFAULT
+    config = load_preset(preset)
+    if data is not None:
+        config = replace(config, data=data)
+    return override(config, settings)
+
+
+def _new_folder(name: str) -> Path:
+    stem = Path(name).stem
+    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _print_scores(scores: FacetScores) -> None:
+    """The facet × label table: accuracy, with NMI and ARI; the best facet of every label in bold."""
+    best = scores.best_facets()
+    table = _table("facet", "clusters in use", *(f"{label}: accuracy (NMI, ARI)" for label in scores.accuracy))
+    for j, record in enumerate(scores.facet_records()):
+        cells = []
+        for label in scores.accuracy:
+            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:.2f})"
+            cells.append(f"[bold green]{cell}[/]" if best[label] == j else cell)
+        table.add_row(str(j), f"{record['clusters_in_use']} of {record['num_clusters']}", *cells)
+    console.print()
+    console.print(table)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point. A user's mistake is one line on standard error and exit code 2."""
+    try:
+        app.cli(prog="mfcvae", description="Several clusterings of your images at once.", args=args)
+    except (InputError, OSError) as error:
+        Console(stderr=True).print(f"mfcvae: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("mfcvae: stopped; go on from the last whole epoch with --resume and this run's --out")

@@ -1,0 +1,115 @@
+"""The pair of model and guide, and the questions one asks of it: tensors in, tensors out."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.objective import ELBOTerms, FacetELBO
+
+
+class MFCVAE(nn.Module):
+    """A `MultiFacetModel` and its `MultiFacetGuide`.
+
+    Images that are returned are expectations E[x | z], of the shape (…, *event_shape) of the data.
+
+    Args:
+        model: p(c, z, x).
+        guide: q(z, c | x), made for this very model.
+    """
+
+    def __init__(self, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
+        super().__init__()
+        if guide.model is not model:
+            raise InputError("the guide was made for another model: build it as MultiFacetGuide(model, …) of this one")
+        self.model = model
+        self.guide = guide
+
+    @property
+    def num_facets(self) -> int:
+        """J."""
+        return len(self.model.facets)
+
+    def encode(self, x: Tensor) -> list[dist.TorchDistribution]:
+        """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
+        self.model.check_items(x, None)
+        return self.guide.posteriors(x)
+
+    def assign(self, x: Tensor) -> list[Tensor]:
+        """q(c_j | x) per facet, (N, K_j). A rule that looks at a drawn z_j is given E[z_j | x]."""
+        rule, priors = self.guide.assignment, self.model.priors
+        return [rule(j, priors[j], q, q.mean).exp() for j, q in enumerate(self.encode(x))]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """E[x' | z] at z = E[z | x], (N, *event_shape)."""
+        return self.render(self._locations(x))
+
+    def render(self, zs: Sequence[Tensor]) -> Tensor:
+        """E[x | z] for one (…, D_j) per facet."""
+        return self.model.likelihood.mean(self.model.decode(zs))
+
+    def sample(self, num: int, *, clusters: Mapping[int, int] | None = None) -> Tensor:
+        """Draw ``num`` images from the prior, facet j held to cluster ``clusters[j]`` where given: (num, *event_shape)."""
+        clusters = clusters or {}
+        for j, k in clusters.items():
+            self._check_facet(j)
+            if not 0 <= k < self.model.facets[j].num_clusters:
+                raise InputError(f"facet {j} has clusters 0 … {self.model.facets[j].num_clusters - 1}, got {k}")
+        zs = []
+        for j, prior in enumerate(self.model.priors):
+            c = dist.Categorical(logits=prior.log_weights()).sample((num,))
+            zs.append(prior.component(torch.full_like(c, clusters[j]) if j in clusters else c).sample())
+        return self.render(zs)
+
+    def swap(self, x_a: Tensor, x_b: Tensor, *, facets: Iterable[int]) -> Tensor:
+        """The images ``x_a`` with the given facets taken from ``x_b``: shapes (N, *event_shape) that broadcast."""
+        taken = set(facets)
+        for j in taken:
+            self._check_facet(j)
+        pairs = zip(self._locations(x_a), self._locations(x_b), strict=True)
+        return self.render([b if j in taken else a for j, (a, b) in enumerate(pairs)])
+
+    def traverse(self, x: Tensor, *, facet: int, dim: int, values: Tensor) -> Tensor:
+        """The images ``x`` with coordinate ``dim`` of z_facet set to each of ``values`` (S,): (S, N, *event_shape)."""
+        self._check_facet(facet)
+        if not 0 <= dim < self.model.facets[facet].latent_dim:
+            raise InputError(f"facet {facet} has dimensions 0 … {self.model.facets[facet].latent_dim - 1}, got {dim}")
+        zs = self._locations(x)
+        z = zs[facet].expand(len(values), *zs[facet].shape).clone()
+        z[..., dim] = values[:, None]
+        return self.render([z if j == facet else other for j, other in enumerate(zs)])
+
+    @torch.no_grad()
+    def log_evidence(self, x: Tensor, *, num_samples: int = 64) -> Tensor:
+        """Importance-weighted log p(x) of every item, (N,), in nats; a lower bound that tightens with S (Burda et al. 2016).
+
+        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture.
+        """
+        if num_samples < 1:
+            raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
+        log_weights = torch.zeros(num_samples, len(x), dtype=x.dtype, device=x.device)
+        zs = []
+        for posterior, prior in zip(self.encode(x), self.model.priors, strict=True):
+            z = posterior.sample((num_samples,))
+            log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
+            log_weights = log_weights + log_prior - posterior.log_prob(z)
+            zs.append(z)
+        log_weights = log_weights + self.model.observation(zs).log_prob(x)
+        return log_weights.logsumexp(0) - math.log(num_samples)
+
+    @torch.no_grad()
+    def elbo_terms(self, x: Tensor) -> ELBOTerms:
+        """The ELBO of every item, term by term; in closed form where there is one."""
+        return FacetELBO(closed_form=not self.guide.assignment.needs_draw).terms(self.model, self.guide, x)
+
+    def _locations(self, x: Tensor) -> list[Tensor]:
+        return [posterior.mean for posterior in self.encode(x)]
+
+    def _check_facet(self, j: int) -> None:
+        if not 0 <= j < self.num_facets:
+            raise InputError(f"facets are numbered 0 … {self.num_facets - 1}, got {j}")

@@ -1,0 +1,180 @@
+"""One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, RandomSampler
+
+from pyro_mfcvae.config import TrainingConfig
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.image_files import as_float
+from pyro_mfcvae.initialization import initialize_data_dependent, initialize_mixtures
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.objective import FacetELBO
+from pyro_mfcvae.schedules import ProgressiveSchedule
+
+# How many training items the number of active clusters is counted on.
+_NUM_MONITORED = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What ``metrics.jsonl`` says of an epoch: means over its items in nats, and the schedule's values at its end.
+
+    ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
+    """
+
+    epoch: int
+    step: int
+    elbo: float
+    reconstruction: float
+    kl: list[float]
+    active_clusters: list[int]
+    alpha: list[float]
+    beta: list[float]
+    learning_rate: float
+
+
+class Objective(nn.Module):
+    """x ↦ minus the mean ELBO, the mean reconstruction, the mean KL per facet: a module, so that Fabric can wrap it."""
+
+    def __init__(self, pair: MFCVAE) -> None:
+        super().__init__()
+        self.pair = pair
+        self.elbo = FacetELBO(closed_form=not pair.guide.assignment.needs_draw)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # The modules own their parameters; whatever Pyro notes of them in its global store goes no further.
+        with pyro.get_param_store().scope():
+            terms = self.elbo.terms(self.pair.model, self.pair.guide, x).mean()
+        return -terms.total, terms.reconstruction.detach(), terms.kl.detach()
+
+
+class Training:
+    """A pair under training: its optimiser, and how many epochs it has behind it.
+
+    Args:
+        pair: model and guide; moved to Fabric's device.
+        images: (N, *event_shape), uint8 or floats in [0, 1]; they stay where they are, batches travel.
+        schedule: of the ladder; its number of steps ends the training.
+        settings: batch size, learning rates and the like.
+        seed: decides the order of the items, together with the epoch.
+        fabric: where and how to compute; one CPU where None.
+    """
+
+    def __init__(
+        self,
+        pair: MFCVAE,
+        images: Tensor,
+        *,
+        schedule: ProgressiveSchedule,
+        settings: TrainingConfig,
+        seed: int = 0,
+        fabric: Fabric | None = None,
+    ) -> None:
+        self.pair = pair
+        self.images = images
+        self.schedule = schedule
+        self.settings = settings
+        self.seed = seed
+        self.fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
+        self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate)
+        self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
+        if schedule.num_steps % self.steps_per_epoch:
+            raise InputError(
+                f"the schedule's {schedule.num_steps} steps are no whole number of epochs of {self.steps_per_epoch} steps"
+            )
+        self.num_epochs = schedule.num_steps // self.steps_per_epoch
+        self.epoch = 0
+        self._objective, self._stepper = self.fabric.setup(Objective(pair), self.optimizer)
+
+    @property
+    def step(self) -> int:
+        """Number of optimiser steps taken."""
+        return self.epoch * self.steps_per_epoch
+
+    def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
+        """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
+        step = self.step
+        if step == 0 and self.settings.data_dependent_init:
+            initialize_data_dependent(self.pair.model, self.pair.guide, self._random_items(self.settings.batch_size))
+        total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
+        self.pair.train()
+        for indices in self._batches():
+            self._prepare(step)
+            loss, reconstruction, kl = self._objective(self._load(indices))
+            self._stepper.zero_grad()
+            self.fabric.backward(loss)
+            self._stepper.step()
+            step += 1
+            total += torch.cat([torch.stack([-loss.detach(), reconstruction]), kl])
+            if on_step is not None:
+                on_step(-loss.item())
+        self.epoch += 1
+        elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
+        return EpochRecord(
+            epoch=self.epoch,
+            step=self.step,
+            elbo=elbo,
+            reconstruction=mean_reconstruction,
+            kl=mean_kl,
+            active_clusters=self._count_active(),
+            alpha=self.pair.model.alpha.tolist(),
+            beta=self.pair.model.beta.tolist(),
+            learning_rate=self._learning_rate(self.step - 1),
+        )
+
+    def _prepare(self, step: int) -> None:
+        """Everything that is due before a step: the schedule's buffers, mixtures, the learning rate."""
+        due = self.schedule.apply(self.pair.model, step)
+        if due:
+            initialize_mixtures(
+                self.pair.model,
+                self.pair.guide,
+                self._random_items(self.settings.fit_items),
+                facets=due,
+                variance=self.settings.mixture_variance,
+                seed=self.seed,
+            )
+            for j in due:
+                for parameter in self.pair.model.priors[j].parameters():
+                    # Adam's moments belong to the mixture that was there before.
+                    self.optimizer.state.pop(parameter, None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+
+    def _learning_rate(self, step: int) -> float:
+        first, last = self.settings.learning_rate, self.settings.final_learning_rate
+        if last is None:
+            return first
+        return last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
+
+    def _batches(self) -> Iterator[list[int]]:
+        """The epoch's batches of item numbers; their order depends on seed and epoch alone."""
+        entropy = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint32)
+        order = RandomSampler(range(len(self.images)), generator=torch.Generator().manual_seed(int(entropy[0])))
+        yield from BatchSampler(order, min(self.settings.batch_size, len(self.images)), drop_last=True)
+
+    def _random_items(self, num: int) -> Tensor:
+        return self._load(torch.randperm(len(self.images))[:num])
+
+    def _load(self, indices: Tensor | list[int]) -> Tensor:
+        batch: Tensor = self.fabric.to_device(as_float(self.images[indices]))
+        return batch
+
+    @torch.no_grad()
+    def _count_active(self) -> list[int]:
+        self.pair.eval()
+        probs = self.pair.assign(self._load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
+        return [len(p.argmax(-1).unique()) for p in probs]
+
+
+def steps_per_epoch(num_items: int, batch_size: int) -> int:
+    """Full batches in an epoch; what is left over comes in another epoch. A set smaller than a batch is one batch."""
+    return max(num_items // batch_size, 1)

@@ -1,0 +1,98 @@
+"""Every test runs in float64, seeded, with an empty parameter store and Pyro's validation on; and finds small pairs."""
+
+from collections.abc import Callable, Iterator
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae import Facet
+from pyro_mfcvae.guides import (
+    AmortizedAssignment,
+    AnalyticAssignment,
+    AssignmentRule,
+    MLPLadderEncoder,
+    MonteCarloAssignment,
+    MultiFacetGuide,
+    VaDEAssignment,
+)
+from pyro_mfcvae.models import BernoulliLikelihood, Likelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.models.priors import Covariance
+
+EVENT_SHAPE = (1, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def exact_and_repeatable() -> Iterator[None]:
+    torch.set_num_threads(1)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    with pyro.validation_enabled(True):
+        yield
+    torch.set_default_dtype(dtype)
+
+
+def build_facets(num_facets: int) -> tuple[Facet, ...]:
+    """Facets that differ in K and in D, so that no two axes can be mixed up unseen: K = 3, 4, 5, D = 2, 3, 4."""
+    return tuple(Facet(num_clusters=3 + j, latent_dim=2 + j) for j in range(num_facets))
+
+
+def build_rule(rule: type[AssignmentRule], facets: tuple[Facet, ...]) -> AssignmentRule:
+    if rule is AmortizedAssignment:
+        return AmortizedAssignment(facets, hidden_dim=4)
+    if rule is MonteCarloAssignment:
+        return MonteCarloAssignment(num_samples=4)
+    return VaDEAssignment(num_samples=3) if rule is VaDEAssignment else rule()
+
+
+@torch.no_grad()
+def scatter(module: nn.Module) -> None:
+    """Move every parameter away from its special starting value."""
+    for parameter in module.parameters():
+        parameter.add_(0.5 * torch.randn_like(parameter))
+
+
+@pytest.fixture
+def make_facets() -> Callable[[int], tuple[Facet, ...]]:
+    return build_facets
+
+
+@pytest.fixture
+def make_pair() -> Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]:
+    """A factory of small pairs at random parameters; their images have the shape (1, 2, 3)."""
+
+    def make(
+        num_facets: int = 2,
+        *,
+        covariance: Covariance = "diagonal",
+        learn_weights: bool = True,
+        rule: type[AssignmentRule] = AnalyticAssignment,
+        likelihood: Likelihood | None = None,
+        num_data: int | None = None,
+        name: str | None = None,
+    ) -> tuple[MultiFacetModel, MultiFacetGuide]:
+        facets = build_facets(num_facets)
+        dims = tuple(range(5, 5 + num_facets))
+        model = MultiFacetModel(
+            [MixturePrior(f, covariance=covariance, learn_weights=learn_weights) for f in facets],
+            MLPLadderDecoder(facets, EVENT_SHAPE, rung_dims=dims, hidden_dim=4, merge_weight=0.5),
+            likelihood or BernoulliLikelihood(),
+            num_data=num_data,
+            name=name,
+        )
+        encoder = MLPLadderEncoder(facets, EVENT_SHAPE, rung_dims=dims)
+        guide = MultiFacetGuide(model, encoder=encoder, assignment=build_rule(rule, facets))
+        scatter(model)
+        scatter(guide)
+        return model, guide
+
+    return make
+
+
+@pytest.fixture
+def make_x() -> Callable[[int], Tensor]:
+    """A factory of grey images."""
+    return lambda num: torch.rand(num, *EVENT_SHAPE)
