@@ -105,9 +105,7 @@ class AmortizedAssignment(AssignmentRule):
     def __init__(self, facets: Sequence[Facet], *, hidden_dim: int = 64) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(2 * f.latent_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, f.num_clusters)
-            )
+            nn.Sequential(nn.Linear(2 * f.latent_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, f.num_clusters))
             for f in check_facets(facets)
         )
 

@@ -43,8 +43,8 @@ class MLPLadderDecoder(LadderDecoder):
         h       = backbone_j(h + merge_weight · alpha_j · rung_j(z_j)),   j = J-2, …, 0
         output  = linear(h)
 
-    with rung_j: D_j → rung_dims[j], backbone_j: rung_dims[j] → the next shallower rung's width (j ≥ 1) or ``hidden_dim``
-    (j = 0). The defaults are the paper's MNIST decoder: rungs 500, 2000, backbone 500, 500, merge weight 0.1.
+    with rung_j: D_j → rung_dims[j], backbone_j: rung_dims[j] → rung_dims[j-1] for j ≥ 1 and → ``hidden_dim`` for j = 0.
+    The defaults are the paper's MNIST decoder: rungs 500, 2000, backbone 500, 500, merge weight 0.1.
 
     Args:
         facets: shallowest first.

@@ -42,6 +42,7 @@ class MultiFacetModel(PyroModule):
             two models that share a name there would silently share parameters.
     """
 
+    priors: Sequence[FacetPrior]
     alpha: Tensor
     beta: Tensor
 
@@ -58,7 +59,7 @@ class MultiFacetModel(PyroModule):
         facets = tuple(prior.facet for prior in priors)
         if facets != decoder.facets:
             raise InputError(f"priors and decoder must have the same facets: got {facets} and {decoder.facets}")
-        self.priors = PyroModuleList(priors)
+        self.priors = PyroModuleList(priors)  # type: ignore[assignment]
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
@@ -115,5 +116,5 @@ class MultiFacetModel(PyroModule):
         """Weigh the sites inside by beta_j. ``poutine.scale`` refuses zero, so a zero is a mask."""
         beta = self.beta[j]
         active = beta > 0
-        with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):
+        with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):  # type: ignore[call-overload]
             yield

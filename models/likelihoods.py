@@ -1,6 +1,7 @@
 """Likelihoods p(x | z): what the decoder's output parametrises."""
 
 from abc import abstractmethod
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -43,6 +44,8 @@ class GaussianLikelihood(Likelihood):
         learn_scale: make the scale one constrained parameter.
         sigmoid_mean: squash the mean into (0, 1): mean(output) = sigmoid(output); otherwise the identity.
     """
+
+    scale: Any  # set as a PyroParam, read as a Tensor
 
     def __init__(self, *, scale: float = 1.0, learn_scale: bool = False, sigmoid_mean: bool = False) -> None:
         super().__init__()

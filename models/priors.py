@@ -1,7 +1,7 @@
 """Priors p(c_j) and p(z_j | c_j) of one facet."""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -73,6 +73,9 @@ class MixturePrior(FacetPrior):
         learn_weights: whether pi is a parameter.
     """
 
+    scale: Any  # set as a PyroParam, read as a Tensor
+    scale_tril: Any
+
     def __init__(self, facet: Facet, *, covariance: Covariance = "diagonal", learn_weights: bool = True) -> None:
         super().__init__(facet)
         num_clusters, latent_dim = facet.num_clusters, facet.latent_dim
@@ -137,7 +140,9 @@ class MixturePrior(FacetPrior):
             probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
         """
         if probs is not None and not self.learns_weights:
-            raise InputError("this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior")
+            raise InputError(
+                "this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior"
+            )
         variance = covariance.diagonal(dim1=-2, dim2=-1)
         self.loc.copy_(loc)
         match self.covariance:

@@ -49,10 +49,7 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     )
     networks = config.networks
     model = MultiFacetModel(
-        [
-            MixturePrior(f, covariance=config.prior.covariance, learn_weights=config.prior.learn_weights)
-            for f in facets
-        ],
+        [MixturePrior(f, covariance=config.prior.covariance, learn_weights=config.prior.learn_weights) for f in facets],
         decoder=MLPLadderDecoder(
             facets,
             event_shape,

@@ -55,7 +55,9 @@ def fit(
     """
     if resume:
         if out is None or preset or data or set:
-            raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
+            raise InputError(
+                "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"
+            )
         run = RunFolder.open(out)
         config = run.read_config()
     else:
@@ -127,7 +129,9 @@ def datasets() -> None:
     table = _table("data set", "event shape", "likelihood", "labels", "what it is")
     for info in DATASETS.values():
         shape = " × ".join(map(str, info.event_shape or ()))
-        table.add_row(info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})")
+        table.add_row(
+            info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})"
+        )
     console.print(table)
     console.print("\nA path works as well: a .npz file, or a folder of images.", highlight=False)
 

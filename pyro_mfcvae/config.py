@@ -131,8 +131,8 @@ class Config:
         for name, value in per_facet.items():
             if isinstance(value, tuple) and len(value) != num_facets:
                 raise ValueError(
-                    f"facets.num_clusters names {num_facets} facets but {name} = {list(value)} has {len(value)} numbers: "
-                    "give one per facet"
+                    f"facets.num_clusters names {num_facets} facets but {name} = {list(value)} has {len(value)} "
+                    "numbers: give one per facet"
                 )
 
     @property
@@ -219,5 +219,7 @@ def _complaint(details: Any) -> str:
     # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
     path = [str(part) for part in details["loc"] if str(part).isidentifier()]
     message = details["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(details["input"], dict) or details["type"] == "value_error" else f", got {details['input']!r}"
+    got = (
+        "" if isinstance(details["input"], dict) or details["type"] == "value_error" else f", got {details['input']!r}"
+    )
     return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}{got}" if path else message

@@ -97,7 +97,9 @@ def initialize_mixtures(
     for j in chosen:
         prior = model.priors[j]
         if not isinstance(prior, MixturePrior):
-            raise InputError(f"only a MixturePrior can be fitted, and facet {j} has a {type(prior).__name__}: leave it out")
+            raise InputError(
+                f"only a MixturePrior can be fitted, and facet {j} has a {type(prior).__name__}: leave it out"
+            )
         fit_mixture(prior, posteriors[j].sample(), variance=variance, seed=seed)
 
 
@@ -108,7 +110,9 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
 
     num_clusters = prior.facet.num_clusters
     if len(z) < num_clusters:
-        raise InputError(f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more")
+        raise InputError(
+            f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
+        )
     kind = {"diagonal": "diag", "spherical": "spherical", "full": "full"}[prior.covariance]
     mixture = GaussianMixture(num_clusters, covariance_type=kind, reg_covar=_MIN_VARIANCE, random_state=seed)
     with warnings.catch_warnings():

@@ -54,7 +54,7 @@ class MFCVAE(nn.Module):
         return self.model.likelihood.mean(self.model.decode(zs))
 
     def sample(self, num: int, *, clusters: Mapping[int, int] | None = None) -> Tensor:
-        """Draw ``num`` images from the prior, facet j held to cluster ``clusters[j]`` where given: (num, *event_shape)."""
+        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` where given: (num, *event_shape)."""
         clusters = clusters or {}
         for j, k in clusters.items():
             self._check_facet(j)
@@ -86,7 +86,7 @@ class MFCVAE(nn.Module):
 
     @torch.no_grad()
     def log_evidence(self, x: Tensor, *, num_samples: int = 64) -> Tensor:
-        """Importance-weighted log p(x) of every item, (N,), in nats; a lower bound that tightens with S (Burda et al. 2016).
+        """Importance-weighted log p(x) of every item, (N,), in nats; a bound that tightens with S (Burda et al. 2016).
 
         log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture.
         """

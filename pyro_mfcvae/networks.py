@@ -2,7 +2,7 @@
 
 from abc import ABCMeta
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 
 import torch
 from pyro.nn import PyroModule
@@ -15,7 +15,7 @@ class _AbstractPyroModuleMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
     """PyroModule has a metaclass of its own, which must be joined with ABCMeta."""
 
 
-class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):
+class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):  # type: ignore[metaclass]
     """A PyroModule whose subclasses must fill in its abstract methods."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):
 def mlp(dims: Sequence[int]) -> nn.Sequential:
     """Linear layers of widths ``dims`` with a ReLU after each: ``dims[0] → … → dims[-1]``."""
     layers: list[nn.Module] = []
-    for num_in, num_out in zip(dims[:-1], dims[1:], strict=True):
+    for num_in, num_out in pairwise(dims):
         layers += [nn.Linear(num_in, num_out), nn.ReLU()]
     return nn.Sequential(*layers)
 

@@ -55,7 +55,7 @@ class FacetELBO(ELBO):
     is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are evaluated at the
     drawn z instead: that is, draw by draw, the estimate of ``TraceEnum_ELBO``.
 
-    Like every Pyro loss it is minus the ELBO summed over the items, scaled to ``num_data`` items where the model has it.
+    Like every Pyro loss it is minus the ELBO summed over the items, scaled to ``num_data`` where the model has it.
 
     Args:
         closed_form: use the closed form of the KL. Needs a prior that has one and an assignment rule that does not
@@ -90,7 +90,7 @@ class FacetELBO(ELBO):
     def loss_and_grads(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> float:
         """Minus the ELBO, summed over items; its gradient is added to every parameter's ``grad``."""
         loss = self.differentiable_loss(model, guide, x)
-        loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+        loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
     def _get_trace(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,8 +105,8 @@ class FacetELBO(ELBO):
             )
         if self.closed_form and guide.assignment.needs_draw:
             raise InputError(
-                f"with {type(guide.assignment).__name__} q(c|z) depends on the drawn z, so the KL has no closed form: use "
-                "FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+                f"with {type(guide.assignment).__name__} q(c|z) depends on the drawn z, so the KL has no closed form: "
+                "use FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
 
 

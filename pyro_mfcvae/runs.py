@@ -1,12 +1,12 @@
 """A run folder: what a fit leaves behind, and what every later command reads.
 
-    config.toml             the configuration, complete
-    model.safetensors       parameters and buffers of the pair
-    checkpoint/             all that ``--resume`` needs
-    metrics.jsonl           one record per epoch
-    summary.json            what came out
-    figures/                pictures
-    tensorboard/            the same metrics as TensorBoard events, where tensorboard is installed
+config.toml             the configuration, complete
+model.safetensors       parameters and buffers of the pair
+checkpoint/             all that ``--resume`` needs
+metrics.jsonl           one record per epoch
+summary.json            what came out
+figures/                pictures
+tensorboard/            the same metrics as TensorBoard events, where tensorboard is installed
 """
 
 import json

@@ -28,8 +28,8 @@ class ProgressiveSchedule:
 
         alpha_j = beta_j = fade((step + 1 - T_s) / fade_in_steps), held at 0 before T_s and at 1 after the fade;
 
-    the deepest facet starts at 1. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its
-    encoder that a mixture could be fitted to, and again at each of ``refit_steps`` after T_s.
+    the deepest facet starts at 1. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in
+    its encoder that a mixture could be fitted to, and again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 

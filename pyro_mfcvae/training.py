@@ -50,8 +50,9 @@ class Objective(nn.Module):
         self.elbo = FacetELBO(closed_form=not pair.guide.assignment.needs_draw)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The modules own their parameters; whatever Pyro notes of them in its global store goes no further.
-        with pyro.get_param_store().scope():
+        # The modules own their parameters; whatever Pyro notes of them in its global store goes no further. Every
+        # density is ours and tested, so checking its arguments at each step would only cost time.
+        with pyro.get_param_store().scope(), pyro.validation_enabled(False):
             terms = self.elbo.terms(self.pair.model, self.pair.guide, x).mean()
         return -terms.total, terms.reconstruction.detach(), terms.kl.detach()
 
@@ -88,7 +89,7 @@ class Training:
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         if schedule.num_steps % self.steps_per_epoch:
             raise InputError(
-                f"the schedule's {schedule.num_steps} steps are no whole number of epochs of {self.steps_per_epoch} steps"
+                f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
             )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
@@ -114,14 +115,20 @@ class Training:
             self._stepper.step()
             step += 1
             total += torch.cat([torch.stack([-loss.detach(), reconstruction]), kl])
+            elbo = -loss.item()
+            if not math.isfinite(elbo):
+                raise InputError(
+                    f"the ELBO became {elbo} at step {step}, training has diverged: lower training.learning_rate or "
+                    "raise likelihood.scale"
+                )
             if on_step is not None:
-                on_step(-loss.item())
+                on_step(elbo)
         self.epoch += 1
-        elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
+        mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         return EpochRecord(
             epoch=self.epoch,
             step=self.step,
-            elbo=elbo,
+            elbo=mean_elbo,
             reconstruction=mean_reconstruction,
             kl=mean_kl,
             active_clusters=self._count_active(),

@@ -1,0 +1,139 @@
+"""Test accuracy of a preset over seeds: facet × label, every seed, mean ± standard deviation.
+
+    python benchmarks/accuracy.py shapes --seeds 0 1 2 3 4
+
+The result goes to benchmarks/results/NAME.json, with machine and data. Accuracy is by majority label.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from pyro_mfcvae.config import override
+from pyro_mfcvae.evaluation import evaluate
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.fitting import fit
+from pyro_mfcvae.metrics import FacetScores
+from pyro_mfcvae.presets import load_preset
+from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.training import EpochRecord, Training
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class CurveMonitor:
+    """Scores the test items after every epoch, without touching the random state of the training."""
+
+    split: Any
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def on_start(self, training: Training) -> None:
+        self.pair = training.pair
+
+    def on_step(self, elbo: float) -> None:
+        pass
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        with torch.random.fork_rng(devices=[]):
+            scores = evaluate(self.pair, self.split).scores
+        self.curve.append(
+            {
+                "epoch": record.epoch,
+                "accuracy": {label: values.round(4).tolist() for label, values in scores.accuracy.items()},
+                "clusters_in_use": scores.clusters_in_use.tolist(),
+            }
+        )
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+
+
+def best(scores: FacetScores) -> dict[str, dict[str, float]]:
+    """Per label: its facet, and that facet's accuracy and NMI; the largest NMI of any other facet with the label."""
+    result = {}
+    for label, facet in scores.best_facets().items():
+        others = np.delete(scores.nmi[label], facet)
+        result[label] = {
+            "facet": int(facet),
+            "accuracy": float(scores.accuracy[label][facet]),
+            "nmi": float(scores.nmi[label][facet]),
+            "nmi_elsewhere": float(others.max()) if len(others) else 0.0,
+        }
+    return result
+
+
+def main(
+    preset: Annotated[str, tyro.conf.Positional],
+    /,
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    set: tuple[str, ...] = (),
+    curve: bool = False,
+    name: str | None = None,
+) -> None:
+    """Train a preset with every seed.
+
+    Args:
+        preset: Its name.
+        seeds: The seeds.
+        set: Settings to change.
+        curve: Also score the test items after every epoch.
+        name: Name of the result; by default the preset's.
+    """
+    from pyro_mfcvae.datasets import load_dataset
+
+    runs = []
+    for seed in seeds:
+        config = replace(override(load_preset(preset), set), seed=seed)
+        data = load_dataset(config.data, seed=seed)
+        monitor = CurveMonitor(data.test)
+        with tempfile.TemporaryDirectory() as folder:
+            result = fit(config, RunFolder(Path(folder)), data=data, monitors=(monitor,) if curve else ())
+        labels = best(result.evaluation.scores)
+        record = {
+            "seed": seed,
+            "labels": labels,
+            "clusters_in_use": result.evaluation.scores.clusters_in_use.tolist(),
+            "redundancy": float(np.max(result.evaluation.scores.redundancy - np.eye(len(config.facets.num_clusters)))),
+            "elbo": result.summary["elbo"],
+            "seconds": result.summary["seconds"],
+        }
+        if curve:
+            record["curve"] = monitor.curve
+        runs.append(record)
+        text = ", ".join(
+            f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, elsewhere {r['nmi_elsewhere']:.2f})"
+            for label, r in labels.items()
+        )
+        print(f"seed {seed}: {text}; clusters {record['clusters_in_use']}; {record['seconds']:.0f} s", flush=True)
+    mean = {}
+    for label in runs[0]["labels"]:
+        values = np.array([run["labels"][label]["accuracy"] for run in runs])
+        mean[label] = {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
+        print(f"{label}: {values.mean():.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}")
+    result = {
+        "preset": preset,
+        "set": list(set),
+        "data": data.name,
+        "data_fingerprint": data.fingerprint(),
+        "machine": machine(),
+        "accuracy": mean,
+        "runs": runs,
+    }
+    write_text(RESULTS / f"{name or preset}.json", json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
