@@ -114,7 +114,7 @@ def main(
             record["curve"] = monitor.curve
         runs.append(record)
         text = ", ".join(
-            f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, elsewhere {r['nmi_elsewhere']:.2f})"
+            f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, others {r['nmi_elsewhere']:.2f})"
             for label, r in labels.items()
         )
         print(f"seed {seed}: {text}; clusters {record['clusters_in_use']}; {record['seconds']:.0f} s", flush=True)

@@ -104,7 +104,7 @@ def initialize_mixtures(
 
 
 def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None, seed: int = 0) -> None:
-    """Fit one mixture prior to the points ``z`` (N, D), N ≥ K, by expectation maximisation; see `initialize_mixtures`."""
+    """Fit one mixture prior to points ``z`` (N, D), N ≥ K, as `initialize_mixtures` does."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 

@@ -1,0 +1,87 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae import Facet, InputError
+from pyro_mfcvae.models import LadderDecoder, MLPLadderDecoder
+from pyro_mfcvae.models.decoders import ladder_dims
+
+MakeFacets = Callable[[int], tuple[Facet, ...]]
+
+
+def affine(net: nn.Sequential, h: Tensor) -> Tensor:
+    """relu(W h + b)."""
+    layer = net[0]
+    return (h @ layer.weight.T + layer.bias).clamp_min(0)
+
+
+def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
+    decoder = MLPLadderDecoder(make_facets(3), (1, 2, 3), rung_dims=(5, 6, 7), hidden_dim=4, merge_weight=0.3)
+    zs = [torch.randn(8, 2 + j) for j in range(3)]
+    alpha = torch.tensor([0.2, 0.5, 0.9])
+    rungs, backbone = decoder.rungs, decoder.backbone
+    h = affine(backbone[2], 0.9 * affine(rungs[2], zs[2]))
+    h = affine(backbone[1], h + 0.3 * 0.5 * affine(rungs[1], zs[1]))
+    h = affine(backbone[0], h + 0.3 * 0.2 * affine(rungs[0], zs[0]))
+    expected = (h @ decoder.output.weight.T + decoder.output.bias).reshape(8, 1, 2, 3)
+    torch.testing.assert_close(decoder(zs, alpha), expected, rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("faded", range(3))
+def test_alpha_zero_takes_one_facet_out_and_no_other(make_facets: MakeFacets, faded: int) -> None:
+    decoder = MLPLadderDecoder(make_facets(3), (4,), rung_dims=(8, 8, 8), hidden_dim=8)
+    alpha = torch.ones(3)
+    alpha[faded] = 0
+    zs = [torch.randn(8, 2 + j) for j in range(3)]
+    output = decoder(zs, alpha)
+    for j in range(3):
+        other = decoder([torch.randn_like(z) if i == j else z for i, z in enumerate(zs)], alpha)
+        assert torch.equal(other, output) is (j == faded)
+
+
+def test_defaults_are_the_papers_mnist_decoder() -> None:
+    facets = [Facet(num_clusters=25, latent_dim=5)] * 2
+    decoder = MLPLadderDecoder(facets, (1, 28, 28))
+    sizes = {name: tuple(p.shape) for name, p in decoder.named_parameters() if name.endswith("weight")}
+    assert sizes == {
+        "rungs.0.0.weight": (500, 5),
+        "rungs.1.0.weight": (2000, 5),
+        "backbone.0.0.weight": (500, 500),
+        "backbone.1.0.weight": (500, 2000),
+        "output.weight": (784, 500),
+    }
+    assert decoder.merge_weight == 0.1
+
+
+def test_batch_shapes_broadcast(make_facets: MakeFacets) -> None:
+    decoder = MLPLadderDecoder(make_facets(2), (2, 3), rung_dims=(5, 6), hidden_dim=4)
+    shallow, deep = torch.randn(7, 1, 2), torch.randn(4, 3)
+    output = decoder([shallow, deep], torch.ones(2))
+    assert output.shape == (7, 4, 2, 3)
+    for s in range(7):
+        expected = decoder([shallow[s].expand(4, 2), deep], torch.ones(2))
+        torch.testing.assert_close(output[s], expected, rtol=0.0, atol=1e-12)
+
+
+def test_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
+    decoder = MLPLadderDecoder(make_facets(3), (4,), rung_dims=(5, 6, 7))
+    linear = {module for module in decoder.modules() if isinstance(module, nn.Linear)}
+    hidden = list(decoder.hidden_layers())
+    assert len(hidden) == 6
+    assert set(hidden) == linear - {decoder.output}
+
+
+def test_one_width_per_facet(make_facets: MakeFacets) -> None:
+    assert ladder_dims(make_facets(3), None, "rung_dims") == (500, 500, 2000)
+    assert ladder_dims(make_facets(1), None, "rung_dims") == (2000,)
+    with pytest.raises(InputError, match="rung_dims must give one width per facet: expected 2, got 3"):
+        MLPLadderDecoder(make_facets(2), (4,), rung_dims=(5, 6, 7))
+    with pytest.raises(InputError, match="at least one facet"):
+        MLPLadderDecoder([], (4,))
+
+
+def test_a_decoder_must_be_filled_in(make_facets: MakeFacets) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        LadderDecoder(make_facets(1), (4,))  # type: ignore[abstract]

@@ -1,0 +1,65 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_mfcvae import Facet, InputError
+from pyro_mfcvae.guides import LadderEncoder, MLPLadderEncoder
+from pyro_mfcvae.guides.encoders import MIN_SCALE, GaussianHead
+
+MakeFacets = Callable[[int], tuple[Facet, ...]]
+
+
+def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
+    encoder = MLPLadderEncoder(make_facets(3), (1, 2, 3), rung_dims=(5, 6, 7))
+    x = torch.rand(8, 1, 2, 3)
+    h = x.reshape(8, 6)
+    for j, posterior in enumerate(encoder(x)):
+        rung, head = encoder.rungs[j][0], encoder.heads[j].linear
+        h = (h @ rung.weight.T + rung.bias).clamp_min(0)
+        features = h @ head.weight.T + head.bias
+        loc, raw_scale = features[:, : 2 + j], features[:, 2 + j :]
+        scale = (1 + raw_scale.exp()).log() + 1e-4
+        torch.testing.assert_close(posterior.mean, loc, rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(posterior.stddev, scale, rtol=0.0, atol=1e-12)
+        assert (posterior.batch_shape, posterior.event_shape) == ((8,), (2 + j,))
+
+
+def test_the_scale_never_reaches_zero() -> None:
+    head = GaussianHead(3, 2)
+    nn.init.constant_(head.linear.bias, -1e4)
+    assert torch.equal(head(torch.zeros(1, 3)).stddev, torch.full((1, 2), MIN_SCALE))
+
+
+def test_any_batch_and_event_shape(make_facets: MakeFacets) -> None:
+    encoder = MLPLadderEncoder(make_facets(2), (6,), rung_dims=(5, 7))
+    x = torch.rand(3, 4, 6)
+    for together, *apart in zip(encoder(x), *map(encoder, x), strict=True):
+        assert together.batch_shape == (3, 4)
+        torch.testing.assert_close(together.mean, torch.stack([q.mean for q in apart]), rtol=0.0, atol=1e-12)
+
+
+def test_defaults_are_the_papers_mnist_encoder() -> None:
+    encoder = MLPLadderEncoder([Facet(num_clusters=25, latent_dim=5)] * 2, (1, 28, 28))
+    sizes = {name: tuple(p.shape) for name, p in encoder.named_parameters() if name.endswith("weight")}
+    assert sizes == {
+        "rungs.0.0.weight": (500, 784),
+        "rungs.1.0.weight": (2000, 500),
+        "heads.0.linear.weight": (10, 500),
+        "heads.1.linear.weight": (10, 2000),
+    }
+
+
+def test_hidden_layers_are_all_but_the_heads(make_facets: MakeFacets) -> None:
+    encoder = MLPLadderEncoder(make_facets(3), (4,), rung_dims=(5, 6, 7))
+    assert list(encoder.hidden_layers()) == [rung[0] for rung in encoder.rungs]
+
+
+def test_errors(make_facets: MakeFacets) -> None:
+    with pytest.raises(InputError, match="rung_dims must give one width per facet: expected 2, got 1"):
+        MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5,))
+    with pytest.raises(InputError, match="at least one facet"):
+        MLPLadderEncoder([], (4,))
+    with pytest.raises(TypeError, match="abstract"):
+        LadderEncoder(make_facets(1), (4,))  # type: ignore[abstract]
