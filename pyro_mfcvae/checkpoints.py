@@ -23,12 +23,9 @@ def save_pair(pair: MFCVAE, path: Path) -> None:
 
 def load_pair(config: Config, path: Path) -> MFCVAE:
     """The pair that `save_pair` wrote, built from its configuration, on the CPU."""
-    tensors, metadata = _load(path)
+    tensors, metadata = _load(path, "event_shape")
     pair = build_pair(config, json.loads(metadata["event_shape"]))
-    try:
-        pair.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit its configuration: {' '.join(str(error).split())}") from None
+    _fill(pair, tensors, path)
     return pair.eval()
 
 
@@ -45,12 +42,12 @@ def save_training(training: Training, path: Path) -> None:
 
 def load_training(training: Training, path: Path) -> None:
     """Put a training of the same configuration where `save_training` left one: it goes on as if it had not stopped."""
-    tensors, metadata = _load(path)
+    tensors, metadata = _load(path, "epoch")
     groups: dict[str, dict[str, Tensor]] = {"pair": {}, "optimizer": {}, "random": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = tensor
-    training.pair.load_state_dict(groups["pair"])
+    _fill(training.pair, groups["pair"], path)
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in groups["optimizer"].items():
         index, _, key = name.partition(".")
@@ -67,11 +64,23 @@ def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     write_atomically(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata or None))
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file, whose metadata must have the key that tells what kind of file it is."""
     if not path.is_file():
         raise InputError(f"expected the saved tensors {path}, which is not there")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+    if key not in metadata:
+        raise InputError(f"{path} holds other tensors: expected the metadata {key!r}, as mfcvae fit writes them")
+    return tensors, metadata
+
+
+def _fill(pair: MFCVAE, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        pair.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit its configuration: {' '.join(str(error).split())}") from None

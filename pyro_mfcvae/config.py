@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pyro_mfcvae.errors import InputError
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 _strict = ConfigDict(extra="forbid")
@@ -75,7 +75,8 @@ class TrainingConfig:
         epochs: of each stage, or one number for all stages alike.
         batch_size: items per step.
         learning_rate: of Adam at the first step.
-        final_learning_rate: at the last step, reached along a half cosine; the same as the first where None.
+        final_learning_rate: towards which it falls along a half cosine, to be there after the last step; no fall where
+            None.
         fade_in_steps: over which alpha and beta of a facet rise from 0 to 1.
         fade: shape of that rise.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture.
@@ -92,7 +93,7 @@ class TrainingConfig:
     final_learning_rate: Positive | None = None
     fade_in_steps: Count = 1
     fade: Literal["linear", "cosine"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
     fit_items: Count = 10_000
     mixture_variance: Positive | None = None
@@ -112,7 +113,7 @@ class Config:
     __pydantic_config__ = _strict
     data: str
     description: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     facets: FacetsConfig = field(default_factory=FacetsConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
@@ -130,7 +131,7 @@ class Config:
         }
         for name, value in per_facet.items():
             if isinstance(value, tuple) and len(value) != num_facets:
-                raise ValueError(
+                raise InputError(
                     f"facets.num_clusters names {num_facets} facets but {name} = {list(value)} has {len(value)} "
                     "numbers: give one per facet"
                 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,12 +36,13 @@ def evaluate(pair: MFCVAE, split: Split, *, batch_size: int = 1024) -> Evaluatio
     device = pair.model.alpha.device
     pair.eval()
     assignments, confidence, elbo = [], [], 0.0
-    for images in split.images.split(batch_size):
-        x = as_float(images).to(device)
-        best = [probs.max(-1) for probs in pair.assign(x)]
-        assignments.append(_stack([b.indices for b in best]))
-        confidence.append(_stack([b.values for b in best]))
-        elbo += pair.elbo_terms(x).total.sum().item()
+    with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
+        for images in split.images.split(batch_size):
+            x = as_float(images).to(device)
+            best = [probs.max(-1) for probs in pair.assign(x)]
+            assignments.append(_stack([b.indices for b in best]))
+            confidence.append(_stack([b.values for b in best]))
+            elbo += pair.elbo_terms(x).total.sum().item()
     clusters = torch.cat(assignments).numpy()
     return Evaluation(
         assignments=clusters,

@@ -11,6 +11,7 @@ from pyro_mfcvae.build import build_pair, build_schedule
 from pyro_mfcvae.checkpoints import load_training, save_pair, save_training
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import Dataset, load_dataset
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import Evaluation, evaluate
 from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
@@ -62,7 +63,7 @@ def fit(
         monitors: are told of every step and epoch.
     """
     data = data if data is not None else load_dataset(config.data, seed=config.seed)
-    fabric = Fabric(accelerator=device, devices=1)
+    fabric = _open_device(device)
     pyro.set_rng_seed(config.seed)
     pair = build_pair(config, data.event_shape)
     training = Training(
@@ -118,8 +119,15 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
     return before + time.perf_counter() - start
 
 
+def _open_device(device: str) -> Fabric:
+    try:
+        return Fabric(accelerator=device, devices=1)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"cannot compute on the device {device!r}: {error}") from None
+
+
 def _draw(run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
-    images = as_float(data.test.images).numpy()
+    images = as_float(data.test.images[:, :3]).numpy()  # of RGBA, what can be shown on white: RGB
     clusters = plot_facets(
         images,
         evaluation.assignments,

@@ -10,7 +10,6 @@ tensorboard/            the same metrics as TensorBoard events, where tensorboar
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +101,9 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
     def keep_metrics(self, num_epochs: int) -> None:
-        """Drop what was recorded after an epoch: of an epoch that was not checkpointed, nothing is left."""
-        kept: Iterable[dict[str, Any]] = (r for r in self.read_metrics() if r["epoch"] <= num_epochs)
-        write_text(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
+        """Keep an epoch's line each: of an epoch that was not checkpointed nothing is left, nor of half a line."""
+        text = self.metrics_path.read_text(encoding="utf-8") if self.metrics_path.is_file() else ""
+        write_text(self.metrics_path, "".join(text.splitlines(keepends=True)[:num_epochs]))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace ``summary.json``."""

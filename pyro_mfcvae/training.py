@@ -91,6 +91,13 @@ class Training:
             raise InputError(
                 f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
             )
+        num_fitted = min(len(images), settings.fit_items)
+        for j, facet in enumerate(pair.model.facets):
+            if num_fitted < facet.num_clusters:
+                raise InputError(
+                    f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num_fitted} items: choose "
+                    "fewer clusters, or more items (training.fit_items)"
+                )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
         self._objective, self._stepper = self.fabric.setup(Objective(pair), self.optimizer)
@@ -102,6 +109,10 @@ class Training:
 
     def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
         """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
+        with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well
+            return self._run_epoch(on_step)
+
+    def _run_epoch(self, on_step: Callable[[float], None] | None) -> EpochRecord:
         step = self.step
         if step == 0 and self.settings.data_dependent_init:
             initialize_data_dependent(self.pair.model, self.pair.guide, self._random_items(self.settings.batch_size))

@@ -42,7 +42,7 @@ def build_facets(num_facets: int) -> tuple[Facet, ...]:
 
 def build_rule(rule: type[AssignmentRule], facets: tuple[Facet, ...]) -> AssignmentRule:
     if rule is AmortizedAssignment:
-        return AmortizedAssignment(facets, hidden_dim=4)
+        return AmortizedAssignment(facets, hidden_dim=16)
     if rule is MonteCarloAssignment:
         return MonteCarloAssignment(num_samples=4)
     return VaDEAssignment(num_samples=3) if rule is VaDEAssignment else rule()
@@ -75,10 +75,10 @@ def make_pair() -> Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]:
         name: str | None = None,
     ) -> tuple[MultiFacetModel, MultiFacetGuide]:
         facets = build_facets(num_facets)
-        dims = tuple(range(5, 5 + num_facets))
+        dims = tuple(range(9, 9 + num_facets))  # wide enough that no layer's ReLUs are all off
         model = MultiFacetModel(
             [MixturePrior(f, covariance=covariance, learn_weights=learn_weights) for f in facets],
-            MLPLadderDecoder(facets, EVENT_SHAPE, rung_dims=dims, hidden_dim=4, merge_weight=0.5),
+            MLPLadderDecoder(facets, EVENT_SHAPE, rung_dims=dims, hidden_dim=8, merge_weight=0.5),
             likelihood or BernoulliLikelihood(),
             num_data=num_data,
             name=name,

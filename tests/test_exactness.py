@@ -171,7 +171,8 @@ def test_pyros_estimate_is_the_sum_written_out_and_ours(
     written_out = gradients(written_out_loss(model, guide, x), model, guide)
     ours = evaluate(FacetELBO(closed_form=False), model, guide, x)
 
-    assert any(grad.abs().max() > 1e-3 for grad in pyros[1].values())
+    if weights == "plain":
+        assert all(grad.any() for grad in written_out[1].values())  # no parameter is left out of the comparison
     assert_equal(pyros, written_out)
     assert_equal(ours, written_out)
 

@@ -18,12 +18,12 @@ LAYERS = (
     {"cli", "report", "explorer", "estimator"},
     {
         *("training", "criticism", "metrics", "plots", "checkpoints", "datasets"),
-        *("config", "presets", "runs", "shapes", "image_files"),
+        *("config", "presets", "runs", "shapes", "image_files", "build", "evaluation", "fitting", "monitors"),
     },
     {"mfcvae", "objective", "schedules", "initialization"},
     {"guides"},
     {"models"},
-    {"networks", "facets", "errors"},
+    {"networks", "facets", "errors", "files"},
 )
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
 TESTS_OF_THE_WHOLE = {"layout", "traps", "exactness", "interoperability", "examples", "benchmarks"}

@@ -29,7 +29,7 @@ def test_broadcast_batches_repeats_values_and_keeps_dimensions() -> None:
 
 
 def test_broadcast_batches_refuses_what_does_not_broadcast() -> None:
-    with pytest.raises(RuntimeError, match="(?i)broadcast"):
+    with pytest.raises(RuntimeError, match="broadcast"):
         broadcast_batches([torch.zeros(4, 2), torch.zeros(3, 2)])
 
 

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -145,8 +146,6 @@ class StudentPrior(FacetPrior):
 
 
 def test_a_prior_without_closed_form_says_so_and_works_by_sampling(make_x: Callable[[int], Tensor]) -> None:
-    import pyro
-
     facets = (FACET,)
     model = MultiFacetModel(
         [StudentPrior(FACET)], MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(5,)), BernoulliLikelihood()

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from pyro_mfcvae.build import ASSIGNMENT_RULES, FADES, LIKELIHOODS, build_pair, build_schedule
+from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.guides import (
+    AmortizedAssignment,
+    AnalyticAssignment,
+    MLPLadderEncoder,
+    MonteCarloAssignment,
+    SampleAssignment,
+    VaDEAssignment,
+)
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models import BernoulliLikelihood, GaussianLikelihood, MLPLadderDecoder
+from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
+
+RULES = {
+    "analytic": AnalyticAssignment,
+    "monte_carlo": MonteCarloAssignment,
+    "sample": SampleAssignment,
+    "vade": VaDEAssignment,
+    "amortized": AmortizedAssignment,
+}
+
+
+def build(*settings: str) -> MFCVAE:
+    small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[1, 2]", "networks.encoder_dims=[8, 9]"]
+    small += ["networks.decoder_dims=[6, 7]", "networks.hidden_dim=5"]
+    return build_pair(override(Config(data="none"), [*small, *settings]), (1, 2, 3))
+
+
+def test_the_tables_name_what_the_tests_name() -> None:
+    assert set(LIKELIHOODS) == {"bernoulli", "gaussian"}
+    assert set(ASSIGNMENT_RULES) == set(RULES)
+    assert FADES == {"linear": linear_fade, "cosine": cosine_fade}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_built(name: str) -> None:
+    pair = build(f"assignment.rule={name}", "assignment.num_samples=7")
+    assert type(pair.guide.assignment) is RULES[name]
+    assert getattr(pair.guide.assignment, "num_samples", 7) == 7
+    assert [tuple(probs.shape) for probs in pair.assign(torch.rand(5, 1, 2, 3))] == [(5, 3), (5, 4)]
+
+
+def test_the_bernoulli_likelihood_is_built() -> None:
+    assert type(build("likelihood.kind=bernoulli").model.likelihood) is BernoulliLikelihood
+
+
+@pytest.mark.parametrize("learn_scale", [True, False])
+@pytest.mark.parametrize("sigmoid_mean", [True, False])
+def test_the_gaussian_likelihood_is_built(learn_scale: bool, sigmoid_mean: bool) -> None:
+    likelihood = build(
+        "likelihood.kind=gaussian",
+        "likelihood.scale=0.3",
+        f"likelihood.learn_scale={str(learn_scale).lower()}",
+        f"likelihood.sigmoid_mean={str(sigmoid_mean).lower()}",
+    ).model.likelihood
+    assert type(likelihood) is GaussianLikelihood
+    assert likelihood.scale.item() == pytest.approx(0.3)
+    assert bool(list(likelihood.parameters())) is learn_scale
+    assert likelihood.mean(torch.zeros(1)).item() == (0.5 if sigmoid_mean else 0.0)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "spherical"])
+@pytest.mark.parametrize("learn_weights", [True, False])
+def test_priors_are_built(covariance: str, learn_weights: bool) -> None:
+    pair = build(f"prior.covariance={covariance}", f"prior.learn_weights={str(learn_weights).lower()}")
+    assert [(f.num_clusters, f.latent_dim) for f in pair.model.facets] == [(3, 1), (4, 2)]
+    assert [prior.covariance for prior in pair.model.priors] == [covariance] * 2
+    assert [prior.learns_weights for prior in pair.model.priors] == [learn_weights] * 2
+
+
+def test_networks_have_the_widths_of_the_configuration() -> None:
+    pair = build("networks.merge_weight=0.25")
+    encoder, decoder = pair.guide.encoder, pair.model.decoder
+    assert isinstance(encoder, MLPLadderEncoder) and isinstance(decoder, MLPLadderDecoder)
+    assert [tuple(rung[0].weight.shape) for rung in encoder.rungs] == [(8, 6), (9, 8)]
+    assert [tuple(rung[0].weight.shape) for rung in decoder.rungs] == [(6, 1), (7, 2)]
+    assert [tuple(part[0].weight.shape) for part in decoder.backbone] == [(5, 6), (6, 7)]
+    assert tuple(decoder.output.weight.shape) == (6, 5)
+    assert decoder.merge_weight == 0.25
+    assert pair.model.event_shape == (1, 2, 3)
+
+
+def test_widths_left_open_are_the_papers() -> None:
+    config = Config(data="none")
+    encoder = build_pair(config, (1, 2, 3)).guide.encoder
+    assert isinstance(encoder, MLPLadderEncoder)
+    assert [len(rung[0].bias) for rung in encoder.rungs] == [500, 2000]
+
+
+def test_the_schedule_is_built() -> None:
+    config = override(
+        Config(data="none"),
+        [
+            "training.epochs=[2, 3]",
+            "training.fade_in_steps=6",
+            "training.warmup_steps=4",
+            "training.refit_steps=[5, 7]",
+            "training.fade=cosine",
+        ],
+    )
+    assert build_schedule(config, 10) == ProgressiveSchedule(
+        stage_steps=(20, 30), fade_in_steps=6, warmup_steps=4, refit_steps=(5, 7), fade=cosine_fade
+    )
+
+
+def test_epochs_and_facets_are_counted_from_the_same_configuration() -> None:
+    config = override(Config(data="none"), ["facets.num_clusters=[2, 3, 4]", "facets.latent_dim=[1, 1, 1]"])
+    assert build_schedule(config, 2) == ProgressiveSchedule(stage_steps=(20, 20, 20))

@@ -1,0 +1,185 @@
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae import Facet, InputError
+from pyro_mfcvae.guides import LadderEncoder, MultiFacetGuide
+from pyro_mfcvae.initialization import (
+    fit_mixture,
+    initialize_data_dependent,
+    initialize_glorot,
+    initialize_mixtures,
+)
+from pyro_mfcvae.models import BernoulliLikelihood, FacetPrior, MixturePrior, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.models.priors import Covariance
+
+MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+MakeX = Callable[[int], Tensor]
+
+
+def test_glorot_bounds(make_pair: MakePair) -> None:
+    model, guide = make_pair(3, covariance="full")
+    initialize_glorot(nn.ModuleList([model, guide]))
+    linear = [layer for net in (model, guide) for layer in net.modules() if isinstance(layer, nn.Linear)]
+    assert len(linear) == 7 + 6
+    for layer in linear:
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        assert 0.6 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
+    for prior in model.priors:
+        num_clusters, latent_dim = prior.loc.shape
+        assert prior.loc.abs().max() <= math.sqrt(6 / (num_clusters + latent_dim))
+        torch.testing.assert_close(prior.scale_tril.detach(), torch.eye(latent_dim).expand(num_clusters, -1, -1))
+        torch.testing.assert_close(prior.log_weights().exp().detach(), torch.full((num_clusters,), 1 / num_clusters))
+
+
+def test_data_dependent_pre_activations_have_mean_zero_and_deviation_one(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair(3)
+    x = make_x(300)
+    hidden = [*guide.encoder.hidden_layers(), *model.decoder.hidden_layers()]
+    others = [head.linear for head in guide.encoder.heads] + [model.decoder.output]
+    kept = [layer.weight.detach().clone() for layer in others]
+    model.alpha.zero_()  # a facet that is faded out is standardised as it will be when it is there
+
+    torch.manual_seed(5)
+    initialize_data_dependent(model, guide, x)
+
+    outputs: dict[nn.Module, Tensor] = {}
+    handles = [layer.register_forward_hook(lambda layer, _, out: outputs.update({layer: out})) for layer in hidden]
+    torch.manual_seed(5)
+    with torch.no_grad():
+        model.decoder([posterior.sample() for posterior in guide.posteriors(x)], torch.ones(3))
+    for handle in handles:
+        handle.remove()
+    assert len(outputs) == 9
+    for output in outputs.values():
+        constant = output.std(0) < 1e-12  # a unit whose inputs are all dead has no scale
+        torch.testing.assert_close(output.mean(0), torch.zeros(output.shape[-1]), rtol=0.0, atol=1e-10)
+        torch.testing.assert_close(output.std(0)[~constant], torch.ones(int((~constant).sum())), rtol=0.0, atol=1e-10)
+        assert constant.sum() <= 1
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(others, kept, strict=True))
+    assert not any(layer._forward_hooks for layer in hidden)
+
+
+def test_a_unit_that_is_constant_is_only_shifted(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair()
+    layer = next(guide.encoder.hidden_layers())
+    with torch.no_grad():
+        layer.weight[0] = 0.0
+    initialize_data_dependent(model, guide, make_x(50))
+    assert not layer.weight[0].any()
+    assert layer.bias[0].abs() < 1e-12
+
+
+class KnownEncoder(LadderEncoder):
+    """q(z_j | x) = Normal(the j-th slice of x, 1e-3)."""
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        parts = x.split([facet.latent_dim for facet in self.facets], -1)
+        return [dist.Normal(part, 1e-3).to_event(1) for part in parts]
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from ()
+
+
+def known_pair(priors: Sequence[FacetPrior]) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    facets = [prior.facet for prior in priors]
+    num_inputs = sum(facet.latent_dim for facet in facets)
+    decoder = MLPLadderDecoder(facets, (num_inputs,), rung_dims=(4,) * len(facets), hidden_dim=4)
+    model = MultiFacetModel(priors, decoder, BernoulliLikelihood())
+    return model, MultiFacetGuide(model, encoder=KnownEncoder(facets, (num_inputs,)))
+
+
+FACET = Facet(num_clusters=3, latent_dim=2)
+MEANS = torch.tensor([[-8.0, 0.0], [0.0, 8.0], [8.0, 0.0]], dtype=torch.float64)
+SPREADS = torch.tensor([[[0.5, 0.0], [0.3, 0.2]], [[0.4, 0.0], [0.0, 0.4]], [[0.2, 0.0], [-0.4, 0.6]]]).double()
+PROBS = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+
+
+def separated(num: int) -> Tensor:
+    """Points of three clusters that are far apart."""
+    c = torch.arange(num) % 10
+    c = (c >= 2).long() + (c >= 5).long()
+    return MEANS[c] + (SPREADS[c] @ torch.randn(num, 2, 1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full"))
+@pytest.mark.parametrize("learn_weights", (True, False))
+def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights: bool) -> None:
+    """Exactly the clusters' own moments, since at this distance EM's responsibilities are 0 and 1."""
+    prior = MixturePrior(FACET, covariance=covariance, learn_weights=learn_weights)
+    model, guide = known_pair([prior])
+    before = {name: id(p) for name, p in model.named_parameters()}
+    x = separated(3000)
+    initialize_mixtures(model, guide, x)
+
+    found = (prior.loc - MEANS[:, None]).square().sum(-1).argmin(-1)  # the cluster of ours that is the k-th of theirs
+    assert sorted(found.tolist()) == [0, 1, 2]
+    nearest = (x - MEANS[:, None]).square().sum(-1).argmin(0)
+    for k, i in enumerate(found.tolist()):
+        members = x[nearest == k]
+        torch.testing.assert_close(prior.loc[i].detach(), members.mean(0), rtol=0.0, atol=1e-3)
+        expected = members.T.cov(correction=0)
+        if covariance == "diagonal":
+            expected = expected.diagonal().diag()
+        elif covariance == "spherical":
+            expected = expected.diagonal().mean() * torch.eye(2)
+        fitted = prior.component(torch.tensor(i))
+        full = fitted.covariance_matrix if covariance == "full" else fitted.variance.diag()
+        torch.testing.assert_close(full.detach(), expected, rtol=0.0, atol=2e-3)
+    weights = PROBS if learn_weights else torch.full((3,), 1 / 3)
+    torch.testing.assert_close(prior.log_weights().exp()[found].detach(), weights, rtol=0.0, atol=1e-6)
+    assert {name: id(p) for name, p in model.named_parameters()} == before
+
+
+def test_variance_overrules_what_was_fitted() -> None:
+    prior = MixturePrior(FACET, covariance="full")
+    model, guide = known_pair([prior])
+    initialize_mixtures(model, guide, separated(300), variance=0.01)
+    torch.testing.assert_close(prior.scale_tril.detach(), 0.1 * torch.eye(2).expand(3, 2, 2))
+    assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
+
+
+def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
+    priors = [MixturePrior(FACET), MixturePrior(FACET)]
+    model, guide = known_pair(priors)
+    before = [{name: p.detach().clone() for name, p in prior.named_parameters()} for prior in priors]
+    x = torch.cat([separated(300), separated(300).flip(0)], -1)
+    initialize_mixtures(model, guide, x, facets=[])
+    initialize_mixtures(model, guide, x, facets=(j for j in [1]))
+    assert all(torch.equal(p, before[0][name]) for name, p in priors[0].named_parameters())
+    assert not any(torch.equal(p, before[1][name]) for name, p in priors[1].named_parameters())
+
+    z = torch.randn(300, 2)  # no clusters to find: where EM ends depends on its start
+    starts = []
+    for seed in (0, 0, 1):
+        fit_mixture(priors[0], z, seed=seed)
+        starts.append(priors[0].loc.detach().clone())
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_no_component_starts_without_weight() -> None:
+    """Ten clusters for two points that repeat: weights stay above 1 % of 1/K, variances above 1e-4."""
+    prior = MixturePrior(Facet(num_clusters=10, latent_dim=2))
+    z = torch.tensor([[0.0, 0.0], [5.0, 5.0]]).repeat(50, 1) + 1e-5 * torch.randn(100, 2)
+    fit_mixture(prior, z)
+    assert prior.log_weights().exp().min() > 0.0009
+    assert prior.scale.square().min() > 0.99e-4
+
+
+def test_errors() -> None:
+    model, guide = known_pair([MixturePrior(FACET)])
+    with pytest.raises(InputError, match="a mixture of 3 components needs at least as many items, got 2: give more"):
+        initialize_mixtures(model, guide, separated(2))
+
+    class StrangePrior(FacetPrior):
+        log_weights = components = component = None  # type: ignore[assignment]
+
+    model, guide = known_pair([StrangePrior(FACET)])
+    with pytest.raises(InputError, match="only a MixturePrior can be fitted, and facet 0 has a StrangePrior: leave it"):
+        initialize_mixtures(model, guide, separated(30))

@@ -1,0 +1,112 @@
+"""What FacetELBO is as an object; that its numbers are right is shown in test_exactness.py."""
+
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_mfcvae import ELBOTerms, FacetELBO, InputError
+from pyro_mfcvae.guides import AmortizedAssignment, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae.models import MultiFacetModel
+
+MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+MakeX = Callable[[int], Tensor]
+
+
+def test_terms_add_up() -> None:
+    terms = ELBOTerms(
+        reconstruction=torch.tensor([-10.0, -20.0]),
+        kl_z=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        kl_c=torch.tensor([[0.5, 0.25], [0.0, 1.0]]),
+        beta=torch.tensor([1.0, 0.5]),
+    )
+    assert terms.kl.tolist() == [[1.5, 2.25], [3.0, 5.0]]
+    assert terms.total.tolist() == [-10 - 1.5 - 1.125, -20 - 3 - 2.5]
+    mean = terms.mean()
+    assert mean.reconstruction.item() == -15
+    assert mean.kl_z.tolist() == [2.0, 3.0]
+    assert mean.kl_c.tolist() == [0.25, 0.625]
+    assert mean.total.item() == terms.total.mean().item()
+
+
+def test_the_loss_is_minus_the_total_scaled_to_the_data_set(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair()
+    model.beta.copy_(torch.tensor([0.25, 1.0]))
+    x, elbo = make_x(4), FacetELBO()
+
+    def seeded(function: Callable[..., object]) -> object:
+        pyro.set_rng_seed(1)
+        return function(model, guide, x)
+
+    total = seeded(elbo.terms).total.sum().item()
+    assert seeded(elbo.loss) == pytest.approx(-total, abs=1e-12)
+    assert seeded(elbo.differentiable_loss).item() == seeded(elbo.loss)
+    model.num_data = 50
+    assert seeded(elbo.loss) == pytest.approx(-total * 50 / 4, abs=1e-10)
+
+
+def test_who_computes_gradients(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair()
+    x, elbo = make_x(4), FacetELBO()
+    assert isinstance(elbo.loss(model, guide, x), float)
+    assert all(p.grad is None for p in model.parameters())
+    pyro.set_rng_seed(1)
+    loss = elbo.loss_and_grads(model, guide, x)
+    assert isinstance(loss, float)
+    once = [p.grad.clone() for p in model.parameters()]
+    pyro.set_rng_seed(1)
+    assert elbo.loss_and_grads(model, guide, x) == loss
+    for parameter, grad in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * grad)
+    module = elbo(model, guide)
+    module.zero_grad()
+    pyro.set_rng_seed(1)
+    module(x).backward()
+    for parameter, grad in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+
+
+@pytest.mark.parametrize("closed_form", (True, False))
+def test_particles_are_averaged(make_pair: MakePair, make_x: MakeX, closed_form: bool) -> None:
+    """Five particles of one item are five items of one particle."""
+    model, guide = make_pair(1)
+    x = make_x(1)
+    pyro.set_rng_seed(1)
+    averaged = FacetELBO(closed_form=closed_form, num_particles=5).terms(model, guide, x)
+    pyro.set_rng_seed(1)
+    each = FacetELBO(closed_form=closed_form).terms(model, guide, x.expand(5, -1, -1, -1))
+    torch.testing.assert_close(averaged.total[0], each.total.mean())
+    torch.testing.assert_close(averaged.kl_z[0], each.kl_z.mean(0))
+    assert each.reconstruction.std() > 1e-3
+
+
+def test_the_closed_form_has_less_noise(make_pair: MakePair, make_x: MakeX) -> None:
+    """Its KL does not depend on the draw at all."""
+    model, guide = make_pair()
+    x = make_x(1).expand(100, -1, -1, -1)
+    assert FacetELBO().terms(model, guide, x).kl.std(0).max() < 1e-12
+    assert FacetELBO(closed_form=False).terms(model, guide, x).kl.std(0).min() > 0.1
+
+
+def test_shapes_and_non_negative_cluster_kl(make_pair: MakePair, make_x: MakeX) -> None:
+    terms = FacetELBO().terms(*make_pair(3, rule=AmortizedAssignment), make_x(7))
+    assert terms.reconstruction.shape == (7,)
+    assert terms.kl_z.shape == terms.kl_c.shape == (7, 3)
+    assert (terms.kl_c >= 0).all()
+    assert (terms.kl >= 0).all()  # of q(z, c | x) and p(z, c) as a whole; kl_z alone is also one, averaged over c
+    assert (terms.kl_z >= 0).all()
+
+
+def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair(rule=SampleAssignment)
+    x = make_x(4)
+    with pytest.raises(InputError, match=r"with SampleAssignment q\(c\|z\) depends.*FacetELBO\(closed_form=False\)"):
+        FacetELBO().loss(model, guide, x)
+    with pytest.raises(InputError, match="expects a MultiFacetModel and a MultiFacetGuide as they are, got Linear"):
+        FacetELBO().loss(torch.nn.Linear(1, 1), guide, x)
+    with pytest.raises(InputError, match=r"x must have shape \(N, 1, 2, 3\), got \(4, 6\)"):
+        FacetELBO(closed_form=False).loss(model, guide, x.flatten(1))
+    with pytest.raises(InputError, match=r"makes no traces: where one is needed use pyro\.infer\.TraceEnum_ELBO"):
+        next(FacetELBO()._get_traces(model, guide, (x,), {}))

@@ -1,0 +1,168 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.guides import MultiFacetGuide
+from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
+
+
+class Model:
+    """All of a model that a schedule touches."""
+
+    def __init__(self, num_facets: int) -> None:
+        self.alpha = torch.full((num_facets,), 7.0)
+        self.beta = torch.full((num_facets,), 7.0)
+
+
+def weights(schedule: ProgressiveSchedule, step: int) -> list[float]:
+    """alpha, and beta the same, that a fresh model has at a step."""
+    model = Model(schedule.num_facets)
+    schedule.apply(model, step)
+    assert torch.equal(model.alpha, model.beta)
+    return model.alpha.tolist()
+
+
+def fits(schedule: ProgressiveSchedule) -> dict[int, tuple[int, ...]]:
+    """Step → facets whose mixture is due, over the whole training."""
+    model = Model(schedule.num_facets)
+    due = {step: schedule.apply(model, step) for step in range(schedule.num_steps)}
+    return {step: facets for step, facets in due.items() if facets}
+
+
+def test_fades_by_value() -> None:
+    assert [linear_fade(t) for t in (0.0, 0.25, 1.0)] == [0.0, 0.25, 1.0]
+    assert [cosine_fade(t) for t in (0.0, 1 / 3, 0.5, 1.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0], abs=1e-15)
+
+
+def test_a_single_facet_is_always_on() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(5,), fade_in_steps=4)
+    assert [weights(schedule, step) for step in (0, 3, 4, 9)] == [[1.0]] * 4
+
+
+def test_two_facets_fade_in_the_shallow_one() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 10), fade_in_steps=4)
+    shallow = [weights(schedule, step)[0] for step in range(9)]
+    assert shallow == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert all(weights(schedule, step)[1] == 1.0 for step in range(13))
+
+
+def test_three_facets_join_from_deep_to_shallow() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 3, 4), fade_in_steps=2)
+    assert [schedule.start(j) for j in range(3)] == [5, 2, 0]
+    assert [weights(schedule, step) for step in (1, 2, 3, 4, 5, 6, 8)] == [
+        [0.0, 0.0, 1.0],
+        [0.0, 0.5, 1.0],
+        [0.0, 1.0, 1.0],
+        [0.0, 1.0, 1.0],
+        [0.5, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+    ]
+
+
+def test_a_fade_may_outlast_its_stage() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(1, 2, 5), fade_in_steps=4)
+    assert weights(schedule, 3) == [0.25, 0.75, 1.0]
+
+
+def test_cosine_fade_by_value() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 9), fade_in_steps=3, fade=cosine_fade)
+    assert [weights(schedule, step)[0] for step in range(1, 6)] == pytest.approx([0.0, 0.25, 0.75, 1.0, 1.0], abs=1e-15)
+
+
+def test_without_a_fade_a_facet_is_there_at_once() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 2))
+    assert [weights(schedule, step)[0] for step in range(4)] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_buffers_are_written_in_place() -> None:
+    model = Model(2)
+    alpha, beta = model.alpha, model.beta
+    addresses = [alpha.data_ptr(), beta.data_ptr()]
+    ProgressiveSchedule(stage_steps=(2, 2), fade_in_steps=2).apply(model, 2)
+    assert model.alpha is alpha and model.beta is beta
+    assert [alpha.data_ptr(), beta.data_ptr()] == addresses
+    assert alpha.tolist() == beta.tolist() == [0.5, 1.0]
+
+
+def test_buffers_keep_their_type() -> None:
+    model = Model(2)
+    model.alpha, model.beta = model.alpha.float(), model.beta.float()
+    ProgressiveSchedule(stage_steps=(2, 9), fade_in_steps=3).apply(model, 2)
+    assert model.alpha.dtype == torch.float32
+    assert torch.equal(model.alpha, torch.tensor([1 / 3, 1.0], dtype=torch.float32))
+
+
+def test_a_real_model_is_taken(make_pair: Callable[[int], tuple[MultiFacetModel, MultiFacetGuide]]) -> None:
+    model, _ = make_pair(2)
+    alpha = model.alpha
+    assert ProgressiveSchedule(stage_steps=(1, 4), fade_in_steps=4).apply(model, 1) == (0,)
+    assert alpha.tolist() == model.beta.tolist() == [0.25, 1.0]
+
+
+def test_fits_are_due_at_the_start_of_each_stage() -> None:
+    assert fits(ProgressiveSchedule(stage_steps=(2, 3, 4))) == {0: (2,), 2: (1,), 5: (0,)}
+
+
+def test_fits_wait_for_the_warmup() -> None:
+    assert fits(ProgressiveSchedule(stage_steps=(3, 5), warmup_steps=2)) == {2: (1,), 5: (0,)}
+
+
+def test_refits_stay_in_their_facets_own_stage() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=1, refit_steps=(3, 4, 6, 7))
+    assert fits(schedule) == {1: (1,), 3: (1,), 5: (0,), 7: (0,), 8: (0,), 10: (0,)}
+
+
+def test_a_schedule_has_no_state() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 4, 5), fade_in_steps=3, warmup_steps=1, refit_steps=(2,))
+    fresh = [(schedule.apply(model := Model(3), s), model.alpha.tolist()) for s in range(12)]
+    model = Model(3)
+    for step in [11, 4, 4, 0, 7, *reversed(range(12)), 4]:
+        due = schedule.apply(model, step)
+        assert (due, model.alpha.tolist()) == fresh[step]
+        assert torch.equal(model.alpha, model.beta)
+
+
+def test_stages_add_up() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 4, 5))
+    assert (schedule.num_facets, schedule.num_steps) == (3, 12)
+
+
+def test_from_epochs_multiplies() -> None:
+    schedule = ProgressiveSchedule.from_epochs(
+        [2, 3], 7, fade_in_steps=5, warmup_steps=4, refit_steps=(6,), fade=cosine_fade
+    )
+    assert schedule == ProgressiveSchedule(
+        stage_steps=(14, 21), fade_in_steps=5, warmup_steps=4, refit_steps=(6,), fade=cosine_fade
+    )
+    assert ProgressiveSchedule.from_epochs([2], 3) == ProgressiveSchedule(stage_steps=(6,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage_steps": ()}, r"stage_steps needs one number ≥ 1 per facet, got \(\)"),
+        ({"stage_steps": (3, 0)}, r"stage_steps needs one number ≥ 1 per facet, got \(3, 0\)"),
+        ({"stage_steps": (3,), "fade_in_steps": 0}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 0 and 0"),
+        ({"stage_steps": (3,), "warmup_steps": -1}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 1 and -1"),
+        ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
+        (
+            {"stage_steps": (9,), "warmup_steps": 3, "refit_steps": (5, 3)},
+            r"refit_steps must lie after warmup_steps=3, got \(5, 3\)",
+        ),
+    ],
+)
+def test_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ProgressiveSchedule(**arguments)
+
+
+def test_a_model_with_other_facets_is_refused() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 3))
+    model = Model(3)
+    with pytest.raises(InputError, match="the schedule has 2 stages but the model has 3 facets"):
+        schedule.apply(model, 0)
+    assert model.alpha.tolist() == [7.0] * 3
