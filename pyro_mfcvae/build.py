@@ -74,6 +74,7 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         config.stage_epochs,
         steps_per_epoch,
         fade_in_steps=training.fade_in_steps,
+        kl_fade_in_steps=training.kl_fade_in_steps,
         warmup_steps=training.warmup_steps,
         refit_steps=training.refit_steps,
         fade=FADES[training.fade],

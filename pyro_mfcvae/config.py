@@ -77,8 +77,9 @@ class TrainingConfig:
         learning_rate: of Adam at the first step.
         final_learning_rate: towards which it falls along a half cosine, to be there after the last step; no fall where
             None.
-        fade_in_steps: over which alpha and beta of a facet rise from 0 to 1.
-        fade: shape of that rise.
+        fade_in_steps: over which alpha, and by default beta, of a facet rise from 0 to 1.
+        kl_fade_in_steps: over which beta does.
+        fade: shape of both.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
         fit_items: how many items a mixture is fitted to.
@@ -92,6 +93,7 @@ class TrainingConfig:
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None
     fade_in_steps: Count = 1
+    kl_fade_in_steps: Count | None = None
     fade: Literal["linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()

@@ -66,7 +66,8 @@ class TensorBoardMonitor:
     def on_start(self, training: Training) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder), purge_step=training.step)
+        # An epoch is written at the step that it ends with, which of the last one to be kept is training.step.
+        self._writer = SummaryWriter(str(self._folder), purge_step=training.step + 1)
 
     def on_step(self, elbo: float) -> None:
         pass

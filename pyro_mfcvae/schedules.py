@@ -26,9 +26,10 @@ class ProgressiveSchedule:
 
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
-        alpha_j = beta_j = fade((step + 1 - T_s) / fade_in_steps), held at 0 before T_s and at 1 after the fade;
+        alpha_j = fade((step + 1 - T_s) / fade_in_steps),   beta_j = fade((step + 1 - T_s) / kl_fade_in_steps),
 
-    the deepest facet starts at 1. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in
+    held at 0 before T_s and at 1 after the fade; the deepest facet starts at 1. A KL that is faded in more slowly than
+    the decoder's contribution lets a facet find something to say before it has to pay for it in full. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in
     its encoder that a mixture could be fitted to, and again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
@@ -36,6 +37,7 @@ class ProgressiveSchedule:
     Args:
         stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
+        kl_fade_in_steps: the same for its KL; as many where None.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer.
         refit_steps: the same for further fits, each > warmup_steps; those past the end of a facet's own stage are left
@@ -45,6 +47,7 @@ class ProgressiveSchedule:
 
     stage_steps: tuple[int, ...]
     fade_in_steps: int = 1
+    kl_fade_in_steps: int | None = None
     warmup_steps: int = 0
     refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
@@ -71,6 +74,7 @@ class ProgressiveSchedule:
         steps_per_epoch: int,
         *,
         fade_in_steps: int = 1,
+        kl_fade_in_steps: int | None = None,
         warmup_steps: int = 0,
         refit_steps: tuple[int, ...] = (),
         fade: Fade = linear_fade,
@@ -79,6 +83,7 @@ class ProgressiveSchedule:
         return cls(
             stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs),
             fade_in_steps=fade_in_steps,
+            kl_fade_in_steps=kl_fade_in_steps,
             warmup_steps=warmup_steps,
             refit_steps=refit_steps,
             fade=fade,
@@ -98,11 +103,18 @@ class ProgressiveSchedule:
         """T_s, the step at which facet ``j`` joins."""
         return sum(self.stage_steps[: self.num_facets - 1 - j])
 
-    def weight(self, j: int, step: int) -> float:
-        """alpha_j = beta_j at a step."""
+    def alpha(self, j: int, step: int) -> float:
+        """Weight of facet j's decoder contribution at a step."""
+        return self._weight(j, step, self.fade_in_steps)
+
+    def beta(self, j: int, step: int) -> float:
+        """Weight of facet j's KL at a step."""
+        return self._weight(j, step, self.kl_fade_in_steps or self.fade_in_steps)
+
+    def _weight(self, j: int, step: int, num_steps: int) -> float:
         if j == self.num_facets - 1:
             return 1.0
-        return self.fade(min(max((step + 1 - self.start(j)) / self.fade_in_steps, 0.0), 1.0))
+        return self.fade(min(max((step + 1 - self.start(j)) / num_steps, 0.0), 1.0))
 
     def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:
         """Write alpha and beta of ``step`` into the model's buffers, in place.
@@ -115,9 +127,8 @@ class ProgressiveSchedule:
                 f"the schedule has {self.num_facets} stages but the model has {model.alpha.numel()} facets: give "
                 "stage_steps one number per facet"
             )
-        weights = model.alpha.new_tensor([self.weight(j, step) for j in range(self.num_facets)])
-        model.alpha.copy_(weights)
-        model.beta.copy_(weights)
+        for buffer, weight in ((model.alpha, self.alpha), (model.beta, self.beta)):
+            buffer.copy_(buffer.new_tensor([weight(j, step) for j in range(self.num_facets)]))
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
     def _fits(self, j: int, step: int) -> bool:

@@ -33,7 +33,7 @@ def build(*settings: str) -> MFCVAE:
 def test_the_tables_name_what_the_tests_name() -> None:
     assert set(LIKELIHOODS) == {"bernoulli", "gaussian"}
     assert set(ASSIGNMENT_RULES) == set(RULES)
-    assert FADES == {"linear": linear_fade, "cosine": cosine_fade}
+    assert {"linear": linear_fade, "cosine": cosine_fade} == FADES
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -142,7 +142,7 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("seed=-1", "--set: seed: input should be greater than or equal to 0, got -1"),
         ("seed=4294967296", "--set: seed: input should be less than 4294967296, got 4294967296"),
         ("facets.num_clusters=[]", "--set: facets.num_clusters: tuple should have at least 1 item"),
-        ("facets.num_clusters=[3, 4, 5]", "facets.num_clusters names 3 facets but facets.latent_dim = \\[5, 5\\] has 2"),
+        ("facets.num_clusters=[3, 4, 5]", "names 3 facets but facets.latent_dim = \\[5, 5\\] has 2 numbers"),
         ("facets.latent_dim=[3]", "names 2 facets but facets.latent_dim = \\[3\\] has 1 numbers: give one per facet"),
         ("training.epochs=[1, 2, 3]", "names 2 facets but training.epochs = \\[1, 2, 3\\] has 3 numbers"),
         ("networks.encoder_dims=[8]", "names 2 facets but networks.encoder_dims = \\[8\\] has 1 numbers"),
@@ -169,7 +169,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ('data = "x"\n[trainin]\nepochs = 1', "^my.toml: trainin: unexpected keyword argument$"),
         ('data = "x"\n[training]\nepoch = 1', "^my.toml: training.epoch: unexpected keyword argument, got 1$"),
         ('data = "x"\n[training]\nepochs = "5"', "^my.toml: training.epochs: .* valid integer, got '5'$"),
-        ('data = "x"\n[facets]\nnum_clusters = [2]', r"^my.toml: facets.num_clusters names 1 facets but facets.latent_dim"),
+        ('data = "x"\n[facets]\nnum_clusters = [2]', "^my.toml: facets.num_clusters names 1 facets but"),
     ],
 )
 def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
@@ -179,7 +179,7 @@ def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
 
 
 def test_a_configuration_made_in_python_is_checked_too() -> None:
-    with pytest.raises(InputError, match="names 2 facets but training.epochs = \\[1\\] has 1 numbers"):
+    with pytest.raises(InputError, match=r"names 2 facets but training.epochs = \[1\] has 1 numbers"):
         Config(data="shapes", training=TrainingConfig(epochs=(1,)))
 
 

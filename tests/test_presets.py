@@ -6,7 +6,13 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
 from pyro_mfcvae.training import steps_per_epoch
 
-NUM_TRAINING_ITEMS = {"shapes": 20_000, "mnist": 60_000, "fashion_mnist": 60_000, "stickfigures": 900, "nrletters": 10_000}
+NUM_TRAINING_ITEMS = {
+    "shapes": 20_000,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "stickfigures": 900,
+    "nrletters": 10_000,
+}
 
 
 def test_names_are_sorted_and_hold_the_default() -> None:
@@ -15,12 +21,12 @@ def test_names_are_sorted_and_hold_the_default() -> None:
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown preset 'nope': expected one of .*shapes"):
+    with pytest.raises(InputError, match=r"unknown preset 'nope': expected one of .*shapes"):
         load_preset("nope")
 
 
 def test_a_preset_is_no_path() -> None:
-    with pytest.raises(InputError, match="unknown preset '../presets/shapes'"):
+    with pytest.raises(InputError, match=r"unknown preset '\.\./presets/shapes'"):
         load_preset("../presets/shapes")
 
 
