@@ -1,11 +1,11 @@
 """The command line: ``mfcvae fit | evaluate | presets | datasets``."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +34,7 @@ def fit(
     /,
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
     resume: bool = False,
     device: str = "auto",
     root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
@@ -62,7 +62,7 @@ def fit(
         config = run.read_config()
     else:
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
-        config = _configure(preset, data, set)
+        config = _configure(preset, data, chain.from_iterable(set))
     dataset = load_dataset(config.data, root=root, seed=config.seed)
     console.print(
         f"[bold]{dataset.name}[/]: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
@@ -136,7 +136,7 @@ def datasets() -> None:
     console.print("\nA path works as well: a .npz file, or a folder of images.", highlight=False)
 
 
-def _configure(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
+def _configure(preset: str | None, data: str | None, settings: Iterable[str]) -> Config:
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)

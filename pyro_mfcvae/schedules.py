@@ -29,8 +29,9 @@ class ProgressiveSchedule:
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),   beta_j = fade((step + 1 - T_s) / kl_fade_in_steps),
 
     held at 0 before T_s and at 1 after the fade; the deepest facet starts at 1. A KL that is faded in more slowly than
-    the decoder's contribution lets a facet find something to say before it has to pay for it in full. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in
-    its encoder that a mixture could be fitted to, and again at each of ``refit_steps`` after T_s.
+    the decoder's contribution lets a facet find something to say before it has to pay for it in full. A facet's mixture
+    is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture could be fitted to, and
+    again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 
@@ -59,6 +60,8 @@ class ProgressiveSchedule:
             raise InputError(
                 f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
             )
+        if self.kl_fade_in_steps is not None and self.kl_fade_in_steps < 1:
+            raise InputError(f"kl_fade_in_steps must be ≥ 1, or None for fade_in_steps, got {self.kl_fade_in_steps}")
         if self.warmup_steps >= min(self.stage_steps):
             raise InputError(
                 f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps: the mixture "

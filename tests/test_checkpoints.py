@@ -113,7 +113,7 @@ def test_a_pair_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> 
 def test_a_spoiled_model_file_is_told(tmp_path: Path, how: str) -> None:
     save_pair(build_pair(TINY, (1, 6, 6)), tmp_path / "model.safetensors")
     spoil(tmp_path / "model.safetensors", how)
-    with pytest.raises(InputError, match="model.safetensors is not a readable safetensors file: ") as caught:
+    with pytest.raises(InputError, match=r"model\.safetensors is not a readable safetensors file: ") as caught:
         load_pair(TINY, tmp_path / "model.safetensors")
     assert "\n" not in str(caught.value)
 
@@ -188,7 +188,7 @@ def test_a_prior_that_was_just_refitted_has_no_moments_to_bring_back(tmp_path: P
 def test_a_spoiled_checkpoint_is_told(tmp_path: Path, how: str) -> None:
     save_training(prepare(), tmp_path / "training.safetensors")
     spoil(tmp_path / "training.safetensors", how)
-    with pytest.raises(InputError, match="training.safetensors is not a readable safetensors file: "):
+    with pytest.raises(InputError, match=r"training\.safetensors is not a readable safetensors file: "):
         load_training(prepare(), tmp_path / "training.safetensors")
 
 

@@ -19,8 +19,8 @@ from pyro_mfcvae.image_files import Split
 from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.training import EpochRecord, Training
 
-# Six epochs of three steps, facet 1 alone in the first nine. Fits at steps 2, 4 and 7 (facet 1), 11, 13 and 16 (facet 0);
-# facet 0 fades in from step 9 to step 13; and q(c|x) takes draws, so the random state matters at every turn.
+# Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,
+# 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) takes draws, so the random state always matters.
 TINY = override(
     Config(data="none"),
     [
@@ -39,6 +39,7 @@ TINY = override(
         "training.learning_rate=0.01",
         "training.final_learning_rate=0.001",
         "training.fade_in_steps=5",
+        "training.kl_fade_in_steps=7",
         "training.fade=cosine",
         "training.warmup_steps=2",
         "training.refit_steps=[4, 7]",
@@ -70,7 +71,7 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.fitting._draw", lambda *_: None)  # they take a second
 
 
-class Stop(Exception):
+class StopError(Exception):
     """What stops a training in these tests."""
 
 
@@ -87,11 +88,11 @@ class Stopper:
     def on_step(self, elbo: float) -> None:
         self.steps += 1
         if self.steps == self.step:
-            raise Stop
+            raise StopError
 
     def on_epoch(self, record: EpochRecord) -> None:
         if record.epoch == self.epoch:
-            raise Stop
+            raise StopError
 
 
 def metrics(run: RunFolder) -> list[dict[str, Any]]:
@@ -150,6 +151,9 @@ def test_the_schedule_is_seen_in_the_metrics(whole: Fit) -> None:
     assert [record["alpha"][0] for record in whole.run.read_metrics()] == pytest.approx(
         [0, 0, 0, (1 - np.cos(np.pi * 3 / 5)) / 2, 1, 1]
     )
+    assert [record["beta"][0] for record in whole.run.read_metrics()] == pytest.approx(
+        [0, 0, 0, (1 - np.cos(np.pi * 3 / 7)) / 2, (1 - np.cos(np.pi * 6 / 7)) / 2, 1]
+    )
 
 
 def test_the_summary_tells_what_came_out(whole: Fit) -> None:
@@ -188,7 +192,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(whole: Fit, tm
 
 def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
     for stopper in stoppers:
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             fit(TINY, RunFolder(folder), data=make_data(), device="cpu", monitors=(stopper,))
         pyro.set_rng_seed(99)  # what other work does to the random state between the sittings
     return fit(TINY, RunFolder.open(folder), data=make_data(), device="cpu").run
@@ -221,12 +225,12 @@ def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
 
     def save(training: Training, path: Path) -> None:
         if training.epoch == epoch:
-            raise Stop
+            raise StopError
         save_training(training, path)
 
     with monkeypatch.context() as patch:
         patch.setattr("pyro_mfcvae.fitting.save_training", save)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
     assert len(RunFolder(tmp_path).read_metrics()) == epoch
     assert_same_run(fit(TINY, RunFolder.open(tmp_path), data=make_data(), device="cpu").run, whole.run)
@@ -238,11 +242,11 @@ def test_a_run_stopped_after_its_training_is_finished_without_training(
     whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     def stop(*_: object) -> None:
-        raise Stop
+        raise StopError
 
     with monkeypatch.context() as patch:
         patch.setattr(f"pyro_mfcvae.fitting.{part}", stop)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
     never = Stopper(step=1)
     assert_same_run(

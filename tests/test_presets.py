@@ -47,6 +47,7 @@ def test_a_preset_fits_its_data(name: str) -> None:
     schedule = build_schedule(config, steps_per_epoch(NUM_TRAINING_ITEMS[config.data], config.training.batch_size))
     assert pair.num_facets == schedule.num_facets
     assert min(config.training.fit_items, NUM_TRAINING_ITEMS[config.data]) >= max(config.facets.num_clusters)
-    assert schedule.weight(0, schedule.num_steps - 1) == 1.0  # every facet is faded in completely
+    last = schedule.num_steps - 1
+    assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is faded in completely
     # A refit past every stage would never happen.
     assert all(steps < max(schedule.stage_steps) for steps in config.training.refit_steps)
