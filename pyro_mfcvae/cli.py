@@ -64,10 +64,9 @@ def fit(
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
         config = _configure(preset, data, chain.from_iterable(set))
     dataset = load_dataset(config.data, root=root, seed=config.seed)
-    console.print(
-        f"[bold]{dataset.name}[/]: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
-        f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters",
-        highlight=False,
+    _say(
+        f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
+        f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters"
     )
     with ExitStack() as stack:
         monitors: list[Monitor] = [stack.enter_context(ProgressMonitor(console))]
@@ -75,12 +74,8 @@ def fit(
             monitors.append(TensorBoardMonitor(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, device=device, monitors=tuple(monitors))
     _print_scores(result.evaluation.scores)
-    console.print(f"\nExamples of every cluster: {run.clusters_figure}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(f"\nExamples of every cluster: {run.clusters_figure}")
+    _say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
 
 
 @app.command
@@ -109,7 +104,7 @@ def evaluate(
             f"{pair.model.event_shape}: choose data of that shape"
         )
     result = evaluate_split(pair, dataset.test)
-    console.print(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item", highlight=False)
+    _say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     _print_scores(result.scores)
 
 
@@ -133,7 +128,7 @@ def datasets() -> None:
             info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})"
         )
     console.print(table)
-    console.print("\nA path works as well: a .npz file, or a folder of images.", highlight=False)
+    _say("\nA path works as well: a .npz file, or a folder of images.")
 
 
 def _configure(preset: str | None, data: str | None, settings: Iterable[str]) -> Config:
@@ -148,6 +143,11 @@ def _configure(preset: str | None, data: str | None, settings: Iterable[str]) ->
 def _new_folder(name: str) -> Path:
     stem = Path(name).stem
     return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
+
+
+def _say(text: str) -> None:
+    """Print as it stands: no markup, since paths may hold brackets, and no breaks, since people copy paths."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -28,7 +28,7 @@ class Split:
         labels: int64 (N,) per label set; used for scoring only, never for training.
 
     Raises:
-        InputError: if a label set does not have one label per image.
+        InputError: if a label set does not have one label per image, or labels none.
     """
 
     images: Tensor
@@ -40,6 +40,11 @@ class Split:
                 raise InputError(
                     f"expected one {name!r} label for each of {len(self)} images, got labels of shape "
                     f"{tuple(labels.shape)}; give as many labels as images"
+                )
+            if not (labels >= 0).any():
+                raise InputError(
+                    f"expected the label set {name!r} to label at least one image, but every label is negative, which "
+                    "means unlabelled; leave the set out"
                 )
 
     def __len__(self) -> int:

@@ -64,8 +64,9 @@ class ProgressiveSchedule:
             raise InputError(f"kl_fade_in_steps must be ≥ 1, or None for fade_in_steps, got {self.kl_fade_in_steps}")
         if self.warmup_steps >= min(self.stage_steps):
             raise InputError(
-                f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps: the mixture "
-                "of its facet would never be fitted"
+                f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps, so the mixture "
+                "of its facet would never be fitted: lower warmup_steps, or lengthen the stages (more epochs, or a "
+                "smaller batch_size)"
             )
         if any(steps <= self.warmup_steps for steps in self.refit_steps):
             raise InputError(f"refit_steps must lie after warmup_steps={self.warmup_steps}, got {self.refit_steps}")
