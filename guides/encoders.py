@@ -46,7 +46,8 @@ class GaussianHead(nn.Module):
         self.linear = nn.Linear(num_features, 2 * latent_dim)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
-        loc, raw_scale = self.linear(h).chunk(2, -1)
+        # Under autocast the layers give low precision; densities keep the parameters' one.
+        loc, raw_scale = self.linear(h).to(self.linear.weight.dtype).chunk(2, -1)
         return dist.Normal(loc, softplus(raw_scale) + MIN_SCALE).to_event(1)
 
 

@@ -76,7 +76,8 @@ class MLPLadderDecoder(LadderDecoder):
         h = self.backbone[deepest](alpha[deepest] * self.rungs[deepest](zs[deepest]))
         for j in reversed(range(deepest)):
             h = self.backbone[j](h + self.merge_weight * alpha[j] * self.rungs[j](zs[j]))
-        output: Tensor = self.output(h)
+        # Under autocast the layers give low precision; densities keep the parameters' one.
+        output: Tensor = self.output(h).to(self.output.weight.dtype)
         return output.unflatten(-1, self.out_shape)
 
     def hidden_layers(self) -> Iterator[nn.Module]:

@@ -78,7 +78,7 @@ class TrainingConfig:
         final_learning_rate: towards which it falls along a half cosine, to be there after the last step; no fall where
             None.
         fade_in_steps: over which alpha, and by default beta, of a facet rise from 0 to 1.
-        kl_fade_in_steps: over which beta does.
+        kl_fade_in_steps: over which beta does, one number per stage; see `ProgressiveSchedule`.
         fade: shape of both.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
@@ -93,7 +93,7 @@ class TrainingConfig:
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None
     fade_in_steps: Count = 1
-    kl_fade_in_steps: Count | None = None
+    kl_fade_in_steps: PerFacet | None = None
     fade: Literal["linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
@@ -130,6 +130,7 @@ class Config:
             "networks.encoder_dims": self.networks.encoder_dims,
             "networks.decoder_dims": self.networks.decoder_dims,
             "training.epochs": self.training.epochs,
+            "training.kl_fade_in_steps": self.training.kl_fade_in_steps,
         }
         for name, value in per_facet.items():
             if isinstance(value, tuple) and len(value) != num_facets:

@@ -114,18 +114,21 @@ class FacetELBO(ELBO):
 @pyro_method
 def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: FacetELBO) -> ELBOTerms:
     zs, kl_z, kl_c = [], [], []
-    for j, posterior in enumerate(guide.posteriors(x)):
-        prior = model.priors[j]
-        z = posterior.rsample((elbo.num_particles,))
-        log_q_c = guide.assignment_logits(j, posterior, z)
-        q_c = log_q_c.exp()
-        if elbo.closed_form:
-            expected = prior.expected_log_prob(posterior.mean, posterior.stddev)
-            kl_z.append(-posterior.entropy() - (q_c * expected).sum(-1))
-        else:
-            kl_z.append(posterior.log_prob(z) - (q_c * prior.log_prob(z)).sum(-1))
-        kl_c.append((q_c * (log_q_c - prior.log_weights())).sum(-1))
-        zs.append(z)
+    posteriors = guide.posteriors(x)
+    # Only the networks may run in low precision: autocast would take the densities' matrix products along.
+    with torch.autocast(x.device.type, enabled=False):
+        for j, posterior in enumerate(posteriors):
+            prior = model.priors[j]
+            z = posterior.rsample((elbo.num_particles,))
+            log_q_c = guide.assignment_logits(j, posterior, z)
+            q_c = log_q_c.exp()
+            if elbo.closed_form:
+                expected = prior.expected_log_prob(posterior.mean, posterior.stddev)
+                kl_z.append(-posterior.entropy() - (q_c * expected).sum(-1))
+            else:
+                kl_z.append(posterior.log_prob(z) - (q_c * prior.log_prob(z)).sum(-1))
+            kl_c.append((q_c * (log_q_c - prior.log_weights())).sum(-1))
+            zs.append(z)
     reconstruction = model.observation(zs).log_prob(x)
 
     def stack(kls: list[Tensor]) -> Tensor:

@@ -26,19 +26,20 @@ class ProgressiveSchedule:
 
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
-        alpha_j = fade((step + 1 - T_s) / fade_in_steps),   beta_j = fade((step + 1 - T_s) / kl_fade_in_steps),
+        alpha_j = fade((step + 1 - T_s) / fade_in_steps),   beta_j = fade((step + 1 - T_s) / kl_fade_in_steps[s]),
 
-    held at 0 before T_s and at 1 after the fade; the deepest facet starts at 1. A KL that is faded in more slowly than
-    the decoder's contribution lets a facet find something to say before it has to pay for it in full. A facet's mixture
-    is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture could be fitted to, and
-    again at each of ``refit_steps`` after T_s.
+    held at 0 before T_s and at 1 after the fade; alpha of the deepest facet is 1 from the start. A KL that is faded in
+    more slowly than the decoder's contribution lets a facet find something to say before it has to pay in full. A
+    facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture could be
+    fitted to, and again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 
     Args:
         stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
-        kl_fade_in_steps: the same for its KL; as many where None.
+        kl_fade_in_steps: the same for the KL of each stage's facet, one per stage, deepest first, each ≥ 1. Where None,
+            1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer.
         refit_steps: the same for further fits, each > warmup_steps; those past the end of a facet's own stage are left
@@ -48,7 +49,7 @@ class ProgressiveSchedule:
 
     stage_steps: tuple[int, ...]
     fade_in_steps: int = 1
-    kl_fade_in_steps: int | None = None
+    kl_fade_in_steps: tuple[int, ...] | None = None
     warmup_steps: int = 0
     refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
@@ -60,13 +61,16 @@ class ProgressiveSchedule:
             raise InputError(
                 f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
             )
-        if self.kl_fade_in_steps is not None and self.kl_fade_in_steps < 1:
-            raise InputError(f"kl_fade_in_steps must be ≥ 1, or None for fade_in_steps, got {self.kl_fade_in_steps}")
-        if self.warmup_steps >= min(self.stage_steps):
+        kl = self.kl_fade_in_steps
+        if kl is not None and (len(kl) != len(self.stage_steps) or any(steps < 1 for steps in kl)):
             raise InputError(
-                f"warmup_steps={self.warmup_steps} would outlast a stage of {min(self.stage_steps)} steps, so the mixture "
-                "of its facet would never be fitted: lower warmup_steps, or lengthen the stages (more epochs, or a "
-                "smaller batch_size)"
+                f"kl_fade_in_steps needs one number ≥ 1 for each of {len(self.stage_steps)} stages, got {kl}"
+            )
+        shortest = min(self.stage_steps)
+        if self.warmup_steps >= shortest:
+            raise InputError(
+                f"warmup_steps={self.warmup_steps} would outlast a stage of {shortest} steps, so that its mixture would "
+                "never be fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size)"
             )
         if any(steps <= self.warmup_steps for steps in self.refit_steps):
             raise InputError(f"refit_steps must lie after warmup_steps={self.warmup_steps}, got {self.refit_steps}")
@@ -78,7 +82,7 @@ class ProgressiveSchedule:
         steps_per_epoch: int,
         *,
         fade_in_steps: int = 1,
-        kl_fade_in_steps: int | None = None,
+        kl_fade_in_steps: tuple[int, ...] | None = None,
         warmup_steps: int = 0,
         refit_steps: tuple[int, ...] = (),
         fade: Fade = linear_fade,
@@ -109,15 +113,17 @@ class ProgressiveSchedule:
 
     def alpha(self, j: int, step: int) -> float:
         """Weight of facet j's decoder contribution at a step."""
-        return self._weight(j, step, self.fade_in_steps)
+        return self._faded(j, step, self._stage_fade_in_steps(j))
 
     def beta(self, j: int, step: int) -> float:
         """Weight of facet j's KL at a step."""
-        return self._weight(j, step, self.kl_fade_in_steps or self.fade_in_steps)
+        kl = self.kl_fade_in_steps
+        return self._faded(j, step, self._stage_fade_in_steps(j) if kl is None else kl[self.num_facets - 1 - j])
 
-    def _weight(self, j: int, step: int, num_steps: int) -> float:
-        if j == self.num_facets - 1:
-            return 1.0
+    def _stage_fade_in_steps(self, j: int) -> int:
+        return 1 if j == self.num_facets - 1 else self.fade_in_steps
+
+    def _faded(self, j: int, step: int, num_steps: int) -> float:
         return self.fade(min(max((step + 1 - self.start(j)) / num_steps, 0.0), 1.0))
 
     def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:

@@ -97,14 +97,19 @@ def test_the_schedule_is_built() -> None:
         [
             "training.epochs=[2, 3]",
             "training.fade_in_steps=6",
-            "training.kl_fade_in_steps=9",
+            "training.kl_fade_in_steps=[4, 9]",
             "training.warmup_steps=4",
             "training.refit_steps=[5, 7]",
             "training.fade=cosine",
         ],
     )
     assert build_schedule(config, 10) == ProgressiveSchedule(
-        stage_steps=(20, 30), fade_in_steps=6, kl_fade_in_steps=9, warmup_steps=4, refit_steps=(5, 7), fade=cosine_fade
+        stage_steps=(20, 30),
+        fade_in_steps=6,
+        kl_fade_in_steps=(4, 9),
+        warmup_steps=4,
+        refit_steps=(5, 7),
+        fade=cosine_fade,
     )
 
 

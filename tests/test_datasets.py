@@ -115,6 +115,12 @@ def test_a_split_wants_one_label_per_image() -> None:
         Split(torch.zeros(3, 1, 2, 2), {"kind": torch.arange(4)})
 
 
+def test_a_label_set_labels_something() -> None:
+    assert Split(torch.zeros(2, 1, 2, 2), {"kind": torch.tensor([-1, 0])}).labels
+    with pytest.raises(InputError, match="'kind' to label at least one image, but every label is negative"):
+        Split(torch.zeros(2, 1, 2, 2), {"kind": torch.tensor([-1, -1])})
+
+
 def test_the_two_splits_of_a_data_set_must_agree() -> None:
     train = Split(torch.zeros(3, 1, 2, 2), {"kind": torch.arange(3)})
     with pytest.raises(InputError, match=r"test images of shape \(1, 2, 2\) as in training, got \(1, 2, 3\)"):

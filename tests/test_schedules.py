@@ -64,14 +64,15 @@ def test_three_facets_join_from_deep_to_shallow() -> None:
 
 
 def test_the_kl_may_be_faded_in_on_its_own() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=2, kl_fade_in_steps=4, fade=linear_fade)
+    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=2, kl_fade_in_steps=(2, 4), fade=linear_fade)
     model = Model(2)
     seen = []
     for step in range(6):
         schedule.apply(model, step)
         seen.append((model.alpha.tolist(), model.beta.tolist()))
     assert [alpha for alpha, _ in seen] == [[w, 1.0] for w in (0.0, 0.5, 1.0, 1.0, 1.0, 1.0)]
-    assert [beta for _, beta in seen] == [[w, 1.0] for w in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)]
+    deepest = (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert [beta for _, beta in seen] == [list(b) for b in zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.0), deepest, strict=True)]
 
 
 def test_a_fade_may_outlast_its_stage() -> None:
@@ -144,10 +145,15 @@ def test_stages_add_up() -> None:
 
 def test_from_epochs_multiplies() -> None:
     schedule = ProgressiveSchedule.from_epochs(
-        [2, 3], 7, fade_in_steps=5, kl_fade_in_steps=8, warmup_steps=4, refit_steps=(6,), fade=cosine_fade
+        [2, 3], 7, fade_in_steps=5, kl_fade_in_steps=(8, 9), warmup_steps=4, refit_steps=(6,), fade=cosine_fade
     )
     assert schedule == ProgressiveSchedule(
-        stage_steps=(14, 21), fade_in_steps=5, kl_fade_in_steps=8, warmup_steps=4, refit_steps=(6,), fade=cosine_fade
+        stage_steps=(14, 21),
+        fade_in_steps=5,
+        kl_fade_in_steps=(8, 9),
+        warmup_steps=4,
+        refit_steps=(6,),
+        fade=cosine_fade,
     )
     assert ProgressiveSchedule.from_epochs([2], 3) == ProgressiveSchedule(stage_steps=(6,))
 
@@ -160,8 +166,12 @@ def test_from_epochs_multiplies() -> None:
         ({"stage_steps": (3,), "fade_in_steps": 0}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 0 and 0"),
         ({"stage_steps": (3,), "warmup_steps": -1}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 1 and -1"),
         (
-            {"stage_steps": (3,), "kl_fade_in_steps": 0},
-            "kl_fade_in_steps must be ≥ 1, or None for fade_in_steps, got 0",
+            {"stage_steps": (3,), "kl_fade_in_steps": (0,)},
+            r"kl_fade_in_steps needs one number ≥ 1 for each of 1 stages, got \(0,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_fade_in_steps": (2,)},
+            r"kl_fade_in_steps needs one number ≥ 1 for each of 2 stages, got \(2,\)",
         ),
         ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
         (
