@@ -18,23 +18,23 @@ from pyro_mfcvae.guides import MLPLadderEncoder, MultiFacetGuide
 from pyro_mfcvae.models import GaussianLikelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
 
 
-def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 3588), seed: int = 0) -> Evaluation:
+def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4212), seed: int = 0) -> Evaluation:
     pyro.set_rng_seed(seed)
     data = load_dataset("shapes", seed=seed)
     facets = (Facet(num_clusters=30, latent_dim=6), Facet(num_clusters=10, latent_dim=3))
     decoder = MLPLadderDecoder(facets, data.event_shape, rung_dims=(256, 128), hidden_dim=256, merge_weight=1.0)
     encoder = MLPLadderEncoder(facets, data.event_shape, rung_dims=(256, 128))
     model = MultiFacetModel(
-        [MixturePrior(f, covariance="full") for f in facets], decoder, GaussianLikelihood(scale=0.3)
+        [MixturePrior(f, covariance="full") for f in facets], decoder, GaussianLikelihood(scale=0.35)
     )
     guide = MultiFacetGuide(model, encoder=encoder)
     pair = MFCVAE(model, guide).to("cuda" if torch.cuda.is_available() else "cpu")
 
     x = as_float(data.train.images).to(model.alpha.device)
     schedule = ProgressiveSchedule(
-        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800)
+        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800, 3600)
     )
-    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 5e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
+    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 4e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
     optim = CosineAnnealingLR(adam)
     svi = SVI(model, guide, optim, loss=loss)
     for step in range(schedule.num_steps):

@@ -69,7 +69,7 @@ class ProgressiveSchedule:
         shortest = min(self.stage_steps)
         if self.warmup_steps >= shortest:
             raise InputError(
-                f"warmup_steps={self.warmup_steps} would outlast a stage of {shortest} steps, so that its mixture would "
+                f"warmup_steps={self.warmup_steps} would outlast a stage of {shortest} steps, so its mixture would "
                 "never be fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size)"
             )
         if any(steps <= self.warmup_steps for steps in self.refit_steps):

@@ -85,7 +85,7 @@ class Training:
         self.settings = settings
         self.seed = seed
         self.fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
-        self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate, fused=True)
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         if schedule.num_steps % self.steps_per_epoch:
             raise InputError(
