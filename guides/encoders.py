@@ -56,6 +56,10 @@ class MLPLadderEncoder(LadderEncoder):
 
         h_0 = relu(linear(x)),   h_j = relu(linear(h_{j-1})),   q(z_j | x) = head_j(h_j)
 
+    All heads but the deepest start at zero, so that their q(z_j | x) is the same for every x: a facet that joins a
+    trained ladder starts by saying nothing, and learns what the deeper ones left to say instead of repeating whatever
+    the features hold.
+
     Args:
         facets: shallowest first.
         in_shape: event shape of the data.
@@ -71,6 +75,8 @@ class MLPLadderEncoder(LadderEncoder):
         below = (math.prod(self.in_shape), *dims)
         self.rungs = nn.ModuleList(mlp(pair) for pair in zip(below, dims, strict=False))
         self.heads = nn.ModuleList(GaussianHead(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
+        for parameter in self.heads[:-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         h = x.flatten(-len(self.in_shape))

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,8 @@ MakeFacets = Callable[[int], tuple[Facet, ...]]
 
 def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
     encoder = MLPLadderEncoder(make_facets(3), (1, 2, 3), rung_dims=(5, 6, 7))
+    for parameter in encoder.heads.parameters():
+        nn.init.normal_(parameter)
     x = torch.rand(8, 1, 2, 3)
     h = x.reshape(8, 6)
     for j, posterior in enumerate(encoder(x)):
@@ -63,3 +66,11 @@ def test_errors(make_facets: MakeFacets) -> None:
         MLPLadderEncoder([], (4,))
     with pytest.raises(TypeError, match="abstract"):
         LadderEncoder(make_facets(1), (4,))  # type: ignore[abstract]
+
+
+def test_all_heads_but_the_deepest_start_by_saying_nothing(make_facets: MakeFacets) -> None:
+    *shallow, deepest = MLPLadderEncoder(make_facets(3), (1, 4, 4), rung_dims=(8, 8, 8))(torch.rand(5, 1, 4, 4))
+    for posterior in shallow:
+        assert (posterior.mean == 0).all()
+        torch.testing.assert_close(posterior.stddev, torch.full_like(posterior.mean, math.log(2) + MIN_SCALE))
+    assert deepest.mean.std(0).min() > 0

@@ -309,6 +309,8 @@ def test_more_clusters_than_items_are_refused_before_training() -> None:
 def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
     """bf16 has 8 significant bits: the terms move by some per cent and no more, and stay of the parameters' dtype."""
     pair, x = build_pair(TINY, (1, 6, 6)).float(), torch.rand(64, 1, 6, 6, dtype=torch.float32)
+    for parameter in pair.guide.encoder.heads.parameters():
+        nn.init.normal_(parameter, std=0.1)
     elbo = FacetELBO(num_particles=50)
     with torch.no_grad():
         pyro.set_rng_seed(0)
