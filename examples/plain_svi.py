@@ -25,7 +25,7 @@ def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4212), seed: int =
     decoder = MLPLadderDecoder(facets, data.event_shape, rung_dims=(256, 128), hidden_dim=256, merge_weight=1.0)
     encoder = MLPLadderEncoder(facets, data.event_shape, rung_dims=(256, 128))
     model = MultiFacetModel(
-        [MixturePrior(f, covariance="full") for f in facets], decoder, GaussianLikelihood(scale=0.35)
+        [MixturePrior(f, covariance="full") for f in facets], decoder, GaussianLikelihood(scale=0.3)
     )
     guide = MultiFacetGuide(model, encoder=encoder)
     pair = MFCVAE(model, guide).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,7 +34,7 @@ def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4212), seed: int =
     schedule = ProgressiveSchedule(
         stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800, 3600)
     )
-    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 4e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
+    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 3e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
     optim = CosineAnnealingLR(adam)
     svi = SVI(model, guide, optim, loss=loss)
     for step in range(schedule.num_steps):

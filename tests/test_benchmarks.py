@@ -36,17 +36,12 @@ def accuracies(preset: str, seed: int, folder: Path) -> tuple[dict[str, float], 
 
 
 @pytest.mark.slow
-def test_the_demo_finds_hue_and_shape_in_different_facets(tmp_path: Path) -> None:
-    accuracy, facets = accuracies("shapes", 0, tmp_path)
-    assert facets == {"hue": 1, "shape": 0}
-    assert accuracy["hue"] >= 0.99
-    assert accuracy["shape"] >= 0.95
-
-
-@pytest.mark.slow
 @needs_data
 def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
-    """One seed in five may merge two of the three upper bodies; the mean over three seeds may not fall below 0.9."""
-    runs = [accuracies("stickfigures", seed, tmp_path / str(seed))[0] for seed in range(3)]
+    """Of seeds 0–4 one merges two of the three upper bodies; the mean over seeds 0–2 may not fall below 0.9."""
+    runs = [accuracies("stickfigures", seed, tmp_path / str(seed)) for seed in range(3)]
+    for accuracy, facets in runs:
+        assert facets["upper"] != facets["lower"]
+        assert min(accuracy.values()) > 0.6
     for label in ("upper", "lower"):
-        assert sum(run[label] for run in runs) / len(runs) >= 0.9
+        assert sum(accuracy[label] for accuracy, _ in runs) / len(runs) >= 0.9
