@@ -18,7 +18,7 @@ from pyro_mfcvae.guides import MLPLadderEncoder, MultiFacetGuide
 from pyro_mfcvae.models import GaussianLikelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
 
 
-def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 3588), seed: int = 0) -> Evaluation:
+def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4368), seed: int = 0) -> Evaluation:
     pyro.set_rng_seed(seed)
     data = load_dataset("shapes", seed=seed)
     facets = (Facet(num_clusters=30, latent_dim=6), Facet(num_clusters=10, latent_dim=3))
@@ -32,7 +32,7 @@ def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 3588), seed: int =
 
     x = as_float(data.train.images).to(model.alpha.device)
     schedule = ProgressiveSchedule(
-        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800)
+        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800, 3600)
     )
     adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 3e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
     optim = CosineAnnealingLR(adam)
