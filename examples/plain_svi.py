@@ -21,7 +21,7 @@ from pyro_mfcvae.models import GaussianLikelihood, MixturePrior, MLPLadderDecode
 def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4368), seed: int = 0) -> Evaluation:
     pyro.set_rng_seed(seed)
     data = load_dataset("shapes", seed=seed)
-    facets = (Facet(num_clusters=30, latent_dim=6), Facet(num_clusters=10, latent_dim=3))
+    facets = (Facet(num_clusters=30, latent_dim=8), Facet(num_clusters=10, latent_dim=3))
     decoder = MLPLadderDecoder(facets, data.event_shape, rung_dims=(256, 128), hidden_dim=256, merge_weight=1.0)
     encoder = MLPLadderEncoder(facets, data.event_shape, rung_dims=(256, 128))
     model = MultiFacetModel(
