@@ -9,12 +9,13 @@ from pyro_mfcvae.guides.assignments import (
     SampleAssignment,
     VaDEAssignment,
 )
-from pyro_mfcvae.guides.encoders import LadderEncoder, MLPLadderEncoder
+from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder
 
 __all__ = [
     "AmortizedAssignment",
     "AnalyticAssignment",
     "AssignmentRule",
+    "ConvLadderEncoder",
     "LadderEncoder",
     "MLPLadderEncoder",
     "MonteCarloAssignment",

@@ -3,14 +3,18 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, shrink
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.models.decoders import ladder_dims
-from pyro_mfcvae.networks import linear_layers, mlp
+from pyro_mfcvae.networks import mlp, weight_layers
 
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
@@ -35,7 +39,7 @@ class LadderEncoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """The linear layers whose scale is free, in no particular order: all but those of the heads."""
+        """The layers whose scale is free, linear or convolutional, in no particular order: all but the heads'."""
 
 
 class GaussianHead(nn.Module):
@@ -56,27 +60,28 @@ class MLPLadderEncoder(LadderEncoder):
 
         h_0 = relu(linear(x)),   h_j = relu(linear(h_{j-1})),   q(z_j | x) = head_j(h_j)
 
-    All heads but the deepest start at zero, so that their q(z_j | x) is the same for every x: a facet that joins a
-    trained ladder starts by saying nothing, and learns what the deeper ones left to say instead of repeating whatever
-    the features hold.
-
     Args:
         facets: shallowest first.
         in_shape: event shape of the data.
         rung_dims: width of h_j, shallowest first; by default, as for MNIST in the paper, 2000 for the deepest and 500
             for the others.
+        joining_gain: see `quieten_joining_heads`.
     """
 
     def __init__(
-        self, facets: Sequence[Facet], in_shape: Sequence[int], *, rung_dims: Sequence[int] | None = None
+        self,
+        facets: Sequence[Facet],
+        in_shape: Sequence[int],
+        *,
+        rung_dims: Sequence[int] | None = None,
+        joining_gain: float = 0.0,
     ) -> None:
         super().__init__(facets, in_shape)
         dims = ladder_dims(self.facets, rung_dims, "rung_dims")
         below = (math.prod(self.in_shape), *dims)
         self.rungs = nn.ModuleList(mlp(pair) for pair in zip(below, dims, strict=False))
         self.heads = nn.ModuleList(GaussianHead(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
-        for parameter in self.heads[:-1].parameters():
-            nn.init.zeros_(parameter)
+        quieten_joining_heads(self.heads, joining_gain)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         h = x.flatten(-len(self.in_shape))
@@ -87,4 +92,74 @@ class MLPLadderEncoder(LadderEncoder):
         return posteriors
 
     def hidden_layers(self) -> Iterator[nn.Module]:
-        yield from linear_layers(self.rungs)
+        yield from weight_layers(self.rungs)
+
+
+class ConvLadderEncoder(LadderEncoder):
+    """The ladder out of strided convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, images of any size.
+
+        h_l = down(h_{l-1}),   h_0 = x,   q(z_j | x) = head_j(shrink_j(h_{l(j)}))
+
+    with the maps h_l and the levels l(j) of a `Pyramid`, and shrink_j convolutions of the facet's own down to 4 pixels.
+
+    Args:
+        facets: shallowest first.
+        in_shape: event shape of the data, (channels, height, width).
+        channels: of h_1, h_2, …; the last goes for all further maps too.
+        num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
+        joining_gain: see `quieten_joining_heads`.
+    """
+
+    def __init__(
+        self,
+        facets: Sequence[Facet],
+        in_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (64, 128, 256),
+        num_residual_blocks: int = 0,
+        joining_gain: float = 0.0,
+    ) -> None:
+        super().__init__(facets, in_shape)
+        self.pyramid = Pyramid.build(self.in_shape, len(self.facets), channels=channels)
+        shapes = self.pyramid.shapes
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                down(above[0], shape[0], halve=self.pyramid.halves(level)),
+                *(ResidualBlock(shape[0]) for _ in range(num_residual_blocks)),
+            )
+            for level, (above, shape) in enumerate(pairwise(shapes), start=1)
+        )
+        rungs, num_features = zip(*(shrink(shapes[level]) for level in self.pyramid.rungs), strict=True)
+        self.rungs = nn.ModuleList(rungs)
+        self.heads = nn.ModuleList(
+            GaussianHead(num, f.latent_dim) for num, f in zip(num_features, self.facets, strict=True)
+        )
+        quieten_joining_heads(self.heads, joining_gain)
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        batch_shape = x.shape[: -len(self.in_shape)]
+        maps = [x.reshape(-1, *self.in_shape)]  # convolutions know one batch dimension only
+        for level in self.levels:
+            maps.append(level(maps[-1]))
+        return [
+            head(rung(maps[level]).unflatten(0, batch_shape))
+            for level, rung, head in zip(self.pyramid.rungs, self.rungs, self.heads, strict=True)
+        ]
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from weight_layers(self.levels)
+        yield from weight_layers(self.rungs)
+
+
+@torch.no_grad()
+def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
+    """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
+
+    With 0 their q(z_j | x) is the same for every x: a facet that joins a trained ladder starts by saying nothing, and
+    learns what the deeper ones left to say instead of repeating whatever the features hold. With 1 they start like any
+    linear layer.
+    """
+    if gain < 0:
+        raise InputError(f"joining_gain must be ≥ 0, got {gain}")
+    for parameter in heads[:-1].parameters():
+        parameter.mul_(gain)

@@ -1,12 +1,13 @@
 """The generative side: priors p(c), p(z | c), likelihoods and decoders p(x | z), and the Pyro model made of them."""
 
-from pyro_mfcvae.models.decoders import LadderDecoder, MLPLadderDecoder
+from pyro_mfcvae.models.decoders import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from pyro_mfcvae.models.priors import FacetPrior, MixturePrior
 
 __all__ = [
     "BernoulliLikelihood",
+    "ConvLadderDecoder",
     "FacetPrior",
     "GaussianLikelihood",
     "LadderDecoder",

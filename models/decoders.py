@@ -3,12 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
+from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, up
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
-from pyro_mfcvae.networks import broadcast_batches, linear_layers, mlp
+from pyro_mfcvae.networks import broadcast_batches, mlp, weight_layers
 
 
 class LadderDecoder(nn.Module, ABC):
@@ -33,7 +36,7 @@ class LadderDecoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """The linear layers whose scale is free, in no particular order: all but those that give the output."""
+        """The layers whose scale is free, linear or convolutional, in no particular order: all but the output's."""
 
 
 class MLPLadderDecoder(LadderDecoder):
@@ -81,8 +84,75 @@ class MLPLadderDecoder(LadderDecoder):
         return output.unflatten(-1, self.out_shape)
 
     def hidden_layers(self) -> Iterator[nn.Module]:
-        yield from linear_layers(self.rungs)
-        yield from linear_layers(self.backbone)
+        yield from weight_layers(self.rungs)
+        yield from weight_layers(self.backbone)
+
+
+class ConvLadderDecoder(LadderDecoder):
+    """The ladder out of transposed convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, any image size.
+
+        h_L     = alpha_{J-1} · rung_{J-1}(z_{J-1})
+        h_{l-1} = up(h_l),   where l is the level of a shallower facet j: h_{l-1} = up([h_l, alpha_j · rung_j(z_j)])
+        output  = h_0
+
+    with the maps h_l and the facets' levels of a `Pyramid`, and rung_j a linear layer from z_j to a map of its level.
+
+    Args:
+        facets: shallowest first.
+        out_shape: event shape of the data, (channels, height, width).
+        channels: of h_1, h_2, …; the last goes for all further maps too.
+        num_residual_blocks: `ResidualBlock`s after every up(h) but the last, ≥ 0.
+    """
+
+    def __init__(
+        self,
+        facets: Sequence[Facet],
+        out_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (64, 128, 256),
+        num_residual_blocks: int = 0,
+    ) -> None:
+        super().__init__(facets, out_shape)
+        self.pyramid = Pyramid.build(self.out_shape, len(self.facets), channels=channels)
+        shapes, levels = self.pyramid.shapes, self.pyramid.rungs
+        self.rungs = nn.ModuleList(_conv_rung(f, shapes[level]) for f, level in zip(self.facets, levels, strict=True))
+        steps: list[nn.Module] = []
+        for level, (above, shape) in enumerate(pairwise(shapes), start=1):
+            num_in = shape[0] * (2 if level in levels[:-1] else 1)
+            step: list[nn.Module] = [up(num_in, above[0], size=shape[1:], to=above[1:])]
+            if level > 1:
+                step += [nn.BatchNorm2d(above[0]), nn.ELU()]
+                step += [ResidualBlock(above[0]) for _ in range(num_residual_blocks)]
+            steps.append(nn.Sequential(*step))
+        self.steps = nn.ModuleList(steps)  # steps[l - 1] leads from level l to level l - 1
+
+    def forward(self, zs: Sequence[Tensor], alpha: Tensor) -> Tensor:
+        zs = broadcast_batches(zs)
+        batch_shape = zs[0].shape[:-1]
+        # Convolutions know one batch dimension only.
+        rungs = [a * rung(z.reshape(-1, z.shape[-1])) for a, rung, z in zip(alpha, self.rungs, zs, strict=True)]
+        *merged, deepest = zip(self.pyramid.rungs, rungs, strict=True)
+        at_level, h = dict(merged), deepest[1]
+        for level in range(len(self.steps), 0, -1):
+            if level in at_level:
+                h = torch.cat([h, at_level[level]], 1)
+            h = self.steps[level - 1](h)
+        # Under autocast the layers give low precision; densities keep the parameters' one.
+        return h.to(alpha.dtype).unflatten(0, batch_shape)
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from weight_layers(self.rungs)
+        yield from weight_layers(self.steps[1:])
+
+
+def _conv_rung(facet: Facet, shape: Sequence[int]) -> nn.Sequential:
+    num_channels = shape[0]
+    return nn.Sequential(
+        nn.Linear(facet.latent_dim, math.prod(shape)),
+        nn.Unflatten(-1, tuple(shape)),
+        nn.BatchNorm2d(num_channels),
+        nn.ELU(),
+    )
 
 
 def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """From a configuration to objects: the one table of names."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig
+from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
     AssignmentRule,
+    ConvLadderEncoder,
+    LadderEncoder,
     MLPLadderEncoder,
     MonteCarloAssignment,
     MultiFacetGuide,
@@ -17,7 +20,9 @@ from pyro_mfcvae.guides import (
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
     BernoulliLikelihood,
+    ConvLadderDecoder,
     GaussianLikelihood,
+    LadderDecoder,
     Likelihood,
     MixturePrior,
     MLPLadderDecoder,
@@ -38,6 +43,34 @@ ASSIGNMENT_RULES: dict[str, Callable[[AssignmentConfig, Sequence[Facet]], Assign
     "amortized": lambda _, facets: AmortizedAssignment(facets),
 }
 
+
+def _mlp_ladder(
+    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+) -> tuple[LadderEncoder, LadderDecoder]:
+    decoder = MLPLadderDecoder(
+        facets,
+        event_shape,
+        rung_dims=config.decoder_dims,
+        hidden_dim=config.hidden_dim,
+        merge_weight=config.merge_weight,
+    )
+    encoder = MLPLadderEncoder(facets, event_shape, rung_dims=config.encoder_dims, joining_gain=config.joining_gain)
+    return encoder, decoder
+
+
+def _conv_ladder(
+    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+) -> tuple[LadderEncoder, LadderDecoder]:
+    shared: dict[str, Any] = {"channels": config.channels, "num_residual_blocks": config.num_residual_blocks}
+    encoder = ConvLadderEncoder(facets, event_shape, joining_gain=config.joining_gain, **shared)
+    return encoder, ConvLadderDecoder(facets, event_shape, **shared)
+
+
+LADDERS: dict[str, Callable[[NetworkConfig, Sequence[Facet], Sequence[int]], tuple[LadderEncoder, LadderDecoder]]] = {
+    "mlp": _mlp_ladder,
+    "conv": _conv_ladder,
+}
+
 FADES: dict[str, Fade] = {"linear": linear_fade, "cosine": cosine_fade}
 
 
@@ -47,21 +80,15 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
         Facet(num_clusters=num_clusters, latent_dim=latent_dim)
         for num_clusters, latent_dim in zip(config.facets.num_clusters, config.facets.latent_dim, strict=True)
     )
-    networks = config.networks
+    encoder, decoder = LADDERS[config.networks.kind](config.networks, facets, event_shape)
     model = MultiFacetModel(
         [MixturePrior(f, covariance=config.prior.covariance, learn_weights=config.prior.learn_weights) for f in facets],
-        decoder=MLPLadderDecoder(
-            facets,
-            event_shape,
-            rung_dims=networks.decoder_dims,
-            hidden_dim=networks.hidden_dim,
-            merge_weight=networks.merge_weight,
-        ),
+        decoder=decoder,
         likelihood=LIKELIHOODS[config.likelihood.kind](config.likelihood),
     )
     guide = MultiFacetGuide(
         model,
-        encoder=MLPLadderEncoder(facets, event_shape, rung_dims=networks.encoder_dims),
+        encoder=encoder,
         assignment=ASSIGNMENT_RULES[config.assignment.rule](config.assignment, facets),
     )
     return MFCVAE(model, guide)

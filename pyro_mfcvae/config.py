@@ -49,13 +49,28 @@ class LikelihoodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Widths of the MLP ladder, shallowest rung first."""
+    """The ladder.
+
+    Attributes:
+        kind: of linear layers, or of convolutions.
+        encoder_dims: widths of an MLP's rungs, shallowest first.
+        decoder_dims: the same on the way down.
+        hidden_dim: width of an MLP's last hidden layer.
+        merge_weight: of a rung where it joins an MLP decoder.
+        channels: of a convolutional ladder's maps, from the image inwards.
+        num_residual_blocks: after every map of a convolutional ladder.
+        joining_gain: of the starting values of all heads but the deepest; at 0 a facet joins without a word.
+    """
 
     __pydantic_config__ = _strict
+    kind: Literal["mlp", "conv"] = "mlp"
     encoder_dims: PerFacet | None = None
     decoder_dims: PerFacet | None = None
     hidden_dim: Count = 500
     merge_weight: Positive = 0.1
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
+    num_residual_blocks: Annotated[int, Field(ge=0, strict=True)] = 0
+    joining_gain: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +98,7 @@ class TrainingConfig:
         warmup_steps: from the start of a facet's stage to the first fit of its mixture.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
         fit_items: how many items a mixture is fitted to.
+        fit_to: draws of their q(z | x), or its means.
         mixture_variance: starting variance of the components; the fitted covariances where None.
         data_dependent_init: standardise the hidden units on a first batch.
     """
@@ -98,6 +114,7 @@ class TrainingConfig:
     warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
     fit_items: Count = 10_000
+    fit_to: Literal["draws", "means"] = "draws"
     mixture_variance: Positive | None = None
     data_dependent_init: bool = False
 

@@ -37,6 +37,6 @@ def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
     return [z.expand(batch + z.shape[-1:]) for z in zs]
 
 
-def linear_layers(module: nn.Module) -> Iterator[nn.Linear]:
-    """Every linear layer inside a module."""
-    return (child for child in module.modules() if isinstance(child, nn.Linear))
+def weight_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Every linear and convolutional layer inside a module."""
+    return (child for child in module.modules() if isinstance(child, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)))

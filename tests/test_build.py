@@ -3,16 +3,18 @@ import torch
 
 from pyro_mfcvae.build import ASSIGNMENT_RULES, FADES, LIKELIHOODS, build_pair, build_schedule
 from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.convolutions import ResidualBlock
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
+    ConvLadderEncoder,
     MLPLadderEncoder,
     MonteCarloAssignment,
     SampleAssignment,
     VaDEAssignment,
 )
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import BernoulliLikelihood, GaussianLikelihood, MLPLadderDecoder
+from pyro_mfcvae.models import BernoulliLikelihood, ConvLadderDecoder, GaussianLikelihood, MLPLadderDecoder
 from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
 
 RULES = {
@@ -89,6 +91,16 @@ def test_widths_left_open_are_the_papers() -> None:
     encoder = build_pair(config, (1, 2, 3)).guide.encoder
     assert isinstance(encoder, MLPLadderEncoder)
     assert [len(rung[0].bias) for rung in encoder.rungs] == [500, 2000]
+
+
+def test_convolutions_are_built() -> None:
+    config = override(Config(data="none"), ["networks.kind=conv", "networks.channels=[4, 6]"])
+    pair = build_pair(override(config, ["networks.num_residual_blocks=2", "networks.joining_gain=1.0"]), (3, 32, 32))
+    for part, kind in ((pair.guide.encoder, ConvLadderEncoder), (pair.model.decoder, ConvLadderDecoder)):
+        assert isinstance(part, kind)
+        assert [shape[0] for shape in part.pyramid.shapes] == [3, 4, 6]
+        assert sum(isinstance(m, ResidualBlock) for m in part.modules()) == (4 if kind is ConvLadderEncoder else 2)
+    assert pair.guide.encoder.heads[0].linear.weight.any()
 
 
 def test_the_schedule_is_built() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, InputError
-from pyro_mfcvae.models import LadderDecoder, MLPLadderDecoder
+from pyro_mfcvae.models import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder
 from pyro_mfcvae.models.decoders import ladder_dims
 
 MakeFacets = Callable[[int], tuple[Facet, ...]]
@@ -85,3 +85,49 @@ def test_one_width_per_facet(make_facets: MakeFacets) -> None:
 def test_a_decoder_must_be_filled_in(make_facets: MakeFacets) -> None:
     with pytest.raises(TypeError, match="abstract"):
         LadderDecoder(make_facets(1), (4,))  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 37, 45), (2, 64, 64), (3, 128, 128)])
+@pytest.mark.parametrize("num_facets", [1, 2, 5])
+def test_convolutions_give_any_size_from_any_number_of_facets(
+    make_facets: MakeFacets, shape: tuple[int, ...], num_facets: int
+) -> None:
+    decoder = ConvLadderDecoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1)
+    zs = [torch.randn(3, 2 + j) for j in range(num_facets)]
+    assert decoder(zs, torch.ones(num_facets)).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("faded", range(3))
+def test_alpha_zero_takes_a_convolutional_facet_out(make_facets: MakeFacets, faded: int) -> None:
+    decoder = ConvLadderDecoder(make_facets(3), (1, 16, 16), channels=(4,))
+    alpha = torch.ones(3)
+    alpha[faded] = 0
+    zs = [torch.randn(8, 2 + j) for j in range(3)]
+    output = decoder(zs, alpha)
+    for j in range(3):
+        other = decoder([torch.randn_like(z) if i == j else z for i, z in enumerate(zs)], alpha)
+        assert torch.equal(other, output) is (j == faded)
+
+
+def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
+    decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(3, 4))
+    shallow, deep = torch.randn(5, 2), torch.randn(5, 3)
+    h = decoder.steps[1](0.9 * decoder.rungs[1](deep))  # 4 × 4 to 8 × 8
+    assert h.shape == (5, 3, 8, 8)
+    expected = decoder.steps[0](torch.cat([h, 0.4 * decoder.rungs[0](shallow)], 1))
+    torch.testing.assert_close(decoder([shallow, deep], torch.tensor([0.4, 0.9])), expected)
+    assert len(decoder.steps[0]) == 1  # no batch norm and no activation on the output
+
+
+def test_convolutional_batch_shapes_broadcast(make_facets: MakeFacets) -> None:
+    decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(2,)).eval()
+    shallow, deep = torch.randn(7, 1, 2), torch.randn(4, 3)
+    output = decoder([shallow, deep], torch.ones(2))
+    assert output.shape == (7, 4, 1, 16, 16)
+    torch.testing.assert_close(output[3], decoder([shallow[3].expand(4, 2), deep], torch.ones(2)))
+
+
+def test_convolutional_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
+    decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(2,), num_residual_blocks=1)
+    layers = {m for m in decoder.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))}
+    assert set(decoder.hidden_layers()) == layers - {decoder.steps[0][0]}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pyro_mfcvae import Facet, InputError
-from pyro_mfcvae.guides import LadderEncoder, MLPLadderEncoder
+from pyro_mfcvae.guides import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder
 from pyro_mfcvae.guides.encoders import MIN_SCALE, GaussianHead
 
 MakeFacets = Callable[[int], tuple[Facet, ...]]
@@ -74,3 +74,49 @@ def test_all_heads_but_the_deepest_start_by_saying_nothing(make_facets: MakeFace
         assert (posterior.mean == 0).all()
         torch.testing.assert_close(posterior.stddev, torch.full_like(posterior.mean, math.log(2) + MIN_SCALE))
     assert deepest.mean.std(0).min() > 0
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.3, 1.0])
+def test_joining_gain_scales_all_heads_but_the_deepest(make_facets: MakeFacets, gain: float) -> None:
+    torch.manual_seed(0)
+    plain = MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), joining_gain=1.0)
+    torch.manual_seed(0)
+    scaled = MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), joining_gain=gain)
+    for (name, there), here in zip(plain.named_parameters(), scaled.parameters(), strict=True):
+        factor = gain if name.startswith("heads.0") else 1.0
+        torch.testing.assert_close(here, factor * there, rtol=0.0, atol=0.0)
+
+
+def test_joining_gain_must_not_be_negative(make_facets: MakeFacets) -> None:
+    with pytest.raises(InputError, match=r"joining_gain must be ≥ 0, got -1"):
+        MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), joining_gain=-1)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 37, 45), (2, 64, 64), (3, 128, 128)])
+@pytest.mark.parametrize("num_facets", [1, 2, 5])
+def test_convolutions_take_any_size_and_number_of_facets(
+    make_facets: MakeFacets, shape: tuple[int, ...], num_facets: int
+) -> None:
+    encoder = ConvLadderEncoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1, joining_gain=1.0)
+    x = torch.rand(2, 3, *shape)
+    for j, posterior in enumerate(encoder(x)):
+        assert (posterior.batch_shape, posterior.event_shape) == ((2, 3), (2 + j,))
+        assert posterior.mean.flatten(0, 1).std(0).min() > 0
+
+
+def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
+    encoder = ConvLadderEncoder(make_facets(2), (1, 16, 16), channels=(3, 4), joining_gain=1.0)
+    x = torch.rand(5, 1, 16, 16)
+    # 16 pixels are halved to 8 and, for the second facet, to 4; the first facet's rung halves its 8 to 4 by itself.
+    first = encoder.levels[0](x)
+    second = encoder.levels[1](first)
+    assert (first.shape, second.shape) == ((5, 3, 8, 8), (5, 4, 4, 4))
+    for posterior, rung, head, features in zip(encoder(x), encoder.rungs, encoder.heads, (first, second), strict=True):
+        torch.testing.assert_close(posterior.mean, head(rung(features)).mean)
+    assert [sum(isinstance(m, nn.Conv2d) for m in rung.modules()) for rung in encoder.rungs] == [1, 0]
+
+
+def test_convolutional_hidden_layers_are_all_but_the_heads(make_facets: MakeFacets) -> None:
+    encoder = ConvLadderEncoder(make_facets(2), (1, 16, 16), channels=(2,), num_residual_blocks=1)
+    layers = {m for m in encoder.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    assert set(encoder.hidden_layers()) == layers - {head.linear for head in encoder.heads}

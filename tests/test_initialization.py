@@ -7,14 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, InputError
-from pyro_mfcvae.guides import LadderEncoder, MultiFacetGuide
+from pyro_mfcvae.guides import ConvLadderEncoder, LadderEncoder, MultiFacetGuide
 from pyro_mfcvae.initialization import (
     fit_mixture,
     initialize_data_dependent,
     initialize_glorot,
     initialize_mixtures,
 )
-from pyro_mfcvae.models import BernoulliLikelihood, FacetPrior, MixturePrior, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.models import (
+    BernoulliLikelihood,
+    ConvLadderDecoder,
+    FacetPrior,
+    MixturePrior,
+    MLPLadderDecoder,
+    MultiFacetModel,
+)
 from pyro_mfcvae.models.priors import Covariance
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
@@ -63,6 +70,29 @@ def test_data_dependent_pre_activations_have_mean_zero_and_deviation_one(make_pa
         assert constant.sum() <= 1
     assert all(torch.equal(layer.weight, weight) for layer, weight in zip(others, kept, strict=True))
     assert not any(layer._forward_hooks for layer in hidden)
+
+
+def test_maps_of_convolutions_are_standardised_over_items_and_places() -> None:
+    facets = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=3, latent_dim=2))
+    shape = (2, 16, 16)
+    decoder = ConvLadderDecoder(facets, shape, channels=(3, 4), num_residual_blocks=1)
+    model = MultiFacetModel([MixturePrior(f) for f in facets], decoder, BernoulliLikelihood())
+    encoder = ConvLadderEncoder(facets, shape, channels=(3, 4), num_residual_blocks=1, joining_gain=1.0)
+    guide = MultiFacetGuide(model, encoder=encoder)
+    x = torch.rand(50, *shape)
+    torch.manual_seed(5)
+    initialize_data_dependent(model, guide, x)
+
+    outputs: dict[nn.Module, Tensor] = {}
+    for layer in (*encoder.hidden_layers(), *decoder.hidden_layers()):
+        layer.register_forward_hook(lambda layer, _, out: outputs.update({layer: out.detach()}))
+    torch.manual_seed(5)
+    decoder([posterior.sample() for posterior in guide.posteriors(x)], torch.ones(2))
+    assert len(outputs) == (2 + 2 * 2 + 1) + (2 + 1 + 2)
+    for output in outputs.values():
+        units = output.movedim(1, -1).flatten(0, -2)
+        torch.testing.assert_close(units.mean(0), torch.zeros(units.shape[-1]), rtol=0.0, atol=1e-10)
+        torch.testing.assert_close(units.std(0), torch.ones(units.shape[-1]), rtol=0.0, atol=1e-10)
 
 
 def test_a_unit_that_is_constant_is_only_shifted(make_pair: MakePair, make_x: MakeX) -> None:

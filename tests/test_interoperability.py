@@ -1,5 +1,6 @@
 """What works on a Pyro model and guide works on ours."""
 
+import math
 from collections.abc import Callable
 
 import pyro
@@ -11,10 +12,10 @@ from pyro.infer.inspect import get_model_relations
 from pyro.optim import ClippedAdam
 from torch import Tensor
 
-from pyro_mfcvae import FacetELBO, InputError
+from pyro_mfcvae import Facet, FacetELBO, InputError
 from pyro_mfcvae.facets import cluster_site, latent_site
-from pyro_mfcvae.guides import MultiFacetGuide
-from pyro_mfcvae.models import GaussianLikelihood, MultiFacetModel
+from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -210,3 +211,31 @@ def test_losses_that_sample_the_clusters_agree_on_average(make_pair: MakePair, m
     assert (sampled.mean() - exact.mean()).abs() < 4 * (sampled.var() / 40 + exact.var() / 10).sqrt()
     tighter = estimates(RenyiELBO(alpha=0.0, **vectorized), 40)
     assert tighter.mean() < exact.mean() - 4 * (tighter.var() / 40 + exact.var() / 10).sqrt()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_convolutional_pair_with_batch_norm_does_what_others_do(training: bool) -> None:
+    facets = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
+    shape = (1, 8, 8)
+    model = MultiFacetModel(
+        [MixturePrior(f) for f in facets],
+        ConvLadderDecoder(facets, shape, channels=(3,), num_residual_blocks=1),
+        GaussianLikelihood(scale=0.5),
+    )
+    encoder = ConvLadderEncoder(facets, shape, channels=(3,), num_residual_blocks=1, joining_gain=1.0)
+    guide = MultiFacetGuide(model, encoder=encoder)
+    x = torch.rand(6, *shape)
+    SVI(model, guide, ClippedAdam({"lr": 1e-3}), loss=FacetELBO()).step(x)  # moves batch norm's statistics
+    model.train(training)
+    guide.train(training)
+    pyro.set_rng_seed(1)
+    pyros = TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x)
+    pyro.set_rng_seed(1)
+    assert FacetELBO(closed_form=False).loss(model, guide, x) == pytest.approx(pyros, rel=0, abs=1e-10)
+    # Particles and draws come as further batch dimensions, which convolutions do not know.
+    assert math.isfinite(
+        TraceEnum_ELBO(max_plate_nesting=1, num_particles=3, vectorize_particles=True).loss(model, guide, x)
+    )
+    draws = Predictive(model, guide=guide, num_samples=5, parallel=True)(x)
+    assert draws["x"].shape == (5, 6, *shape)
+    assert Predictive(model, num_samples=5, parallel=True)(num=7)["x"].shape == (5, 7, *shape)

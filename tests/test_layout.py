@@ -23,7 +23,7 @@ LAYERS = (
     {"mfcvae", "objective", "schedules", "initialization"},
     {"guides"},
     {"models"},
-    {"networks", "facets", "errors", "files"},
+    {"networks", "convolutions", "facets", "errors", "files"},
 )
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
 TESTS_OF_THE_WHOLE = {"layout", "traps", "exactness", "optimality", "interoperability", "examples", "benchmarks"}

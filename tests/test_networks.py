@@ -5,7 +5,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_mfcvae.networks import AbstractPyroModule, broadcast_batches, linear_layers, mlp
+from pyro_mfcvae.networks import AbstractPyroModule, broadcast_batches, mlp, weight_layers
 
 
 def test_mlp_has_a_relu_after_every_layer() -> None:
@@ -33,10 +33,10 @@ def test_broadcast_batches_refuses_what_does_not_broadcast() -> None:
         broadcast_batches([torch.zeros(4, 2), torch.zeros(3, 2)])
 
 
-def test_linear_layers_finds_all_and_nothing_else() -> None:
+def test_weight_layers_finds_all_and_nothing_else() -> None:
     inner = mlp((2, 3))
     net = nn.ModuleList([inner, nn.LayerNorm(3), nn.Sequential(nn.Linear(3, 1), nn.ELU())])
-    assert list(linear_layers(net)) == [inner[0], net[2][0]]
+    assert list(weight_layers(net)) == [inner[0], net[2][0]]
 
 
 def test_abstract_modules_must_be_filled_in_and_have_names_of_their_own() -> None:

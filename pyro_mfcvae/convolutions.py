@@ -1,0 +1,109 @@
+"""What the convolutional encoder and decoder share: the sizes of their feature maps, and the blocks between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pyro_mfcvae.errors import InputError
+
+# A map is never made smaller than this many pixels along its shorter side.
+_MIN_SIDE = 3
+
+# The rungs spread over the maps down to this many pixels along the shorter side; more facets reach further down.
+_USUAL_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Shapes of the feature maps of a convolutional ladder, from the image (level 0) to the deepest facet's map.
+
+    The image is halved, rounding down, until its shorter side is at most 8 pixels; where there are more facets than
+    levels it goes on to 3 pixels, and further levels keep the last size. Of L levels, facet j of J reads level
+    (j+1) L // J: with two facets the maps of 16 × 16 and 8 × 8 pixels of a 32 × 32 image, as in Falck et al. 2021.
+
+    Attributes:
+        shapes: (channels, height, width) of every level.
+        rungs: the level of every facet, shallowest first; the last is the deepest level.
+    """
+
+    shapes: tuple[tuple[int, int, int], ...]
+    rungs: tuple[int, ...]
+
+    @classmethod
+    def build(cls, image_shape: Sequence[int], num_facets: int, *, channels: Sequence[int]) -> "Pyramid":
+        """The pyramid over images of a shape.
+
+        Args:
+            image_shape: (C, H, W).
+            num_facets: J ≥ 1.
+            channels: of levels 1, 2, …; the last goes for all deeper levels too.
+
+        Raises:
+            InputError: no images, or too small ones; no channels.
+        """
+        if len(image_shape) != 3 or min(image_shape[1:]) < 2 * _MIN_SIDE:
+            raise InputError(
+                "a convolutional ladder needs images (channels, height, width) of at least "
+                f"{2 * _MIN_SIDE} × {2 * _MIN_SIDE} pixels, got the event shape {tuple(image_shape)}: use an MLP ladder"
+            )
+        if not channels or min(channels) < 1:
+            raise InputError(f"channels needs at least one number ≥ 1, got {tuple(channels)}")
+        num_channels, height, width = image_shape
+        sizes = [(height, width)]
+        while min(sizes[-1]) > _USUAL_SIDE or (len(sizes) <= num_facets and min(sizes[-1]) >= 2 * _MIN_SIDE):
+            sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+        sizes += [sizes[-1]] * (num_facets + 1 - len(sizes))
+        num_levels = len(sizes) - 1
+        depths = (num_channels, *(channels[min(level, len(channels) - 1)] for level in range(num_levels)))
+        return cls(
+            shapes=tuple((depth, *size) for depth, size in zip(depths, sizes, strict=True)),
+            rungs=tuple((j + 1) * num_levels // num_facets for j in range(num_facets)),
+        )
+
+    def halves(self, level: int) -> bool:
+        """Whether a level ≥ 1 has half the size of the one above it, or the same."""
+        return self.shapes[level][1:] != self.shapes[level - 1][1:]
+
+
+class ResidualBlock(nn.Module):
+    """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))), 3 × 3 convolutions (He et al. 2016)."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            *down(num_channels, num_channels, halve=False),
+            nn.Conv2d(num_channels, num_channels, 3, padding=1),
+            nn.BatchNorm2d(num_channels),
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        return nn.functional.elu(h + self.block(h))
+
+
+def down(num_in: int, num_out: int, *, halve: bool = True) -> nn.Sequential:
+    """Convolution, batch norm, ELU: halves a map, rounding down, with a 4 × 4 kernel, or keeps its size with 3 × 3."""
+    conv = nn.Conv2d(num_in, num_out, 4, stride=2, padding=1) if halve else nn.Conv2d(num_in, num_out, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(num_out), nn.ELU())
+
+
+def up(num_in: int, num_out: int, *, size: Sequence[int], to: Sequence[int]) -> nn.ConvTranspose2d:
+    """The transposed convolution from maps of ``size`` (H, W) back ``to`` those that `down` has halved, or kept."""
+    if tuple(size) == tuple(to):
+        return nn.ConvTranspose2d(num_in, num_out, 3, padding=1)
+    odd = (to[0] - 2 * size[0], to[1] - 2 * size[1])
+    return nn.ConvTranspose2d(num_in, num_out, 4, stride=2, padding=1, output_padding=odd)
+
+
+def shrink(shape: Sequence[int]) -> tuple[nn.Sequential, int]:
+    """Blocks that halve maps (C, H, W) until their shorter side is at most 4 pixels, then flatten them.
+
+    Returns:
+        The module, and the number of features that it gives.
+    """
+    num_channels, *size = shape
+    blocks: list[nn.Module] = []
+    while min(size) > 4:
+        blocks.append(down(num_channels, num_channels))
+        size = [side // 2 for side in size]
+    return nn.Sequential(*blocks, nn.Flatten()), num_channels * size[0] * size[1]
