@@ -1,22 +1,20 @@
 """Data sets by name or path: images in splits, with the label sets that serve for scoring only."""
 
-import gzip
 import hashlib
-import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import Split, as_float, read_image_folder, read_npz, validate_images
+from pyro_mfcvae.published_files import read_idx, read_rows, read_svhn
+from pyro_mfcvae.scenes import FACTORS, draw_scenes
 from pyro_mfcvae.shapes import draw_shapes
+from pyro_mfcvae.shapes3d import FLOOR, WALL, read_shapes3d, render_shapes3d
 
 __all__ = ["DATASETS", "Dataset", "DatasetInfo", "Split", "as_float", "load_dataset", "validate_images"]
 
@@ -89,9 +87,9 @@ def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: in
     Args:
         name_or_path: a name in DATASETS, or a path (see `read_npz` and `read_image_folder`); a string that is a name
             is never taken as a path.
-        root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw`` and ``multiclustering``; environment variable
-            MFCVAE_DATA if None.
-        seed: seed of the data sets that are drawn (``shapes``).
+        root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
+            environment variable MFCVAE_DATA if None.
+        seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
 
     Raises:
         InputError: if the name or path is unknown or the files are missing, unreadable or do not fit.
@@ -124,95 +122,16 @@ def _path_info(name_or_path: str | Path) -> DatasetInfo:
     )
 
 
-def _data_root(root: Path | None, needed: str) -> Path:
-    """The data folder, certain to hold ``needed``."""
-    chosen = root or os.environ.get("MFCVAE_DATA")
-    if not chosen:
-        raise InputError(
-            f"expected to be told where the data are; set MFCVAE_DATA to the folder that holds {needed}, or pass root"
-        )
-    folder = Path(chosen).expanduser()
-    if not (folder / needed).exists():
-        raise InputError(
-            f"expected {needed} in {folder}, found none; set MFCVAE_DATA to the folder that holds it, or pass root"
-        )
-    return folder
-
-
-def _draw_shapes(root: Path | None, seed: int) -> tuple[Split, Split]:
-    train = Split(*draw_shapes(20_000, seed=seed))
+def _draw(draw: Callable[..., tuple[Tensor, dict[str, Tensor]]], root: Path | None, seed: int) -> tuple[Split, Split]:
     # torch's generator keeps 32 bits of a seed: a seed derived by adding 2**32, say, would draw the training set again.
     test_seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
-    return train, Split(*draw_shapes(4_000, seed=test_seed))
-
-
-def _read_idx(name: str, label: str, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """MNIST and what has its format; ``name`` is torchvision's class and its folder."""
-    from torchvision import datasets
-
-    folder = _unpacked(_data_root(root, f"{name}/raw"), name)
-    try:
-        parts = [getattr(datasets, name)(str(folder), train=train) for train in (True, False)]
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"cannot read the files in {folder / name / 'raw'}: {error}; fetch them again") from error
-    train, test = (Split(validate_images(part.data), {label: part.targets}) for part in parts)
-    return train, test
-
-
-_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def _unpacked(root: Path, name: str) -> Path:
-    """The folder from which torchvision, which reads no .gz, can read: ``root`` itself, or a folder in our cache.
-
-    The cache folder is named after the packed files' content, so that it is never stale, and appears at once.
-    """
-    raw = root / name / "raw"
-    if all((raw / file).is_file() for file in _IDX_FILES):
-        return root
-    packed = [raw / f"{file}.gz" for file in _IDX_FILES]
-    missing = [file.name for file in packed if not file.is_file()]
-    if missing:
-        raise InputError(f"expected {', '.join(missing)} (or unpacked) in {raw}, found none; fetch the missing files")
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in packed)).hexdigest()
-    cache = Path(os.environ.get("MFCVAE_CACHE") or "~/.cache/pyro-mfcvae").expanduser() / f"{name}-{digest[:16]}"
-    if cache.is_dir():
-        return cache
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as work:
-            target = Path(work) / "ready" / name / "raw"
-            target.mkdir(parents=True)
-            for file in packed:
-                with gzip.open(file) as source, (target / file.stem).open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-            (Path(work) / "ready").rename(cache)
-    except (OSError, EOFError, zlib.error) as error:
-        if not cache.is_dir():  # where it is there by now, another process was quicker
-            raise InputError(
-                f"cannot unpack {raw} to {cache.parent}: {error}; fetch the files again, or set MFCVAE_CACHE to a "
-                "folder that can be written"
-            ) from error
-    return cache
-
-
-def _read_rows(
-    file: str, shape: tuple[int, int, int], labels: tuple[str, ...], root: Path | None, seed: int
-) -> tuple[Split, Split]:
-    """Rows of comma-separated numbers 0..255: the labels, then one image of ``shape`` (H, W, C) in row-major order."""
-    path = _data_root(root, f"multiclustering/{file}") / "multiclustering" / file
-    try:
-        rows = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
-        pixels = rows[:, len(labels) :].reshape(-1, *shape).transpose(0, 3, 1, 2)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
-    columns = {name: torch.from_numpy(rows[:, index].astype(np.int64)) for index, name in enumerate(labels)}
-    split = Split(validate_images(pixels), columns)
-    return split, split
+    return Split(*draw(20_000, seed=seed)), Split(*draw(4_000, seed=test_seed))
 
 
 _SHARED = "all items serve for training and scoring, as is usual for this set"
 _PUBLISHED = "60,000 train, 10,000 test as published"
+_DRAWN = "20,000 train, 4,000 test, drawn with two seeds"
+_FOUR_FIFTHS = "3,840 train, 960 test of all 4,800 combinations"
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -223,8 +142,8 @@ DATASETS: dict[str, DatasetInfo] = {
             event_shape=(3, 32, 32),
             likelihood="gaussian",
             label_names=("shape", "hue"),
-            split="20,000 train, 4,000 test, drawn with two seeds",
-            read=_draw_shapes,
+            split=_DRAWN,
+            read=partial(_draw, draw_shapes),
         ),
         DatasetInfo(
             name="mnist",
@@ -233,7 +152,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="bernoulli",
             label_names=("digit",),
             split=_PUBLISHED,
-            read=partial(_read_idx, "MNIST", "digit"),
+            read=partial(read_idx, "MNIST", "digit"),
         ),
         DatasetInfo(
             name="fashion_mnist",
@@ -242,7 +161,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="bernoulli",
             label_names=("class",),
             split=_PUBLISHED,
-            read=partial(_read_idx, "FashionMNIST", "class"),
+            read=partial(read_idx, "FashionMNIST", "class"),
         ),
         DatasetInfo(
             name="stickfigures",
@@ -251,7 +170,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("upper", "lower"),
             split=_SHARED,
-            read=partial(_read_rows, "stickfigures.data", (20, 20, 1), ("upper", "lower")),
+            read=partial(read_rows, "stickfigures.data", (20, 20, 1), ("upper", "lower")),
         ),
         DatasetInfo(
             name="nrletters",
@@ -260,7 +179,41 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("letter", "colour", "corner"),
             split=_SHARED,
-            read=partial(_read_rows, "nrLetters.data", (9, 7, 3), ("letter", "colour", "corner")),
+            read=partial(read_rows, "nrLetters.data", (9, 7, 3), ("letter", "colour", "corner")),
+        ),
+        DatasetInfo(
+            name="svhn",
+            description="house numbers, one digit each in the middle (Netzer et al., 2011)",
+            event_shape=(3, 32, 32),
+            likelihood="gaussian",
+            label_names=("digit",),
+            split="73,257 train, 26,032 test as published",
+            read=read_svhn,
+        ),
+        *(
+            DatasetInfo(
+                name=f"{name}-{part}",
+                description=f"{what}: {part} hue and shape are to be found; scale and orientation vary too",
+                event_shape=(3, 32, 32),
+                likelihood="gaussian",
+                label_names=("shape", f"{part}_hue"),
+                split=_FOUR_FIFTHS,
+                read=partial(read, selection),
+            )
+            for name, what, read in (
+                ("shapes3d", "3D Shapes (Burgess and Kim, 2018) as selected by Falck et al.", read_shapes3d),
+                ("rendered3d", "rooms rendered by us in place of 3D Shapes", render_shapes3d),
+            )
+            for part, selection in (("floor", FLOOR), ("wall", WALL))
+        ),
+        DatasetInfo(
+            name="rendered3d",
+            description="rooms rendered by us, all six factors of 3D Shapes vary",
+            event_shape=(3, 32, 32),
+            likelihood="gaussian",
+            label_names=tuple(FACTORS),
+            split=_DRAWN,
+            read=partial(_draw, draw_scenes),
         ),
     )
 }
