@@ -1,5 +1,6 @@
 """Starting values: of the networks' weights, and of the mixtures."""
 
+import math
 import warnings
 from collections.abc import Iterable
 
@@ -14,6 +15,9 @@ from pyro_mfcvae.networks import weight_layers
 
 # Added to the diagonal of every fitted covariance: a component that sits on a few items must not become a spike.
 _MIN_VARIANCE = 1e-4
+
+# Items that the encoder sees at once: bounds the memory that its feature maps take.
+_NUM_AT_ONCE = 1000
 
 # Smallest weight that a component starts with, in units of 1/K: at 0 it could never come back.
 _MIN_SHARE = 0.01
@@ -78,6 +82,7 @@ def initialize_mixtures(
     x: Tensor,
     *,
     facets: Iterable[int] | None = None,
+    to_means: bool = False,
     variance: float | None = None,
     seed: int = 0,
 ) -> None:
@@ -85,13 +90,15 @@ def initialize_mixtures(
 
     One draw of every item's q(z_j | x), that is, a draw of the aggregate posterior, goes to scikit-learn's
     GaussianMixture, which starts from k-means; the prior takes over means, covariances and, where it learns them,
-    weights. The aggregate posterior is the prior that the ELBO would choose, were it free.
+    weights. The aggregate posterior is the prior that the ELBO would choose, were it free. The encoder sees about a
+    thousand items at once, in the mode (training or evaluation) that it is in.
 
     Args:
         model: its priors are overwritten, in place.
         guide: its q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: which facets; all where None.
+        to_means: fit to E[z_j | x] instead of draws (as the paper does).
         variance: start with covariances variance · I, whatever was fitted (the paper: 0.01).
         seed: of EM's start; the draws of z take Pyro's random state.
 
@@ -101,14 +108,15 @@ def initialize_mixtures(
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
     if not chosen:
         return
-    posteriors = guide.posteriors(x)
+    parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     for j in chosen:
         prior = model.priors[j]
         if not isinstance(prior, MixturePrior):
             raise InputError(
                 f"only a MixturePrior can be fitted, and facet {j} has a {type(prior).__name__}: leave it out"
             )
-        fit_mixture(prior, posteriors[j].sample(), variance=variance, seed=seed)
+        z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
+        fit_mixture(prior, z, variance=variance, seed=seed)
 
 
 def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None, seed: int = 0) -> None:

@@ -157,6 +157,7 @@ class Training:
                 self.pair.guide,
                 self._random_items(self.settings.fit_items),
                 facets=due,
+                to_means=self.settings.fit_to == "means",
                 variance=self.settings.mixture_variance,
                 seed=self.seed,
             )

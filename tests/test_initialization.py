@@ -174,6 +174,26 @@ def test_variance_overrules_what_was_fitted() -> None:
     assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
 
 
+def test_means_are_fitted_to_on_demand() -> None:
+    prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
+    model, guide = known_pair([prior])
+    x = torch.randn(300, 2)
+    initialize_mixtures(model, guide, x, to_means=True)
+    torch.testing.assert_close(prior.loc[0].detach(), x.mean(0), rtol=0.0, atol=1e-12)
+    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
+    torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
+    initialize_mixtures(model, guide, x)
+    assert (prior.loc[0] - x.mean(0)).abs().max() > 1e-6
+
+
+def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:
+    model, guide = known_pair([MixturePrior(FACET)])
+    sizes: list[int] = []
+    guide.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    initialize_mixtures(model, guide, separated(2001))
+    assert sizes == [667, 667, 667]
+
+
 def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
     priors = [MixturePrior(FACET), MixturePrior(FACET)]
     model, guide = known_pair(priors)
