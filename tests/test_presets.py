@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from pyro_mfcvae.build import build_pair, build_schedule
@@ -12,6 +14,9 @@ NUM_TRAINING_ITEMS = {
     "fashion_mnist": 60_000,
     "stickfigures": 900,
     "nrletters": 10_000,
+    "svhn": 73_257,
+    "shapes3d-floor": 3_840,
+    "shapes3d-wall": 3_840,
 }
 
 
@@ -51,3 +56,82 @@ def test_a_preset_fits_its_data(name: str) -> None:
     assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is faded in completely
     # A refit past every stage would never happen.
     assert all(steps < max(schedule.stage_steps) for steps in config.training.refit_steps)
+
+
+# Falck et al. 2021, as the authors published their configurations; facets shallow, deep.
+CONV = {
+    "networks.kind": "conv",
+    "networks.channels": (64, 128),
+    "facets.num_clusters": (60, 20),
+    "facets.latent_dim": (20, 2),
+    "prior.covariance": "full",
+    "prior.learn_weights": False,
+    "likelihood.kind": "gaussian",
+    "likelihood.scale": 0.6,
+    "likelihood.sigmoid_mean": False,
+    "training.learning_rate": 3e-4,
+    "training.batch_size": 150,
+    "training.epochs": (101, 301),
+    "training.fade_in_steps": 2000,
+    "training.data_dependent_init": True,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "mnist-paper": {
+        "data": "mnist",
+        "networks.kind": "mlp",
+        "networks.encoder_dims": (500, 2000),
+        "networks.decoder_dims": (500, 2000),
+        "networks.hidden_dim": 500,
+        "networks.merge_weight": 0.1,
+        "facets.num_clusters": (25, 25),
+        "facets.latent_dim": (5, 5),
+        "prior.covariance": "diagonal",
+        "prior.learn_weights": True,
+        "likelihood.kind": "bernoulli",
+        "training.learning_rate": 5e-4,
+        "training.batch_size": 512,
+        "training.epochs": (201, 201),
+        "training.fade_in_steps": 15000,
+        "training.data_dependent_init": False,
+    },
+    "shapes3d-floor-paper": {"data": "shapes3d-floor"} | CONV,
+    "shapes3d-wall-paper": {"data": "shapes3d-wall"} | CONV,
+    "svhn-paper": {"data": "svhn"}
+    | CONV
+    | {
+        "facets.num_clusters": (200, 50),
+        "facets.latent_dim": (22, 7),
+        "likelihood.scale": 0.3,
+        "likelihood.sigmoid_mean": True,
+        "training.learning_rate": 5e-4,
+        "training.fade_in_steps": 15000,
+    },
+}
+# The same in all four: Adam without decay, and the mixture fitted to means when a facet joins, with variance 0.01.
+SHARED: dict[str, Any] = {
+    "assignment.rule": "sample",
+    "networks.joining_gain": 1.0,
+    "networks.num_residual_blocks": 0,
+    "likelihood.learn_scale": False,
+    "training.final_learning_rate": None,
+    "training.kl_fade_in_steps": None,
+    "training.fade": "linear",
+    "training.warmup_steps": 0,
+    "training.refit_steps": (),
+    "training.fit_to": "means",
+    "training.mixture_variance": 0.01,
+}
+
+
+def test_every_preset_that_ends_in_paper_is_held_to_what_was_published() -> None:
+    assert set(PUBLISHED) == {name for name in preset_names() if name.endswith("-paper")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_paper_preset_has_the_published_settings_one_by_one(name: str) -> None:
+    config = load_preset(name)
+    for setting, expected in (PUBLISHED[name] | SHARED).items():
+        value: Any = config
+        for part in setting.split("."):
+            value = getattr(value, part)
+        assert value == expected, setting
