@@ -14,25 +14,24 @@ from pyro.optim import CosineAnnealingLR
 from pyro_mfcvae import MFCVAE, Facet, FacetELBO, ProgressiveSchedule, initialize_mixtures
 from pyro_mfcvae.datasets import as_float, load_dataset
 from pyro_mfcvae.evaluation import Evaluation, evaluate
-from pyro_mfcvae.guides import MLPLadderEncoder, MultiFacetGuide
-from pyro_mfcvae.models import GaussianLikelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
 
 
-def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 4368), seed: int = 0) -> Evaluation:
+def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 780), seed: int = 0) -> Evaluation:
     pyro.set_rng_seed(seed)
     data = load_dataset("shapes", seed=seed)
-    facets = (Facet(num_clusters=30, latent_dim=8), Facet(num_clusters=10, latent_dim=3))
-    decoder = MLPLadderDecoder(facets, data.event_shape, rung_dims=(256, 128), hidden_dim=256, merge_weight=1.0)
-    encoder = MLPLadderEncoder(facets, data.event_shape, rung_dims=(256, 128))
-    model = MultiFacetModel(
-        [MixturePrior(f, covariance="full") for f in facets], decoder, GaussianLikelihood(scale=0.3)
-    )
+    facets = (Facet(num_clusters=30, latent_dim=8), Facet(num_clusters=12, latent_dim=2))
+    decoder = ConvLadderDecoder(facets, data.event_shape, channels=(16, 32))
+    encoder = ConvLadderEncoder(facets, data.event_shape, channels=(16, 32))
+    priors = [MixturePrior(f, covariance="full") for f in facets]
+    model = MultiFacetModel(priors, decoder, GaussianLikelihood(scale=0.5))
     guide = MultiFacetGuide(model, encoder=encoder)
     pair = MFCVAE(model, guide).to("cuda" if torch.cuda.is_available() else "cpu")
 
     x = as_float(data.train.images).to(model.alpha.device)
     schedule = ProgressiveSchedule(
-        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=300, refit_steps=(1200, 2000, 2800, 3600)
+        stage_steps=stage_steps, fade_in_steps=200, warmup_steps=200, refit_steps=(400, 600, 750)
     )
     adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 3e-3}, "T_max": schedule.num_steps, "eta_min": 2e-4}
     optim = CosineAnnealingLR(adam)

@@ -102,6 +102,7 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         steps_per_epoch,
         fade_in_steps=training.fade_in_steps,
         kl_fade_in_steps=training.kl_fade_in_steps,
+        kl_delay_steps=training.kl_delay_steps,
         warmup_steps=training.warmup_steps,
         refit_steps=training.refit_steps,
         fade=FADES[training.fade],

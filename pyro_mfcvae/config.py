@@ -94,6 +94,7 @@ class TrainingConfig:
             None.
         fade_in_steps: over which alpha, and by default beta, of a facet rise from 0 to 1.
         kl_fade_in_steps: over which beta does, one number per stage; see `ProgressiveSchedule`.
+        kl_delay_steps: after which beta starts to, one number per stage.
         fade: shape of both.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
@@ -110,6 +111,7 @@ class TrainingConfig:
     final_learning_rate: Positive | None = None
     fade_in_steps: Count = 1
     kl_fade_in_steps: PerFacet | None = None
+    kl_delay_steps: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     fade: Literal["linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
@@ -148,6 +150,7 @@ class Config:
             "networks.decoder_dims": self.networks.decoder_dims,
             "training.epochs": self.training.epochs,
             "training.kl_fade_in_steps": self.training.kl_fade_in_steps,
+            "training.kl_delay_steps": self.training.kl_delay_steps,
         }
         for name, value in per_facet.items():
             if isinstance(value, tuple) and len(value) != num_facets:

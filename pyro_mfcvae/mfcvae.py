@@ -53,9 +53,20 @@ class MFCVAE(nn.Module):
         """E[x | z] for one (…, D_j) per facet."""
         return self.model.likelihood.mean(self.model.decode(zs))
 
-    def sample(self, num: int, *, clusters: Mapping[int, int] | None = None) -> Tensor:
-        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` where given: (num, *event_shape)."""
+    def sample(self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` where given: (num, *event_shape).
+
+        ``temperature`` multiplies every draw's distance to its component's mean: at 0 there are typical images only.
+        """
+        return self.render(self.sample_latents(num, clusters=clusters, temperature=temperature))
+
+    def sample_latents(
+        self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0
+    ) -> list[Tensor]:
+        """The z_j, (num, D_j) each, that `sample` renders."""
         clusters = clusters or {}
+        if temperature < 0:
+            raise InputError(f"temperature must be ≥ 0, got {temperature}")
         for j, k in clusters.items():
             self._check_facet(j)
             if not 0 <= k < self.model.facets[j].num_clusters:
@@ -63,8 +74,9 @@ class MFCVAE(nn.Module):
         zs = []
         for j, prior in enumerate(self.model.priors):
             c = dist.Categorical(logits=prior.log_weights()).sample((num,))
-            zs.append(prior.component(torch.full_like(c, clusters[j]) if j in clusters else c).sample())
-        return self.render(zs)
+            component = prior.component(torch.full_like(c, clusters[j]) if j in clusters else c)
+            zs.append(torch.lerp(component.mean, component.sample(), temperature))
+        return zs
 
     def swap(self, x_a: Tensor, x_b: Tensor, *, facets: Iterable[int]) -> Tensor:
         """The images ``x_a`` with the given facets taken from ``x_b``: shapes (N, *event_shape) that broadcast."""

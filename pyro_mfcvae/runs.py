@@ -64,12 +64,16 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def figures_path(self) -> Path:
+        return self.path / "figures"
+
+    @property
     def clusters_figure(self) -> Path:
-        return self.path / "figures" / "clusters.png"
+        return self.figures_path / "clusters.png"
 
     @property
     def curves_figure(self) -> Path:
-        return self.path / "figures" / "curves.png"
+        return self.figures_path / "curves.png"
 
     @property
     def tensorboard_path(self) -> Path:

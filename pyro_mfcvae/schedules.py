@@ -26,12 +26,13 @@ class ProgressiveSchedule:
 
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
-        alpha_j = fade((step + 1 - T_s) / fade_in_steps),   beta_j = fade((step + 1 - T_s) / kl_fade_in_steps[s]),
+        alpha_j = fade((step + 1 - T_s) / fade_in_steps),
+        beta_j  = fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
 
-    held at 0 before T_s and at 1 after the fade; alpha of the deepest facet is 1 from the start. A KL that is faded in
-    more slowly than the decoder's contribution lets a facet find something to say before it has to pay in full. A
-    facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture could be
-    fitted to, and again at each of ``refit_steps`` after T_s.
+    held at 0 before and at 1 after the fade; alpha of the deepest facet is 1 from the start. A KL that is faded in
+    later or more slowly than the decoder's contribution lets a facet find something to say before it has to pay in
+    full. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
+    could be fitted to, and again at each of ``refit_steps`` after T_s.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 
@@ -40,6 +41,8 @@ class ProgressiveSchedule:
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
         kl_fade_in_steps: the same for the KL of each stage's facet, one per stage, deepest first, each ≥ 1. Where None,
             1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
+        kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
+            None.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer.
         refit_steps: the same for further fits, each > warmup_steps; those past the end of a facet's own stage are left
@@ -50,6 +53,7 @@ class ProgressiveSchedule:
     stage_steps: tuple[int, ...]
     fade_in_steps: int = 1
     kl_fade_in_steps: tuple[int, ...] | None = None
+    kl_delay_steps: tuple[int, ...] | None = None
     warmup_steps: int = 0
     refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
@@ -61,11 +65,12 @@ class ProgressiveSchedule:
             raise InputError(
                 f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
             )
-        kl = self.kl_fade_in_steps
-        if kl is not None and (len(kl) != len(self.stage_steps) or any(steps < 1 for steps in kl)):
-            raise InputError(
-                f"kl_fade_in_steps needs one number ≥ 1 for each of {len(self.stage_steps)} stages, got {kl}"
-            )
+        for name, least in (("kl_fade_in_steps", 1), ("kl_delay_steps", 0)):
+            kl = getattr(self, name)
+            if kl is not None and (len(kl) != len(self.stage_steps) or any(steps < least for steps in kl)):
+                raise InputError(
+                    f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {kl}"
+                )
         shortest = min(self.stage_steps)
         if self.warmup_steps >= shortest:
             raise InputError(
@@ -83,6 +88,7 @@ class ProgressiveSchedule:
         *,
         fade_in_steps: int = 1,
         kl_fade_in_steps: tuple[int, ...] | None = None,
+        kl_delay_steps: tuple[int, ...] | None = None,
         warmup_steps: int = 0,
         refit_steps: tuple[int, ...] = (),
         fade: Fade = linear_fade,
@@ -92,6 +98,7 @@ class ProgressiveSchedule:
             stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs),
             fade_in_steps=fade_in_steps,
             kl_fade_in_steps=kl_fade_in_steps,
+            kl_delay_steps=kl_delay_steps,
             warmup_steps=warmup_steps,
             refit_steps=refit_steps,
             fade=fade,
@@ -113,18 +120,20 @@ class ProgressiveSchedule:
 
     def alpha(self, j: int, step: int) -> float:
         """Weight of facet j's decoder contribution at a step."""
-        return self._faded(j, step, self._stage_fade_in_steps(j))
+        return self._faded(step - self.start(j), self._stage_fade_in_steps(j))
 
     def beta(self, j: int, step: int) -> float:
         """Weight of facet j's KL at a step."""
-        kl = self.kl_fade_in_steps
-        return self._faded(j, step, self._stage_fade_in_steps(j) if kl is None else kl[self.num_facets - 1 - j])
+        stage = self.num_facets - 1 - j
+        num_steps = self._stage_fade_in_steps(j) if self.kl_fade_in_steps is None else self.kl_fade_in_steps[stage]
+        delay = 0 if self.kl_delay_steps is None else self.kl_delay_steps[stage]
+        return self._faded(step - self.start(j) - delay, num_steps)
 
     def _stage_fade_in_steps(self, j: int) -> int:
         return 1 if j == self.num_facets - 1 else self.fade_in_steps
 
-    def _faded(self, j: int, step: int, num_steps: int) -> float:
-        return self.fade(min(max((step + 1 - self.start(j)) / num_steps, 0.0), 1.0))
+    def _faded(self, since: int, num_steps: int) -> float:
+        return self.fade(min(max((since + 1) / num_steps, 0.0), 1.0))
 
     def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:
         """Write alpha and beta of ``step`` into the model's buffers, in place.

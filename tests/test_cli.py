@@ -19,6 +19,7 @@ from pyro_mfcvae.presets import load_preset, preset_names
 from pyro_mfcvae.runs import RunFolder
 
 TINY = [
+    "networks.kind=mlp",
     "facets.num_clusters=[4, 3]",
     "facets.latent_dim=[2, 2]",
     "networks.encoder_dims=[8, 8]",
@@ -277,6 +278,50 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, monkeypatch: pytes
     assert mfcvae("evaluate", "run", "--root", PUBLISHED)[0] == 0
 
 
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        line
+        for j in range(2)
+        for line in (
+            f"drawn from the largest clusters of facet {j}: run/figures/generated-{j}.png",
+            f"rows with facet {j} of the columns: run/figures/composed-{j}.png",
+        )
+    ]
+    files = [Path(f"run/figures/{name}-{j}.png") for name in ("generated", "composed") for j in range(2)]
+    first = [file.read_bytes() for file in files]
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert [file.read_bytes() for file in files] == first
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5", "--seed", "1")
+    assert files[0].read_bytes() != first[0]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--clusters", "0=3", "1=0", "--num", "2")
+    assert (code, err) == (0, "")
+    assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
+    assert Path("run/figures/drawn-0-3-1-0.png").is_file()
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
+        (["--clusters", "0=9"], "facet 0 has clusters 0 … 3, got 9"),
+        (["--num", "0"], "expected --num 1 or more, got 0"),
+        (["--temperature", "-1"], "temperature must be ≥ 0, got -1.0"),
+    ],
+)
+def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:
+    code, _, err = mfcvae("sample", "run", *args)
+    assert code == 2
+    assert re.fullmatch(f"mfcvae: {told}\n", err)
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +343,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, monkeypatch: pytes
         (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
         (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
         (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
-        (["--data", "data.npz", "--set", "training.batch_size=80"], "warmup_steps=300 would outlast a stage of .*"),
+        (["--data", "data.npz", "--set", "training.batch_size=80"], "warmup_steps=200 would outlast a stage of .*"),
         (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
         (["mnist"], "expected to be told where the data are; set MFCVAE_DATA to the folder that holds MNIST/raw, .*"),
         (["mnist", "--root", "nowhere"], "expected MNIST/raw in nowhere, found none; .*"),

@@ -85,6 +85,19 @@ def test_sample_holds_facets_to_their_clusters(make_pair: MakePair) -> None:
     assert (seen[1][0] / 100).round().unique().tolist() == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_temperature_multiplies_the_distance_to_the_mean(make_pair: MakePair, temperature: float) -> None:
+    model, guide = make_pair(covariance="full")
+    pair = MFCVAE(model, guide)
+    torch.manual_seed(1)
+    hot = pair.sample_latents(50, clusters={0: 1, 1: 2})
+    torch.manual_seed(1)
+    cold = pair.sample_latents(50, clusters={0: 1, 1: 2}, temperature=temperature)
+    for j, k in enumerate((1, 2)):
+        loc = model.priors[j].loc[k]
+        torch.testing.assert_close(cold[j] - loc, temperature * (hot[j] - loc))
+
+
 def test_elbo_terms_are_the_closed_forms_where_there_is_one(make_pair: MakePair, make_x: MakeX) -> None:
     x = make_x(5)
     for rule, closed_form in ((AnalyticAssignment, True), (SampleAssignment, False)):
@@ -179,6 +192,8 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         pair.sample(3, clusters={-1: 0})
     with pytest.raises(InputError, match="facet 1 has clusters 0 … 3, got 4"):
         pair.sample(3, clusters={1: 4})
+    with pytest.raises(InputError, match="temperature must be ≥ 0, got -1"):
+        pair.sample(3, temperature=-1)
     with pytest.raises(InputError, match="facet 0 has dimensions 0 … 1, got 2"):
         pair.traverse(x, facet=0, dim=2, values=torch.zeros(3))
     with pytest.raises(InputError, match="num_samples must be ≥ 1, got 0"):

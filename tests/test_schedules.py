@@ -75,6 +75,20 @@ def test_the_kl_may_be_faded_in_on_its_own() -> None:
     assert [beta for _, beta in seen] == [list(b) for b in zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.0), deepest, strict=True)]
 
 
+def test_the_kl_may_be_faded_in_later() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(3, 9), fade_in_steps=2, kl_fade_in_steps=(1, 2), kl_delay_steps=(1, 3), fade=linear_fade
+    )
+    model = Model(2)
+    seen = []
+    for step in range(9):
+        schedule.apply(model, step)
+        seen.append((model.alpha.tolist(), model.beta.tolist()))
+    assert [alpha[0] for alpha, _ in seen] == [0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert [beta[0] for _, beta in seen] == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0, 1.0]
+    assert [beta[1] for _, beta in seen] == [0.0, *[1.0] * 8]
+
+
 def test_a_fade_may_outlast_its_stage() -> None:
     schedule = ProgressiveSchedule(stage_steps=(1, 2, 5), fade_in_steps=4)
     assert weights(schedule, 3) == [0.25, 0.75, 1.0]
@@ -145,12 +159,20 @@ def test_stages_add_up() -> None:
 
 def test_from_epochs_multiplies() -> None:
     schedule = ProgressiveSchedule.from_epochs(
-        [2, 3], 7, fade_in_steps=5, kl_fade_in_steps=(8, 9), warmup_steps=4, refit_steps=(6,), fade=cosine_fade
+        [2, 3],
+        7,
+        fade_in_steps=5,
+        kl_fade_in_steps=(8, 9),
+        kl_delay_steps=(0, 1),
+        warmup_steps=4,
+        refit_steps=(6,),
+        fade=cosine_fade,
     )
     assert schedule == ProgressiveSchedule(
         stage_steps=(14, 21),
         fade_in_steps=5,
         kl_fade_in_steps=(8, 9),
+        kl_delay_steps=(0, 1),
         warmup_steps=4,
         refit_steps=(6,),
         fade=cosine_fade,
@@ -172,6 +194,10 @@ def test_from_epochs_multiplies() -> None:
         (
             {"stage_steps": (3, 3), "kl_fade_in_steps": (2,)},
             r"kl_fade_in_steps needs one number ≥ 1 for each of 2 stages, got \(2,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_delay_steps": (0, -1)},
+            r"kl_delay_steps needs one number ≥ 0 for each of 2 stages, got \(0, -1\)",
         ),
         ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
         (

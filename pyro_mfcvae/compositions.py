@@ -1,0 +1,60 @@
+"""New images out of a fitted pair, as tables: clusters to draw from, and facets of one image put into another."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.mfcvae import MFCVAE
+
+
+@torch.no_grad()
+def generate_clusters(
+    pair: MFCVAE, *, facet: int, clusters: Sequence[int], num: int, temperature: float = 1.0
+) -> Tensor:
+    """Images drawn from clusters of one facet, a row each: (clusters, num, *event_shape).
+
+    All images of a column share one draw of the other facets, so that what differs down a column is the facet's doing.
+    Column and cluster number draw z_facet anew; ``temperature`` is that of `MFCVAE.sample`.
+    """
+    shared = pair.sample_latents(num, temperature=temperature)
+    rows = []
+    for k in clusters:
+        own = pair.sample_latents(num, clusters={facet: k}, temperature=temperature)[facet]
+        rows.append(pair.render([own if j == facet else z for j, z in enumerate(shared)]))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def compose(pair: MFCVAE, x_rows: Tensor, x_columns: Tensor, *, facet: int) -> Tensor:
+    """Every image of ``x_rows`` (R, *event_shape) with a facet of every image of ``x_columns`` (C, *event_shape).
+
+    Returns:
+        (1 + R, 1 + C, *event_shape): the given images in the first column and row, NaN in the corner.
+    """
+    num_rows, num_columns = len(x_rows), len(x_columns)
+    composed = pair.swap(
+        x_rows.repeat_interleave(num_columns, 0),
+        x_columns.repeat(num_rows, *[1] * (x_columns.dim() - 1)),
+        facets=[facet],
+    )
+    table = x_rows.new_full((1 + num_rows, 1 + num_columns, *x_rows.shape[1:]), torch.nan)
+    table[0, 1:] = x_columns
+    table[1:, 0] = x_rows
+    table[1:, 1:] = composed.unflatten(0, (num_rows, num_columns))
+    return table
+
+
+def largest_clusters(assignments: NDArray[np.int64], num: int) -> list[int]:
+    """The clusters with the most items, at most ``num`` of them, the largest first."""
+    clusters, counts = np.unique(assignments, return_counts=True)
+    return [int(k) for k in clusters[np.argsort(-counts, kind="stable")][:num]]
+
+
+def typical_items(
+    assignments: NDArray[np.int64], confidence: NDArray[np.float64], clusters: Sequence[int]
+) -> list[int]:
+    """For every cluster the item that is most certainly in it."""
+    return [int(np.argmax(np.where(assignments == k, confidence, -1.0))) for k in clusters]
