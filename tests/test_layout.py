@@ -16,23 +16,9 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
     {"cli", "report", "explorer", "estimator"},
-    {
-        *("training", "criticism", "metrics", "plots", "checkpoints", "datasets"),
-        *(
-            "config",
-            "presets",
-            "runs",
-            "shapes",
-            "image_files",
-            "published_files",
-            "scenes",
-            "shapes3d",
-            "build",
-            "evaluation",
-            "fitting",
-            "monitors",
-        ),
-    },
+    {"training", "fitting", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
+    | {"runs", "checkpoints", "config", "presets", "build"}
+    | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "schedules", "initialization"},
     {"guides"},
     {"models"},
