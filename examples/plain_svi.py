@@ -21,7 +21,7 @@ from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePri
 def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 780), seed: int = 0) -> Evaluation:
     pyro.set_rng_seed(seed)
     data = load_dataset("shapes", seed=seed)
-    facets = (Facet(num_clusters=30, latent_dim=8), Facet(num_clusters=12, latent_dim=2))
+    facets = (Facet(num_clusters=30, latent_dim=8), Facet(num_clusters=20, latent_dim=3))
     decoder = ConvLadderDecoder(facets, data.event_shape, channels=(16, 32))
     encoder = ConvLadderEncoder(facets, data.event_shape, channels=(16, 32))
     priors = [MixturePrior(f, covariance="full") for f in facets]
