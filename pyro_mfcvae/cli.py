@@ -1,5 +1,6 @@
-"""The command line: ``mfcvae fit | evaluate | sample | presets | datasets``."""
+"""The command line: ``mfcvae fit | sweep | evaluate | sample | presets | datasets``."""
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -7,13 +8,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyro
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from pyro_mfcvae.compositions import compose, generate_clusters, largest_clusters, typical_items
@@ -21,17 +21,18 @@ from pyro_mfcvae.config import Config, override
 from pyro_mfcvae.datasets import DATASETS, Split, as_float, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate as evaluate_split
+from pyro_mfcvae.files import write_text
 from pyro_mfcvae.fitting import Monitor
 from pyro_mfcvae.fitting import fit as fit_run
-from pyro_mfcvae.metrics import FacetScores
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.monitors import ProgressMonitor, TensorBoardMonitor
 from pyro_mfcvae.plots import image_grid, save_figure
 from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.sweeping import sweep as run_sweep
+from pyro_mfcvae.terminal import console, print_scores, print_sweep, say, table
 
 app = tyro.extras.SubcommandApp()
-console = Console()
 
 
 @app.command
@@ -70,7 +71,7 @@ def fit(
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
         config = _configure(preset, data, chain.from_iterable(set))
     dataset = load_dataset(config.data, root=root, seed=config.seed)
-    _say(
+    say(
         f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
         f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters"
     )
@@ -79,9 +80,9 @@ def fit(
         if find_spec("tensorboard"):
             monitors.append(TensorBoardMonitor(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, device=device, monitors=tuple(monitors))
-    _print_scores(result.evaluation.scores)
-    _say(f"\nExamples of every cluster: {run.clusters_figure}")
-    _say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
+    print_scores(result.evaluation.scores)
+    say(f"\nExamples of every cluster: {run.clusters_figure}")
+    say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
 
 
 @app.command
@@ -110,8 +111,52 @@ def evaluate(
             f"{pair.model.event_shape}: choose data of that shape"
         )
     result = evaluate_split(pair, dataset.test)
-    _say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
-    _print_scores(result.scores)
+    say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
+    print_scores(result.scores)
+
+
+@app.command
+def sweep(
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")] = None,
+    /,
+    seeds: int = 10,
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    workers: int | None = None,
+    device: str = "auto",
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Train several seeds and compare them: mean ± standard deviation, and whether they find the same.
+
+    Given the folder of an earlier sweep, it goes on with the runs that are not finished. All runs are scored on the
+    same test items. ARI across seeds is the agreement of a facet's clusters with those of the facet that matches it in
+    another run: 1 where both cluster alike.
+
+    Args:
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        seeds: How many; they count from 0.
+        data: A data set's name, a .npz file, or a folder of images; by default the preset's.
+        out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
+        set: Settings of the preset to change, as for `mfcvae fit`.
+        workers: How many runs at a time; by default one per GPU, or one per CPU core.
+        device: Where to compute: auto, cpu or cuda.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if seeds < 1 or (workers is not None and workers < 1):
+        raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers}")
+    config = _configure(preset, data, chain.from_iterable(set))
+    folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
+    load_dataset(config.data, root=root, seed=config.seed)  # what is wrong with it is told before any process starts
+
+    def tell(seed: int, summary: dict[str, Any]) -> None:
+        say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
+
+    result = run_sweep(config, folder, seeds=range(seeds), root=root, device=device, workers=workers, on_done=tell)
+    write_text(folder / "sweep.json", json.dumps(result.summary(), indent=2) + "\n")
+    print_sweep(result)
+    say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
+    say(f"Everything of this sweep lies in {folder}.")
 
 
 @app.command
@@ -155,7 +200,7 @@ def sample(
     for name, title, images, row_labels in tables:
         path = folder.figures_path / f"{name}.png"
         save_figure(image_grid(images[:, :, :3].numpy(), row_labels=row_labels, title=title), path)
-        _say(f"{title}: {path}")
+        say(f"{title}: {path}")
 
 
 def _draw_tables(
@@ -187,24 +232,24 @@ def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
 @app.command
 def presets() -> None:
     """List the presets that `mfcvae fit` knows."""
-    table = _table("preset", "data", "facets", "what it is")
+    rows = table("preset", "data", "facets", "what it is")
     for name in preset_names():
         config = load_preset(name)
-        table.add_row(name, config.data, str(len(config.facets.num_clusters)), config.description)
-    console.print(table)
+        rows.add_row(name, config.data, str(len(config.facets.num_clusters)), config.description)
+    console.print(rows)
 
 
 @app.command
 def datasets() -> None:
     """List the data sets that are known by name."""
-    table = _table("data set", "event shape", "likelihood", "labels", "what it is")
+    rows = table("data set", "event shape", "likelihood", "labels", "what it is")
     for info in DATASETS.values():
         shape = " × ".join(map(str, info.event_shape or ()))
-        table.add_row(
+        rows.add_row(
             info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})"
         )
-    console.print(table)
-    _say("\nA path works as well: a .npz file, or a folder of images.")
+    console.print(rows)
+    say("\nA path works as well: a .npz file, or a folder of images.")
 
 
 def _configure(preset: str | None, data: str | None, settings: Iterable[str]) -> Config:
@@ -216,35 +261,9 @@ def _configure(preset: str | None, data: str | None, settings: Iterable[str]) ->
     return override(config, settings)
 
 
-def _new_folder(name: str) -> Path:
+def _new_folder(name: str, kind: str = "") -> Path:
     stem = Path(name).stem
-    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
-
-
-def _say(text: str) -> None:
-    """Print as it stands: no markup, since paths may hold brackets, and no breaks, since people copy paths."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
-    return table
-
-
-def _print_scores(scores: FacetScores) -> None:
-    """The facet × label table: accuracy, with NMI and ARI; the best facet of every label in bold."""
-    best = scores.best_facets()
-    table = _table("facet", "clusters in use", *(f"{label}: accuracy (NMI, ARI)" for label in scores.accuracy))
-    for j, record in enumerate(scores.facet_records()):
-        cells = []
-        for label in scores.accuracy:
-            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:.2f})"
-            cells.append(f"[bold green]{cell}[/]" if best[label] == j else cell)
-        table.add_row(str(j), f"{record['clusters_in_use']} of {record['num_clusters']}", *cells)
-    console.print()
-    console.print(table)
+    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{kind}{n}").exists())
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -59,7 +59,7 @@ def fit(
         config: what to train.
         run: the folder.
         data: loaded by the configuration where None.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or whatever Fabric takes as an accelerator.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or whatever Fabric takes as an accelerator.
         monitors: are told of every step and epoch.
     """
     data = data if data is not None else load_dataset(config.data, seed=config.seed)
@@ -120,8 +120,9 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
 
 
 def _open_device(device: str) -> Fabric:
+    kind, _, index = device.partition(":")
     try:
-        return Fabric(accelerator=device, devices=1)
+        return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"cannot compute on the device {device!r}: {error}") from None
 

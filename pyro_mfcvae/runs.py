@@ -112,3 +112,8 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace ``summary.json``."""
         write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What came out of the finished run."""
+        summary: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
+        return summary

@@ -278,6 +278,32 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, monkeypatch: pytes
     assert mfcvae("evaluate", "run", "--root", PUBLISHED)[0] == 0
 
 
+def test_sweep_compares_seeds(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", "--set", *TINY)
+    assert (code, err) == (0, "")
+    folder = Path("runs/data-sweep-1")
+    assert names(folder) == {"seed-0", "seed-1", "sweep.json"}
+    best = json.loads((folder / "sweep.json").read_text())["best_seed"]
+    lines = out.splitlines()
+    assert sorted(line.partition(":")[0] for line in lines[:2]) == ["seed 0", "seed 1"]
+    assert "ARI across seeds" in out
+    assert f"By its ELBO one would pick seed {best}: runs/data-sweep-1/seed-{best}" in lines
+    assert lines[-1] == "Everything of this sweep lies in runs/data-sweep-1."
+    assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
+
+
+def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
+    for args, told in (
+        (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
+        (["--data", "nope"], "no data set, file or folder is called 'nope'"),
+        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot"),
+    ):
+        code, _, err = mfcvae("sweep", *args)
+        assert code == 2
+        assert err.startswith(f"mfcvae: {told}")
+        assert err.count("\n") == 1
+
+
 @pytest.mark.usefixtures("fitted")
 def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
     code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")

@@ -15,8 +15,8 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "report", "explorer", "estimator"},
-    {"training", "fitting", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
+    {"cli", "terminal", "report", "explorer", "estimator"},
+    {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
     | {"runs", "checkpoints", "config", "presets", "build"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "schedules", "initialization"},

@@ -1,0 +1,53 @@
+"""What the command line shows: lines, and the tables of scores."""
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pyro_mfcvae.metrics import FacetScores
+from pyro_mfcvae.sweeping import Sweep
+
+console = Console()
+
+
+def say(text: str) -> None:
+    """Print as it stands: no markup, since paths may hold brackets, and no breaks, since people copy paths."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def table(*columns: str) -> Table:
+    """An empty table without lines."""
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        rows.add_column(column)
+    return rows
+
+
+def print_scores(scores: FacetScores) -> None:
+    """The facet × label table: accuracy, with NMI and ARI; the best facet of every label in bold."""
+    best = scores.best_facets()
+    rows = table("facet", "clusters in use", *(f"{label}: accuracy (NMI, ARI)" for label in scores.accuracy))
+    for j, record in enumerate(scores.facet_records()):
+        cells = []
+        for label in scores.accuracy:
+            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:.2f})"
+            cells.append(f"[bold green]{cell}[/]" if best[label] == j else cell)
+        rows.add_row(str(j), f"{record['clusters_in_use']} of {record['num_clusters']}", *cells)
+    console.print()
+    console.print(rows)
+
+
+def print_sweep(result: Sweep) -> None:
+    """The facet × label table over seeds: accuracy and NMI, mean ± standard deviation; and the agreement of seeds."""
+    accuracy, nmi = result.scores("accuracy"), result.scores("nmi")
+    rows = table("facet", "ARI across seeds", *(f"{label}: accuracy, NMI" for label in accuracy))
+    for j, stability in enumerate(result.stability()):
+        cells = [f"{_spread(accuracy[label][:, j])}, {_spread(nmi[label][:, j])}" for label in accuracy]
+        rows.add_row(str(j), f"{stability:.2f}", *cells)
+    console.print()
+    console.print(rows)
+
+
+def _spread(values: NDArray[np.float64]) -> str:
+    return f"{values.mean():.3f} ± {values.std(ddof=1) if len(values) > 1 else 0.0:.3f}"
