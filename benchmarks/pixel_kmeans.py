@@ -5,7 +5,7 @@ python benchmarks/pixel_kmeans.py
 
 import json
 
-from accuracy import RESULTS, machine
+from reproduction import RESULTS, machine
 from sklearn.cluster import KMeans
 
 from pyro_mfcvae.datasets import as_float, load_dataset

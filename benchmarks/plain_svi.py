@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyro
 import tyro
-from accuracy import RESULTS, best, machine
 from pyro.infer import TraceEnum_ELBO
+from reproduction import RESULTS, best, machine
 
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.files import write_text

@@ -193,20 +193,23 @@ def sample(
         with torch.no_grad():
             images = pair.sample(num, clusters=chosen, temperature=temperature)[None]
         name = "-".join(f"{j}-{k}" for j, k in chosen.items())
-        tables = [(f"drawn-{name}", ", ".join(f"facet {j} in cluster {k}" for j, k in chosen.items()), images, None)]
+        title = ", ".join(f"facet {j} in cluster {k}" for j, k in chosen.items())
+        tables: Iterable[_Table] = [(f"drawn-{name}", title, images, None)]
     else:
         split = load_dataset(config.data, root=root, seed=config.seed).test
-        tables = list(_draw_tables(pair, split, num, temperature))
+        tables = _draw_tables(pair, split, num, temperature)
     for name, title, images, row_labels in tables:
         path = folder.figures_path / f"{name}.png"
         save_figure(image_grid(images[:, :, :3].numpy(), row_labels=row_labels, title=title), path)
         say(f"{title}: {path}")
 
 
-def _draw_tables(
-    pair: MFCVAE, split: Split, num: int, temperature: float
-) -> Iterator[tuple[str, str, Tensor, list[str] | None]]:
-    """File name, title, images and row labels of every facet's tables."""
+_Table = tuple[str, str, Tensor, list[str] | None]
+"""File name, title, images and row labels."""
+
+
+def _draw_tables(pair: MFCVAE, split: Split, num: int, temperature: float) -> Iterator[_Table]:
+    """Every facet's tables."""
     evaluation = evaluate_split(pair, split)
     rows = as_float(split.images[torch.randperm(len(split))[:num]])
     for j in range(pair.num_facets):
