@@ -102,6 +102,7 @@ class TrainingConfig:
         fit_to: draws of their q(z | x), or its means.
         mixture_variance: starting variance of the components; the fitted covariances where None.
         data_dependent_init: standardise the hidden units on a first batch.
+        free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016).
     """
 
     __pydantic_config__ = _strict
@@ -119,6 +120,7 @@ class TrainingConfig:
     fit_to: Literal["draws", "means"] = "draws"
     mixture_variance: Positive | None = None
     data_dependent_init: bool = False
+    free_nats: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

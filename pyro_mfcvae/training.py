@@ -42,11 +42,18 @@ class EpochRecord:
 
 
 class Objective(nn.Module):
-    """x ↦ minus the mean ELBO, the mean reconstruction, the mean KL per facet: a module, so that Fabric can wrap it."""
+    """x ↦ the loss, the mean reconstruction, the mean KL per facet: a module, so that Fabric can wrap it.
 
-    def __init__(self, pair: MFCVAE) -> None:
+    The loss is minus the mean ELBO, but that the first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016,
+    appendix C):
+
+        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats)
+    """
+
+    def __init__(self, pair: MFCVAE, *, free_nats: float = 0.0) -> None:
         super().__init__()
         self.pair = pair
+        self.free_nats = free_nats
         self.elbo = FacetELBO(closed_form=not pair.guide.assignment.needs_draw)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +61,10 @@ class Objective(nn.Module):
         # density is ours and tested, so checking its arguments at each step would only cost time.
         with pyro.get_param_store().scope(), pyro.validation_enabled(False):
             terms = self.elbo.terms(self.pair.model, self.pair.guide, x).mean()
-        return -terms.total, terms.reconstruction.detach(), terms.kl.detach()
+        loss = -terms.total
+        if self.free_nats:
+            loss = loss + (terms.beta * (self.free_nats - terms.kl).clamp_min(0)).sum()
+        return loss, terms.reconstruction.detach(), terms.kl.detach()
 
 
 class Training:
@@ -100,7 +110,9 @@ class Training:
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        self._objective, self._stepper = self.fabric.setup(Objective(pair), self.optimizer)
+        self._objective, self._stepper = self.fabric.setup(
+            Objective(pair, free_nats=settings.free_nats), self.optimizer
+        )
 
     @property
     def step(self) -> int:

@@ -16,7 +16,7 @@ from pyro_mfcvae.config import Config, override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.objective import FacetELBO
 from pyro_mfcvae.schedules import ProgressiveSchedule
-from pyro_mfcvae.training import Training, steps_per_epoch
+from pyro_mfcvae.training import Objective, Training, steps_per_epoch
 
 TINY = override(
     Config(data="none"),
@@ -95,6 +95,20 @@ def test_the_elbo_weighs_each_step_by_its_own_beta() -> None:
     assert elbos == pytest.approx(expected, rel=1e-12)
     assert record.elbo == pytest.approx(sum(expected) / 3, rel=1e-12)
     assert record.alpha == record.beta == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("free_nats", [0.0, 0.5, 1e3])
+def test_free_nats_of_each_facets_kl_cost_nothing_and_have_no_gradient(free_nats: float) -> None:
+    pair = prepare().pair
+    pair.model.beta.copy_(torch.tensor([0.5, 1.0]))
+    x = draw_images(20)
+    pyro.set_rng_seed(3)
+    loss, reconstruction, kl = Objective(pair, free_nats=free_nats)(x)
+    expected = -reconstruction + 0.5 * kl[0].clamp_min(free_nats) + kl[1].clamp_min(free_nats)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    loss.backward()
+    paid = [prior.loc.grad is not None and bool(prior.loc.grad.any()) for prior in pair.model.priors]
+    assert paid == [bool(value > free_nats) for value in kl]
 
 
 def test_active_clusters_are_counted_on_the_items() -> None:
@@ -329,7 +343,7 @@ import pyro, torch
 from lightning_fabric import Fabric
 from pyro_mfcvae.build import build_pair
 from pyro_mfcvae.config import Config, override
-from pyro_mfcvae.training import Objective
+from pyro_mfcvae.training import Objective, Objective
 
 fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
 fabric.launch()
