@@ -96,12 +96,14 @@ class ConvLadderDecoder(LadderDecoder):
         output  = h_0
 
     with the maps h_l and the facets' levels of a `Pyramid`, and rung_j a linear layer from z_j to a map of its level.
+    The last up is linear: without residual blocks the shallowest facet adds to the others' image, with them it can also
+    change it (paint a solid over a ground that a deeper facet colours, say).
 
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
         channels: of h_1, h_2, …; the last goes for all further maps too.
-        num_residual_blocks: `ResidualBlock`s after every up(h) but the last, ≥ 0.
+        num_residual_blocks: `ResidualBlock`s on every map, facets merged, before it goes up, ≥ 0.
     """
 
     def __init__(
@@ -119,10 +121,10 @@ class ConvLadderDecoder(LadderDecoder):
         steps: list[nn.Module] = []
         for level, (above, shape) in enumerate(pairwise(shapes), start=1):
             num_in = shape[0] * (2 if level in levels[:-1] else 1)
-            step: list[nn.Module] = [up(num_in, above[0], size=shape[1:], to=above[1:])]
+            step: list[nn.Module] = [ResidualBlock(num_in) for _ in range(num_residual_blocks)]
+            step.append(up(num_in, above[0], size=shape[1:], to=above[1:]))
             if level > 1:
                 step += [nn.BatchNorm2d(above[0]), nn.ELU()]
-                step += [ResidualBlock(above[0]) for _ in range(num_residual_blocks)]
             steps.append(nn.Sequential(*step))
         self.steps = nn.ModuleList(steps)  # steps[l - 1] leads from level l to level l - 1
 
@@ -142,7 +144,8 @@ class ConvLadderDecoder(LadderDecoder):
 
     def hidden_layers(self) -> Iterator[nn.Module]:
         yield from weight_layers(self.rungs)
-        yield from weight_layers(self.steps[1:])
+        output = self.steps[0][-1]  # type: ignore[index]
+        yield from (layer for layer in weight_layers(self.steps) if layer is not output)
 
 
 def _conv_rung(facet: Facet, shape: Sequence[int]) -> nn.Sequential:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from files_as_published import write_shapes3d, write_svhn
 
+from pyro_mfcvae.config import override
 from pyro_mfcvae.datasets import DATASETS
 from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.presets import load_preset
@@ -42,3 +44,31 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
         accuracy, facets = accuracies("stickfigures", seed, tmp_path / str(seed))
         assert facets == {"upper": 1, "lower": 0}
         assert min(accuracy.values()) >= 0.95
+
+
+@pytest.mark.slow
+def test_the_demo_finds_hue_and_shape_in_facets_of_their_own(tmp_path: Path) -> None:
+    accuracy, facets = accuracies("shapes", 0, tmp_path)
+    assert facets == {"shape": 0, "hue": 1}
+    assert accuracy["hue"] >= 0.99
+    assert accuracy["shape"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["shapes3d-floor-paper", "shapes3d-wall-paper", "svhn-paper", "mnist-paper"])
+def test_a_paper_preset_trains_on_its_real_format(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch per stage, of files with fewer images than the published ones; MNIST's are the published ones."""
+    if preset == "mnist-paper":
+        if "MFCVAE_DATA" not in os.environ:
+            pytest.skip("MFCVAE_DATA names no folder of data sets")
+        monkeypatch.setenv("MFCVAE_CACHE", str(tmp_path / "cache"))
+    else:
+        monkeypatch.setenv("MFCVAE_DATA", str(tmp_path))
+        if preset == "svhn-paper":
+            write_svhn(tmp_path, monkeypatch, num=(450, 20))
+        else:
+            write_shapes3d(tmp_path, floors=(0, 1), walls=(4, 5), objects=(6,))
+    config = override(load_preset(preset), ["training.epochs=1"])
+    result = fit(config, RunFolder(tmp_path / "run"))
+    assert result.summary["epochs"] == 2
+    assert result.run.read_metrics()[1]["elbo"] > result.run.read_metrics()[0]["elbo"]

@@ -130,4 +130,4 @@ def test_convolutional_batch_shapes_broadcast(make_facets: MakeFacets) -> None:
 def test_convolutional_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
     decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(2,), num_residual_blocks=1)
     layers = {m for m in decoder.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))}
-    assert set(decoder.hidden_layers()) == layers - {decoder.steps[0][0]}
+    assert set(decoder.hidden_layers()) == layers - {decoder.steps[0][-1]}

@@ -88,7 +88,7 @@ def test_maps_of_convolutions_are_standardised_over_items_and_places() -> None:
         layer.register_forward_hook(lambda layer, _, out: outputs.update({layer: out.detach()}))
     torch.manual_seed(5)
     decoder([posterior.sample() for posterior in guide.posteriors(x)], torch.ones(2))
-    assert len(outputs) == (2 + 2 * 2 + 1) + (2 + 1 + 2)
+    assert len(outputs) == (2 + 2 * 2 + 1) + (2 + 2 * 2 + 1)
     for output in outputs.values():
         units = output.movedim(1, -1).flatten(0, -2)
         torch.testing.assert_close(units.mean(0), torch.zeros(units.shape[-1]), rtol=0.0, atol=1e-10)

@@ -1,13 +1,11 @@
 import gzip
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
-from torchvision.datasets import SVHN
+from files_as_published import write_svhn
 
 from pyro_mfcvae.datasets import load_dataset
 from pyro_mfcvae.errors import InputError
@@ -103,20 +101,8 @@ def test_rows_hold_labels_then_pixels_row_by_row_then_channels(tmp_path: Path) -
     assert data.train.images[0, 1, 2, 3] == (2 * 7 + 3) * 3 + 1
 
 
-def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three training and two test images in the published format; torchvision is told their checksums."""
-    (folder / "SVHN").mkdir()
-    for split, num in (("train", 3), ("test", 2)):
-        path = folder / "SVHN" / f"{split}_32x32.mat"
-        pixels = np.arange(num, dtype=np.uint8) + np.zeros((32, 32, 3, 1), np.uint8)
-        pixels[4, 5, 2] = 200
-        savemat(path, {"X": pixels, "y": np.array([[10], [1], [2]][:num], np.uint8)})
-        checksum = hashlib.md5(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(SVHN.split_list, split, ["", path.name, checksum])
-
-
 def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_svhn(tmp_path, monkeypatch)
+    write_svhn(tmp_path, monkeypatch, num=(3, 2))
     data = load_dataset("svhn", root=tmp_path)
     assert (data.train.images.shape, data.test.images.shape) == ((3, 3, 32, 32), (2, 3, 32, 32))
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
@@ -127,7 +113,7 @@ def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytes
 def test_svhn_that_is_missing_or_spoiled_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"expected SVHN/train_32x32.mat in .* \(fetch train_32x32.mat and test"):
         load_dataset("svhn", root=tmp_path)
-    write_svhn(tmp_path, monkeypatch)
+    write_svhn(tmp_path, monkeypatch, num=(3, 2))
     (tmp_path / "SVHN/test_32x32.mat").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"cannot read the files in .*SVHN: .*; fetch train_32x32.mat"):
         load_dataset("svhn", root=tmp_path)

@@ -7,40 +7,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from files_as_published import write_shapes3d
 
 from pyro_mfcvae.datasets import DATASETS, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.scenes import FACTORS
 
-VALUES = {
-    "floor_hue": np.arange(10) / 10,
-    "wall_hue": np.arange(10) / 10,
-    "object_hue": np.arange(10) / 10,
-    "scale": np.linspace(0.75, 1.25, 8),
-    "shape": np.arange(4.0),
-    "orientation": np.linspace(-30, 30, 15),
-}
-
-
-def write_shapes3d(folder: Path, *, walls: tuple[int, ...] = (4, 5), objects: tuple[int, ...] = (6, 7)) -> None:
-    """Part of the published file, in its order; each image says which it is: its pixels are the floor hue's number,
-    10 times the shape's, and 10 times the scale's, in a checkerboard around that value."""
-    chosen = VALUES | {"wall_hue": VALUES["wall_hue"][[*walls]], "object_hue": VALUES["object_hue"][[*objects]]}
-    labels = np.array(list(product(*chosen.values())))
-    numbers = np.stack([labels[:, 0] * 10, labels[:, 4] * 10, (labels[:, 3] - 0.75) * 140], -1).round()
-    board = np.array([[3, 5], [7, 1]])  # mean 4
-    with h5py.File(folder / "3dshapes.h5", "w") as file:
-        images = file.create_dataset("images", (len(labels), 64, 64, 3), "uint8", chunks=(100, 64, 64, 3))
-        for start in range(0, len(labels), 1000):
-            part = numbers[start : start + 1000, None, None] + np.tile(board, (32, 32))[None, ..., None]
-            images[start : start + 1000] = part
-        file["labels"] = labels
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_shapes3d(folder)
+    write_shapes3d(folder, walls=(4, 5), objects=(6, 7))
     return folder
 
 

@@ -1,0 +1,61 @@
+"""Small files in the formats of data sets that cannot be had everywhere."""
+
+import hashlib
+from itertools import product
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+from torchvision.datasets import SVHN
+
+VALUES = {
+    "floor_hue": np.arange(10) / 10,
+    "wall_hue": np.arange(10) / 10,
+    "object_hue": np.arange(10) / 10,
+    "scale": np.linspace(0.75, 1.25, 8),
+    "shape": np.arange(4.0),
+    "orientation": np.linspace(-30, 30, 15),
+}
+
+
+def write_shapes3d(
+    folder: Path,
+    *,
+    floors: tuple[int, ...] = tuple(range(10)),
+    walls: tuple[int, ...] = tuple(range(10)),
+    objects: tuple[int, ...] = tuple(range(10)),
+) -> None:
+    """The part of the published file with some hues only, in its order.
+
+    Each image says which it is: its pixels are the floor hue's number, 10 times the shape's, and 10 times the scale's,
+    in a checkerboard around that value.
+    """
+    hues = {"floor_hue": floors, "wall_hue": walls, "object_hue": objects}
+    chosen = VALUES | {name: VALUES[name][[*numbers]] for name, numbers in hues.items()}
+    labels = np.array(list(product(*chosen.values())))
+    numbers = np.stack([labels[:, 0] * 10, labels[:, 4] * 10, (labels[:, 3] - 0.75) * 140], -1).round()
+    board = np.array([[3, 5], [7, 1]])  # mean 4
+    with h5py.File(folder / "3dshapes.h5", "w") as file:
+        images = file.create_dataset("images", (len(labels), 64, 64, 3), "uint8", chunks=(100, 64, 64, 3))
+        for start in range(0, len(labels), 1000):
+            part = numbers[start : start + 1000, None, None] + np.tile(board, (32, 32))[None, ..., None]
+            images[start : start + 1000] = part
+        file["labels"] = labels
+
+
+def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, *, num: tuple[int, int]) -> None:
+    """Some training and test images: grey i of image i, but for the spot (4, 5), which is blue; digit i modulo 10.
+
+    torchvision is told the files' checksums.
+    """
+    (folder / "SVHN").mkdir()
+    for split, size in zip(("train", "test"), num, strict=True):
+        path = folder / "SVHN" / f"{split}_32x32.mat"
+        numbers = np.arange(size)
+        pixels = (numbers % 200).astype(np.uint8) + np.zeros((32, 32, 3, 1), np.uint8)
+        pixels[4, 5, 2] = 200
+        savemat(path, {"X": pixels, "y": np.where(numbers % 10 == 0, 10, numbers % 10)[:, None].astype(np.uint8)})
+        checksum = hashlib.md5(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(SVHN.split_list, split, ["", path.name, checksum])
