@@ -74,7 +74,8 @@ class MultiFacetGuide(PyroModule):
     @pyro_method
     def posteriors(self, x: Tensor) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
-        posteriors: list[dist.TorchDistribution] = self.encoder(x)
+        filled, _ = self.model.split_missing(x)
+        posteriors: list[dist.TorchDistribution] = self.encoder(filled)
         return posteriors
 
     @pyro_method

@@ -2,12 +2,24 @@
 
 from pyro_mfcvae.models.decoders import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
+from pyro_mfcvae.models.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+)
 from pyro_mfcvae.models.priors import FacetPrior, MixturePrior
 
 __all__ = [
     "BernoulliLikelihood",
+    "CategoricalLikelihood",
+    "ContinuousBernoulliLikelihood",
     "ConvLadderDecoder",
+    "DiscretizedLogisticLikelihood",
     "FacetPrior",
     "GaussianLikelihood",
     "LadderDecoder",
@@ -15,4 +27,6 @@ __all__ = [
     "MLPLadderDecoder",
     "MixturePrior",
     "MultiFacetModel",
+    "NegativeBinomialLikelihood",
+    "PoissonLikelihood",
 ]

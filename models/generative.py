@@ -36,6 +36,8 @@ class MultiFacetModel(PyroModule):
         priors: one per facet, shallowest first.
         decoder: a ladder decoder over the same facets.
         likelihood: p(x | decoder output), elementwise.
+        missing: x may hold NaN, which stands for an element that was not observed: such elements are left out of
+            p(x | z), and an encoder sees 0 in their place.
         num_data: size of the whole data set where batches are subsamples of it: log probabilities are then scaled by
             num_data / batch size, as in ``pyro.plate``.
         name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model, since
@@ -52,6 +54,7 @@ class MultiFacetModel(PyroModule):
         decoder: LadderDecoder,
         likelihood: Likelihood,
         *,
+        missing: bool = False,
         num_data: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -63,7 +66,8 @@ class MultiFacetModel(PyroModule):
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
-        self.event_shape = decoder.out_shape
+        self.event_shape = likelihood.event_shape(decoder.out_shape)
+        self.missing = missing
         self.num_data = num_data
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
@@ -77,13 +81,28 @@ class MultiFacetModel(PyroModule):
                 with self.kl_weight(j):
                     c = pyro.sample(cluster_site(j), dist.Categorical(logits=prior.log_weights()))
                     zs.append(pyro.sample(latent_site(j), prior.component(c)))
-            sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs), obs=x)
+            filled, observed = (None, None) if x is None else self.split_missing(x)
+            sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
         return sample
 
     @pyro_method
-    def observation(self, zs: Sequence[Tensor]) -> dist.TorchDistribution:
-        """p(x | z) for J tensors (…, D_j): batch shape (…), event shape of the data."""
-        return self.likelihood(self.decode(zs)).to_event(len(self.event_shape))
+    def observation(self, zs: Sequence[Tensor], observed: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x | z) for J tensors (…, D_j), of the ``observed`` elements where given: batch shape (…)."""
+        distribution: dist.TorchDistribution = self.likelihood(self.decode(zs))
+        if observed is not None:
+            distribution = distribution.mask(observed)
+        return distribution.to_event(len(self.event_shape))
+
+    @pyro_method
+    def log_likelihood(self, zs: Sequence[Tensor], x: Tensor) -> Tensor:
+        """log p(x | z), of the observed elements, for J tensors (…, D_j) and x (N, *event_shape): (…)."""
+        filled, observed = self.split_missing(x)
+        log_prob: Tensor = self.observation(zs, observed).log_prob(filled)
+        return log_prob
+
+    def split_missing(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The data with 0 for what is missing, and where they are observed; None where nothing can be missing."""
+        return (x.nan_to_num(0.0), x.isnan().logical_not()) if self.missing else (x, None)
 
     def decode(self, zs: Sequence[Tensor]) -> Tensor:
         """The decoder's output for J tensors (…, D_j), with the current ``alpha``: (…, *event_shape)."""

@@ -1,6 +1,7 @@
 """Likelihoods p(x | z): what the decoder's output parametrises."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,19 +10,24 @@ from pyro.nn import PyroParam
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.distributions import DiscretizedLogistic
 from pyro_mfcvae.networks import AbstractPyroModule
 
 
 class Likelihood(AbstractPyroModule):
-    """Elementwise distribution of the data given the decoder's output of the same shape."""
+    """Elementwise distribution of the data given the decoder's output."""
 
     @abstractmethod
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        """The distribution of every element; batch shape ``output.shape``, event shape ()."""
+        """The distribution of every element; event shape (), batch shape that of ``output`` unless told otherwise."""
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """E[x | z], same shape as ``output``: what a reconstruction shows."""
+        """E[x | z], of the data's shape: what a reconstruction shows."""
+
+    def event_shape(self, output_shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of one item of the data, for a decoder with an output of ``output_shape``: the same by default."""
+        return tuple(output_shape)
 
 
 class BernoulliLikelihood(Likelihood):
@@ -36,30 +42,133 @@ class BernoulliLikelihood(Likelihood):
         return output.sigmoid()
 
 
-class GaussianLikelihood(Likelihood):
-    """x ~ Normal(mean(output), scale).
+class ContinuousBernoulliLikelihood(Likelihood):
+    """x ~ ContinuousBernoulli(logits=output) on [0, 1]: the Bernoulli's formula, normalised for grey values
+    (Loaiza-Ganem and Cunningham 2019)."""
 
-    Args:
-        scale: standard deviation, in units of x; > 0. With ``learn_scale`` its initial value.
-        learn_scale: make the scale one constrained parameter.
-        sigmoid_mean: squash the mean into (0, 1): mean(output) = sigmoid(output); otherwise the identity.
-    """
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return dist.ContinuousBernoulli(logits=output)
+
+    def mean(self, output: Tensor) -> Tensor:
+        mean: Tensor = dist.ContinuousBernoulli(logits=output).mean
+        return mean
+
+
+class _ScaledLikelihood(Likelihood):
+    """A likelihood with a location, from the output, and a positive scale of its own."""
 
     scale: Any  # set as a PyroParam, read as a Tensor
 
-    def __init__(self, *, scale: float = 1.0, learn_scale: bool = False, sigmoid_mean: bool = False) -> None:
+    def __init__(self, name: str, scale: float | Tensor, *, learn_scale: bool, sigmoid_mean: bool) -> None:
         super().__init__()
-        if not scale > 0:
-            raise InputError(f"the scale of a Gaussian likelihood must be > 0, got {scale}")
-        value = torch.tensor(float(scale))
+        value = torch.as_tensor(scale, dtype=torch.get_default_dtype())
+        if not (value > 0).all():
+            raise InputError(f"the scale of a {name} likelihood must be > 0, got {scale}")
         if learn_scale:
-            self.scale = PyroParam(value, dist.constraints.positive)
+            self.scale = PyroParam(value.clone(), dist.constraints.positive)
         else:
-            self.register_buffer("scale", value)
+            self.register_buffer("scale", value.clone())
         self.sigmoid_mean = sigmoid_mean
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid() if self.sigmoid_mean else output
+
+
+class GaussianLikelihood(_ScaledLikelihood):
+    """x ~ Normal(mean(output), scale).
+
+    Args:
+        scale: standard deviation, in units of x; > 0. A tensor broadcasts with the data: of shape (C, 1, 1) it gives
+            every channel its own. With ``learn_scale`` its initial value.
+        learn_scale: make the scale a constrained parameter.
+        sigmoid_mean: squash the mean into (0, 1): mean(output) = sigmoid(output); otherwise the identity.
+    """
+
+    def __init__(self, *, scale: float | Tensor = 1.0, learn_scale: bool = False, sigmoid_mean: bool = False) -> None:
+        super().__init__("Gaussian", scale, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         return dist.Normal(self.mean(output), self.scale)
 
+
+class DiscretizedLogisticLikelihood(_ScaledLikelihood):
+    """x ~ DiscretizedLogistic(mean(output), scale): probabilities of bytes, where a Gaussian has densities.
+
+    Args:
+        scale: of the logistic, in units of x; > 0. A tensor broadcasts with the data. With ``learn_scale`` its initial
+            value.
+        learn_scale: make the scale a constrained parameter.
+        sigmoid_mean: squash the mean into (0, 1).
+        num_levels: how many values x can have, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float | Tensor = 0.1,
+        learn_scale: bool = True,
+        sigmoid_mean: bool = True,
+        num_levels: int = 256,
+    ) -> None:
+        super().__init__("discretised logistic", scale, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
+        if num_levels < 2:
+            raise InputError(f"num_levels must be ≥ 2, got {num_levels}")
+        self.num_levels = num_levels
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return DiscretizedLogistic(self.mean(output), self.scale, num_levels=self.num_levels)
+
+
+class PoissonLikelihood(Likelihood):
+    """x ~ Poisson(exp(output)): counts 0, 1, 2, …, as floats."""
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(output.exp())
+
     def mean(self, output: Tensor) -> Tensor:
-        return output.sigmoid() if self.sigmoid_mean else output
+        return output.exp()
+
+
+class NegativeBinomialLikelihood(Likelihood):
+    """x ~ NegativeBinomial, mean m = exp(output), variance m + m² / dispersion: counts that vary more than Poisson's.
+
+    Args:
+        dispersion: > 0, the inverse of the excess; its initial value. A tensor broadcasts with the data. Learned.
+    """
+
+    dispersion: Any  # set as a PyroParam, read as a Tensor
+
+    def __init__(self, *, dispersion: float | Tensor = 1.0) -> None:
+        super().__init__()
+        value = torch.as_tensor(dispersion, dtype=torch.get_default_dtype())
+        if not (value > 0).all():
+            raise InputError(f"the dispersion of a negative binomial likelihood must be > 0, got {dispersion}")
+        self.dispersion = PyroParam(value.clone(), dist.constraints.positive)
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        dispersion = self.dispersion
+        return dist.NegativeBinomial(dispersion.expand_as(output), logits=output - dispersion.log())
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.exp()
+
+
+class CategoricalLikelihood(Likelihood):
+    """x ~ Categorical(logits=output) over V codes 0 … V-1: for tables of coded answers.
+
+    The decoder's output has the shape (*event_shape, V). ``mean`` is the most probable code.
+    """
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return dist.Categorical(logits=output)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.argmax(-1).to(output.dtype)
+
+    def event_shape(self, output_shape: Sequence[int]) -> tuple[int, ...]:
+        if len(output_shape) < 2:
+            raise InputError(
+                "a categorical likelihood needs a decoder with an output of shape (*event_shape, num_categories), got "
+                f"{tuple(output_shape)}"
+            )
+        return tuple(output_shape[:-1])

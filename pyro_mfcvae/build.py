@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides import (
@@ -20,7 +22,9 @@ from pyro_mfcvae.guides import (
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
     BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
     ConvLadderDecoder,
+    DiscretizedLogisticLikelihood,
     GaussianLikelihood,
     LadderDecoder,
     Likelihood,
@@ -30,9 +34,18 @@ from pyro_mfcvae.models import (
 )
 from pyro_mfcvae.schedules import Fade, ProgressiveSchedule, cosine_fade, linear_fade
 
-LIKELIHOODS: dict[str, Callable[[LikelihoodConfig], Likelihood]] = {
-    "bernoulli": lambda _: BernoulliLikelihood(),
-    "gaussian": lambda c: GaussianLikelihood(scale=c.scale, learn_scale=c.learn_scale, sigmoid_mean=c.sigmoid_mean),
+
+def _scaled(config: LikelihoodConfig, event_shape: Sequence[int]) -> dict[str, Any]:
+    """The settings that likelihoods with a scale share."""
+    scale = torch.full((event_shape[0], 1, 1) if config.per_channel else (), config.scale)
+    return {"scale": scale, "learn_scale": config.learn_scale, "sigmoid_mean": config.sigmoid_mean}
+
+
+LIKELIHOODS: dict[str, Callable[[LikelihoodConfig, Sequence[int]], Likelihood]] = {
+    "bernoulli": lambda _, __: BernoulliLikelihood(),
+    "continuous_bernoulli": lambda _, __: ContinuousBernoulliLikelihood(),
+    "gaussian": lambda c, shape: GaussianLikelihood(**_scaled(c, shape)),
+    "discretized_logistic": lambda c, shape: DiscretizedLogisticLikelihood(**_scaled(c, shape)),
 }
 
 ASSIGNMENT_RULES: dict[str, Callable[[AssignmentConfig, Sequence[Facet]], AssignmentRule]] = {
@@ -84,7 +97,7 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     model = MultiFacetModel(
         [MixturePrior(f, covariance=config.prior.covariance, learn_weights=config.prior.learn_weights) for f in facets],
         decoder=decoder,
-        likelihood=LIKELIHOODS[config.likelihood.kind](config.likelihood),
+        likelihood=LIKELIHOODS[config.likelihood.kind](config.likelihood, event_shape),
     )
     guide = MultiFacetGuide(
         model,

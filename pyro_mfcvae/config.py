@@ -38,12 +38,21 @@ class PriorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodConfig:
-    """p(x | z)."""
+    """p(x | z).
+
+    Attributes:
+        kind: its distribution.
+        scale: of a Gaussian or discretised logistic, in units of x; where learned, the initial value.
+        learn_scale: make it a parameter.
+        per_channel: give every channel a scale of its own.
+        sigmoid_mean: squash the mean into (0, 1).
+    """
 
     __pydantic_config__ = _strict
-    kind: Literal["bernoulli", "gaussian"] = "bernoulli"
+    kind: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
     scale: Positive = 1.0
     learn_scale: bool = False
+    per_channel: bool = False
     sigmoid_mean: bool = False
 
 

@@ -49,6 +49,10 @@ class MFCVAE(nn.Module):
         """E[x' | z] at z = E[z | x], (N, *event_shape)."""
         return self.render(self._locations(x))
 
+    def impute(self, x: Tensor) -> Tensor:
+        """``x`` (N, *event_shape) with E[x' | z] in place of every NaN."""
+        return torch.where(x.isnan(), self.reconstruct(x), x)
+
     def render(self, zs: Sequence[Tensor]) -> Tensor:
         """E[x | z] for one (…, D_j) per facet."""
         return self.model.likelihood.mean(self.model.decode(zs))
@@ -111,7 +115,7 @@ class MFCVAE(nn.Module):
             log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
             log_weights = log_weights + log_prior - posterior.log_prob(z)
             zs.append(z)
-        log_weights = log_weights + self.model.observation(zs).log_prob(x)
+        log_weights = log_weights + self.model.log_likelihood(zs, x)
         return log_weights.logsumexp(0) - math.log(num_samples)
 
     @torch.no_grad()

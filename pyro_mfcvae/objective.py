@@ -129,7 +129,7 @@ def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: Face
                 kl_z.append(posterior.log_prob(z) - (q_c * prior.log_prob(z)).sum(-1))
             kl_c.append((q_c * (log_q_c - prior.log_weights())).sum(-1))
             zs.append(z)
-    reconstruction = model.observation(zs).log_prob(x)
+    reconstruction = model.log_likelihood(zs, x)
 
     def stack(kls: list[Tensor]) -> Tensor:
         return torch.stack([kl.expand_as(reconstruction).mean(0) for kl in kls], -1)

@@ -14,7 +14,15 @@ from pyro_mfcvae.guides import (
     VaDEAssignment,
 )
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import BernoulliLikelihood, ConvLadderDecoder, GaussianLikelihood, MLPLadderDecoder
+from pyro_mfcvae.models import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    ConvLadderDecoder,
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    MLPLadderDecoder,
+)
 from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
 
 RULES = {
@@ -33,7 +41,7 @@ def build(*settings: str) -> MFCVAE:
 
 
 def test_the_tables_name_what_the_tests_name() -> None:
-    assert set(LIKELIHOODS) == {"bernoulli", "gaussian"}
+    assert set(LIKELIHOODS) == {"bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"}
     assert set(ASSIGNMENT_RULES) == set(RULES)
     assert {"linear": linear_fade, "cosine": cosine_fade} == FADES
 
@@ -46,8 +54,23 @@ def test_every_rule_is_built(name: str) -> None:
     assert [tuple(probs.shape) for probs in pair.assign(torch.rand(5, 1, 2, 3))] == [(5, 3), (5, 4)]
 
 
-def test_the_bernoulli_likelihood_is_built() -> None:
-    assert type(build("likelihood.kind=bernoulli").model.likelihood) is BernoulliLikelihood
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("bernoulli", BernoulliLikelihood),
+        ("continuous_bernoulli", ContinuousBernoulliLikelihood),
+        ("discretized_logistic", DiscretizedLogisticLikelihood),
+    ],
+)
+def test_likelihoods_are_built(kind: str, expected: type[Likelihood]) -> None:
+    assert type(build(f"likelihood.kind={kind}").model.likelihood) is expected
+
+
+def test_every_channel_may_have_a_scale() -> None:
+    settings = ["likelihood.kind=gaussian", "likelihood.scale=0.3", "likelihood.per_channel=true"]
+    config = override(Config(data="none"), [*settings, "networks.kind=conv", "networks.channels=[2]"])
+    likelihood = build_pair(config, (3, 8, 8)).model.likelihood
+    torch.testing.assert_close(likelihood.scale, torch.full((3, 1, 1), 0.3))
 
 
 @pytest.mark.parametrize("learn_scale", [True, False])
