@@ -51,6 +51,12 @@ class MultiFacetGuide(PyroModule):
             )
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
+        for j, prior in enumerate(model.priors):
+            if self.assignment.needs_closed_form and not prior.has_closed_form:
+                raise InputError(
+                    f"{type(self.assignment).__name__} needs E[log p(z | c)] in closed form, which the "
+                    f"{type(prior).__name__} of facet {j} has not: take MonteCarloAssignment or SampleAssignment"
+                )
         # Inside a tuple the model is not a submodule, so its parameters stay its own.
         self._model = (model,)
 
@@ -58,6 +64,11 @@ class MultiFacetGuide(PyroModule):
     def model(self) -> MultiFacetModel:
         """The model it belongs to."""
         return self._model[0]
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether the KL has a closed form: every prior has one, and the rule does not look at the drawn z."""
+        return not self.assignment.needs_draw and all(prior.has_closed_form for prior in self.model.priors)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None) -> None:
         """Sample every z_j and c_j for the items ``x`` (N, *event_shape)."""

@@ -23,6 +23,9 @@ class AssignmentRule(nn.Module, ABC):
     is_optimum: ClassVar[bool] = False
     """The rule maximises the objective over q(c), so its gradient there is zero (envelope theorem): it is detached."""
 
+    needs_closed_form: ClassVar[bool] = False
+    """The rule asks the prior for E[log p(z | c)]."""
+
     needs_draw: ClassVar[bool] = False
     """The rule looks at the drawn z_j, so the KL has no closed form."""
 
@@ -42,6 +45,7 @@ class AnalyticAssignment(AssignmentRule):
     """q(c|x) ∝ pi_c exp E_q(z|x)[log p(z | c)], expectation in closed form: the optimum over all q(c|x)."""
 
     is_optimum = True
+    needs_closed_form = True
 
     def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         expected = prior.expected_log_prob(posterior.mean, posterior.stddev)

@@ -12,7 +12,7 @@ from pyro_mfcvae.models.likelihoods import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
-from pyro_mfcvae.models.priors import FacetPrior, MixturePrior
+from pyro_mfcvae.models.priors import FacetPrior, MixturePrior, StandardNormalPrior, StudentTMixturePrior
 
 __all__ = [
     "BernoulliLikelihood",
@@ -29,4 +29,6 @@ __all__ = [
     "MultiFacetModel",
     "NegativeBinomialLikelihood",
     "PoissonLikelihood",
+    "StandardNormalPrior",
+    "StudentTMixturePrior",
 ]

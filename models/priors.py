@@ -12,7 +12,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.networks import AbstractPyroModule
 
-Covariance = Literal["diagonal", "full", "spherical"]
+Covariance = Literal["diagonal", "full", "spherical", "tied"]
 
 
 class FacetPrior(AbstractPyroModule):
@@ -25,6 +25,11 @@ class FacetPrior(AbstractPyroModule):
     def __init__(self, facet: Facet) -> None:
         super().__init__()
         self.facet = facet
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether `expected_log_prob` is there."""
+        return type(self).expected_log_prob is not FacetPrior.expected_log_prob
 
     @abstractmethod
     def log_weights(self) -> Tensor:
@@ -55,6 +60,37 @@ class FacetPrior(AbstractPyroModule):
         )
 
 
+class StandardNormalPrior(FacetPrior):
+    """z ~ Normal(0, I), a facet without clusters: for what varies smoothly, such as style. No parameters.
+
+    Args:
+        facet: K = 1, and D.
+    """
+
+    def __init__(self, facet: Facet) -> None:
+        super().__init__(facet)
+        if facet.num_clusters != 1:
+            raise InputError(
+                f"a standard normal prior has no clusters, so its facet must have num_clusters=1, got "
+                f"{facet.num_clusters}: set it to 1, or take a MixturePrior"
+            )
+        self.register_buffer("loc", torch.zeros(1, facet.latent_dim))
+
+    def log_weights(self) -> Tensor:
+        return self.loc.new_zeros(1)
+
+    def components(self) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+
+    def component(self, c: Tensor) -> dist.TorchDistribution:
+        loc = self.loc[c]
+        return dist.Normal(loc, torch.ones_like(loc)).to_event(1)
+
+    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """log Normal(loc; 0, I) - |scale|² / 2: (…, D), (…, D) → (…, 1)."""
+        return self.log_prob(loc) - scale.square().sum(-1, keepdim=True) / 2
+
+
 class MixturePrior(FacetPrior):
     """Mixture of Gaussians: ``c ~ Categorical(pi)``, ``z | c ~ Normal(loc_c, Sigma_c)`` (Falck et al. 2021, eq. 2).
 
@@ -62,7 +98,8 @@ class MixturePrior(FacetPrior):
 
     - ``"diagonal"``: ``scale`` (K, D), positive; Sigma_c = diag(scale_c²);
     - ``"spherical"``: ``scale`` (K, 1), positive; Sigma_c = scale_c² I;
-    - ``"full"``: ``scale_tril`` (K, D, D), lower Cholesky; Sigma_c = scale_tril_c scale_trilᵀ_c.
+    - ``"full"``: ``scale_tril`` (K, D, D), lower Cholesky; Sigma_c = scale_tril_c scale_trilᵀ_c;
+    - ``"tied"``: ``scale_tril`` (1, D, D), the same Sigma for all clusters.
 
     A new prior has uniform weights, unit covariances, and Glorot-uniform means:
     loc ~ Uniform(±sqrt(6 / (K + D))).
@@ -91,11 +128,11 @@ class MixturePrior(FacetPrior):
                 self.scale = PyroParam(torch.ones(num_clusters, latent_dim), dist.constraints.positive)
             case "spherical":
                 self.scale = PyroParam(torch.ones(num_clusters, 1), dist.constraints.positive)
-            case "full":
-                eye = torch.eye(latent_dim).repeat(num_clusters, 1, 1)
+            case "full" | "tied":
+                eye = torch.eye(latent_dim).repeat(num_clusters if covariance == "full" else 1, 1, 1)
                 self.scale_tril = PyroParam(eye, dist.constraints.lower_cholesky)
             case _:
-                raise InputError(f"covariance must be 'diagonal', 'full' or 'spherical', got {covariance!r}")
+                raise InputError(f"covariance must be 'diagonal', 'full', 'spherical' or 'tied', got {covariance!r}")
 
     @property
     def learns_weights(self) -> bool:
@@ -105,14 +142,24 @@ class MixturePrior(FacetPrior):
     def log_weights(self) -> Tensor:
         return self.logits.log_softmax(-1)
 
+    @property
+    def has_scale_tril(self) -> bool:
+        """Whether the covariances have off-diagonal elements."""
+        return self.covariance in ("full", "tied")
+
+    def scale_trils(self) -> Tensor:
+        """The lower Cholesky factor of every Sigma_c, (K, D, D); not for diagonal and spherical ones."""
+        scale_trils: Tensor = self.scale_tril.expand(self.facet.num_clusters, -1, -1)
+        return scale_trils
+
     def components(self) -> dist.TorchDistribution:
-        if self.covariance == "full":
-            return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+        if self.has_scale_tril:
+            return dist.MultivariateNormal(self.loc, scale_tril=self.scale_trils())
         return dist.Normal(self.loc, self.scale).to_event(1)
 
     def component(self, c: Tensor) -> dist.TorchDistribution:
-        if self.covariance == "full":
-            return dist.MultivariateNormal(self.loc[c], scale_tril=self.scale_tril[c])
+        if self.has_scale_tril:
+            return dist.MultivariateNormal(self.loc[c], scale_tril=self.scale_trils()[c])
         return dist.Normal(self.loc[c], self.scale[c]).to_event(1)
 
     def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
@@ -122,11 +169,11 @@ class MixturePrior(FacetPrior):
 
     def precision_diagonal(self) -> Tensor:
         """The diagonal of Sigma_c⁻¹, shape (K, D)."""
-        if self.covariance == "full":
+        if self.has_scale_tril:
             scale_tril = self.scale_tril
             eye = torch.eye(self.facet.latent_dim, dtype=scale_tril.dtype, device=scale_tril.device)
             inverse = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
-            return inverse.square().sum(-2)
+            return inverse.square().sum(-2).expand_as(self.loc)
         return self.scale.square().reciprocal().expand_as(self.loc)
 
     @torch.no_grad()
@@ -136,7 +183,7 @@ class MixturePrior(FacetPrior):
         Args:
             loc: new means, (K, D).
             covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
-                its mean.
+                its mean, a tied one the mean of all.
             probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
         """
         if probs is not None and not self.learns_weights:
@@ -152,4 +199,36 @@ class MixturePrior(FacetPrior):
                 self.scale = variance.mean(-1, keepdim=True).sqrt()
             case "full":
                 self.scale_tril = torch.linalg.cholesky(covariance)
+            case "tied":
+                self.scale_tril = torch.linalg.cholesky(covariance.mean(0, keepdim=True))
         self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())
+
+
+class StudentTMixturePrior(MixturePrior):
+    """Mixture of multivariate Student-t: ``z | c ~ StudentT(df_c, loc_c, Sigma_c)``, for clusters with outliers.
+
+    It has no closed form: take `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
+    `MixturePrior` with full covariances, where Sigma_c is the scale matrix (the covariance is Sigma_c df / (df - 2)),
+    and ``df`` (K,), which stays above 2, so that there is a covariance.
+
+    Args:
+        facet: K and D.
+        df: initial degrees of freedom, > 2; a Gaussian is the limit of many.
+        learn_weights: whether pi is a parameter.
+    """
+
+    df: Any  # set as a PyroParam, read as a Tensor
+
+    expected_log_prob = FacetPrior.expected_log_prob  # the Gaussian's does not hold
+
+    def __init__(self, facet: Facet, *, df: float = 5.0, learn_weights: bool = True) -> None:
+        super().__init__(facet, covariance="full", learn_weights=learn_weights)
+        if not df > 2:
+            raise InputError(f"the degrees of freedom of a Student-t mixture must be > 2, got {df}")
+        self.df = PyroParam(torch.full((facet.num_clusters,), float(df)), dist.constraints.greater_than(2.0))
+
+    def components(self) -> dist.TorchDistribution:
+        return dist.MultivariateStudentT(self.df, self.loc, self.scale_trils())
+
+    def component(self, c: Tensor) -> dist.TorchDistribution:
+        return dist.MultivariateStudentT(self.df[c], self.loc[c], self.scale_trils()[c])

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig
+from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig, PriorConfig
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
@@ -25,14 +25,22 @@ from pyro_mfcvae.models import (
     ContinuousBernoulliLikelihood,
     ConvLadderDecoder,
     DiscretizedLogisticLikelihood,
+    FacetPrior,
     GaussianLikelihood,
     LadderDecoder,
     Likelihood,
     MixturePrior,
     MLPLadderDecoder,
     MultiFacetModel,
+    StandardNormalPrior,
+    StudentTMixturePrior,
 )
 from pyro_mfcvae.schedules import Fade, ProgressiveSchedule, cosine_fade, linear_fade
+
+PRIORS: dict[str, Callable[[PriorConfig, Facet], FacetPrior]] = {
+    "gaussian": lambda c, facet: MixturePrior(facet, covariance=c.covariance, learn_weights=c.learn_weights),
+    "student_t": lambda c, facet: StudentTMixturePrior(facet, learn_weights=c.learn_weights),
+}
 
 
 def _scaled(config: LikelihoodConfig, event_shape: Sequence[int]) -> dict[str, Any]:
@@ -95,7 +103,10 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     )
     encoder, decoder = LADDERS[config.networks.kind](config.networks, facets, event_shape)
     model = MultiFacetModel(
-        [MixturePrior(f, covariance=config.prior.covariance, learn_weights=config.prior.learn_weights) for f in facets],
+        [
+            PRIORS[config.prior.kind](config.prior, facet) if facet.num_clusters > 1 else StandardNormalPrior(facet)
+            for facet in facets
+        ],
         decoder=decoder,
         likelihood=LIKELIHOODS[config.likelihood.kind](config.likelihood, event_shape),
     )

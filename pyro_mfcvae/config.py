@@ -29,10 +29,17 @@ class FacetsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig:
-    """p(c) and p(z | c) of every facet."""
+    """p(c) and p(z | c) of every facet with more than one cluster; a facet with one has a standard normal.
+
+    Attributes:
+        kind: of the components; Student's t has no closed form and needs assignment.rule = "monte_carlo" or "sample".
+        covariance: shape of a Gaussian's; Student's t has full ones.
+        learn_weights: whether the clusters' weights are parameters, or 1/K.
+    """
 
     __pydantic_config__ = _strict
-    covariance: Literal["diagonal", "full", "spherical"] = "diagonal"
+    kind: Literal["gaussian", "student_t"] = "gaussian"
+    covariance: Literal["diagonal", "full", "spherical", "tied"] = "diagonal"
     learn_weights: bool = True
 
 

@@ -129,7 +129,7 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
         raise InputError(
             f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
         )
-    kind = {"diagonal": "diag", "spherical": "spherical", "full": "full"}[prior.covariance]
+    kind = "diag" if prior.covariance == "diagonal" else prior.covariance
     mixture = GaussianMixture(num_clusters, covariance_type=kind, reg_covar=_MIN_VARIANCE, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
@@ -140,6 +140,8 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
             covariance = torch.diag_embed(fitted)
         case "spherical":
             covariance = torch.diag_embed(fitted[:, None].expand_as(prior.loc))
+        case "tied":
+            covariance = fitted.expand(num_clusters, -1, -1)
         case _:
             covariance = fitted
     probs = torch.from_numpy(mixture.weights_).to(prior.loc).clamp_min(_MIN_SHARE / num_clusters)

@@ -121,7 +121,7 @@ class MFCVAE(nn.Module):
     @torch.no_grad()
     def elbo_terms(self, x: Tensor) -> ELBOTerms:
         """The ELBO of every item, term by term; in closed form where there is one."""
-        return FacetELBO(closed_form=not self.guide.assignment.needs_draw).terms(self.model, self.guide, x)
+        return FacetELBO(closed_form=self.guide.has_closed_form).terms(self.model, self.guide, x)
 
     def _locations(self, x: Tensor) -> list[Tensor]:
         return [posterior.mean for posterior in self.encode(x)]

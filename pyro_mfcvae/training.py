@@ -16,6 +16,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.initialization import initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models.priors import MixturePrior
 from pyro_mfcvae.objective import FacetELBO
 from pyro_mfcvae.schedules import ProgressiveSchedule
 
@@ -54,7 +55,7 @@ class Objective(nn.Module):
         super().__init__()
         self.pair = pair
         self.free_nats = free_nats
-        self.elbo = FacetELBO(closed_form=not pair.guide.assignment.needs_draw)
+        self.elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The modules own their parameters; whatever Pyro notes of them in its global store goes no further. Every
@@ -162,7 +163,8 @@ class Training:
 
     def _prepare(self, step: int) -> None:
         """Everything that is due before a step: the schedule's buffers, mixtures, the learning rate."""
-        due = self.schedule.apply(self.pair.model, step)
+        priors = self.pair.model.priors
+        due = tuple(j for j in self.schedule.apply(self.pair.model, step) if isinstance(priors[j], MixturePrior))
         if due:
             initialize_mixtures(
                 self.pair.model,
@@ -174,7 +176,7 @@ class Training:
                 seed=self.seed,
             )
             for j in due:
-                for parameter in self.pair.model.priors[j].parameters():
+                for parameter in priors[j].parameters():
                     # Adam's moments belong to the mixture that was there before.
                     self.optimizer.state.pop(parameter, None)
         for group in self.optimizer.param_groups:

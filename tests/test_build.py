@@ -21,7 +21,10 @@ from pyro_mfcvae.models import (
     DiscretizedLogisticLikelihood,
     GaussianLikelihood,
     Likelihood,
+    MixturePrior,
     MLPLadderDecoder,
+    StandardNormalPrior,
+    StudentTMixturePrior,
 )
 from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
 
@@ -88,13 +91,23 @@ def test_the_gaussian_likelihood_is_built(learn_scale: bool, sigmoid_mean: bool)
     assert likelihood.mean(torch.zeros(1)).item() == (0.5 if sigmoid_mean else 0.0)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "spherical"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "spherical", "tied"])
 @pytest.mark.parametrize("learn_weights", [True, False])
 def test_priors_are_built(covariance: str, learn_weights: bool) -> None:
     pair = build(f"prior.covariance={covariance}", f"prior.learn_weights={str(learn_weights).lower()}")
     assert [(f.num_clusters, f.latent_dim) for f in pair.model.facets] == [(3, 1), (4, 2)]
     assert [prior.covariance for prior in pair.model.priors] == [covariance] * 2
     assert [prior.learns_weights for prior in pair.model.priors] == [learn_weights] * 2
+
+
+def test_a_facet_with_one_cluster_has_a_standard_normal() -> None:
+    pair = build("facets.num_clusters=[1, 4]")
+    assert [type(prior) for prior in pair.model.priors] == [StandardNormalPrior, MixturePrior]
+
+
+def test_students_t_is_built() -> None:
+    pair = build("prior.kind=student_t", "assignment.rule=monte_carlo", "prior.learn_weights=false")
+    assert all(isinstance(prior, StudentTMixturePrior) and not prior.learns_weights for prior in pair.model.priors)
 
 
 def test_networks_have_the_widths_of_the_configuration() -> None:

@@ -137,7 +137,7 @@ def separated(num: int) -> Tensor:
     return MEANS[c] + (SPREADS[c] @ torch.randn(num, 2, 1)).squeeze(-1)
 
 
-@pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full"))
+@pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
 @pytest.mark.parametrize("learn_weights", (True, False))
 def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights: bool) -> None:
     """Exactly the clusters' own moments, since at this distance EM's responsibilities are 0 and 1."""
@@ -159,7 +159,10 @@ def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights:
         elif covariance == "spherical":
             expected = expected.diagonal().mean() * torch.eye(2)
         fitted = prior.component(torch.tensor(i))
-        full = fitted.covariance_matrix if covariance == "full" else fitted.variance.diag()
+        if covariance == "tied":
+            groups = [x[nearest == i] for i in range(3)]
+            expected = sum(len(g) * g.T.cov(correction=0) for g in groups) / len(x)  # type: ignore[assignment]
+        full = fitted.covariance_matrix if prior.has_scale_tril else fitted.variance.diag()
         torch.testing.assert_close(full.detach(), expected, rtol=0.0, atol=2e-3)
     weights = PROBS if learn_weights else torch.full((3,), 1 / 3)
     torch.testing.assert_close(prior.log_weights().exp()[found].detach(), weights, rtol=0.0, atol=1e-6)
@@ -228,7 +231,7 @@ def test_errors() -> None:
         initialize_mixtures(model, guide, separated(2))
 
     class StrangePrior(FacetPrior):
-        log_weights = components = component = None  # type: ignore[assignment]
+        log_weights = components = component = expected_log_prob = None  # type: ignore[assignment]
 
     model, guide = known_pair([StrangePrior(FACET)])
     with pytest.raises(InputError, match="only a MixturePrior can be fitted, and facet 0 has a StrangePrior: leave it"):

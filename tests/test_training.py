@@ -111,6 +111,13 @@ def test_free_nats_of_each_facets_kl_cost_nothing_and_have_no_gradient(free_nats
     assert paid == [bool(value > free_nats) for value in kl]
 
 
+def test_a_facet_without_clusters_is_trained_and_never_fitted() -> None:
+    training = prepare("facets.num_clusters=[1, 4]", "training.epochs=[1, 1]")
+    records = [training.run_epoch() for _ in range(2)]
+    assert all(record.active_clusters[0] == 1 for record in records)
+    assert math.isfinite(records[1].elbo)
+
+
 def test_active_clusters_are_counted_on_the_items() -> None:
     training = prepare()
     record = training.run_epoch()
