@@ -4,7 +4,7 @@ python benchmarks/plain_svi.py --seeds 0 1 2
 """
 
 import json
-import sys
+import runpy
 import time
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from reproduction import RESULTS, best, machine
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.files import write_text
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from plain_svi import train
+# Not by import, which would find this script: it has the same name.
+train = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "plain_svi.py"))["train"]
 
 
 def main(seeds: tuple[int, ...] = (0,)) -> None:
