@@ -37,12 +37,21 @@ def save_training(training: Training, path: Path) -> None:
     tensors["random.cpu"] = torch.get_rng_state()
     for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         tensors[f"random.cuda.{index}"] = state
-    _save(tensors, path, epoch=str(training.epoch))
+    _save(tensors, path, epoch=str(training.epoch), data=training.data_fingerprint)
 
 
 def load_training(training: Training, path: Path) -> None:
-    """Put a training of the same configuration where `save_training` left one: it goes on as if it had not stopped."""
+    """Put a training of the same configuration where `save_training` left one: it goes on as if it had not stopped.
+
+    Raises:
+        InputError: the file is spoiled, of another configuration, or of a training on other data.
+    """
     tensors, metadata = _load(path, "epoch")
+    if metadata.get("data") != training.data_fingerprint:
+        raise InputError(
+            f"{path} is of a training on other data (fingerprint {metadata.get('data')}, now "
+            f"{training.data_fingerprint}): bring those back, or start a run in another folder"
+        )
     groups: dict[str, dict[str, Tensor]] = {"pair": {}, "optimizer": {}, "random": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")

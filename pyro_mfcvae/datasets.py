@@ -1,6 +1,5 @@
 """Data sets by name or path: images in splits, with the label sets that serve for scoring only."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import Split, as_float, read_image_folder, read_npz, validate_images
+from pyro_mfcvae.image_files import Split, as_float, fingerprint, read_image_folder, read_npz, validate_images
 from pyro_mfcvae.published_files import read_idx, read_rows, read_svhn
 from pyro_mfcvae.scenes import FACTORS, draw_scenes
 from pyro_mfcvae.shapes import draw_shapes
@@ -74,11 +73,8 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the training images' type, shape and values, to tell data apart."""
-        pixels = np.ascontiguousarray(self.train.images.cpu().numpy())
-        digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-        digest.update(pixels.data)
-        return digest.hexdigest()[:16]
+        """`fingerprint` of the training images."""
+        return fingerprint(self.train.images)
 
 
 def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: int = 0) -> Dataset:

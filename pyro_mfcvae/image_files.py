@@ -1,5 +1,6 @@
 """Images in memory and in the user's own files: what a valid array of images is, and how files become one."""
 
+import hashlib
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -54,6 +55,14 @@ class Split:
 def as_float(images: Tensor) -> Tensor:
     """Pixels as floats in [0, 1]: uint8 / 255 in torch's default dtype; floats pass unchanged."""
     return images if images.is_floating_point() else images.to(torch.get_default_dtype()) / 255
+
+
+def fingerprint(images: Tensor) -> str:
+    """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
+    pixels = np.ascontiguousarray(images.cpu().numpy())
+    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()[:16]
 
 
 def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:

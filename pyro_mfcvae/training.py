@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyro
@@ -13,7 +14,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import as_float
+from pyro_mfcvae.image_files import as_float, fingerprint
 from pyro_mfcvae.initialization import initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.priors import MixturePrior
@@ -114,6 +115,11 @@ class Training:
         self._objective, self._stepper = self.fabric.setup(
             Objective(pair, free_nats=settings.free_nats), self.optimizer
         )
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Tells the training items from others."""
+        return fingerprint(self.images)
 
     @property
     def step(self) -> int:

@@ -171,6 +171,16 @@ def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) 
     assert_same(state(resumed.pair), state(training.pair))
 
 
+def test_a_training_on_other_data_is_told(tmp_path: Path) -> None:
+    training, other = prepare(), prepare()
+    save_training(training, tmp_path / "training.safetensors")
+    other.images = other.images.flip(0)
+    before = state(other.pair)
+    with pytest.raises(InputError, match=r"of a training on other data \(fingerprint [0-9a-f]{16}, now [0-9a-f]{16}\)"):
+        load_training(other, tmp_path / "training.safetensors")
+    assert_same(state(other.pair), before)
+
+
 def test_a_prior_that_was_just_refitted_has_no_moments_to_bring_back(tmp_path: Path) -> None:
     training = prepare()
     training.run_epoch()
