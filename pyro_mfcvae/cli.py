@@ -219,7 +219,12 @@ def _draw_tables(pair: MFCVAE, split: Split, num: int, temperature: float) -> It
         drawn = generate_clusters(pair, facet=j, clusters=largest, num=num, temperature=temperature)
         yield f"generated-{j}", f"drawn from the largest clusters of facet {j}", drawn, labels
         columns = as_float(split.images[typical_items(assignments, confidence, largest)])
-        yield f"composed-{j}", f"rows with facet {j} of the columns", compose(pair, rows, columns, facet=j), None
+        yield (
+            f"composed-{j}",
+            f"the images at the left with facet {j} of those on top",
+            compose(pair, rows, columns, facet=j),
+            None,
+        )
 
 
 def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
@@ -235,22 +240,24 @@ def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
 @app.command
 def presets() -> None:
     """List the presets that `mfcvae fit` knows."""
-    rows = table("preset", "data", "facets", "what it is")
+    rows = table("preset", "what it is")
     for name in preset_names():
         config = load_preset(name)
-        rows.add_row(name, config.data, str(len(config.facets.num_clusters)), config.description)
+        clusters = ", ".join(map(str, config.facets.num_clusters))
+        rows.add_row(name, config.description)
+        rows.add_row("", f"data {config.data}; clusters per facet {clusters}", style="dim")
     console.print(rows)
 
 
 @app.command
 def datasets() -> None:
     """List the data sets that are known by name."""
-    rows = table("data set", "event shape", "likelihood", "labels", "what it is")
+    rows = table("data set", "what it is")
     for info in DATASETS.values():
         shape = " × ".join(map(str, info.event_shape or ()))
-        rows.add_row(
-            info.name, shape, info.likelihood, ", ".join(info.label_names), f"{info.description} ({info.split})"
-        )
+        rows.add_row(info.name, info.description)
+        details = f"{shape}, {info.likelihood}; labels {', '.join(info.label_names)}; {info.split}"
+        rows.add_row("", details, style="dim")
     console.print(rows)
     say("\nA path works as well: a .npz file, or a folder of images.")
 
