@@ -31,7 +31,7 @@ def print_scores(scores: FacetScores) -> None:
     for j, record in enumerate(scores.facet_records()):
         cells = []
         for label in scores.accuracy:
-            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:.2f})"
+            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:z.2f})"
             cells.append(f"[bold green]{cell}[/]" if best[label] == j else cell)
         rows.add_row(str(j), f"{record['clusters_in_use']} of {record['num_clusters']}", *cells)
     console.print()

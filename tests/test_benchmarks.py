@@ -47,6 +47,15 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_data
+def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
+    accuracy, facets = accuracies("nrletters", 0, tmp_path)
+    assert facets["letter"] == 2
+    assert len(set(facets.values())) == 3
+    assert min(accuracy.values()) >= 0.95
+
+
+@pytest.mark.slow
 def test_the_demo_finds_hue_and_shape_in_facets_of_their_own(tmp_path: Path) -> None:
     accuracy, facets = accuracies("shapes", 0, tmp_path)
     assert facets == {"shape": 0, "hue": 1}
