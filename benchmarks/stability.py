@@ -34,9 +34,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = tuple(VARIANTS)) -> None:
-    """Train every variant with every seed."""
+    """Train every variant with every seed; results of variants that are not named stay as they are."""
     data = load_dataset("nrletters")
-    rows = []
+    path = RESULTS / "stability.json"
+    rows: dict[str, Any] = json.loads(path.read_text())["variants"] if path.is_file() else {}
     for name in variants:
         config = override(load_preset("nrletters"), VARIANTS[name])
         runs: list[dict[str, Any]] = []
@@ -48,11 +49,11 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = tuple(V
         mean = {
             label: float(np.mean([run["labels"][label]["accuracy"] for run in runs])) for label in runs[0]["labels"]
         }
-        rows.append({"variant": name, "set": VARIANTS[name], "lost": lost, "accuracy": mean, "runs": runs})
+        rows[name] = {"set": VARIANTS[name], "lost": lost, "accuracy": mean, "runs": runs}
         scores = ", ".join(f"{label} {value:.3f}" for label, value in mean.items())
         print(f"{name}: {scores}; labels lost per seed {lost}", flush=True)
-    result = {"data_fingerprint": data.fingerprint(), "machine": machine(), "variants": rows}
-    write_text(RESULTS / "stability.json", json.dumps(result, indent=1) + "\n")
+        result = {"data_fingerprint": data.fingerprint(), "machine": machine(), "variants": rows}
+        write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,10 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("data=5", "--set: data: input should be a valid string, got 5"),
         ("data=none", "--set: data: input should be a valid string, got None"),
         ("training.fade=jump", "--set: training.fade: input should be 'linear' or 'cosine', got 'jump'"),
-        ("prior.covariance=round", "--set: prior.covariance: input should be 'diagonal', 'full', 'spherical' or 'tied'"),
+        (
+            "prior.covariance=round",
+            "--set: prior.covariance: input should be 'diagonal', 'full', 'spherical' or 'tied'",
+        ),
         ("training.batch_size=0", "--set: training.batch_size: input should be greater than or equal to 1, got 0"),
         ("training.epochs=[1, 0]", "--set: training.epochs: input should be greater than or equal to 1, got 0"),
         ("training.warmup_steps=-1", "training.warmup_steps: input should be greater than or equal to 0, got -1"),
