@@ -29,7 +29,7 @@ from pyro_mfcvae.models.priors import Covariance
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 Gradients = dict[str, Tensor]
 
-COVARIANCES: tuple[Covariance, ...] = ("diagonal", "spherical", "full")
+COVARIANCES: tuple[Covariance, ...] = ("diagonal", "spherical", "full", "tied")
 RULES = (AnalyticAssignment, MonteCarloAssignment, SampleAssignment, VaDEAssignment, AmortizedAssignment)
 WEIGHTS = {  # beta, alpha, num_data
     "plain": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), None),
@@ -78,8 +78,8 @@ def standard_error(samples: Tensor) -> Tensor:
 
 
 def covariances(prior: MixturePrior) -> Tensor:
-    if prior.covariance == "full":
-        return prior.scale_tril @ prior.scale_tril.mT
+    if prior.covariance in ("full", "tied"):
+        return (prior.scale_tril @ prior.scale_tril.mT).expand(len(prior.loc), -1, -1)
     return torch.diag_embed(prior.scale.square().expand(prior.loc.shape))
 
 
