@@ -147,7 +147,6 @@ def sweep(
         raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers}")
     config = _configure(preset, data, chain.from_iterable(set))
     folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
-    load_dataset(config.data, root=root, seed=config.seed)  # what is wrong with it is told before any process starts
 
     def tell(seed: int, summary: dict[str, Any]) -> None:
         say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")

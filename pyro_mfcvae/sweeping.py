@@ -84,6 +84,7 @@ def sweep(
         workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
         on_done: is told of every run that is ready, with its seed and summary.
     """
+    data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
@@ -107,7 +108,7 @@ def sweep(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return compare(folder, seeds=seeds, data=load_dataset(config.data, root=root, seed=config.seed))
+    return compare(folder, seeds=seeds, data=data)
 
 
 def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:

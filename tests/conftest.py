@@ -1,13 +1,15 @@
 """Every test runs in float64, seeded, with an empty parameter store and Pyro's validation on; and finds small pairs."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pyro
 import pytest
 import torch
+from command_line import TINY, Run, make_images, save_data
 from torch import Tensor, nn
 
-from pyro_mfcvae import Facet
+from pyro_mfcvae import Facet, cli
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
@@ -96,3 +98,44 @@ def make_pair() -> Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]:
 def make_x() -> Callable[[int], Tensor]:
     """A factory of grey images."""
     return lambda num: torch.rand(num, *EVENT_SHAPE)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder but for `data.npz`; single precision and a wide screen, no data folder."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MFCVAE_DATA", raising=False)
+    monkeypatch.setattr(cli.console, "width", 300)
+    save_data(tmp_path / "data.npz", make_images())
+    return tmp_path
+
+
+@pytest.fixture
+def mfcvae(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        try:
+            cli.main(args)
+            code = 0
+        except SystemExit as leave:
+            assert isinstance(leave.code, int)
+            code = leave.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fitted(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a finished run on `data.npz`, without its figures, which take a second."""
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_mfcvae.fitting._draw", lambda *_: None)
+        code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY)
+    assert (code, err) == (0, "")
+    return Path("run")

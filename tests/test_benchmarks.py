@@ -64,12 +64,13 @@ def test_the_demo_finds_hue_and_shape_in_facets_of_their_own(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["shapes3d-floor-paper", "shapes3d-wall-paper", "svhn-paper", "mnist-paper"])
+@pytest.mark.parametrize(
+    "preset",
+    ["shapes3d-floor-paper", "shapes3d-wall-paper", "svhn-paper", pytest.param("mnist-paper", marks=needs_data)],
+)
 def test_a_paper_preset_trains_on_its_real_format(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch per stage, of files with fewer images than the published ones; MNIST's are the published ones."""
     if preset == "mnist-paper":
-        if "MFCVAE_DATA" not in os.environ:
-            pytest.skip("MFCVAE_DATA names no folder of data sets")
         monkeypatch.setenv("MFCVAE_CACHE", str(tmp_path / "cache"))
     else:
         monkeypatch.setenv("MFCVAE_DATA", str(tmp_path))

@@ -3,13 +3,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
+from command_line import TINY, Run, make_images, names, save_data
 
 from pyro_mfcvae import cli
 from pyro_mfcvae.config import Config
@@ -18,77 +15,10 @@ from pyro_mfcvae.fitting import Fit
 from pyro_mfcvae.presets import load_preset, preset_names
 from pyro_mfcvae.runs import RunFolder
 
-TINY = [
-    "networks.kind=mlp",
-    "facets.num_clusters=[4, 3]",
-    "facets.latent_dim=[2, 2]",
-    "networks.encoder_dims=[8, 8]",
-    "networks.decoder_dims=[8, 8]",
-    "networks.hidden_dim=8",
-    "training.epochs=2",
-    "training.batch_size=20",
-    "training.warmup_steps=2",
-    "training.refit_steps=[]",
-]
-
 PUBLISHED = os.environ.get("MFCVAE_DATA", "")
 
 
-def make_images(num: int = 80, size: int = 6) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(256, size=(num, size, size), dtype=np.uint8)
-
-
-def save_data(path: Path, images: NDArray[np.generic]) -> str:
-    np.savez(path, images=images, side=np.arange(len(images)) % 2)
-    return str(path)
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder but for `data.npz`; single precision and a wide screen, no data folder."""
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MFCVAE_DATA", raising=False)
-    monkeypatch.setattr(cli.console, "width", 300)
-    save_data(tmp_path / "data.npz", make_images())
-    return tmp_path
-
-
-@pytest.fixture
-def mfcvae(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        try:
-            cli.main(args)
-            code = 0
-        except SystemExit as leave:
-            assert isinstance(leave.code, int)
-            code = leave.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def fitted(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run on `data.npz`, without its figures, which take a second."""
-    with monkeypatch.context() as patch:
-        patch.setattr("pyro_mfcvae.fitting._draw", lambda *_: None)
-        code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY)
-    assert (code, err) == (0, "")
-    return Path("run")
-
-
-# --- what works -----------------------------------------------------------------------------------------------------
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
@@ -293,18 +223,6 @@ def test_sweep_compares_seeds(mfcvae: Run) -> None:
     assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
 
 
-def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
-    for args, told in (
-        (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
-        (["--data", "nope"], "no data set, file or folder is called 'nope'"),
-        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot"),
-    ):
-        code, _, err = mfcvae("sweep", *args)
-        assert code == 2
-        assert err.startswith(f"mfcvae: {told}")
-        assert err.count("\n") == 1
-
-
 @pytest.mark.usefixtures("fitted")
 def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
     code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
@@ -331,127 +249,3 @@ def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
     assert (code, err) == (0, "")
     assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
     assert Path("run/figures/drawn-0-3-1-0.png").is_file()
-
-
-@pytest.mark.usefixtures("fitted")
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
-        (["--clusters", "0=9"], "facet 0 has clusters 0 … 3, got 9"),
-        (["--num", "0"], "expected --num 1 or more, got 0"),
-        (["--temperature", "-1"], "temperature must be ≥ 0, got -1.0"),
-    ],
-)
-def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:
-    code, _, err = mfcvae("sample", "run", *args)
-    assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
-
-
-# --- mistakes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["nope"], "unknown preset 'nope': expected one of .*shapes.*"),
-        (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
-        (["--data", "missing.npz"], "no data set, file or folder is called 'missing.npz'; .*"),
-        (["--data", "text.txt"], r"expected an \.npz file or a folder of images, got text.txt; .*"),
-        (["--data", "broken.npz"], r"expected an \.npz file as np\.savez writes it, but broken.npz is not one; .*"),
-        (["--data", "nan.npz"], "nan.npz, array 'images': expected finite pixels, got 1 NaN or infinite values, .*"),
-        (["--data", "range.npz"], r"range.npz, array 'images': expected float pixels in \[0, 1\], .* 0 to 2; .*"),
-        (["--data", "data.npz", "--set", "training.epoch=3"], "unknown setting 'training.epoch': did you mean .*"),
-        (["--data", "data.npz", "--set", "training.epochs"], "a setting looks like training.epochs=5, got .*"),
-        (["--data", "data.npz", "--set", "seed=1", "nope"], "a setting looks like training.epochs=5, got 'nope'"),
-        (["--data", "data.npz", "--set", "training.learning_rate=-1"], "--set: training.learning_rate: .*, got -1"),
-        (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.covariance: .*, got 'round'"),
-        (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
-        (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
-        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
-        (["--data", "data.npz", "--set", "training.batch_size=80"], "warmup_steps=200 would outlast a stage of .*"),
-        (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
-        (["mnist"], "expected to be told where the data are; set MFCVAE_DATA to the folder that holds MNIST/raw, .*"),
-        (["mnist", "--root", "nowhere"], "expected MNIST/raw in nowhere, found none; .*"),
-        (["--resume"], "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"),
-        (["--resume", "--out", "run", "--set", "seed=1"], "--resume goes on with .*: give --out and no settings"),
-        (["mnist", "--resume", "--out", "run"], "--resume goes on with .*: give --out and no settings"),
-        (["--resume", "--out", "run"], "run is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
-        (["--resume", "--out", "full"], "full is not a run folder: expected a config.toml in it, .*"),
-        (["--data", "data.npz", "--out", "full"], "full already exists and is not empty: choose another --out, .*"),
-        (["--data", "data.npz", "--out", "text.txt"], "text.txt already exists and is not empty: choose another .*"),
-    ],
-)
-def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
-    nan, wide = make_images() / 255, make_images() / 255
-    nan[3, 0, 0], wide[0, 0, :2] = np.nan, (0, 2)
-    save_data(place / "nan.npz", nan)
-    save_data(place / "range.npz", wide)
-    (place / "broken.npz").write_bytes(b"no zip")
-    (place / "text.txt").write_text("no images")
-    (place / "full").mkdir()
-    (place / "full" / "thesis.tex").touch()
-    before = sorted(place.rglob("*"))
-    code, _, err = mfcvae("fit", *args)
-    assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
-    assert sorted(place.rglob("*")) == before
-
-
-@pytest.mark.usefixtures("fitted")
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["nowhere"], "nowhere is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
-        (["run", "--data", "nope"], "no data set, file or folder is called 'nope'; .*"),
-        (
-            ["run", "--data", "large.npz"],
-            r"large has items of shape \(1, 7, 7\), but the run was trained on \(1, 6, 6\): choose data of that shape",
-        ),
-        (["cut"], "cut/model.safetensors is not a readable safetensors file: .*"),
-        (["changed"], "changed/model.safetensors does not fit its configuration: .*"),
-        (["gone"], "no data set, file or folder is called 'gone.npz'; .*"),
-    ],
-)
-def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
-    save_data(place / "large.npz", make_images(size=7))
-    model, config = Path("run/model.safetensors").read_bytes(), Path("run/config.toml").read_text()
-    for name, content, text in (
-        ("cut", model[:-9], config),
-        ("changed", model, config.replace("hidden_dim = 8", "hidden_dim = 9")),
-        ("gone", model, config.replace("data.npz", "gone.npz")),
-    ):
-        (place / name).mkdir()
-        (place / name / "model.safetensors").write_bytes(content)
-        (place / name / "config.toml").write_text(text)
-    code, _, err = mfcvae("evaluate", *args)
-    assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
-
-
-@pytest.mark.usefixtures("fitted")
-def test_a_spoiled_checkpoint_is_told_in_one_line(mfcvae: Run) -> None:
-    checkpoint = Path("run/checkpoint/training.safetensors")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    code, _, err = mfcvae("fit", "--resume", "--out", "run")
-    assert code == 2
-    assert re.fullmatch(r"mfcvae: run/checkpoint/training.safetensors is not a readable safetensors file: .*\n", err)
-
-
-@pytest.mark.parametrize(
-    ("args", "word"),
-    [
-        (["fit", "--nonsense"], "--nonsense"),
-        (["fit", "--out"], "--out"),
-        (["evaluate"], "RUN"),
-        (["explode"], "explode"),
-        ([], "fit"),
-    ],
-)
-def test_a_wrong_command_line_is_explained(mfcvae: Run, place: Path, args: list[str], word: str) -> None:
-    before = names(place)
-    code, out, err = mfcvae(*args)
-    assert (code, out) == (2, "")
-    assert word in err
-    assert names(place) == before

@@ -25,7 +25,16 @@ LAYERS = (
     {"networks", "convolutions", "facets", "errors", "files"},
 )
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
-TESTS_OF_THE_WHOLE = {"layout", "traps", "exactness", "optimality", "interoperability", "examples", "benchmarks"}
+TESTS_OF_THE_WHOLE = {
+    "cli_mistakes",
+    "layout",
+    "traps",
+    "exactness",
+    "optimality",
+    "interoperability",
+    "examples",
+    "benchmarks",
+}
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "torchvision"}
 
 

@@ -1,0 +1,36 @@
+"""What the tests of the command line share: a tiny configuration, small data, and the type of their fixture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+TINY = [
+    "networks.kind=mlp",
+    "facets.num_clusters=[4, 3]",
+    "facets.latent_dim=[2, 2]",
+    "networks.encoder_dims=[8, 8]",
+    "networks.decoder_dims=[8, 8]",
+    "networks.hidden_dim=8",
+    "training.epochs=2",
+    "training.batch_size=20",
+    "training.warmup_steps=2",
+    "training.refit_steps=[]",
+]
+
+
+def make_images(num: int = 80, size: int = 6) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(256, size=(num, size, size), dtype=np.uint8)
+
+
+def save_data(path: Path, images: NDArray[np.generic]) -> str:
+    np.savez(path, images=images, side=np.arange(len(images)) % 2)
+    return str(path)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+Run = Callable[..., tuple[int, str, str]]

@@ -1,0 +1,143 @@
+"""A user's mistake on the command line: one line that says what to do, exit code 2, and nothing written."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, Run, make_images, names, save_data
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["nope"], "unknown preset 'nope': expected one of .*shapes.*"),
+        (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
+        (["--data", "missing.npz"], "no data set, file or folder is called 'missing.npz'; .*"),
+        (["--data", "text.txt"], r"expected an \.npz file or a folder of images, got text.txt; .*"),
+        (["--data", "broken.npz"], r"expected an \.npz file as np\.savez writes it, but broken.npz is not one; .*"),
+        (["--data", "nan.npz"], "nan.npz, array 'images': expected finite pixels, got 1 NaN or infinite values, .*"),
+        (["--data", "range.npz"], r"range.npz, array 'images': expected float pixels in \[0, 1\], .* 0 to 2; .*"),
+        (["--data", "data.npz", "--set", "training.epoch=3"], "unknown setting 'training.epoch': did you mean .*"),
+        (["--data", "data.npz", "--set", "training.epochs"], "a setting looks like training.epochs=5, got .*"),
+        (["--data", "data.npz", "--set", "seed=1", "nope"], "a setting looks like training.epochs=5, got 'nope'"),
+        (["--data", "data.npz", "--set", "training.learning_rate=-1"], "--set: training.learning_rate: .*, got -1"),
+        (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.covariance: .*, got 'round'"),
+        (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
+        (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
+        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
+        (["--data", "data.npz", "--set", "training.batch_size=80"], "warmup_steps=200 would outlast a stage of .*"),
+        (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
+        (["mnist"], "expected to be told where the data are; set MFCVAE_DATA to the folder that holds MNIST/raw, .*"),
+        (["mnist", "--root", "nowhere"], "expected MNIST/raw in nowhere, found none; .*"),
+        (["--resume"], "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"),
+        (["--resume", "--out", "run", "--set", "seed=1"], "--resume goes on with .*: give --out and no settings"),
+        (["mnist", "--resume", "--out", "run"], "--resume goes on with .*: give --out and no settings"),
+        (["--resume", "--out", "run"], "run is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
+        (["--resume", "--out", "full"], "full is not a run folder: expected a config.toml in it, .*"),
+        (["--data", "data.npz", "--out", "full"], "full already exists and is not empty: choose another --out, .*"),
+        (["--data", "data.npz", "--out", "text.txt"], "text.txt already exists and is not empty: choose another .*"),
+    ],
+)
+def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
+    nan, wide = make_images() / 255, make_images() / 255
+    nan[3, 0, 0], wide[0, 0, :2] = np.nan, (0, 2)
+    save_data(place / "nan.npz", nan)
+    save_data(place / "range.npz", wide)
+    (place / "broken.npz").write_bytes(b"no zip")
+    (place / "text.txt").write_text("no images")
+    (place / "full").mkdir()
+    (place / "full" / "thesis.tex").touch()
+    before = sorted(place.rglob("*"))
+    code, _, err = mfcvae("fit", *args)
+    assert code == 2
+    assert re.fullmatch(f"mfcvae: {told}\n", err)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["nowhere"], "nowhere is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
+        (["run", "--data", "nope"], "no data set, file or folder is called 'nope'; .*"),
+        (
+            ["run", "--data", "large.npz"],
+            r"large has items of shape \(1, 7, 7\), but the run was trained on \(1, 6, 6\): choose data of that shape",
+        ),
+        (["cut"], "cut/model.safetensors is not a readable safetensors file: .*"),
+        (["changed"], "changed/model.safetensors does not fit its configuration: .*"),
+        (["gone"], "no data set, file or folder is called 'gone.npz'; .*"),
+    ],
+)
+def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
+    save_data(place / "large.npz", make_images(size=7))
+    model, config = Path("run/model.safetensors").read_bytes(), Path("run/config.toml").read_text()
+    for name, content, text in (
+        ("cut", model[:-9], config),
+        ("changed", model, config.replace("hidden_dim = 8", "hidden_dim = 9")),
+        ("gone", model, config.replace("data.npz", "gone.npz")),
+    ):
+        (place / name).mkdir()
+        (place / name / "model.safetensors").write_bytes(content)
+        (place / name / "config.toml").write_text(text)
+    code, _, err = mfcvae("evaluate", *args)
+    assert code == 2
+    assert re.fullmatch(f"mfcvae: {told}\n", err)
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_spoiled_checkpoint_is_told_in_one_line(mfcvae: Run) -> None:
+    checkpoint = Path("run/checkpoint/training.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    code, _, err = mfcvae("fit", "--resume", "--out", "run")
+    assert code == 2
+    assert re.fullmatch(r"mfcvae: run/checkpoint/training.safetensors is not a readable safetensors file: .*\n", err)
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["fit", "--nonsense"], "--nonsense"),
+        (["fit", "--out"], "--out"),
+        (["evaluate"], "RUN"),
+        (["explode"], "explode"),
+        ([], "fit"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(mfcvae: Run, place: Path, args: list[str], word: str) -> None:
+    before = names(place)
+    code, out, err = mfcvae(*args)
+    assert (code, out) == (2, "")
+    assert word in err
+    assert names(place) == before
+
+
+def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
+    for args, told in (
+        (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
+        (["--data", "nope"], "no data set, file or folder is called 'nope'"),
+        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot"),
+    ):
+        code, _, err = mfcvae("sweep", *args)
+        assert code == 2
+        assert err.startswith(f"mfcvae: {told}")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
+        (["--clusters", "0=9"], "facet 0 has clusters 0 … 3, got 9"),
+        (["--num", "0"], "expected --num 1 or more, got 0"),
+        (["--temperature", "-1"], "temperature must be ≥ 0, got -1.0"),
+    ],
+)
+def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:
+    code, _, err = mfcvae("sample", "run", *args)
+    assert code == 2
+    assert re.fullmatch(f"mfcvae: {told}\n", err)
