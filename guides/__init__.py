@@ -9,17 +9,26 @@ from pyro_mfcvae.guides.assignments import (
     SampleAssignment,
     VaDEAssignment,
 )
-from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder
+from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder, SeparateEncoder
+from pyro_mfcvae.guides.globals import ConjugateGuide
+from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, GaussianHead, LowRankHead, PosteriorHead
 
 __all__ = [
     "AmortizedAssignment",
     "AnalyticAssignment",
     "AssignmentRule",
+    "ConjugateGuide",
     "ConvLadderEncoder",
+    "FlowHead",
+    "FullCovarianceHead",
+    "GaussianHead",
     "LadderEncoder",
+    "LowRankHead",
     "MLPLadderEncoder",
     "MonteCarloAssignment",
     "MultiFacetGuide",
+    "PosteriorHead",
     "SampleAssignment",
+    "SeparateEncoder",
     "VaDEAssignment",
 ]

@@ -1,9 +1,11 @@
 """The amortised guide q(z, c | x) as a Pyro program."""
 
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 import pyro
 import pyro.distributions as dist
+from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
@@ -11,14 +13,23 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
+from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.priors import FacetPrior, PosteriorCovariance
 
 _serial = count()
 
+_UNDER: dict[PosteriorCovariance | None, str] = {
+    "diagonal": "",
+    "full": " for a q(z | x) with a full covariance",
+    None: " for a q(z | x) that is not Gaussian",
+}
+
 
 class MultiFacetGuide(PyroModule):
-    """q(z, c | x) = prod_j q(z_j | x) q(c_j | x).
+    """q(theta, z, c | x) = q(theta) prod_j q(z_j | x) q(c_j | x, theta).
 
+        theta ~ globals_guide()                           the priors' random parameters, where there are any
         for n in plate("data", N):
             z_j ~ encoder(x)[j]                           j = 0 … J-1
             c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO
@@ -30,6 +41,7 @@ class MultiFacetGuide(PyroModule):
         model: the model it belongs to; it reads the priors and never registers the model's parameters as its own.
         encoder: a ladder encoder over the same facets.
         assignment: the rule for q(c_j | x); the analytic optimum by default.
+        globals_guide: q(theta) over `MultiFacetModel.sample_globals`; a `ConjugateGuide` by default.
         name: prefix of the parameters' names in Pyro's parameter store; by default a fresh one, so that two guides of
             one model do not share parameters there.
     """
@@ -40,6 +52,7 @@ class MultiFacetGuide(PyroModule):
         *,
         encoder: LadderEncoder,
         assignment: AssignmentRule | None = None,
+        globals_guide: GlobalGuide | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name if name is not None else f"{model._pyro_name}_guide_{next(_serial)}")
@@ -52,13 +65,25 @@ class MultiFacetGuide(PyroModule):
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
         for j, prior in enumerate(model.priors):
-            if self.assignment.needs_closed_form and not prior.has_closed_form:
+            if self.assignment.needs_closed_form and not prior.has_closed_form(encoder.covariance):
                 raise InputError(
                     f"{type(self.assignment).__name__} needs E[log p(z | c)] in closed form, which the "
-                    f"{type(prior).__name__} of facet {j} has not: take MonteCarloAssignment or SampleAssignment"
+                    f"{type(prior).__name__} of facet {j} has not{_UNDER[encoder.covariance]}: take "
+                    "MonteCarloAssignment or SampleAssignment"
                 )
         # Inside a tuple the model is not a submodule, so its parameters stay its own.
         self._model = (model,)
+        if model.global_sites and globals_guide is None:
+            globals_guide = ConjugateGuide(model)
+        self.globals_guide = globals_guide
+        if globals_guide is not None:
+            with poutine.block():
+                covered = globals_guide().keys()  # Pyro's automatic guides make their parameters when first called
+            if set(model.global_sites) != covered:
+                raise InputError(
+                    f"the priors have the global sites {model.global_sites}, but the globals_guide has "
+                    f"{sorted(covered)}: make it of model.sample_globals, say AutoNormal(model.sample_globals)"
+                )
 
     @property
     def model(self) -> MultiFacetModel:
@@ -68,19 +93,41 @@ class MultiFacetGuide(PyroModule):
     @property
     def has_closed_form(self) -> bool:
         """Whether the KL has a closed form: every prior has one, and the rule does not look at the drawn z."""
-        return not self.assignment.needs_draw and all(prior.has_closed_form for prior in self.model.priors)
+        covariance = self.encoder.covariance
+        return not self.assignment.needs_draw and all(p.has_closed_form(covariance) for p in self.model.priors)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None) -> None:
         """Sample every z_j and c_j for the items ``x`` (N, *event_shape)."""
         if x is None:
             raise InputError("the guide is q(z, c | x): pass it the data x")
         model = self.model
+        priors = self.sample_globals()
         with model.plate(model.check_items(x, num)):
-            for j, posterior in enumerate(self.posteriors(x)):
+            for j, (prior, posterior) in enumerate(zip(priors, self.posteriors(x), strict=True)):
                 with model.kl_weight(j):
                     z = pyro.sample(latent_site(j), posterior)
-                    c = dist.Categorical(logits=self.assignment_logits(j, posterior, z))
+                    c = dist.Categorical(logits=self.assignment_logits(j, prior, posterior, z))
                     pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel"})
+
+    @pyro_method
+    def sample_globals(self) -> Sequence[FacetPrior]:
+        """Draw theta ~ q(theta); the priors at that value, or as they are where nothing in them is random."""
+        return self.model.priors if self.globals_guide is None else self.model.priors_given(self.globals_guide())
+
+    def typical_priors(self) -> Sequence[FacetPrior]:
+        """The priors at the median of q(theta)."""
+        return self.model.priors if self.globals_guide is None else self.model.priors_given(self.globals_guide.median())
+
+    def restart_globals(self, facets: Iterable[int]) -> None:
+        """Move q(theta) of some facets to where their priors stand, which were fitted; nothing without q(theta)."""
+        if self.globals_guide is None:
+            return
+        if not isinstance(self.globals_guide, ConjugateGuide):
+            raise InputError(
+                f"a {type(self.globals_guide).__name__} cannot be moved to mixtures that were fitted: take a "
+                "ConjugateGuide, or start it there (init_loc_fn=init_to_value(values=model.starting_point()))"
+            )
+        self.globals_guide.start_at(self.model.starting_point(facets))
 
     @pyro_method
     def posteriors(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -90,8 +137,8 @@ class MultiFacetGuide(PyroModule):
         return posteriors
 
     @pyro_method
-    def assignment_logits(self, j: int, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def assignment_logits(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         """Normalised logits of q(c_j | x), (…, K_j), detached where the rule is at the optimum of the objective."""
         rule = self.assignment
-        logits: Tensor = rule(j, self.model.priors[j], posterior, z)
+        logits: Tensor = rule(j, prior, posterior, z)
         return logits.detach() if rule.is_optimum else logits

@@ -48,7 +48,7 @@ class AnalyticAssignment(AssignmentRule):
     needs_closed_form = True
 
     def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
-        expected = prior.expected_log_prob(posterior.mean, posterior.stddev)
+        expected = prior.expected_log_prob_under(posterior)
         return (prior.log_weights() + expected).log_softmax(-1)
 
 

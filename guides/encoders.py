@@ -2,22 +2,23 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, shrink
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
+from pyro_mfcvae.guides.posteriors import GaussianHead, PosteriorHead
 from pyro_mfcvae.models.decoders import ladder_dims
+from pyro_mfcvae.models.priors import PosteriorCovariance
 from pyro_mfcvae.networks import mlp, weight_layers
 
-# Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
-MIN_SCALE = 1e-4
+MakeHead = Callable[[int, int], PosteriorHead]
+"""(number of features, latent dimension) ↦ the head of a facet: a class, or `functools.partial` of one."""
 
 
 class LadderEncoder(nn.Module, ABC):
@@ -27,6 +28,9 @@ class LadderEncoder(nn.Module, ABC):
         facets: shallowest first.
         in_shape: event shape of the data, e.g. (channels, height, width).
     """
+
+    covariance: PosteriorCovariance | None = "diagonal"
+    """Of the q(z_j | x), where they are Gaussian; an encoder with another family says so here."""
 
     def __init__(self, facets: Sequence[Facet], in_shape: Sequence[int]) -> None:
         super().__init__()
@@ -42,19 +46,6 @@ class LadderEncoder(nn.Module, ABC):
         """The layers whose scale is free, linear or convolutional, in no particular order: all but the heads'."""
 
 
-class GaussianHead(nn.Module):
-    """q(z | x) = Normal(loc, diag(scale²)) from features h: loc = W h + b, scale = softplus(V h + a) + 1e-4."""
-
-    def __init__(self, num_features: int, latent_dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(num_features, 2 * latent_dim)
-
-    def forward(self, h: Tensor) -> dist.TorchDistribution:
-        # Under autocast the layers give low precision; densities keep the parameters' one.
-        loc, raw_scale = self.linear(h).to(self.linear.weight.dtype).chunk(2, -1)
-        return dist.Normal(loc, softplus(raw_scale) + MIN_SCALE).to_event(1)
-
-
 class MLPLadderEncoder(LadderEncoder):
     """The ladder out of linear layers and ReLUs; any J ≥ 1 and any event shape.
 
@@ -66,6 +57,7 @@ class MLPLadderEncoder(LadderEncoder):
         rung_dims: width of h_j, shallowest first; by default, as for MNIST in the paper, 2000 for the deepest and 500
             for the others.
         joining_gain: see `quieten_joining_heads`.
+        head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
     """
 
     def __init__(
@@ -75,12 +67,14 @@ class MLPLadderEncoder(LadderEncoder):
         *,
         rung_dims: Sequence[int] | None = None,
         joining_gain: float = 0.0,
+        head: MakeHead = GaussianHead,
     ) -> None:
         super().__init__(facets, in_shape)
         dims = ladder_dims(self.facets, rung_dims, "rung_dims")
         below = (math.prod(self.in_shape), *dims)
         self.rungs = nn.ModuleList(mlp(pair) for pair in zip(below, dims, strict=False))
-        self.heads = nn.ModuleList(GaussianHead(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
+        self.heads = nn.ModuleList(head(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
+        self.covariance = self.heads[0].covariance
         quieten_joining_heads(self.heads, joining_gain)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -108,6 +102,7 @@ class ConvLadderEncoder(LadderEncoder):
         channels: of h_1, h_2, …; the last goes for all further maps too.
         num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
         joining_gain: see `quieten_joining_heads`.
+        head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
     """
 
     def __init__(
@@ -118,6 +113,7 @@ class ConvLadderEncoder(LadderEncoder):
         channels: Sequence[int] = (64, 128, 256),
         num_residual_blocks: int = 0,
         joining_gain: float = 0.0,
+        head: MakeHead = GaussianHead,
     ) -> None:
         super().__init__(facets, in_shape)
         self.pyramid = Pyramid.build(self.in_shape, len(self.facets), channels=channels)
@@ -131,9 +127,8 @@ class ConvLadderEncoder(LadderEncoder):
         )
         rungs, num_features = zip(*(shrink(shapes[level]) for level in self.pyramid.rungs), strict=True)
         self.rungs = nn.ModuleList(rungs)
-        self.heads = nn.ModuleList(
-            GaussianHead(num, f.latent_dim) for num, f in zip(num_features, self.facets, strict=True)
-        )
+        self.heads = nn.ModuleList(head(num, f.latent_dim) for num, f in zip(num_features, self.facets, strict=True))
+        self.covariance = self.heads[0].covariance
         quieten_joining_heads(self.heads, joining_gain)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -151,6 +146,34 @@ class ConvLadderEncoder(LadderEncoder):
         yield from weight_layers(self.rungs)
 
 
+class SeparateEncoder(LadderEncoder):
+    """No ladder: facet j is read by an encoder of its own, q(z_j | x) = encoders[j](x).
+
+    Args:
+        encoders: one of one facet each, shallowest first; all over the same data and of one family.
+    """
+
+    def __init__(self, encoders: Sequence[LadderEncoder]) -> None:
+        if any(len(encoder.facets) != 1 for encoder in encoders):
+            raise InputError(
+                f"each encoder must have one facet, got {', '.join(str(len(e.facets)) for e in encoders)}: make one "
+                "encoder per facet, such as MLPLadderEncoder([facet], in_shape)"
+            )
+        kinds = {(encoder.in_shape, encoder.covariance) for encoder in encoders}
+        if len(kinds) > 1:
+            raise InputError(f"all encoders must have the same in_shape and family of q(z | x), got {sorted(kinds)}")
+        super().__init__([encoder.facets[0] for encoder in encoders], encoders[0].in_shape)
+        self.encoders = nn.ModuleList(encoders)
+        self.covariance = encoders[0].covariance
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        return [encoder(x)[0] for encoder in self.encoders]
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        for encoder in self.encoders:
+            yield from encoder.hidden_layers()
+
+
 @torch.no_grad()
 def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
     """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
@@ -161,5 +184,6 @@ def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
     """
     if gain < 0:
         raise InputError(f"joining_gain must be ≥ 0, got {gain}")
-    for parameter in heads[:-1].parameters():
-        parameter.mul_(gain)
+    for head in heads[:-1]:
+        for parameter in head.linear.parameters():
+            parameter.mul_(gain)

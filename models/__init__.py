@@ -1,5 +1,6 @@
 """The generative side: priors p(c), p(z | c), likelihoods and decoders p(x | z), and the Pyro model made of them."""
 
+from pyro_mfcvae.models.bayesian import BayesianMixturePrior
 from pyro_mfcvae.models.decoders import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import (
@@ -12,9 +13,12 @@ from pyro_mfcvae.models.likelihoods import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
-from pyro_mfcvae.models.priors import FacetPrior, MixturePrior, StandardNormalPrior, StudentTMixturePrior
+from pyro_mfcvae.models.mixtures import MixturePrior, StudentTMixturePrior
+from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
+from pyro_mfcvae.models.vamp import VampPrior
 
 __all__ = [
+    "BayesianMixturePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
     "ContinuousBernoulliLikelihood",
@@ -31,4 +35,5 @@ __all__ = [
     "PoissonLikelihood",
     "StandardNormalPrior",
     "StudentTMixturePrior",
+    "VampPrior",
 ]

@@ -1,6 +1,6 @@
 """The generative model p(c, z, x) as a Pyro program."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 
@@ -13,7 +13,7 @@ from pyro.nn.module import PyroModuleList
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, latent_site
+from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.priors import FacetPrior
@@ -24,8 +24,9 @@ _serial = count()
 class MultiFacetModel(PyroModule):
     """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
 
+        theta_j ~ priors[j].hyperprior()                  j = 0 … J-1; nothing where no parameter is random
         for n in plate("data", N):
-            c_j ~ Categorical(pi_j)                       j = 0 … J-1
+            c_j ~ Categorical(pi_j)
             z_j | c_j ~ priors[j].component(c_j)
             x | z ~ likelihood(decoder(z_0 … z_{J-1}))
 
@@ -75,15 +76,41 @@ class MultiFacetModel(PyroModule):
     def forward(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
         """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x."""
         num_items = self.check_items(x, num)
+        priors = self.sample_globals()
         with self.plate(num_items):
             zs = []
-            for j, prior in enumerate(self.priors):
+            for j, prior in enumerate(priors):
                 with self.kl_weight(j):
                     c = pyro.sample(cluster_site(j), dist.Categorical(logits=prior.log_weights()))
                     zs.append(pyro.sample(latent_site(j), prior.component(c)))
             filled, observed = (None, None) if x is None else self.split_missing(x)
             sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
         return sample
+
+    @pyro_method
+    def sample_globals(self) -> list[FacetPrior]:
+        """Draw the priors' random parameters, at sites such as ``probs_j``; returns the priors at these values."""
+        return [
+            prior.given({name: pyro.sample(global_site(name, j), p) for name, p in prior.hyperprior().items()})
+            for j, prior in enumerate(self.priors)
+        ]
+
+    @property
+    def global_sites(self) -> list[str]:
+        """Names of the sites of `sample_globals`."""
+        return [global_site(name, j) for j, prior in enumerate(self.priors) for name in prior.hyperprior()]
+
+    def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
+        """Where a guide over the `global_sites` of some facets (or all) may start: the priors' own points."""
+        chosen = range(len(self.facets)) if facets is None else facets
+        return {global_site(name, j): value for j in chosen for name, value in self.priors[j].point().items()}
+
+    def priors_given(self, values: Mapping[str, Tensor]) -> list[FacetPrior]:
+        """The priors at the values of all `global_sites`."""
+        return [
+            prior.given({name: values[global_site(name, j)] for name in prior.hyperprior()})
+            for j, prior in enumerate(self.priors)
+        ]
 
     @pyro_method
     def observation(self, zs: Sequence[Tensor], observed: Tensor | None = None) -> dist.TorchDistribution:

@@ -1,18 +1,19 @@
-"""Priors p(c_j) and p(z_j | c_j) of one facet."""
+"""Priors p(c_j) and p(z_j | c_j) of one facet: what all have in common, and the one without clusters."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from collections.abc import Mapping
+from copy import copy
+from typing import Literal, Self
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroParam
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.networks import AbstractPyroModule
 
-Covariance = Literal["diagonal", "full", "spherical", "tied"]
+PosteriorCovariance = Literal["diagonal", "full"]
 
 
 class FacetPrior(AbstractPyroModule):
@@ -26,10 +27,14 @@ class FacetPrior(AbstractPyroModule):
         super().__init__()
         self.facet = facet
 
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether `expected_log_prob` is there."""
-        return type(self).expected_log_prob is not FacetPrior.expected_log_prob
+    def has_closed_form(self, covariance: PosteriorCovariance | None = "diagonal") -> bool:
+        """Whether E[log p(z | c)] is there for a Gaussian q(z | x) with such a covariance; never for other families."""
+        match covariance:
+            case "diagonal":
+                return type(self).expected_log_prob is not FacetPrior.expected_log_prob
+            case "full":
+                return type(self).expected_log_prob_full is not FacetPrior.expected_log_prob_full
+        return False
 
     @abstractmethod
     def log_weights(self) -> Tensor:
@@ -54,10 +59,49 @@ class FacetPrior(AbstractPyroModule):
         Raises:
             InputError: the prior has no closed form for it.
         """
+        raise self._no_closed_form()
+
+    def expected_log_prob_full(self, loc: Tensor, covariance: Tensor) -> Tensor:
+        """The same over z ~ Normal(loc, covariance): (…, D), (…, D, D) → (…, K)."""
+        raise self._no_closed_form()
+
+    def expected_log_prob_under(self, posterior: dist.TorchDistribution) -> Tensor:
+        """The same over z ~ ``posterior``, a Gaussian of batch shape (…) and event shape (D,): (…, K)."""
+        match posterior:
+            case torch.distributions.MultivariateNormal() | torch.distributions.LowRankMultivariateNormal():
+                return self.expected_log_prob_full(posterior.mean, posterior.covariance_matrix)
+            case torch.distributions.Independent(base_dist=torch.distributions.Normal()):
+                return self.expected_log_prob(posterior.mean, posterior.stddev)
         raise InputError(
+            f"E[log p(z | c)] under a {type(posterior).__name__} has no closed form: use MonteCarloAssignment or "
+            "SampleAssignment with FacetELBO(closed_form=False)"
+        )
+
+    def _no_closed_form(self) -> InputError:
+        return InputError(
             f"{type(self).__name__} has no closed form of E[log p(z | c)]: use MonteCarloAssignment with "
             "pyro.infer.TraceEnum_ELBO (or FacetELBO(closed_form=False))"
         )
+
+    def hyperprior(self) -> dict[str, dist.TorchDistribution]:
+        """p(theta) of the parameters that are random themselves, by name: none by default.
+
+        Batch shape (), event shape that of the parameter. The model draws them at sites such as ``probs_j``, once for
+        all items, and then asks `given` for the prior at these values.
+        """
+        return {}
+
+    def point(self) -> dict[str, Tensor]:
+        """Where a guide over these parameters may start, by name."""
+        return {}
+
+    def given(self, values: Mapping[str, Tensor]) -> Self:
+        """This prior with tensors in place of its attributes ``values``: parameters are shared, none is overwritten."""
+        if not values:
+            return self
+        prior = copy(self)
+        prior.__dict__.update(values)  # an instance's attribute is found before a module's parameter
+        return prior
 
 
 class StandardNormalPrior(FacetPrior):
@@ -90,145 +134,5 @@ class StandardNormalPrior(FacetPrior):
         """log Normal(loc; 0, I) - |scale|² / 2: (…, D), (…, D) → (…, 1)."""
         return self.log_prob(loc) - scale.square().sum(-1, keepdim=True) / 2
 
-
-class MixturePrior(FacetPrior):
-    """Mixture of Gaussians: ``c ~ Categorical(pi)``, ``z | c ~ Normal(loc_c, Sigma_c)`` (Falck et al. 2021, eq. 2).
-
-    Parameters: ``loc`` (K, D), ``logits`` (K,) unless the weights are fixed at 1/K, and, by ``covariance``,
-
-    - ``"diagonal"``: ``scale`` (K, D), positive; Sigma_c = diag(scale_c²);
-    - ``"spherical"``: ``scale`` (K, 1), positive; Sigma_c = scale_c² I;
-    - ``"full"``: ``scale_tril`` (K, D, D), lower Cholesky; Sigma_c = scale_tril_c scale_trilᵀ_c;
-    - ``"tied"``: ``scale_tril`` (1, D, D), the same Sigma for all clusters.
-
-    A new prior has uniform weights, unit covariances, and Glorot-uniform means:
-    loc ~ Uniform(±sqrt(6 / (K + D))).
-
-    Args:
-        facet: K and D.
-        covariance: the shape of Sigma_c.
-        learn_weights: whether pi is a parameter.
-    """
-
-    scale: Any  # set as a PyroParam, read as a Tensor
-    scale_tril: Any
-
-    def __init__(self, facet: Facet, *, covariance: Covariance = "diagonal", learn_weights: bool = True) -> None:
-        super().__init__(facet)
-        num_clusters, latent_dim = facet.num_clusters, facet.latent_dim
-        self.covariance = covariance
-        self.loc = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_clusters, latent_dim)))
-        logits = torch.zeros(num_clusters)
-        if learn_weights:
-            self.logits = nn.Parameter(logits)
-        else:
-            self.register_buffer("logits", logits)
-        match covariance:
-            case "diagonal":
-                self.scale = PyroParam(torch.ones(num_clusters, latent_dim), dist.constraints.positive)
-            case "spherical":
-                self.scale = PyroParam(torch.ones(num_clusters, 1), dist.constraints.positive)
-            case "full" | "tied":
-                eye = torch.eye(latent_dim).repeat(num_clusters if covariance == "full" else 1, 1, 1)
-                self.scale_tril = PyroParam(eye, dist.constraints.lower_cholesky)
-            case _:
-                raise InputError(f"covariance must be 'diagonal', 'full', 'spherical' or 'tied', got {covariance!r}")
-
-    @property
-    def learns_weights(self) -> bool:
-        """Whether pi is a parameter."""
-        return isinstance(self.logits, nn.Parameter)
-
-    def log_weights(self) -> Tensor:
-        return self.logits.log_softmax(-1)
-
-    @property
-    def has_scale_tril(self) -> bool:
-        """Whether the covariances have off-diagonal elements."""
-        return self.covariance in ("full", "tied")
-
-    def scale_trils(self) -> Tensor:
-        """The lower Cholesky factor of every Sigma_c, (K, D, D); not for diagonal and spherical ones."""
-        scale_trils: Tensor = self.scale_tril.expand(self.facet.num_clusters, -1, -1)
-        return scale_trils
-
-    def components(self) -> dist.TorchDistribution:
-        if self.has_scale_tril:
-            return dist.MultivariateNormal(self.loc, scale_tril=self.scale_trils())
-        return dist.Normal(self.loc, self.scale).to_event(1)
-
-    def component(self, c: Tensor) -> dist.TorchDistribution:
-        if self.has_scale_tril:
-            return dist.MultivariateNormal(self.loc[c], scale_tril=self.scale_trils()[c])
-        return dist.Normal(self.loc[c], self.scale[c]).to_event(1)
-
-    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """log N(loc; loc_c, Sigma_c) - tr(Sigma_c⁻¹ diag(scale²)) / 2: (…, D), (…, D) → (…, K)."""
-        trace = scale.square() @ self.precision_diagonal().mT
-        return self.log_prob(loc) - trace / 2
-
-    def precision_diagonal(self) -> Tensor:
-        """The diagonal of Sigma_c⁻¹, shape (K, D)."""
-        if self.has_scale_tril:
-            scale_tril = self.scale_tril
-            eye = torch.eye(self.facet.latent_dim, dtype=scale_tril.dtype, device=scale_tril.device)
-            inverse = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
-            return inverse.square().sum(-2).expand_as(self.loc)
-        return self.scale.square().reciprocal().expand_as(self.loc)
-
-    @torch.no_grad()
-    def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
-        """Overwrite the parameters in place, so that optimisers and parameter stores keep seeing the same tensors.
-
-        Args:
-            loc: new means, (K, D).
-            covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
-                its mean, a tied one the mean of all.
-            probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
-        """
-        if probs is not None and not self.learns_weights:
-            raise InputError(
-                "this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior"
-            )
-        variance = covariance.diagonal(dim1=-2, dim2=-1)
-        self.loc.copy_(loc)
-        match self.covariance:
-            case "diagonal":
-                self.scale = variance.sqrt()
-            case "spherical":
-                self.scale = variance.mean(-1, keepdim=True).sqrt()
-            case "full":
-                self.scale_tril = torch.linalg.cholesky(covariance)
-            case "tied":
-                self.scale_tril = torch.linalg.cholesky(covariance.mean(0, keepdim=True))
-        self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())
-
-
-class StudentTMixturePrior(MixturePrior):
-    """Mixture of multivariate Student-t: ``z | c ~ StudentT(df_c, loc_c, Sigma_c)``, for clusters with outliers.
-
-    It has no closed form: take `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
-    `MixturePrior` with full covariances, where Sigma_c is the scale matrix (the covariance is Sigma_c df / (df - 2)),
-    and ``df`` (K,), which stays above 2, so that there is a covariance.
-
-    Args:
-        facet: K and D.
-        df: initial degrees of freedom, > 2; a Gaussian is the limit of many.
-        learn_weights: whether pi is a parameter.
-    """
-
-    df: Any  # set as a PyroParam, read as a Tensor
-
-    expected_log_prob = FacetPrior.expected_log_prob  # the Gaussian's does not hold
-
-    def __init__(self, facet: Facet, *, df: float = 5.0, learn_weights: bool = True) -> None:
-        super().__init__(facet, covariance="full", learn_weights=learn_weights)
-        if not df > 2:
-            raise InputError(f"the degrees of freedom of a Student-t mixture must be > 2, got {df}")
-        self.df = PyroParam(torch.full((facet.num_clusters,), float(df)), dist.constraints.greater_than(2.0))
-
-    def components(self) -> dist.TorchDistribution:
-        return dist.MultivariateStudentT(self.df, self.loc, self.scale_trils())
-
-    def component(self, c: Tensor) -> dist.TorchDistribution:
-        return dist.MultivariateStudentT(self.df[c], self.loc[c], self.scale_trils()[c])
+    def expected_log_prob_full(self, loc: Tensor, covariance: Tensor) -> Tensor:
+        return self.log_prob(loc) - covariance.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) / 2

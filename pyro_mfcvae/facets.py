@@ -19,6 +19,11 @@ def latent_site(j: int) -> str:
     return f"z_{j}"
 
 
+def global_site(name: str, j: int) -> str:
+    """Name of the site of a random parameter of facet ``j``'s prior, such as ``probs_j``."""
+    return f"{name}_{j}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facet:
     """One clustering of the data: a latent variable ``z_j`` in R^D whose prior is a mixture of ``K`` components.

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.models.bayesian import BayesianMixturePrior
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.priors import MixturePrior
+from pyro_mfcvae.models.mixtures import MixturePrior
+from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.vamp import VampPrior
 from pyro_mfcvae.networks import weight_layers
 
 # Added to the diagonal of every fitted covariance: a component that sits on a few items must not become a spike.
@@ -18,6 +21,9 @@ _MIN_VARIANCE = 1e-4
 
 # Items that the encoder sees at once: bounds the memory that its feature maps take.
 _NUM_AT_ONCE = 1000
+
+# Of the variational fit of a Dirichlet process, which empties clusters slowly.
+_MAX_ITERATIONS = 1000
 
 # Smallest weight that a component starts with, in units of 1/K: at 0 it could never come back.
 _MIN_SHARE = 0.01
@@ -90,7 +96,8 @@ def initialize_mixtures(
 
     One draw of every item's q(z_j | x), that is, a draw of the aggregate posterior, goes to scikit-learn's
     GaussianMixture, which starts from k-means; the prior takes over means, covariances and, where it learns them,
-    weights. The aggregate posterior is the prior that the ELBO would choose, were it free. The encoder sees about a
+    weights; a `VampPrior` takes the items nearest to the centres of k-means. The aggregate posterior is the prior that
+    the ELBO would choose, were it free. The encoder sees about a
     thousand items at once, in the mode (training or evaluation) that it is in.
 
     Args:
@@ -103,7 +110,7 @@ def initialize_mixtures(
         seed: of EM's start; the draws of z take Pyro's random state.
 
     Raises:
-        InputError: too few items, or a prior that is no `MixturePrior`.
+        InputError: too few items, or a prior of another kind.
     """
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
     if not chosen:
@@ -111,18 +118,24 @@ def initialize_mixtures(
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     for j in chosen:
         prior = model.priors[j]
-        if not isinstance(prior, MixturePrior):
-            raise InputError(
-                f"only a MixturePrior can be fitted, and facet {j} has a {type(prior).__name__}: leave it out"
-            )
         z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
-        fit_mixture(prior, z, variance=variance, seed=seed)
+        match prior:
+            case MixturePrior():
+                fit_mixture(prior, z, variance=variance, seed=seed)
+            case VampPrior():
+                prior.set_pseudo_inputs(x[_central_items(z, prior.facet.num_clusters, seed)])
+            case _:
+                raise InputError(
+                    f"only a MixturePrior or VampPrior can be fitted, and facet {j} has a {type(prior).__name__}: "
+                    "leave it out"
+                )
+    guide.restart_globals(chosen)
 
 
 def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None, seed: int = 0) -> None:
     """Fit one mixture prior to points ``z`` (N, D), N ≥ K, as `initialize_mixtures` does."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
     num_clusters = prior.facet.num_clusters
     if len(z) < num_clusters:
@@ -130,11 +143,27 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
             f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
         )
     kind = "diag" if prior.covariance == "diagonal" else prior.covariance
-    mixture = GaussianMixture(num_clusters, covariance_type=kind, reg_covar=_MIN_VARIANCE, random_state=seed)
+    settings = {"covariance_type": kind, "reg_covar": _MIN_VARIANCE, "random_state": seed}
+    if isinstance(prior, BayesianMixturePrior) and prior.stick_breaking:
+        mixture = BayesianGaussianMixture(
+            num_clusters,
+            weight_concentration_prior_type="dirichlet_process",
+            weight_concentration_prior=prior.concentration.item(),
+            max_iter=_MAX_ITERATIONS,
+            **settings,
+        )
+    else:
+        mixture = GaussianMixture(num_clusters, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
         mixture.fit(z.double().cpu().numpy())
-    fitted = torch.from_numpy(mixture.covariances_).to(prior.loc)
+    means, weights, fitted = (
+        torch.from_numpy(values).to(prior.loc) for values in (mixture.means_, mixture.weights_, mixture.covariances_)
+    )
+    # Sticks are broken in order: the first clusters are those that the hyperprior expects to be large.
+    order = weights.argsort(descending=True)
+    means, weights = means[order], weights[order]
+    fitted = fitted if prior.covariance == "tied" else fitted[order]
     match prior.covariance:
         case "diagonal":
             covariance = torch.diag_embed(fitted)
@@ -144,12 +173,27 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
             covariance = fitted.expand(num_clusters, -1, -1)
         case _:
             covariance = fitted
-    probs = torch.from_numpy(mixture.weights_).to(prior.loc).clamp_min(_MIN_SHARE / num_clusters)
+    probs = weights.clamp_min(_MIN_SHARE / num_clusters)
     prior.set_mixture(
-        torch.from_numpy(mixture.means_).to(prior.loc),
+        means,
         covariance if variance is None else _isotropic(prior, variance),
         probs=probs / probs.sum() if prior.learns_weights else None,
     )
+
+
+def can_be_fitted(prior: FacetPrior) -> bool:
+    """Whether `initialize_mixtures` knows how to fit a prior."""
+    return isinstance(prior, MixturePrior | VampPrior)
+
+
+def _central_items(z: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """Numbers of the items nearest to the centres of k-means of ``z`` (N, D)."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances_argmin
+
+    points = z.double().cpu().numpy()
+    centres = KMeans(num_clusters, n_init=1, random_state=seed).fit(points).cluster_centers_
+    return torch.from_numpy(pairwise_distances_argmin(centres, points))
 
 
 def _isotropic(prior: MixturePrior, variance: float) -> Tensor:

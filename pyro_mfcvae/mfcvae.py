@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
 
 
@@ -35,6 +36,11 @@ class MFCVAE(nn.Module):
         """J."""
         return len(self.model.facets)
 
+    @property
+    def priors(self) -> Sequence[FacetPrior]:
+        """p(c_j) and p(z_j | c_j); where parameters of theirs are random, at the median of q(theta)."""
+        return self.guide.typical_priors()
+
     def encode(self, x: Tensor) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
         self.model.check_items(x, None)
@@ -42,7 +48,7 @@ class MFCVAE(nn.Module):
 
     def assign(self, x: Tensor) -> list[Tensor]:
         """q(c_j | x) per facet, (N, K_j). A rule that looks at a drawn z_j is given E[z_j | x]."""
-        rule, priors = self.guide.assignment, self.model.priors
+        rule, priors = self.guide.assignment, self.priors
         return [rule(j, priors[j], q, q.mean).exp() for j, q in enumerate(self.encode(x))]
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ class MFCVAE(nn.Module):
             if not 0 <= k < self.model.facets[j].num_clusters:
                 raise InputError(f"facet {j} has clusters 0 … {self.model.facets[j].num_clusters - 1}, got {k}")
         zs = []
-        for j, prior in enumerate(self.model.priors):
+        for j, prior in enumerate(self.priors):
             c = dist.Categorical(logits=prior.log_weights()).sample((num,))
             component = prior.component(torch.full_like(c, clusters[j]) if j in clusters else c)
             zs.append(torch.lerp(component.mean, component.sample(), temperature))
@@ -110,7 +116,7 @@ class MFCVAE(nn.Module):
             raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
         log_weights = torch.zeros(num_samples, len(x), dtype=x.dtype, device=x.device)
         zs = []
-        for posterior, prior in zip(self.encode(x), self.model.priors, strict=True):
+        for posterior, prior in zip(self.encode(x), self.priors, strict=True):
             z = posterior.sample((num_samples,))
             log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
             log_weights = log_weights + log_prior - posterior.log_prob(z)

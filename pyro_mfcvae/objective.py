@@ -1,9 +1,11 @@
 """The evidence lower bound with its clusters summed out and, where there is one, its KL in closed form."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO
 from pyro.nn import pyro_method
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.priors import FacetPrior
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class ELBOTerms:
         kl_z: E_q[log q(z_j | x) - log p(z_j | c_j)], shape (N, J).
         kl_c: KL(q(c_j | x) ‖ p(c_j)), shape (N, J).
         beta: the weight of each facet's KL, shape (J,).
+        kl_globals: E_q[log q(theta) - log p(theta)] of the priors' random parameters, once for all items, shape ().
     """
 
     reconstruction: Tensor
     kl_z: Tensor
     kl_c: Tensor
     beta: Tensor
+    kl_globals: Tensor
 
     @property
     def kl(self) -> Tensor:
@@ -36,12 +41,12 @@ class ELBOTerms:
 
     @property
     def total(self) -> Tensor:
-        """reconstruction - sum_j beta_j kl_j, shape (N,): the ELBO where every beta is 1."""
+        """reconstruction - sum_j beta_j kl_j, shape (N,): the ELBO, given theta, where every beta is 1."""
         return self.reconstruction - (self.beta * self.kl).sum(-1)
 
     def mean(self) -> "ELBOTerms":
-        """The batch's mean of every term: shapes (), (J,), (J,)."""
-        return ELBOTerms(self.reconstruction.mean(0), self.kl_z.mean(0), self.kl_c.mean(0), self.beta)
+        """The batch's mean of every term of the items: shapes (), (J,), (J,)."""
+        return replace(self, reconstruction=self.reconstruction.mean(0), kl_z=self.kl_z.mean(0), kl_c=self.kl_c.mean(0))
 
 
 class FacetELBO(ELBO):
@@ -54,6 +59,9 @@ class FacetELBO(ELBO):
     whose bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the reconstruction
     is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are evaluated at the
     drawn z instead: that is, draw by draw, the estimate of ``TraceEnum_ELBO``.
+
+    Where parameters of the priors are random (`FacetPrior.hyperprior`), all this is given theta ~ q(theta), drawn once,
+    and KL(q(theta) ‖ p(theta)), estimated at that draw, is taken off the sum over items.
 
     Like every Pyro loss it is minus the ELBO summed over the items, scaled to ``num_data`` where the model has it.
 
@@ -80,7 +88,8 @@ class FacetELBO(ELBO):
     def differentiable_loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> Tensor:
         """Minus the ELBO, summed over items: a scalar to call ``backward`` on."""
         num_items = len(x)
-        return -self.terms(model, guide, x).total.sum() * ((model.num_data or num_items) / num_items)
+        terms = self.terms(model, guide, x)
+        return terms.kl_globals - terms.total.sum() * ((model.num_data or num_items) / num_items)
 
     @torch.no_grad()
     def loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> float:
@@ -103,6 +112,11 @@ class FacetELBO(ELBO):
                 f"{type(model).__name__} and {type(guide).__name__}: for a pair that is wrapped by a handler, or of "
                 "another kind, use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
+        if self.closed_form and guide.encoder.covariance is None:
+            raise InputError(
+                "this q(z | x) is not Gaussian, so the KL has no closed form: use FacetELBO(closed_form=False) or "
+                "pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+            )
         if self.closed_form and guide.assignment.needs_draw:
             raise InputError(
                 f"with {type(guide.assignment).__name__} q(c|z) depends on the drawn z, so the KL has no closed form: "
@@ -114,16 +128,17 @@ class FacetELBO(ELBO):
 @pyro_method
 def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: FacetELBO) -> ELBOTerms:
     zs, kl_z, kl_c = [], [], []
+    priors, kl_globals = _draw_globals(model, guide)
     posteriors = guide.posteriors(x)
     # Only the networks may run in low precision: autocast would take the densities' matrix products along.
     with torch.autocast(x.device.type, enabled=False):
         for j, posterior in enumerate(posteriors):
-            prior = model.priors[j]
+            prior = priors[j]
             z = posterior.rsample((elbo.num_particles,))
-            log_q_c = guide.assignment_logits(j, posterior, z)
+            log_q_c = guide.assignment_logits(j, prior, posterior, z)
             q_c = log_q_c.exp()
             if elbo.closed_form:
-                expected = prior.expected_log_prob(posterior.mean, posterior.stddev)
+                expected = prior.expected_log_prob_under(posterior)
                 kl_z.append(-posterior.entropy() - (q_c * expected).sum(-1))
             else:
                 kl_z.append(posterior.log_prob(z) - (q_c * prior.log_prob(z)).sum(-1))
@@ -134,4 +149,13 @@ def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: Face
     def stack(kls: list[Tensor]) -> Tensor:
         return torch.stack([kl.expand_as(reconstruction).mean(0) for kl in kls], -1)
 
-    return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta)
+    return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals)
+
+
+def _draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[FacetPrior], Tensor]:
+    """The priors at a draw of q(theta), and log q(theta) - log p(theta) there."""
+    if guide.globals_guide is None:
+        return model.priors, torch.zeros_like(model.beta[0])
+    q = poutine.trace(guide.globals_guide).get_trace()
+    p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
+    return p.nodes["_RETURN"]["value"], q.log_prob_sum() - p.log_prob_sum()

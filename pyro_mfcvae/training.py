@@ -15,9 +15,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float, fingerprint
-from pyro_mfcvae.initialization import initialize_data_dependent, initialize_mixtures
+from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models.priors import MixturePrior
 from pyro_mfcvae.objective import FacetELBO
 from pyro_mfcvae.schedules import ProgressiveSchedule
 
@@ -49,12 +48,13 @@ class Objective(nn.Module):
     The loss is minus the mean ELBO, but that the first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016,
     appendix C):
 
-        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats)
+        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
     """
 
-    def __init__(self, pair: MFCVAE, *, free_nats: float = 0.0) -> None:
+    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0) -> None:
         super().__init__()
         self.pair = pair
+        self.num_items = num_items
         self.free_nats = free_nats
         self.elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
 
@@ -63,7 +63,7 @@ class Objective(nn.Module):
         # density is ours and tested, so checking its arguments at each step would only cost time.
         with pyro.get_param_store().scope(), pyro.validation_enabled(False):
             terms = self.elbo.terms(self.pair.model, self.pair.guide, x).mean()
-        loss = -terms.total
+        loss = terms.kl_globals / self.num_items - terms.total
         if self.free_nats:
             loss = loss + (terms.beta * (self.free_nats - terms.kl).clamp_min(0)).sum()
         return loss, terms.reconstruction.detach(), terms.kl.detach()
@@ -113,7 +113,7 @@ class Training:
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
         self._objective, self._stepper = self.fabric.setup(
-            Objective(pair, free_nats=settings.free_nats), self.optimizer
+            Objective(pair, num_items=len(images), free_nats=settings.free_nats), self.optimizer
         )
 
     @cached_property
@@ -170,7 +170,7 @@ class Training:
     def _prepare(self, step: int) -> None:
         """Everything that is due before a step: the schedule's buffers, mixtures, the learning rate."""
         priors = self.pair.model.priors
-        due = tuple(j for j in self.schedule.apply(self.pair.model, step) if isinstance(priors[j], MixturePrior))
+        due = tuple(j for j in self.schedule.apply(self.pair.model, step) if can_be_fitted(priors[j]))
         if due:
             initialize_mixtures(
                 self.pair.model,
@@ -181,8 +181,9 @@ class Training:
                 variance=self.settings.mixture_variance,
                 seed=self.seed,
             )
-            for j in due:
-                for parameter in priors[j].parameters():
+            globals_guide = self.pair.guide.globals_guide
+            for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
+                for parameter in part.parameters():
                     # Adam's moments belong to the mixture that was there before.
                     self.optimizer.state.pop(parameter, None)
         for group in self.optimizer.param_groups:

@@ -7,7 +7,7 @@ from torch import nn
 
 from pyro_mfcvae import Facet, InputError
 from pyro_mfcvae.guides import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder
-from pyro_mfcvae.guides.encoders import MIN_SCALE, GaussianHead
+from pyro_mfcvae.guides.posteriors import MIN_SCALE, GaussianHead
 
 MakeFacets = Callable[[int], tuple[Facet, ...]]
 

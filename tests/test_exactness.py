@@ -39,7 +39,7 @@ from pyro_mfcvae.models import (
     GaussianLikelihood,
     Likelihood,
 )
-from pyro_mfcvae.models.priors import Covariance
+from pyro_mfcvae.models.mixtures import Covariance
 
 
 @every_case

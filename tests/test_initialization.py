@@ -22,7 +22,7 @@ from pyro_mfcvae.models import (
     MLPLadderDecoder,
     MultiFacetModel,
 )
-from pyro_mfcvae.models.priors import Covariance
+from pyro_mfcvae.models.mixtures import Covariance
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -234,5 +234,7 @@ def test_errors() -> None:
         log_weights = components = component = expected_log_prob = None  # type: ignore[assignment]
 
     model, guide = known_pair([StrangePrior(FACET)])
-    with pytest.raises(InputError, match="only a MixturePrior can be fitted, and facet 0 has a StrangePrior: leave it"):
+    with pytest.raises(
+        InputError, match="only a MixturePrior or VampPrior can be fitted, and facet 0 has a StrangePrior: leave it"
+    ):
         initialize_mixtures(model, guide, separated(30))

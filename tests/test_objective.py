@@ -21,6 +21,7 @@ def test_terms_add_up() -> None:
         kl_z=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         kl_c=torch.tensor([[0.5, 0.25], [0.0, 1.0]]),
         beta=torch.tensor([1.0, 0.5]),
+        kl_globals=torch.tensor(7.0),
     )
     assert terms.kl.tolist() == [[1.5, 2.25], [3.0, 5.0]]
     assert terms.total.tolist() == [-10 - 1.5 - 1.125, -20 - 3 - 2.5]

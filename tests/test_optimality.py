@@ -38,7 +38,7 @@ from pyro_mfcvae.models import (
     MixturePrior,
     MultiFacetModel,
 )
-from pyro_mfcvae.models.priors import Covariance
+from pyro_mfcvae.models.mixtures import Covariance
 
 # The theorem.
 

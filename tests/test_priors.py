@@ -12,13 +12,17 @@ from pyro_mfcvae import Facet, FacetELBO, InputError
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
+    FullCovarianceHead,
+    GaussianHead,
     MLPLadderEncoder,
     MonteCarloAssignment,
     MultiFacetGuide,
+    PosteriorHead,
     SampleAssignment,
     VaDEAssignment,
 )
 from pyro_mfcvae.models import (
+    BayesianMixturePrior,
     BernoulliLikelihood,
     FacetPrior,
     MixturePrior,
@@ -26,8 +30,9 @@ from pyro_mfcvae.models import (
     MultiFacetModel,
     StandardNormalPrior,
     StudentTMixturePrior,
+    VampPrior,
 )
-from pyro_mfcvae.models.priors import Covariance
+from pyro_mfcvae.models.mixtures import Covariance
 
 FACET = Facet(num_clusters=4, latent_dim=3)
 PROBS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
@@ -221,6 +226,13 @@ def test_degrees_of_freedom_are_checked(df: float) -> None:
 
 # --- what holds for every prior: a new one joins by one line --------------------------------------------------------
 
+OTHER = Facet(num_clusters=2, latent_dim=2)
+
+
+def encoder_over(facet: Facet, head: type[PosteriorHead] = GaussianHead) -> MLPLadderEncoder:
+    return MLPLadderEncoder([OTHER, facet], (1, 2, 3), rung_dims=(9, 10), joining_gain=1.0, head=head)
+
+
 PRIORS: dict[str, Callable[[], FacetPrior]] = {
     **{
         covariance: lambda covariance=covariance: MixturePrior(FACET, covariance=covariance)
@@ -230,6 +242,14 @@ PRIORS: dict[str, Callable[[], FacetPrior]] = {
     "student_t": lambda: StudentTMixturePrior(FACET),
     "standard_normal": lambda: StandardNormalPrior(Facet(num_clusters=1, latent_dim=3)),
     "of_a_user": lambda: StudentPrior(FACET),
+    "bayesian": lambda: BayesianMixturePrior(FACET),
+    "bayesian_full": lambda: BayesianMixturePrior(FACET, covariance="full"),
+    "bayesian_means": lambda: BayesianMixturePrior(FACET, covariance="spherical", random=("loc",)),
+    "stick_breaking": lambda: BayesianMixturePrior(FACET, covariance="tied", random=("probs",), stick_breaking=True),
+    "vamp": lambda: VampPrior(FACET, encoder=encoder_over(FACET), j=1, pseudo_inputs=torch.rand(4, 1, 2, 3)),
+    "vamp_full": lambda: VampPrior(
+        FACET, encoder=encoder_over(FACET, FullCovarianceHead), j=1, pseudo_inputs=torch.rand(4, 1, 2, 3)
+    ),
 }
 
 
@@ -243,12 +263,12 @@ def prior(request: pytest.FixtureRequest) -> FacetPrior:
 
 
 def pair_with(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
-    other = MixturePrior(Facet(num_clusters=2, latent_dim=2))
+    other = MixturePrior(OTHER)
     facets = (other.facet, prior.facet)
     decoder = MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(9, 10), hidden_dim=8)
     model = MultiFacetModel([other, prior], decoder, BernoulliLikelihood())
-    encoder = MLPLadderEncoder(facets, (1, 2, 3), rung_dims=(9, 10), joining_gain=1.0)
-    rule = None if prior.has_closed_form else MonteCarloAssignment(4)
+    encoder = prior._encoder[0] if isinstance(prior, VampPrior) else encoder_over(prior.facet)
+    rule = None if prior.has_closed_form() else MonteCarloAssignment(4)
     return model, MultiFacetGuide(model, encoder=encoder, assignment=rule)
 
 
@@ -282,7 +302,7 @@ def test_draws_agree_with_the_density(prior: FacetPrior) -> None:
 def test_the_closed_form_is_the_mean_of_the_density(prior: FacetPrior) -> None:
     """5 standard errors for 24 means: fails for 1 seed in 70,000."""
     loc, scale = torch.randn(6, 3), 0.2 + torch.rand(6, 3)
-    if not prior.has_closed_form:
+    if not prior.has_closed_form():
         with pytest.raises(InputError, match="has no closed form of E"):
             prior.expected_log_prob(loc, scale)
         return
@@ -296,12 +316,14 @@ def test_gradients_reach_every_parameter_and_pyro_agrees(prior: FacetPrior, make
     x = make_x(5)
     pyro.set_rng_seed(3)
     pyros = TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(model, guide, x)
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert gradients.keys() == dict(model.named_parameters()).keys()
+    parameters = dict([*model.named_parameters("model"), *guide.named_parameters("guide")])
+    gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    assert gradients.keys() == parameters.keys()
     model.zero_grad()
+    guide.zero_grad()
     pyro.set_rng_seed(3)
     assert FacetELBO(closed_form=False).loss_and_grads(model, guide, x) == pytest.approx(pyros, abs=1e-10)
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=0.0, atol=1e-9)
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
@@ -314,10 +336,10 @@ def test_every_rule_that_makes_sense_trains_and_the_others_are_refused(
     rules = [MonteCarloAssignment(3), SampleAssignment(), VaDEAssignment(3), AmortizedAssignment(model.facets)]
     for rule in rules:
         other = MultiFacetGuide(model, encoder=guide.encoder, assignment=rule)
-        closed_form = prior.has_closed_form and not isinstance(rule, SampleAssignment)
+        closed_form = prior.has_closed_form() and not isinstance(rule, SampleAssignment)
         assert other.has_closed_form is closed_form
         assert math.isfinite(FacetELBO(closed_form=closed_form).loss_and_grads(model, other, make_x(4)))
-    if prior.has_closed_form:
+    if prior.has_closed_form():
         MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
     else:
         name = type(prior).__name__
@@ -335,6 +357,8 @@ def test_saved_and_loaded_and_in_single_precision(prior: FacetPrior) -> None:
             parameter.mul_(0.7)
     prior.load_state_dict(state)
     torch.testing.assert_close(prior.log_prob(z), before, rtol=0.0, atol=0.0)
+    if isinstance(prior, VampPrior):
+        prior._encoder[0].float()
     single = prior.float().log_prob(z.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), before, rtol=1e-3, atol=1e-3)

@@ -103,7 +103,7 @@ def test_free_nats_of_each_facets_kl_cost_nothing_and_have_no_gradient(free_nats
     pair.model.beta.copy_(torch.tensor([0.5, 1.0]))
     x = draw_images(20)
     pyro.set_rng_seed(3)
-    loss, reconstruction, kl = Objective(pair, free_nats=free_nats)(x)
+    loss, reconstruction, kl = Objective(pair, num_items=len(x), free_nats=free_nats)(x)
     expected = -reconstruction + 0.5 * kl[0].clamp_min(free_nats) + kl[1].clamp_min(free_nats)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
     loss.backward()
@@ -359,7 +359,7 @@ pyro.set_rng_seed(0)
 sizes = ["facets.num_clusters=[3, 3]", "networks.encoder_dims=[8, 8]", "networks.decoder_dims=[8, 8]"]
 pair = build_pair(override(Config(data="none"), sizes), (1, 4, 4))
 start = pair.model.priors[0].loc.detach().clone()
-objective, optimizer = fabric.setup(Objective(pair), torch.optim.Adam(pair.parameters(), 1e-2))
+objective, optimizer = fabric.setup(Objective(pair, num_items=100), torch.optim.Adam(pair.parameters(), 1e-2))
 pyro.set_rng_seed(100 + fabric.global_rank)
 for _ in range(10):
     loss, *_ = objective(torch.rand(8, 1, 4, 4))

@@ -1,0 +1,145 @@
+"""Families of q(z | x): heads from an encoder's features to a distribution."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import pyro.distributions as dist
+import pyro.distributions.transforms as T
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.priors import PosteriorCovariance
+
+# Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
+MIN_SCALE = 1e-4
+
+# Width of what a flow is told of x.
+_CONTEXT_DIM = 32
+
+
+class PosteriorHead(nn.Module, ABC):
+    """Features h (…, F) ↦ q(z | x), batch shape (…), event shape (D,): a linear layer, and a family.
+
+    Args:
+        num_features: F.
+        latent_dim: D.
+        num_outputs: of the linear layer.
+    """
+
+    covariance: ClassVar[PosteriorCovariance | None] = None
+    """Of a Gaussian; None for other families, under which nothing has a closed form."""
+
+    def __init__(self, num_features: int, latent_dim: int, *, num_outputs: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.linear = nn.Linear(num_features, num_outputs)
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """q(z | x)."""
+
+    def outputs(self, h: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+        """The linear layer's outputs, in parts."""
+        # Under autocast the layers give low precision; densities keep the parameters' one.
+        parts: tuple[Tensor, ...] = self.linear(h).to(self.linear.weight.dtype).split(sizes, -1)
+        return parts
+
+
+class GaussianHead(PosteriorHead):
+    """q(z | x) = Normal(loc, diag(scale²)): loc = W h + b, scale = softplus(V h + a) + 1e-4."""
+
+    covariance = "diagonal"
+
+    def __init__(self, num_features: int, latent_dim: int) -> None:
+        super().__init__(num_features, latent_dim, num_outputs=2 * latent_dim)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        loc, raw_scale = self.outputs(h, self.latent_dim, self.latent_dim)
+        return dist.Normal(loc, softplus(raw_scale) + MIN_SCALE).to_event(1)
+
+
+class FullCovarianceHead(PosteriorHead):
+    """q(z | x) = Normal(loc, L Lᵀ): L lower triangular, its diagonal softplus(…) + 1e-4, below it linear in h."""
+
+    covariance = "full"
+
+    def __init__(self, num_features: int, latent_dim: int) -> None:
+        super().__init__(num_features, latent_dim, num_outputs=latent_dim + latent_dim**2)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        D = self.latent_dim
+        loc, raw = self.outputs(h, D, D * D)
+        raw = raw.unflatten(-1, (D, D))
+        diagonal = softplus(raw.diagonal(dim1=-2, dim2=-1)) + MIN_SCALE
+        scale_tril = raw.tril(-1) + torch.diag_embed(diagonal)
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+class LowRankHead(PosteriorHead):
+    """q(z | x) = Normal(loc, F Fᵀ + diag(scale²)): F (D, rank), linear in h; scale = softplus(…) + 1e-4.
+
+    Pass it to an encoder as ``head=partial(LowRankHead, rank=2)``.
+
+    Args:
+        rank: 1 … D.
+    """
+
+    covariance = "full"
+
+    def __init__(self, num_features: int, latent_dim: int, *, rank: int = 1) -> None:
+        if not 1 <= rank <= latent_dim:
+            raise InputError(f"rank must lie between 1 and the latent dimension {latent_dim}, got {rank}")
+        super().__init__(num_features, latent_dim, num_outputs=(2 + rank) * latent_dim)
+        self.rank = rank
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        D = self.latent_dim
+        loc, raw_scale, factor = self.outputs(h, D, D, D * self.rank)
+        scale = softplus(raw_scale) + MIN_SCALE
+        return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (D, self.rank)), scale.square())
+
+
+class FlowPosterior(dist.TransformedDistribution):
+    """A Gaussian sent through invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z."""
+
+    @property
+    def mean(self) -> Tensor:
+        z: Tensor = self.base_dist.mean
+        for transform in self.transforms:
+            z = transform(z)
+        return z
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "FlowPosterior":
+        """The same variable, repeated to a batch shape."""
+        return FlowPosterior(self.base_dist.expand(batch_shape), self.transforms, validate_args=False)
+
+
+class FlowHead(PosteriorHead):
+    """q(z | x) = f_x(Normal(loc, diag(scale²))), f_x one of Pyro's conditional transforms (Rezende and Mohamed 2015).
+
+    It has no closed form: take `SampleAssignment` or `MonteCarloAssignment`. ``head=FlowHead`` gives splines,
+    ``head=partial(FlowHead, transform=conditional_affine_autoregressive)`` an inverse autoregressive flow (Kingma et
+    al. 2016), whose density is fast at its own draws and takes D passes elsewhere.
+
+    Args:
+        transform: (D, context_dim) ↦ a conditional transform, from `pyro.distributions.transforms`; splines by default
+            (Durkan et al. 2019).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int,
+        *,
+        transform: Callable[[int, int], nn.Module] = T.conditional_spline,
+    ) -> None:
+        super().__init__(num_features, latent_dim, num_outputs=2 * latent_dim + _CONTEXT_DIM)
+        self.transform = transform(latent_dim, _CONTEXT_DIM)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        loc, raw_scale, context = self.outputs(h, self.latent_dim, self.latent_dim, _CONTEXT_DIM)
+        base = dist.Normal(loc, softplus(raw_scale) + MIN_SCALE).to_event(1)
+        return FlowPosterior(base, [self.transform.condition(context)])

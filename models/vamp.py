@@ -1,0 +1,94 @@
+"""A mixture whose components are the posteriors of learned, imagined items."""
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.models.mixtures import MixturePrior
+from pyro_mfcvae.models.priors import FacetPrior
+
+
+class VampPrior(FacetPrior):
+    """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
+
+    A cluster is then an item of its own, which one can look at, and the prior follows the encoder wherever it goes.
+    Parameters: ``pseudo_inputs`` (K, *event_shape), and ``mixture.logits`` (K,) unless the weights are fixed. Layers of
+    the encoder that look at the batch, such as batch norm, see the pseudo-inputs in evaluation mode.
+
+    Args:
+        facet: K and D.
+        encoder: the guide's, whose parameters stay the guide's; its q(z_j | x) must be Gaussian.
+        j: the facet's number.
+        pseudo_inputs: starting values, (K, *event_shape): items of the data, best.
+        learn_weights: whether pi is a parameter.
+    """
+
+    def __init__(
+        self,
+        facet: Facet,
+        *,
+        encoder: Callable[[Tensor], Sequence[dist.TorchDistribution]],
+        j: int,
+        pseudo_inputs: Tensor,
+        learn_weights: bool = True,
+    ) -> None:
+        super().__init__(facet)
+        if len(pseudo_inputs) != facet.num_clusters:
+            raise InputError(f"expected {facet.num_clusters} pseudo-inputs, one per cluster, got {len(pseudo_inputs)}")
+        self.j = j
+        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
+        self._encoder = (encoder,)  # not a submodule
+        posteriors = self._posteriors()
+        if isinstance(posteriors, torch.distributions.TransformedDistribution):
+            raise InputError("a VampPrior needs an encoder whose q(z | x) is Gaussian, got a flow: take another head")
+        full = not isinstance(posteriors, torch.distributions.Independent)
+        # Holds the weights; its means and spreads come from the encoder at every call.
+        self.mixture = MixturePrior(facet, covariance="full" if full else "diagonal", learn_weights=learn_weights)
+        del self.mixture.loc
+        delattr(self.mixture, "scale_tril" if full else "scale")
+
+    def _posteriors(self) -> dist.TorchDistribution:
+        """q(z_j | u_c), c = 0 … K-1."""
+        encoder = self._encoder[0]
+        if not isinstance(encoder, nn.Module):
+            return encoder(self.pseudo_inputs)[self.j]
+        was_training = encoder.training
+        encoder.eval()
+        try:
+            posterior: dist.TorchDistribution = encoder(self.pseudo_inputs)[self.j]
+        finally:
+            encoder.train(was_training)
+        return posterior
+
+    def _mixture(self) -> MixturePrior:
+        posteriors = self._posteriors()
+        if self.mixture.has_scale_tril:
+            return self.mixture.given({"loc": posteriors.mean, "scale_tril": posteriors.scale_tril})
+        return self.mixture.given({"loc": posteriors.mean, "scale": posteriors.stddev})
+
+    def log_weights(self) -> Tensor:
+        return self.mixture.log_weights()
+
+    def components(self) -> dist.TorchDistribution:
+        return self._mixture().components()
+
+    def component(self, c: Tensor) -> dist.TorchDistribution:
+        return self._mixture().component(c)
+
+    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """That of the Gaussian mixture of the q(z_j | u_c)."""
+        return self._mixture().expected_log_prob(loc, scale)
+
+    def expected_log_prob_full(self, loc: Tensor, covariance: Tensor) -> Tensor:
+        """That of the Gaussian mixture of the q(z_j | u_c)."""
+        return self._mixture().expected_log_prob_full(loc, covariance)
+
+    @torch.no_grad()
+    def set_pseudo_inputs(self, items: Tensor) -> None:
+        """Start again at other items (K, *event_shape), with uniform weights."""
+        self.pseudo_inputs.copy_(items)
+        self.mixture.logits.zero_()
