@@ -5,6 +5,7 @@ from itertools import count
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
@@ -14,10 +15,14 @@ from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide
-from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.generative import Known, MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior, PosteriorCovariance
 
 _serial = count()
+
+# Log probability of the clusters that an item of a known cluster is not in: its exponential is 0 in every precision,
+# and unlike minus infinity it gives no NaN when multiplied by that.
+_IMPOSSIBLE = -1e4
 
 _UNDER: dict[PosteriorCovariance | None, str] = {
     "diagonal": "",
@@ -32,7 +37,7 @@ class MultiFacetGuide(PyroModule):
         theta ~ globals_guide()                           the priors' random parameters, where there are any
         for n in plate("data", N):
             z_j ~ encoder(x)[j]                           j = 0 … J-1
-            c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO
+            c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO; certain where it is known
 
     The clusters are enumerated on the guide's side: the decoder never sees an enumeration dimension, so the cost is
     the sum of the K_j and not their product.
@@ -64,6 +69,11 @@ class MultiFacetGuide(PyroModule):
             )
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
+        if self.assignment.needs_moments and encoder.covariance is None:
+            raise InputError(
+                f"{type(self.assignment).__name__} reads the moments of a Gaussian q(z | x), and this encoder's is not "
+                "Gaussian: take SampleAssignment or MonteCarloAssignment"
+            )
         for j, prior in enumerate(model.priors):
             if self.assignment.needs_closed_form and not prior.has_closed_form(encoder.covariance):
                 raise InputError(
@@ -96,8 +106,8 @@ class MultiFacetGuide(PyroModule):
         covariance = self.encoder.covariance
         return not self.assignment.needs_draw and all(p.has_closed_form(covariance) for p in self.model.priors)
 
-    def forward(self, x: Tensor | None = None, *, num: int | None = None) -> None:
-        """Sample every z_j and c_j for the items ``x`` (N, *event_shape)."""
+    def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> None:
+        """Sample every z_j and c_j for the items ``x`` (N, *event_shape), of which some clusters may be ``known``."""
         if x is None:
             raise InputError("the guide is q(z, c | x): pass it the data x")
         model = self.model
@@ -106,7 +116,7 @@ class MultiFacetGuide(PyroModule):
             for j, (prior, posterior) in enumerate(zip(priors, self.posteriors(x), strict=True)):
                 with model.kl_weight(j):
                     z = pyro.sample(latent_site(j), posterior)
-                    c = dist.Categorical(logits=self.assignment_logits(j, prior, posterior, z))
+                    c = dist.Categorical(logits=self.assignment_logits(j, prior, posterior, z, known))
                     pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel"})
 
     @pyro_method
@@ -137,8 +147,20 @@ class MultiFacetGuide(PyroModule):
         return posteriors
 
     @pyro_method
-    def assignment_logits(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def assignment_logits(
+        self,
+        j: int,
+        prior: FacetPrior,
+        posterior: dist.TorchDistribution,
+        z: Tensor,
+        known: Known | None = None,
+    ) -> Tensor:
         """Normalised logits of q(c_j | x), (…, K_j), detached where the rule is at the optimum of the objective."""
         rule = self.assignment
         logits: Tensor = rule(j, prior, posterior, z)
-        return logits.detach() if rule.is_optimum else logits
+        logits = logits.detach() if rule.is_optimum else logits
+        if known is None or j not in known:
+            return logits
+        certain = torch.full_like(logits[..., :1].expand_as(logits), _IMPOSSIBLE)
+        c = known[j].clamp_min(0).unsqueeze(-1).expand_as(logits[..., :1])
+        return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)

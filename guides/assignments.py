@@ -29,6 +29,9 @@ class AssignmentRule(nn.Module, ABC):
     needs_draw: ClassVar[bool] = False
     """The rule looks at the drawn z_j, so the KL has no closed form."""
 
+    needs_moments: ClassVar[bool] = False
+    """The rule reads mean and standard deviation of q(z_j | x), as a Gaussian has them."""
+
     @abstractmethod
     def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         """log q(c_j = c | x) for every c.
@@ -105,6 +108,8 @@ class AmortizedAssignment(AssignmentRule):
         facets: shallowest first.
         hidden_dim: width of each head's one hidden layer.
     """
+
+    needs_moments = True
 
     def __init__(self, facets: Sequence[Facet], *, hidden_dim: int = 64) -> None:
         super().__init__()

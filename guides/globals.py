@@ -91,10 +91,10 @@ class ConjugateGuide(PyroModule):
     @torch.no_grad()
     def _start_weights(self, values: Mapping[str, Tensor]) -> None:
         for name in values.keys() & set(self.weights):
-            count = getattr(self, f"{name}_concentration").sum().clamp_min(_INITIAL_COUNT)
+            count = (getattr(self, f"{name}_concentration") - 1).sum().clamp_min(_INITIAL_COUNT)
             setattr(self, f"{name}_concentration", 1 + count * values[name])
         for name in values.keys() & set(self.sticks):
-            count = (getattr(self, f"{name}_a")[0] + getattr(self, f"{name}_b")[0]).clamp_min(_INITIAL_COUNT)
+            count = (getattr(self, f"{name}_a")[0] + getattr(self, f"{name}_b")[0] - 2).clamp_min(_INITIAL_COUNT)
             left = values[name].flip(-1).cumsum(-1).flip(-1)
             setattr(self, f"{name}_a", 1 + count * values[name][:-1])
             setattr(self, f"{name}_b", 1 + count * left[1:])

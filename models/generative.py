@@ -20,6 +20,9 @@ from pyro_mfcvae.models.priors import FacetPrior
 
 _serial = count()
 
+Known = Mapping[int, Tensor]
+"""By facet: the cluster of every item, integers (N,), negative where it is not known."""
+
 
 class MultiFacetModel(PyroModule):
     """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
@@ -73,9 +76,12 @@ class MultiFacetModel(PyroModule):
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
 
-    def forward(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
-        """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x."""
-        num_items = self.check_items(x, num)
+    def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> Tensor:
+        """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x.
+
+        ``known`` conditions c_j on known[j] (N,): the guide, which has the say over c_j, is then certain of it.
+        """
+        num_items = self.check_items(x, num, known)
         priors = self.sample_globals()
         with self.plate(num_items):
             zs = []
@@ -136,8 +142,12 @@ class MultiFacetModel(PyroModule):
         output: Tensor = self.decoder(zs, self.alpha)
         return output
 
-    def check_items(self, x: Tensor | None, num: int | None) -> int:
-        """How many items a call is about; the data must have the model's event shape."""
+    def check_items(self, x: Tensor | None, num: int | None, known: Known | None = None) -> int:
+        """How many items a call is about; the data must have the model's event shape, what is known must be there."""
+        if known is not None:
+            if x is None:
+                raise InputError("known clusters are those of data: pass x as well")
+            self._check_known(known, len(x))
         if x is not None:
             if tuple(x.shape[1:]) != self.event_shape:
                 raise InputError(
@@ -147,6 +157,17 @@ class MultiFacetModel(PyroModule):
         if num is None:
             raise InputError("pass the data x, or num=… for the number of new items to draw")
         return num
+
+    def _check_known(self, known: Known, num_items: int) -> None:
+        for j, clusters in known.items():
+            if not 0 <= j < len(self.facets):
+                raise InputError(f"known clusters are for facets 0 … {len(self.facets) - 1}, got facet {j}")
+            num_clusters = self.facets[j].num_clusters
+            if clusters.shape != (num_items,) or clusters.is_floating_point() or clusters.max() >= num_clusters:
+                raise InputError(
+                    f"the known clusters of facet {j} must be {num_items} integers below {num_clusters}, negative "
+                    f"where unknown, got {clusters.dtype} of shape {tuple(clusters.shape)} up to {clusters.max()}"
+                )
 
     def plate(self, num_items: int) -> pyro.plate:
         """The plate over items, scaled to ``num_data`` items where that is given."""

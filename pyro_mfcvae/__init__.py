@@ -2,6 +2,7 @@
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.importance import ImportanceWeightedELBO
 from pyro_mfcvae.initialization import initialize_data_dependent, initialize_glorot, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
@@ -12,6 +13,7 @@ __all__ = [
     "ELBOTerms",
     "Facet",
     "FacetELBO",
+    "ImportanceWeightedELBO",
     "InputError",
     "ProgressiveSchedule",
     "initialize_data_dependent",

@@ -25,6 +25,9 @@ _NUM_AT_ONCE = 1000
 # Of the variational fit of a Dirichlet process, which empties clusters slowly.
 _MAX_ITERATIONS = 1000
 
+# Items that its prior on a mean counts for: as good as none.
+_MEAN_PRECISION = 0.01
+
 # Smallest weight that a component starts with, in units of 1/K: at 0 it could never come back.
 _MIN_SHARE = 0.01
 
@@ -146,14 +149,15 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
     settings = {"covariance_type": kind, "reg_covar": _MIN_VARIANCE, "random_state": seed}
     if isinstance(prior, BayesianMixturePrior) and prior.stick_breaking:
         mixture = BayesianGaussianMixture(
-            num_clusters,
+            n_components=num_clusters,
             weight_concentration_prior_type="dirichlet_process",
             weight_concentration_prior=prior.concentration.item(),
+            mean_precision_prior=_MEAN_PRECISION,
             max_iter=_MAX_ITERATIONS,
             **settings,
         )
     else:
-        mixture = GaussianMixture(num_clusters, **settings)
+        mixture = GaussianMixture(n_components=num_clusters, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
         mixture.fit(z.double().cpu().numpy())

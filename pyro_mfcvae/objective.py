@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
-from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.generative import Known, MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior
 
 
@@ -75,30 +75,34 @@ class FacetELBO(ELBO):
         super().__init__(num_particles=num_particles, max_plate_nesting=1)
         self.closed_form = closed_form
 
-    def terms(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> ELBOTerms:
-        """The terms of every item of ``x`` (N, *event_shape), differentiable.
+    def terms(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> ELBOTerms:
+        """The terms of every item of ``x`` (N, *event_shape), given the clusters that are ``known``; differentiable.
 
         Raises:
             InputError: the pair is not one of ours, x does not fit, or there is no closed form.
         """
         self._check(model, guide)
-        model.check_items(x, None)
-        return _terms(model, guide, x, self)
+        model.check_items(x, None, known)
+        return _terms(model, guide, x, known, self)
 
-    def differentiable_loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> Tensor:
+    def differentiable_loss(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
+    ) -> Tensor:
         """Minus the ELBO, summed over items: a scalar to call ``backward`` on."""
         num_items = len(x)
-        terms = self.terms(model, guide, x)
+        terms = self.terms(model, guide, x, known)
         return terms.kl_globals - terms.total.sum() * ((model.num_data or num_items) / num_items)
 
     @torch.no_grad()
-    def loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> float:
+    def loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> float:
         """Minus the ELBO, summed over items, without gradients."""
-        return self.differentiable_loss(model, guide, x).item()
+        return self.differentiable_loss(model, guide, x, known).item()
 
-    def loss_and_grads(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> float:
+    def loss_and_grads(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
+    ) -> float:
         """Minus the ELBO, summed over items; its gradient is added to every parameter's ``grad``."""
-        loss = self.differentiable_loss(model, guide, x)
+        loss = self.differentiable_loss(model, guide, x, known)
         loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
@@ -126,16 +130,18 @@ class FacetELBO(ELBO):
 
 # Entered like a method of the model, so that SVI sees which of the model's parameters are used.
 @pyro_method
-def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: FacetELBO) -> ELBOTerms:
+def _terms(
+    model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None, elbo: FacetELBO
+) -> ELBOTerms:
     zs, kl_z, kl_c = [], [], []
-    priors, kl_globals = _draw_globals(model, guide)
+    priors, kl_globals = draw_globals(model, guide)
     posteriors = guide.posteriors(x)
     # Only the networks may run in low precision: autocast would take the densities' matrix products along.
     with torch.autocast(x.device.type, enabled=False):
         for j, posterior in enumerate(posteriors):
             prior = priors[j]
             z = posterior.rsample((elbo.num_particles,))
-            log_q_c = guide.assignment_logits(j, prior, posterior, z)
+            log_q_c = guide.assignment_logits(j, prior, posterior, z, known)
             q_c = log_q_c.exp()
             if elbo.closed_form:
                 expected = prior.expected_log_prob_under(posterior)
@@ -152,7 +158,7 @@ def _terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, elbo: Face
     return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals)
 
 
-def _draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[FacetPrior], Tensor]:
+def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[FacetPrior], Tensor]:
     """The priors at a draw of q(theta), and log q(theta) - log p(theta) there."""
     if guide.globals_guide is None:
         return model.priors, torch.zeros_like(model.beta[0])

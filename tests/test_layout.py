@@ -19,7 +19,7 @@ LAYERS = (
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
     | {"runs", "checkpoints", "config", "presets", "build"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
-    {"mfcvae", "objective", "schedules", "initialization"},
+    {"mfcvae", "objective", "importance", "schedules", "initialization"},
     {"guides"},
     {"models"},
     {"networks", "convolutions", "facets", "errors", "files"},
@@ -27,6 +27,7 @@ LAYERS = (
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
 TESTS_OF_THE_WHOLE = {
     "cli_mistakes",
+    "known_clusters",
     "layout",
     "traps",
     "exactness",

@@ -1,0 +1,102 @@
+"""Clusters that are known for some items: conditioning, as Pyro's own."""
+
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.optim import Adam
+from torch import Tensor
+
+from pyro_mfcvae import FacetELBO, InputError
+from pyro_mfcvae.guides import AnalyticAssignment, MonteCarloAssignment, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae.models import MultiFacetModel
+
+MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+MakeX = Callable[[int], Tensor]
+every_rule = pytest.mark.parametrize("rule", (AnalyticAssignment, MonteCarloAssignment, SampleAssignment))
+
+
+def gradients(model: MultiFacetModel, guide: MultiFacetGuide) -> dict[str, Tensor]:
+    named = dict([*model.named_parameters("model"), *guide.named_parameters("guide")])
+    found = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+    for p in named.values():
+        p.grad = None
+    return found
+
+
+@every_rule
+@pytest.mark.parametrize("num_data", (None, 50))
+def test_where_all_are_known_it_is_pyros_condition(
+    make_pair: MakePair, make_x: MakeX, rule: type, num_data: int | None
+) -> None:
+    model, guide = make_pair(1, rule=rule, covariance="full", num_data=num_data)
+    x, c = make_x(6), torch.tensor([0, 2, 1, 1, 0, 2])
+    pyro.set_rng_seed(1)
+    conditioned = poutine.condition(model, data={"c_0": c})
+    expected = Trace_ELBO().loss_and_grads(conditioned, poutine.block(guide, hide=["c_0"]), x)
+    wanted = gradients(model, guide)
+    for ours in (FacetELBO(closed_form=False), TraceEnum_ELBO(max_plate_nesting=1)):
+        pyro.set_rng_seed(1)
+        assert ours.loss_and_grads(model, guide, x, known={0: c}) == pytest.approx(expected, abs=1e-10)
+        found = gradients(model, guide)
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=0.0, atol=1e-10)
+
+
+def test_where_some_are_known_the_others_are_as_ever(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair(2)
+    x, c = make_x(5), torch.tensor([1, -1, 3, -1, -1])
+    elbo = FacetELBO()
+    pyro.set_rng_seed(1)
+    mixed = elbo.terms(model, guide, x, known={1: c})
+    pyro.set_rng_seed(1)
+    free = elbo.terms(model, guide, x)
+    pyro.set_rng_seed(1)
+    fixed = elbo.terms(model, guide, x, known={1: torch.tensor([1, 0, 3, 0, 0])})
+    known = c >= 0
+    torch.testing.assert_close(mixed.total, torch.where(known, fixed.total, free.total), rtol=0.0, atol=1e-12)
+    assert (mixed.total[known] < free.total[known]).all()  # the optimum is a better bound than certainty
+    torch.testing.assert_close(mixed.kl[:, 0], free.kl[:, 0], rtol=0.0, atol=1e-12)
+
+
+def test_it_anchors_a_facet() -> None:
+    """Two blobs; the user's words for five items of each decide which cluster is which, whatever it was before."""
+    from test_bayesian import Identity, make_model
+
+    from pyro_mfcvae import Facet
+    from pyro_mfcvae.models import BayesianMixturePrior
+
+    prior = BayesianMixturePrior(Facet(num_clusters=2, latent_dim=1), random=("probs",))
+    model = make_model(prior)
+    guide = MultiFacetGuide(model, encoder=Identity(prior.facet))
+    truth = torch.arange(40) % 2
+    x = (6.0 * truth - 3 + 0.3 * torch.randn(40))[:, None]
+    for flipped in (False, True):
+        pyro.clear_param_store()
+        prior.set_mixture(torch.tensor([[0.1], [-0.1]]), torch.ones(2, 1, 1), probs=torch.tensor([0.5, 0.5]))
+        c = torch.where(torch.arange(40) < 10, (1 - truth) if flipped else truth, -1)
+        svi = SVI(model, guide, Adam({"lr": 0.05}), FacetELBO())
+        for _ in range(150):
+            svi.step(x, known={0: c})
+        found = guide.assignment(0, prior, guide.posteriors(x)[0], x).argmax(-1)
+        assert torch.equal(found, (1 - truth) if flipped else truth)
+
+
+def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
+    model, guide = make_pair(2)
+    x = make_x(3)
+    for clusters, got in (
+        (torch.zeros(4, dtype=torch.long), r"shape \(4,\)"),
+        (torch.zeros(3), "float64"),
+        (torch.tensor([0, 1, 4]), "up to 4"),
+    ):
+        with pytest.raises(InputError, match=f"facet 1 must be 3 integers below 4, negative where unknown.*{got}"):
+            FacetELBO().loss(model, guide, x, known={1: clusters})
+    with pytest.raises(InputError, match=r"known clusters are for facets 0 … 1, got facet 2"):
+        model(x, known={2: torch.zeros(3, dtype=torch.long)})
+    with pytest.raises(InputError, match="known clusters are those of data: pass x as well"):
+        model(num=3, known={0: torch.zeros(3, dtype=torch.long)})
