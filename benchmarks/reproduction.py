@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import tyro
 
-from pyro_mfcvae.config import override
 from pyro_mfcvae.datasets import load_dataset
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
@@ -27,6 +26,7 @@ from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.metrics import FacetScores
 from pyro_mfcvae.presets import load_preset
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import EpochRecord, Training
 
 RESULTS = Path(__file__).parent / "results"

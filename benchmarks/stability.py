@@ -15,12 +15,12 @@ import numpy as np
 import tyro
 from reproduction import RESULTS, best, machine
 
-from pyro_mfcvae.config import override
 from pyro_mfcvae.datasets import load_dataset
 from pyro_mfcvae.files import write_text
 from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.presets import load_preset
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the preset": (),

@@ -1,9 +1,11 @@
 """From a configuration to objects: the one table of names."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from pyro.distributions.transforms import conditional_affine_autoregressive
 
 from pyro_mfcvae.config import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig, PriorConfig
 from pyro_mfcvae.facets import Facet
@@ -12,15 +14,22 @@ from pyro_mfcvae.guides import (
     AnalyticAssignment,
     AssignmentRule,
     ConvLadderEncoder,
+    FlowHead,
+    FullCovarianceHead,
+    GaussianHead,
     LadderEncoder,
+    LowRankHead,
     MLPLadderEncoder,
     MonteCarloAssignment,
     MultiFacetGuide,
     SampleAssignment,
+    SeparateEncoder,
     VaDEAssignment,
 )
+from pyro_mfcvae.guides.encoders import MakeHead
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
+    BayesianMixturePrior,
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
     ConvLadderDecoder,
@@ -34,12 +43,31 @@ from pyro_mfcvae.models import (
     MultiFacetModel,
     StandardNormalPrior,
     StudentTMixturePrior,
+    VampPrior,
 )
+from pyro_mfcvae.models.decoders import ladder_dims
+from pyro_mfcvae.parts import make_part
 from pyro_mfcvae.schedules import Fade, ProgressiveSchedule, cosine_fade, linear_fade
 
-PRIORS: dict[str, Callable[[PriorConfig, Facet], FacetPrior]] = {
-    "gaussian": lambda c, facet: MixturePrior(facet, covariance=c.covariance, learn_weights=c.learn_weights),
-    "student_t": lambda c, facet: StudentTMixturePrior(facet, learn_weights=c.learn_weights),
+PRIORS: dict[str, Callable[[PriorConfig, int, LadderEncoder], FacetPrior]] = {
+    "gaussian": lambda c, j, encoder: MixturePrior(
+        encoder.facets[j], covariance=c.covariance, learn_weights=c.learn_weights
+    ),
+    "student_t": lambda c, j, encoder: StudentTMixturePrior(encoder.facets[j], learn_weights=c.learn_weights),
+    "bayesian": lambda c, j, encoder: BayesianMixturePrior(
+        encoder.facets[j],
+        covariance=c.covariance,
+        random=c.random,
+        stick_breaking=c.stick_breaking,
+        concentration=c.concentration,
+    ),
+    "vamp": lambda c, j, encoder: VampPrior(
+        encoder.facets[j],
+        encoder=encoder,
+        j=j,
+        pseudo_inputs=torch.rand(encoder.facets[j].num_clusters, *encoder.in_shape),  # until items are taken
+        learn_weights=c.learn_weights,
+    ),
 }
 
 
@@ -65,6 +93,15 @@ ASSIGNMENT_RULES: dict[str, Callable[[AssignmentConfig, Sequence[Facet]], Assign
 }
 
 
+POSTERIORS: dict[str, MakeHead] = {
+    "diagonal": GaussianHead,
+    "full": FullCovarianceHead,
+    "low_rank": LowRankHead,
+    "spline": FlowHead,
+    "autoregressive": partial(FlowHead, transform=conditional_affine_autoregressive),
+}
+
+
 def _mlp_ladder(
     config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
@@ -75,16 +112,27 @@ def _mlp_ladder(
         hidden_dim=config.hidden_dim,
         merge_weight=config.merge_weight,
     )
-    encoder = MLPLadderEncoder(facets, event_shape, rung_dims=config.encoder_dims, joining_gain=config.joining_gain)
-    return encoder, decoder
+    head = POSTERIORS[config.posterior]
+
+    def encode(facets: Sequence[Facet], rung_dims: Sequence[int] | None) -> LadderEncoder:
+        gain = config.joining_gain
+        return MLPLadderEncoder(facets, event_shape, rung_dims=rung_dims, joining_gain=gain, head=head)
+
+    if not config.separate:
+        return encode(facets, config.encoder_dims), decoder
+    dims = ladder_dims(facets, config.encoder_dims, "networks.encoder_dims")
+    return SeparateEncoder([encode([facet], [dim]) for facet, dim in zip(facets, dims, strict=True)]), decoder
 
 
 def _conv_ladder(
     config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
     shared: dict[str, Any] = {"channels": config.channels, "num_residual_blocks": config.num_residual_blocks}
-    encoder = ConvLadderEncoder(facets, event_shape, joining_gain=config.joining_gain, **shared)
-    return encoder, ConvLadderDecoder(facets, event_shape, **shared)
+    decoder = ConvLadderDecoder(facets, event_shape, **shared)
+    shared |= {"joining_gain": config.joining_gain, "head": POSTERIORS[config.posterior]}
+    if not config.separate:
+        return ConvLadderEncoder(facets, event_shape, **shared), decoder
+    return SeparateEncoder([ConvLadderEncoder([facet], event_shape, **shared) for facet in facets]), decoder
 
 
 LADDERS: dict[str, Callable[[NetworkConfig, Sequence[Facet], Sequence[int]], tuple[LadderEncoder, LadderDecoder]]] = {
@@ -101,21 +149,46 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
         Facet(num_clusters=num_clusters, latent_dim=latent_dim)
         for num_clusters, latent_dim in zip(config.facets.num_clusters, config.facets.latent_dim, strict=True)
     )
-    encoder, decoder = LADDERS[config.networks.kind](config.networks, facets, event_shape)
+    encoder, decoder = _ladder(config.networks, facets, event_shape)
     model = MultiFacetModel(
-        [
-            PRIORS[config.prior.kind](config.prior, facet) if facet.num_clusters > 1 else StandardNormalPrior(facet)
-            for facet in facets
-        ],
+        [_prior(config.prior, j, encoder) for j in range(len(facets))],
         decoder=decoder,
-        likelihood=LIKELIHOODS[config.likelihood.kind](config.likelihood, event_shape),
+        likelihood=_likelihood(config.likelihood, event_shape),
     )
-    guide = MultiFacetGuide(
-        model,
-        encoder=encoder,
-        assignment=ASSIGNMENT_RULES[config.assignment.rule](config.assignment, facets),
+    return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=_rule(config.assignment, facets)))
+
+
+def _ladder(
+    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+) -> tuple[LadderEncoder, LadderDecoder]:
+    if config.kind in LADDERS:
+        return LADDERS[config.kind](config, facets, event_shape)
+    pair: tuple[LadderEncoder, LadderDecoder] = make_part(
+        config.kind, (LadderEncoder, LadderDecoder), facets, tuple(event_shape), **config.options
     )
-    return MFCVAE(model, guide)
+    return pair
+
+
+def _prior(config: PriorConfig, j: int, encoder: LadderEncoder) -> FacetPrior:
+    if config.kind in PRIORS:
+        single = encoder.facets[j].num_clusters == 1
+        return StandardNormalPrior(encoder.facets[j]) if single else PRIORS[config.kind](config, j, encoder)
+    prior: FacetPrior = make_part(config.kind, FacetPrior, encoder.facets[j], **config.options)
+    return prior
+
+
+def _likelihood(config: LikelihoodConfig, event_shape: Sequence[int]) -> Likelihood:
+    if config.kind in LIKELIHOODS:
+        return LIKELIHOODS[config.kind](config, event_shape)
+    likelihood: Likelihood = make_part(config.kind, Likelihood, **config.options)
+    return likelihood
+
+
+def _rule(config: AssignmentConfig, facets: Sequence[Facet]) -> AssignmentRule:
+    if config.rule in ASSIGNMENT_RULES:
+        return ASSIGNMENT_RULES[config.rule](config, facets)
+    rule: AssignmentRule = make_part(config.rule, AssignmentRule, **config.options)
+    return rule
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:

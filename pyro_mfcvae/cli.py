@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pyro_mfcvae.compositions import compose, generate_clusters, largest_clusters, typical_items
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import DATASETS, Split, as_float, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate as evaluate_split
@@ -29,6 +29,7 @@ from pyro_mfcvae.monitors import ProgressMonitor, TensorBoardMonitor
 from pyro_mfcvae.plots import image_grid, save_figure
 from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.sweeping import sweep as run_sweep
 from pyro_mfcvae.terminal import console, print_scores, print_sweep, say, table
 

@@ -1,21 +1,37 @@
-"""The configuration of a run: what a preset holds, what ``--set`` changes, what ``config.toml`` records."""
+"""The configuration of a run: everything that decides it."""
 
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pyro_mfcvae.errors import InputError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
+Options = dict[str, Any]
 
 _strict = ConfigDict(extra="forbid")
+
+
+def _part(*names: str) -> AfterValidator:
+    """A name out of ours, or the import path of a part of the user's own."""
+
+    def check(value: str) -> str:
+        if value not in names and not is_import_path(value):
+            raise ValueError(
+                f"expected {', '.join(names)}, or the import path of a part of your own, such as my_package.MyPart, "
+                f"got {value!r}"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a part's name is the import path of a user's own: only those have a dot."""
+    return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +48,24 @@ class PriorConfig:
     """p(c) and p(z | c) of every facet with more than one cluster; a facet with one has a standard normal.
 
     Attributes:
-        kind: of the components; Student's t has no closed form and needs assignment.rule = "monte_carlo" or "sample".
-        covariance: shape of a Gaussian's; Student's t has full ones.
-        learn_weights: whether the clusters' weights are parameters, or 1/K.
+        kind: gaussian, student_t, bayesian or vamp, or the import path of a class that is called with the facet.
+            Student's t has no closed form and needs assignment.rule = "monte_carlo" or "sample".
+        covariance: shape of a Gaussian's, Bayesian or not; Student's t has full ones.
+        learn_weights: whether the clusters' weights are parameters, or 1/K; the Bayesian one's are random or learned.
+        random: which parameters of the Bayesian one have a hyperprior.
+        stick_breaking: let the Bayesian one choose how many clusters have weight.
+        concentration: of its weights' hyperprior.
+        options: further arguments of a class of the user's own.
     """
 
     __pydantic_config__ = _strict
-    kind: Literal["gaussian", "student_t"] = "gaussian"
+    kind: Annotated[str, _part("gaussian", "student_t", "bayesian", "vamp")] = "gaussian"
     covariance: Literal["diagonal", "full", "spherical", "tied"] = "diagonal"
     learn_weights: bool = True
+    random: Annotated[tuple[Literal["probs", "loc", "scale"], ...], Field(min_length=1)] = ("probs", "loc", "scale")
+    stick_breaking: bool = False
+    concentration: Positive = 1.0
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +73,22 @@ class LikelihoodConfig:
     """p(x | z).
 
     Attributes:
-        kind: its distribution.
+        kind: its distribution: bernoulli, continuous_bernoulli, gaussian or discretized_logistic, or the import path of
+            a class.
         scale: of a Gaussian or discretised logistic, in units of x; where learned, the initial value.
         learn_scale: make it a parameter.
         per_channel: give every channel a scale of its own.
         sigmoid_mean: squash the mean into (0, 1).
+        options: further arguments of a class of the user's own.
     """
 
     __pydantic_config__ = _strict
-    kind: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
+    kind: Annotated[str, _part("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")] = "bernoulli"
     scale: Positive = 1.0
     learn_scale: bool = False
     per_channel: bool = False
     sigmoid_mean: bool = False
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +96,8 @@ class NetworkConfig:
     """The ladder.
 
     Attributes:
-        kind: of linear layers, or of convolutions.
+        kind: of linear layers (mlp), or of convolutions (conv), or the import path of a function of facets and event
+            shape that returns an encoder and a decoder.
         encoder_dims: widths of an MLP's rungs, shallowest first.
         decoder_dims: the same on the way down.
         hidden_dim: width of an MLP's last hidden layer.
@@ -76,10 +105,14 @@ class NetworkConfig:
         channels: of a convolutional ladder's maps, from the image inwards.
         num_residual_blocks: after every map of a convolutional ladder.
         joining_gain: of the starting values of all heads but the deepest; at 0 a facet joins without a word.
+        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
+            autoregressive, which needs assignment.rule = "monte_carlo" or "sample".
+        separate: give every facet an encoder of its own.
+        options: further arguments of a function of the user's own.
     """
 
     __pydantic_config__ = _strict
-    kind: Literal["mlp", "conv"] = "mlp"
+    kind: Annotated[str, _part("mlp", "conv")] = "mlp"
     encoder_dims: PerFacet | None = None
     decoder_dims: PerFacet | None = None
     hidden_dim: Count = 500
@@ -87,15 +120,25 @@ class NetworkConfig:
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
     num_residual_blocks: Annotated[int, Field(ge=0, strict=True)] = 0
     joining_gain: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    posterior: Literal["diagonal", "full", "low_rank", "spline", "autoregressive"] = "diagonal"
+    separate: bool = False
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssignmentConfig:
-    """The rule for q(c | x)."""
+    """The rule for q(c | x).
+
+    Attributes:
+        rule: analytic, monte_carlo, sample, vade or amortized, or the import path of a class.
+        num_samples: of the rules that draw.
+        options: further arguments of a class of the user's own.
+    """
 
     __pydantic_config__ = _strict
-    rule: Literal["analytic", "monte_carlo", "sample", "vade", "amortized"] = "analytic"
+    rule: Annotated[str, _part("analytic", "monte_carlo", "sample", "vade", "amortized")] = "analytic"
     num_samples: Count = 16
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,86 +225,3 @@ class Config:
         """Epochs of every stage, deepest facet first."""
         epochs = self.training.epochs
         return epochs if isinstance(epochs, tuple) else (epochs,) * len(self.facets.num_clusters)
-
-
-_ADAPTER = TypeAdapter(Config)
-
-
-def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
-    """Check a table as it comes from TOML.
-
-    Raises:
-        InputError: a key is unknown, or a value does not fit; the message names every one of them and ``source``.
-    """
-    try:
-        return _ADAPTER.validate_python(table)
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(details) for details in error.errors())
-        raise InputError(f"{source}: {complaints}") from None
-
-
-def read_config(text: str, *, source: str) -> Config:
-    """Parse a TOML text."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source} is not valid TOML: {error}") from None
-    return parse_config(table, source=source)
-
-
-def override(config: Config, settings: Iterable[str]) -> Config:
-    """Apply settings of the form ``section.key=value``, the value written as in TOML (a bare word is a string)."""
-    table: dict[str, Any] = asdict(config)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"a setting looks like training.epochs=5, got {setting!r}")
-        *sections, name = key.strip().split(".")
-        section = table
-        for part in sections:
-            section = section.get(part, {})
-            if not isinstance(section, dict):
-                raise InputError(f"setting {setting!r}: {part} is a value and has no keys")
-        if not isinstance(section, dict) or name not in section:
-            close = get_close_matches(key, setting_names(), n=3, cutoff=0.4) or setting_names()
-            raise InputError(f"unknown setting {key!r}: did you mean {' or '.join(close)}?")
-        section[name] = _parse_value(text.strip())
-    return parse_config(table, source="--set")
-
-
-def to_toml(config: Config) -> str:
-    """The configuration as TOML; values that are None (for: decided by the code) are left out."""
-    return tomli_w.dumps(_without_none(asdict(config)))
-
-
-def setting_names() -> list[str]:
-    """Every name that `override` knows."""
-    names = []
-    for name, value in asdict(Config(data="")).items():
-        names += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
-    return names
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return None if text == "none" else text
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }
-
-
-def _complaint(details: Any) -> str:
-    # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
-    path = [str(part) for part in details["loc"] if str(part).isidentifier()]
-    message = details["msg"].removeprefix("Value error, ")
-    got = (
-        "" if isinstance(details["input"], dict) or details["type"] == "value_error" else f", got {details['input']!r}"
-    )
-    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}{got}" if path else message

@@ -2,8 +2,9 @@
 
 from importlib.resources import files
 
-from pyro_mfcvae.config import Config, read_config
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.settings import read_config
 
 _FOLDER = files("pyro_mfcvae").joinpath("presets")
 

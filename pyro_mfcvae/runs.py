@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mfcvae.checkpoints import load_pair
-from pyro_mfcvae.config import Config, read_config, to_toml
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.files import write_text
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.settings import read_config, to_toml
 from pyro_mfcvae.training import EpochRecord
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from files_as_published import write_shapes3d, write_svhn
 
-from pyro_mfcvae.config import override
 from pyro_mfcvae.datasets import DATASETS
 from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.presets import load_preset
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 
 needs_data = pytest.mark.skipif("MFCVAE_DATA" not in os.environ, reason="MFCVAE_DATA names no folder of data sets")
 

@@ -2,19 +2,25 @@ import pytest
 import torch
 
 from pyro_mfcvae.build import ASSIGNMENT_RULES, FADES, LIKELIHOODS, build_pair, build_schedule
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.convolutions import ResidualBlock
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
     ConvLadderEncoder,
+    FlowHead,
+    FullCovarianceHead,
+    GaussianHead,
+    LowRankHead,
     MLPLadderEncoder,
     MonteCarloAssignment,
     SampleAssignment,
+    SeparateEncoder,
     VaDEAssignment,
 )
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
+    BayesianMixturePrior,
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
     ConvLadderDecoder,
@@ -25,8 +31,10 @@ from pyro_mfcvae.models import (
     MLPLadderDecoder,
     StandardNormalPrior,
     StudentTMixturePrior,
+    VampPrior,
 )
 from pyro_mfcvae.schedules import ProgressiveSchedule, cosine_fade, linear_fade
+from pyro_mfcvae.settings import override
 
 RULES = {
     "analytic": AnalyticAssignment,
@@ -108,6 +116,74 @@ def test_a_facet_with_one_cluster_has_a_standard_normal() -> None:
 def test_students_t_is_built() -> None:
     pair = build("prior.kind=student_t", "assignment.rule=monte_carlo", "prior.learn_weights=false")
     assert all(isinstance(prior, StudentTMixturePrior) and not prior.learns_weights for prior in pair.model.priors)
+
+
+def test_bayesian_mixtures_are_built() -> None:
+    pair = build(
+        "prior=bayesian",
+        'prior.random=["probs"]',
+        "prior.stick_breaking=true",
+        "prior.concentration=0.5",
+        "prior.covariance=full",
+    )
+    for prior in pair.model.priors:
+        assert isinstance(prior, BayesianMixturePrior)
+        assert (prior.random, prior.stick_breaking, prior.covariance) == (("probs",), True, "full")
+        assert prior.concentration.item() == 0.5
+    assert pair.model.global_sites == ["probs_0", "probs_1"]
+
+
+@pytest.mark.parametrize("posterior", ("diagonal", "full"))
+def test_vamp_priors_are_built_over_the_guides_encoder(posterior: str) -> None:
+    pair = build("prior=vamp", f"networks.posterior={posterior}")
+    for j, prior in enumerate(pair.model.priors):
+        assert isinstance(prior, VampPrior)
+        z = torch.randn(2, pair.model.facets[j].latent_dim)
+        expected = torch.stack([pair.guide.encoder(u[None])[j].log_prob(z) for u in prior.pseudo_inputs], -1)
+        torch.testing.assert_close(prior.log_prob(z), expected)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "head"),
+    [
+        ("diagonal", GaussianHead),
+        ("full", FullCovarianceHead),
+        ("low_rank", LowRankHead),
+        ("spline", FlowHead),
+        ("autoregressive", FlowHead),
+    ],
+)
+@pytest.mark.parametrize("kind", ("mlp", "conv"))
+def test_posteriors_are_built(posterior: str, head: type, kind: str) -> None:
+    rule = "analytic" if head not in (FlowHead,) else "sample"
+    settings = [f"networks={kind}", f"networks.posterior={posterior}", f"assignment={rule}", "networks.channels=[4]"]
+    ladder = build_pair(override(Config(data="none"), settings), (1, 8, 8)).guide.encoder
+    assert [type(part) for part in ladder.heads] == [head, head]
+    settings.append("networks.separate=true")
+    apart = build_pair(override(Config(data="none"), settings), (1, 8, 8)).guide.encoder
+    assert isinstance(apart, SeparateEncoder)
+    assert [type(encoder.heads[0]) for encoder in apart.encoders] == [head, head]
+
+
+def test_separate_encoders_have_the_widths_of_the_configuration() -> None:
+    encoders = build("networks.separate=true").guide.encoder.encoders
+    assert [tuple(encoder.rungs[0][0].weight.shape) for encoder in encoders] == [(8, 6), (9, 6)]
+
+
+def test_parts_of_the_users_own_are_built() -> None:
+    pair = build(
+        "prior=parts_of_a_user.MyPrior",
+        "prior.options.covariance=full",
+        "likelihood=parts_of_a_user.MyLikelihood",
+        "assignment=parts_of_a_user.MyRule",
+        "assignment.options={num_samples=3}",
+        "networks=parts_of_a_user.my_ladder",
+    )
+    assert [type(prior).__name__ for prior in pair.model.priors] == ["MyPrior"] * 2
+    assert [prior.covariance for prior in pair.model.priors] == ["full"] * 2
+    assert type(pair.model.likelihood).__name__ == "MyLikelihood"
+    assert (type(pair.guide.assignment).__name__, pair.guide.assignment.num_samples) == ("MyRule", 3)
+    assert len(pair.guide.encoder.rungs[0][0].bias) == 7
 
 
 def test_networks_have_the_widths_of_the_configuration() -> None:

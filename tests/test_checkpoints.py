@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pyro_mfcvae.build import build_pair, build_schedule
 from pyro_mfcvae.checkpoints import load_pair, load_training, save_pair, save_training
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import Training
 
 TINY = override(

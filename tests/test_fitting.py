@@ -10,13 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import DATASETS, Dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.fitting import Fit, fit
 from pyro_mfcvae.image_files import Split
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import EpochRecord, Training
 
 # Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,

@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 LAYERS = (
     {"cli", "terminal", "report", "explorer", "estimator"},
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
-    | {"runs", "checkpoints", "config", "presets", "build"}
+    | {"runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "importance", "schedules", "initialization"},
     {"guides"},
@@ -28,6 +28,7 @@ FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door
 TESTS_OF_THE_WHOLE = {
     "cli_mistakes",
     "known_clusters",
+    "combinations",
     "layout",
     "traps",
     "exactness",

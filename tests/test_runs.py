@@ -7,9 +7,10 @@ import torch
 
 from pyro_mfcvae.build import build_pair
 from pyro_mfcvae.checkpoints import save_pair
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import EpochRecord
 
 TINY = override(Config(data="shapes"), ["networks.encoder_dims=[4, 4]", "networks.decoder_dims=[4, 4]"])

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.sweeping import compare, facet_agreement, sweep
 
 

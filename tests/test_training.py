@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae.build import ASSIGNMENT_RULES, build_pair, build_schedule
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.objective import FacetELBO
 from pyro_mfcvae.schedules import ProgressiveSchedule
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import Objective, Training, steps_per_epoch
 
 TINY = override(
@@ -349,7 +350,8 @@ TWO_RANKS = """
 import pyro, torch
 from lightning_fabric import Fabric
 from pyro_mfcvae.build import build_pair
-from pyro_mfcvae.config import Config, override
+from pyro_mfcvae.config import Config
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import Objective, Objective
 
 fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")

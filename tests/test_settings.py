@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from pyro_mfcvae.config import Config, FacetsConfig, TrainingConfig, override, read_config, setting_names, to_toml
+from pyro_mfcvae.config import Config, FacetsConfig, TrainingConfig
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.presets import load_preset, preset_names
+from pyro_mfcvae.settings import override, read_config, setting_names, to_toml
 
 BASE = Config(data="shapes")
 
@@ -98,6 +99,25 @@ def test_overrides_are_checked_together_and_the_last_one_counts() -> None:
     assert config.seed == 2
 
 
+def test_a_part_is_chosen_by_its_sections_name() -> None:
+    config = override(BASE, ["prior=student_t", "assignment=my_package.MyRule", "assignment.options.depth=3"])
+    assert (config.prior.kind, config.assignment.rule) == ("student_t", "my_package.MyRule")
+    assert config.assignment.options == {"depth": 3}
+    assert (
+        override(BASE, ["assignment=my_package.MyRule", "assignment.options={depth=3}"]).assignment == config.assignment
+    )
+    assert read_config(to_toml(config), source="here") == config
+
+
+@pytest.mark.parametrize("setting", ("prior=laplace", "prior=my_package.", "prior=my package.MyPrior", "prior.kind=x"))
+def test_a_name_that_is_neither_ours_nor_an_import_path(setting: str) -> None:
+    message = (
+        "prior.kind: expected gaussian, student_t, bayesian, vamp, or the import path of a part of your own, such as"
+    )
+    with pytest.raises(InputError, match=message):
+        override(BASE, [setting])
+
+
 def test_override_without_settings_changes_nothing() -> None:
     assert override(BASE, []) == BASE
 
@@ -105,7 +125,12 @@ def test_override_without_settings_changes_nothing() -> None:
 @pytest.mark.parametrize("name", setting_names())
 def test_every_setting_takes_its_own_value_as_toml_writes_it(name: str) -> None:
     value = values(BASE)[name]
-    text = "none" if value is None else tomli_w.dumps({"value": value}).removeprefix("value = ")
+    if value is None:
+        text = "none"
+    elif value == {}:
+        text = "{}"  # tomli_w would write a section
+    else:
+        text = tomli_w.dumps({"value": value}).removeprefix("value = ")
     assert override(BASE, [f"{name}={text}"]) == BASE
 
 

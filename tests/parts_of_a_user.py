@@ -1,0 +1,25 @@
+"""What a user might write: one part of each kind."""
+
+from collections.abc import Sequence
+
+from pyro_mfcvae import Facet
+from pyro_mfcvae.guides import LadderEncoder, MLPLadderEncoder, MonteCarloAssignment
+from pyro_mfcvae.models import BernoulliLikelihood, LadderDecoder, MixturePrior, MLPLadderDecoder
+
+
+class MyPrior(MixturePrior):
+    pass
+
+
+class MyLikelihood(BernoulliLikelihood):
+    pass
+
+
+class MyRule(MonteCarloAssignment):
+    pass
+
+
+def my_ladder(facets: Sequence[Facet], event_shape: Sequence[int]) -> tuple[LadderEncoder, LadderDecoder]:
+    return MLPLadderEncoder(facets, event_shape, rung_dims=[7, 7]), MLPLadderDecoder(
+        facets, event_shape, rung_dims=[7, 7]
+    )
