@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -74,7 +75,7 @@ class MLPLadderEncoder(LadderEncoder):
         below = (math.prod(self.in_shape), *dims)
         self.rungs = nn.ModuleList(mlp(pair) for pair in zip(below, dims, strict=False))
         self.heads = nn.ModuleList(head(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
-        self.covariance = self.heads[0].covariance
+        self.covariance = _covariance(self.heads)
         quieten_joining_heads(self.heads, joining_gain)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -128,7 +129,7 @@ class ConvLadderEncoder(LadderEncoder):
         rungs, num_features = zip(*(shrink(shapes[level]) for level in self.pyramid.rungs), strict=True)
         self.rungs = nn.ModuleList(rungs)
         self.heads = nn.ModuleList(head(num, f.latent_dim) for num, f in zip(num_features, self.facets, strict=True))
-        self.covariance = self.heads[0].covariance
+        self.covariance = _covariance(self.heads)
         quieten_joining_heads(self.heads, joining_gain)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -167,11 +168,18 @@ class SeparateEncoder(LadderEncoder):
         self.covariance = encoders[0].covariance
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
-        return [encoder(x)[0] for encoder in self.encoders]
+        return [encoder(x)[0] for encoder in self._list()]
 
     def hidden_layers(self) -> Iterator[nn.Module]:
-        for encoder in self.encoders:
+        for encoder in self._list():
             yield from encoder.hidden_layers()
+
+    def _list(self) -> list[LadderEncoder]:
+        return cast(list[LadderEncoder], list(self.encoders))
+
+
+def _covariance(heads: nn.ModuleList) -> PosteriorCovariance | None:
+    return cast(PosteriorHead, heads[0]).covariance
 
 
 @torch.no_grad()
@@ -184,6 +192,6 @@ def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
     """
     if gain < 0:
         raise InputError(f"joining_gain must be ≥ 0, got {gain}")
-    for head in heads[:-1]:
-        for parameter in head.linear.parameters():
+    for head in list(heads)[:-1]:
+        for parameter in cast(PosteriorHead, head).linear.parameters():
             parameter.mul_(gain)

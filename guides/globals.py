@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyro
 import pyro.distributions as dist
@@ -45,7 +45,7 @@ class ConjugateGuide(PyroModule):
     def __init__(self, model: MultiFacetModel) -> None:
         super().__init__("globals")
         trace = poutine.block(poutine.trace(model.sample_globals).get_trace)()
-        sites = {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
+        sites: dict[str, Any] = {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
         self.sticks = [name for name, p in sites.items() if isinstance(p, StickBreaking)]
         self.weights = [name for name, p in sites.items() if isinstance(p, dist.Dirichlet)]
         conjugate = {*self.sticks, *self.weights}
@@ -83,7 +83,7 @@ class ConjugateGuide(PyroModule):
     def start_at(self, values: Mapping[str, Tensor]) -> None:
         """Move q(theta) to values of some of its sites; it stays as sure of them as it is."""
         self._start_weights(values)
-        if self.others is not None:
+        if self.others is not None and self.others.prototype_trace is not None:
             for name, site in self.others.prototype_trace.iter_stochastic_nodes():
                 if name in values:
                     attrgetter(name)(self.others.locs).copy_(biject_to(site["fn"].support).inv(values[name]))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import pyro.distributions.transforms as T
@@ -102,7 +102,7 @@ class LowRankHead(PosteriorHead):
         return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (D, self.rank)), scale.square())
 
 
-class FlowPosterior(dist.TransformedDistribution):
+class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
     """A Gaussian sent through invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z."""
 
     @property
@@ -137,7 +137,7 @@ class FlowHead(PosteriorHead):
         transform: Callable[[int, int], nn.Module] = T.conditional_spline,
     ) -> None:
         super().__init__(num_features, latent_dim, num_outputs=2 * latent_dim + _CONTEXT_DIM)
-        self.transform = transform(latent_dim, _CONTEXT_DIM)
+        self.transform: Any = transform(latent_dim, _CONTEXT_DIM)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         loc, raw_scale, context = self.outputs(h, self.latent_dim, self.latent_dim, _CONTEXT_DIM)

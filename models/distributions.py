@@ -92,7 +92,7 @@ class SticksToWeights(Transform):
         return torch.Size((*shape[:-1], shape[-1] - 1))
 
 
-class StickBreaking(dist.TransformedDistribution):
+class StickBreaking(dist.TransformedDistribution):  # type: ignore[misc]
     """Weights of K clusters whose sticks are v_k ~ Beta(a_k, b_k), k < K-1, by `SticksToWeights`.
 
     With a = 1 and b = alpha it is the Dirichlet process of concentration alpha, truncated at K clusters (Ishwaran and

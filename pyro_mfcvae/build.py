@@ -154,6 +154,7 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
         [_prior(config.prior, j, encoder) for j in range(len(facets))],
         decoder=decoder,
         likelihood=_likelihood(config.likelihood, event_shape),
+        missing=config.likelihood.missing,
     )
     return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=_rule(config.assignment, facets)))
 

@@ -79,6 +79,7 @@ class LikelihoodConfig:
         learn_scale: make it a parameter.
         per_channel: give every channel a scale of its own.
         sigmoid_mean: squash the mean into (0, 1).
+        missing: pixels may be NaN, for missing; these are left out of p(x | z).
         options: further arguments of a class of the user's own.
     """
 
@@ -88,6 +89,7 @@ class LikelihoodConfig:
     learn_scale: bool = False
     per_channel: bool = False
     sigmoid_mean: bool = False
+    missing: bool = False
     options: Options = field(default_factory=dict)
 
 

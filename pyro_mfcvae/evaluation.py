@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_mfcvae.image_files import Split, as_float
+from pyro_mfcvae.image_files import Split, as_float, check_complete
 from pyro_mfcvae.metrics import FacetScores, score_facets
 from pyro_mfcvae.mfcvae import MFCVAE
 
@@ -33,6 +33,8 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(pair: MFCVAE, split: Split, *, batch_size: int = 1024) -> Evaluation:
     """Assign every item of a split, batch by batch on the pair's device, and score the clusters against its labels."""
+    if not pair.model.missing:
+        check_complete(split.images)
     device = pair.model.alpha.device
     pair.eval()
     assignments, confidence, elbo = [], [], 0.0

@@ -76,8 +76,8 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
         (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype.
 
     Raises:
-        InputError: if the type, the rank or the shape is another, there is no pixel, a value is NaN or infinite, or a
-            value lies outside [0, 1].
+        InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, or a value
+            lies outside [0, 1]. NaN passes, for a pixel that is missing: `check_complete` looks for these.
     """
     if isinstance(images, np.ndarray) and images.dtype.name in _DTYPES:
         # torch refuses a foreign byte order and negative strides, and warns of memory that it may not write.
@@ -97,14 +97,11 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
             raise InputError(f"expected 1, 3 or 4 channels in axis 1 or 3, got images of shape {shape}; reshape them")
         images = images.permute(0, 3, 1, 2)
     if images.is_floating_point():
-        bad = ~images.isfinite()
+        bad = images.isinf()
         if bad.any():
-            first = int(bad.flatten(1).any(dim=1).nonzero()[0])
-            raise InputError(
-                f"expected finite pixels, got {int(bad.sum())} NaN or infinite values, the first in image {first}; "
-                "remove or replace them"
-            )
-        low, high = float(images.min()), float(images.max())
+            raise InputError(f"expected finite pixels, got {_count(bad)}; remove or replace them")
+        filled = images.nan_to_num(0.0)
+        low, high = float(filled.min()), float(filled.max())
         if low < 0 or high > 1:
             raise InputError(
                 f"expected float pixels in [0, 1], got values from {low:g} to {high:g}; rescale them, or give "
@@ -112,6 +109,21 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
             )
         images = images.to(torch.get_default_dtype())
     return images.contiguous()
+
+
+def check_complete(images: Tensor) -> None:
+    """Refuse images with missing pixels, NaN, where the model does not expect them."""
+    bad = images.isnan() if images.is_floating_point() else images.new_zeros(1, 1, dtype=torch.bool)
+    if bad.any():
+        raise InputError(
+            f"expected no missing pixels, got NaN for {_count(bad)}: remove or replace them, or fit with "
+            "likelihood.missing=true, which leaves them out of the likelihood"
+        )
+
+
+def _count(bad: Tensor) -> str:
+    first = int(bad.flatten(1).any(dim=1).nonzero()[0])
+    return f"{int(bad.sum())} of the values, the first in image {first}"
 
 
 def read_npz(path: Path) -> tuple[Split, Split]:

@@ -164,4 +164,5 @@ def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequen
         return model.priors, torch.zeros_like(model.beta[0])
     q = poutine.trace(guide.globals_guide).get_trace()
     p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
-    return p.nodes["_RETURN"]["value"], q.log_prob_sum() - p.log_prob_sum()
+    priors: Sequence[FacetPrior] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
+    return priors, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())

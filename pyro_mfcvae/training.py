@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import as_float, fingerprint
+from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
 from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.objective import FacetELBO
@@ -91,6 +91,8 @@ class Training:
         seed: int = 0,
         fabric: Fabric | None = None,
     ) -> None:
+        if not pair.model.missing:
+            check_complete(images)
         self.pair = pair
         self.images = images
         self.schedule = schedule

@@ -16,6 +16,7 @@ from pyro_mfcvae.datasets import (
     validate_images,
 )
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.image_files import check_complete
 from pyro_mfcvae.shapes import draw_shapes
 
 needs_data = pytest.mark.skipif(
@@ -84,10 +85,21 @@ def test_what_is_no_image_is_refused(images: NDArray[np.generic], message: str) 
 
 def test_values_that_are_not_finite_are_counted_and_placed() -> None:
     images = torch.zeros(4, 3, 3)
-    images[2, 0, :2] = torch.nan
-    images[3, 1, 1] = torch.inf
-    with pytest.raises(InputError, match="3 NaN or infinite values, the first in image 2"):
+    images[2, 0, :2] = torch.inf
+    images[3, 1, 1] = -torch.inf
+    with pytest.raises(InputError, match="expected finite pixels, got 3 of the values, the first in image 2; remove"):
         validate_images(images)
+
+
+def test_missing_pixels_pass_and_are_found_where_nobody_expects_them() -> None:
+    images = torch.zeros(4, 3, 3)
+    images[1, 0, :2] = torch.nan
+    valid = validate_images(images)
+    assert valid.isnan().sum() == 2
+    with pytest.raises(InputError, match="expected no missing pixels, got NaN for 2 of the values, the first in"):
+        check_complete(valid)
+    check_complete(valid[2:])
+    check_complete(torch.zeros(2, 1, 3, 3, dtype=torch.uint8))
 
 
 def test_a_split_wants_one_label_per_image() -> None:
@@ -141,7 +153,7 @@ def test_npz_with_test_arrays_has_a_split_of_its_own(tmp_path: Path) -> None:
         ({"x": grey(), "test_y": np.arange(3)}, "'test_images' or 'test_x'"),
         ({"x": grey(), "y": np.arange(4)}, r"mine.npz, array 'x': expected one 'y' label for each of 3 images"),
         ({"x": grey(), "test_x": grey(size=5)}, r"test images of shape \(1, 4, 4\) as in training, got \(1, 5, 5\)"),
-        ({"x": np.full((1, 2, 2), np.nan)}, "mine.npz, array 'x': expected finite pixels, got 4 NaN"),
+        ({"x": np.full((1, 2, 2), np.inf)}, "mine.npz, array 'x': expected finite pixels, got 4 of"),
         ({"x": grey(), "note": np.array([{"a": 1}], dtype=object)}, "array 'note' in .* holds Python objects"),
     ],
 )

@@ -1,0 +1,81 @@
+"""`shapes` with half of the pixels missing at random: what becomes of the clusters, and how well pixels are imputed.
+
+    python benchmarks/missing_pixels.py --seeds 0 1 2
+
+A pixel is missing in all channels at once, in training and in test images alike. The imputation error is the root mean
+squared error over the missing values, beside that of every pixel's mean over the training images where it is observed.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+import tyro
+from reproduction import RESULTS, best, machine
+from torch import Tensor
+
+from pyro_mfcvae.datasets import Dataset, load_dataset
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.fitting import fit
+from pyro_mfcvae.image_files import Split, as_float
+from pyro_mfcvae.presets import load_preset
+from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.settings import override
+
+
+def hide(split: Split, share: float, seed: int) -> Split:
+    """The split as floats, with NaN for a share of the pixels."""
+    images = as_float(split.images)
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.rand(len(images), 1, *images.shape[2:], generator=generator) < share
+    return Split(images.masked_fill(hidden, torch.nan), split.labels)
+
+
+def root_mean_square(error: Tensor, where: Tensor) -> float:
+    return error[where].square().mean().sqrt().item()
+
+
+def main(seeds: tuple[int, ...] = (0, 1, 2), share: float = 0.5, set: tuple[str, ...] = ()) -> None:
+    """Train `shapes` with missing pixels.
+
+    Args:
+        seeds: The seeds.
+        share: Of the pixels that are missing.
+        set: Further settings.
+    """
+    runs = []
+    for seed in seeds:
+        config = override(load_preset("shapes"), ["likelihood.missing=true", f"seed={seed}", *set])
+        whole = load_dataset(config.data, seed=seed)
+        data = Dataset(
+            whole.name, hide(whole.train, share, 2 * seed), hide(whole.test, share, 2 * seed + 1), whole.info
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            run = RunFolder(Path(folder))
+            result = fit(config, run, data=data)
+            pair = run.load_pair()
+        truth, missing = as_float(whole.test.images), data.test.images.isnan()
+        with torch.no_grad():
+            imputed = torch.cat([pair.impute(part) for part in data.test.images.split(500)])
+        means = data.train.images.nanmean(0)
+        record = {
+            "seed": seed,
+            "labels": best(result.evaluation.scores),
+            "imputation_error": root_mean_square(imputed - truth, missing),
+            "error_of_the_means": root_mean_square(means - truth, missing),
+            "seconds": result.summary["seconds"],
+        }
+        runs.append(record)
+        found = ", ".join(f"{label} {r['accuracy']:.3f}" for label, r in record["labels"].items())
+        print(
+            f"seed {seed}: {found}; imputation error {record['imputation_error']:.4f}, of the means "
+            f"{record['error_of_the_means']:.4f}; {record['seconds']:.0f} s",
+            flush=True,
+        )
+    record = {"preset": "shapes", "set": list(set), "share": share, "machine": machine(), "runs": runs}
+    write_text(RESULTS / "missing_pixels.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,104 @@
+"""How many clusters a stick-breaking prior uses, where the data come from a model with a known number of them.
+
+    python benchmarks/stick_breaking.py
+
+Data: c ~ Categorical(Dirichlet(5)), z | c ~ Normal(loc_c, 0.35²) in two dimensions, loc ~ Uniform in a square with at
+least 2.4 between any two; x = tanh-network(z) + Normal(0, 0.1) in 20 dimensions. Fitted: one facet of 30 clusters, an
+MLP ladder, 40 epochs. A cluster is in use if it is the most probable one of at least 1 in 200 items.
+"""
+
+import json
+
+import numpy as np
+import pyro
+import torch
+import tyro
+from reproduction import RESULTS, machine
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.config import Config
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.settings import override
+from pyro_mfcvae.training import Training
+
+NUM_ITEMS, EPOCHS, BATCH = 4000, 40, 100
+SETTINGS = [
+    "facets.num_clusters=[30]",
+    "facets.latent_dim=[2]",
+    "prior=bayesian",
+    "prior.covariance=full",
+    'prior.random=["probs"]',
+    "prior.stick_breaking=true",
+    "likelihood=gaussian",
+    "likelihood.scale=0.1",
+    "networks.encoder_dims=[128]",
+    "networks.decoder_dims=[128]",
+    "networks.hidden_dim=128",
+    f"training.epochs=[{EPOCHS}]",
+    f"training.batch_size={BATCH}",
+    "training.learning_rate=3e-3",
+    "training.final_learning_rate=1e-4",
+    "training.warmup_steps=400",
+    "training.refit_steps=[800, 1200]",
+]
+
+
+def draw(num_clusters: int, generator: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+    """Items (N, 1, 1, 20) within [0, 1], and their clusters."""
+    side, means = 2.4 * np.sqrt(num_clusters) + 1.5, np.empty((0, 2))
+    while len(means) < num_clusters:
+        candidate = generator.uniform(-side / 2, side / 2, 2)
+        if not len(means) or np.linalg.norm(means - candidate, axis=1).min() > 2.4:
+            means = np.vstack([means, candidate])
+    c = generator.choice(num_clusters, NUM_ITEMS, p=generator.dirichlet(np.full(num_clusters, 5.0)))
+    z = means[c] + 0.35 * generator.standard_normal((NUM_ITEMS, 2))
+    hidden = np.tanh(z @ generator.standard_normal((2, 40)) / 2 + generator.standard_normal(40))
+    x = hidden @ generator.standard_normal((40, 20)) / 3 + 0.1 * generator.standard_normal((NUM_ITEMS, 20))
+    return torch.tensor(x, dtype=torch.float32).reshape(NUM_ITEMS, 1, 1, 20), c
+
+
+def train(x: Tensor, concentration: float, seed: int) -> MFCVAE:
+    pyro.set_rng_seed(seed)
+    config = override(Config(data="none"), [*SETTINGS, f"prior.concentration={concentration}"])
+    pair = build_pair(config, x.shape[1:])
+    steps = NUM_ITEMS // BATCH
+    schedule = build_schedule(config, steps)
+    training = Training(pair, x, schedule=schedule, settings=config.training, seed=seed)
+    for _ in range(EPOCHS):
+        training.run_epoch()
+    return pair.eval()
+
+
+def main(
+    true: tuple[int, ...] = (3, 5, 12), seeds: tuple[int, ...] = tuple(range(10)), concentration: float = 1.0
+) -> None:
+    """Fit every number of true clusters with every seed.
+
+    Args:
+        true: Numbers of clusters in the data.
+        seeds: The seeds, of data and training.
+        concentration: Of the sticks.
+    """
+    results = []
+    for num_clusters in true:
+        used, agreement = [], []
+        for seed in seeds:
+            x, c = draw(num_clusters, np.random.default_rng([num_clusters, seed]))
+            pair = train(x, concentration, seed)
+            with torch.no_grad():
+                found = pair.assign(x)[0].argmax(-1)
+            used.append(int((found.bincount() >= NUM_ITEMS / 200).sum()))
+            agreement.append(round(float(adjusted_rand_score(c, found)), 3))
+            print(f"{num_clusters} clusters, seed {seed}: {used[-1]} in use, ARI {agreement[-1]:.3f}", flush=True)
+        right = sum(abs(n - num_clusters) <= 1 for n in used)
+        print(f"{num_clusters} clusters: within 1 for {right} of {len(seeds)} seeds", flush=True)
+        results.append({"true": num_clusters, "in_use": used, "ari": agreement, "within_one": right})
+    record = {"settings": SETTINGS, "concentration": concentration, "machine": machine(), "seeds": list(seeds)}
+    write_text(RESULTS / "stick_breaking.json", json.dumps({**record, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
