@@ -1,6 +1,8 @@
 """The examples run, and do what they promise."""
 
+import re
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,15 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from command_line import TINY, Run, make_images, save_data
 from pyro.infer import ELBO, TraceEnum_ELBO
 
 from pyro_mfcvae import FacetELBO
+from pyro_mfcvae.config import Config
+from pyro_mfcvae.settings import override
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +40,26 @@ def test_plain_svi_finds_hue_in_the_deep_facet_within_its_first_steps(loss: ELBO
     scores = train(loss, stage_steps=(201, 201)).scores
     assert scores.accuracy["hue"][1] > 0.95
     assert scores.nmi["shape"][1] < 0.05
+
+
+def test_the_part_built_in_the_docs_trains_as_it_stands(
+    mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "parts.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"^    mfcvae fit --set (.*my_priors.*)$", page, re.MULTILINE)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (place / "my_priors.py").write_text(program)
+    save_data(place / "data.npz", make_images())
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *command.split())
+    assert (code, err) == (0, "")
+    assert "my_priors.LaplacePrior" in (place / "run" / "config.toml").read_text()
+    assert mfcvae("evaluate", "run")[0] == 0
+
+
+def test_every_setting_that_the_docs_name_is_there() -> None:
+    page = (ROOT / "docs" / "parts.md").read_text()
+    settings = re.findall(r"`((?:prior|likelihood|assignment|networks)(?:\.\w+)?=\w+)`", page)
+    assert len(settings) > 15
+    for setting in settings:
+        override(Config(data="shapes"), [setting])
