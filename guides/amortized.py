@@ -4,6 +4,7 @@ from itertools import count
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
@@ -93,5 +94,6 @@ class MultiFacetGuide(PyroModule):
     def assignment_logits(self, j: int, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         """Normalised logits of q(c_j | x), (…, K_j), detached where the rule is at the optimum of the objective."""
         rule = self.assignment
-        logits: Tensor = rule(j, self.model.priors[j], posterior, z)
-        return logits.detach() if rule.is_optimum else logits
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not rule.is_optimum):
+            logits: Tensor = rule(j, self.model.priors[j], posterior, z)
+        return logits

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, RandomSampler
 
+from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float, fingerprint
@@ -23,6 +24,9 @@ from pyro_mfcvae.schedules import ProgressiveSchedule
 
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
+
+# Compiling takes up to a minute, which fewer steps than these do not win back.
+_MIN_STEPS = {"cuda": 2_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +116,12 @@ class Training:
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        self._objective, self._stepper = self.fabric.setup(
-            Objective(pair, free_nats=settings.free_nats), self.optimizer
-        )
+        objective: nn.Module = Objective(pair, free_nats=settings.free_nats)
+        if settings.compile is True or (
+            settings.compile == "auto" and compilation_pays(self.fabric.device, schedule.num_steps)
+        ):
+            objective = CompiledObjective(objective)
+        self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -212,6 +219,12 @@ class Training:
         self.pair.eval()
         probs = self.pair.assign(self._load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]
+
+
+def compilation_pays(device: torch.device, num_steps: int) -> bool:
+    """Whether a training of so many steps is sooner done when it is compiled first: by device and length alone, never by
+    the steps that are left, so that a resumed training decides as before."""
+    return num_steps >= _MIN_STEPS.get(device.type, math.inf)
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

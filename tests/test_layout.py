@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 LAYERS = (
     {"cli", "terminal", "report", "explorer", "estimator"},
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
-    | {"runs", "checkpoints", "config", "presets", "build"}
+    | {"runs", "checkpoints", "config", "presets", "build", "compilation"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "schedules", "initialization"},
     {"guides"},
