@@ -222,8 +222,10 @@ class Training:
 
 
 def compilation_pays(device: torch.device, num_steps: int) -> bool:
-    """Whether a training of so many steps is sooner done when it is compiled first: by device and length alone, never by
-    the steps that are left, so that a resumed training decides as before."""
+    """Whether a training of so many steps is sooner done when it is compiled first.
+
+    Device and length decide, not the steps that are left, so that a resumed training decides as before.
+    """
     return num_steps >= _MIN_STEPS.get(device.type, math.inf)
 
 
