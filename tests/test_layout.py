@@ -17,7 +17,8 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 LAYERS = (
     {"cli", "terminal", "report", "explorer", "estimator"},
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
-    | {"runs", "checkpoints", "config", "presets", "build", "compilation"}
+    | {"runs", "checkpoints", "config", "presets", "build"}
+    | {"compilation", "devices", "batches", "mapped_files"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "schedules", "initialization"},
     {"guides"},
