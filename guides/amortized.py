@@ -157,10 +157,10 @@ class MultiFacetGuide(PyroModule):
     ) -> Tensor:
         """Normalised logits of q(c_j | x), (…, K_j), detached where the rule is at the optimum of the objective."""
         rule = self.assignment
-        logits: Tensor = rule(j, prior, posterior, z)
-        logits = logits.detach() if rule.is_optimum else logits
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not rule.is_optimum):
+            logits: Tensor = rule(j, prior, posterior, z)
         if known is None or j not in known:
             return logits
-        certain = torch.full_like(logits[..., :1].expand_as(logits), _IMPOSSIBLE)
+        certain = torch.full_like(logits, _IMPOSSIBLE)
         c = known[j].clamp_min(0).unsqueeze(-1).expand_as(logits[..., :1])
         return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_mfcvae.compositions import compose, generate_clusters, largest_clusters, typical_items
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import DATASETS, Split, as_float, load_dataset
+from pyro_mfcvae.devices import open_fabric
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate as evaluate_split
 from pyro_mfcvae.files import write_text
@@ -45,6 +46,8 @@ def fit(
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
     root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
 ) -> None:
     """Train a model and show its clusters.
@@ -59,6 +62,8 @@ def fit(
         set: Settings of the preset to change, such as training.epochs=5 "facets.num_clusters=[20, 10]".
         resume: Go on with the run in --out, from its last checkpoint.
         device: Where to compute: auto, cpu or cuda.
+        devices: How many devices of each machine train as one; each takes its share of every batch.
+        num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if resume:
@@ -71,6 +76,8 @@ def fit(
     else:
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
         config = _configure(preset, data, chain.from_iterable(set))
+    fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
+    console.quiet = not fabric.is_global_zero
     dataset = load_dataset(config.data, root=root, seed=config.seed)
     say(
         f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
@@ -78,9 +85,9 @@ def fit(
     )
     with ExitStack() as stack:
         monitors: list[Monitor] = [stack.enter_context(ProgressMonitor(console))]
-        if find_spec("tensorboard"):
+        if find_spec("tensorboard") and fabric.is_global_zero:
             monitors.append(TensorBoardMonitor(run.tensorboard_path))
-        result = fit_run(config, run, data=dataset, device=device, monitors=tuple(monitors))
+        result = fit_run(config, run, data=dataset, fabric=fabric, monitors=tuple(monitors))
     print_scores(result.evaluation.scores)
     say(f"\nExamples of every cluster: {run.clusters_figure}")
     say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")

@@ -164,6 +164,8 @@ class TrainingConfig:
         mixture_variance: starting variance of the components; the fitted covariances where None.
         data_dependent_init: standardise the hidden units on a first batch.
         free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016).
+        precision: of the networks' matrix products and convolutions; densities, parameters and Adam keep float32.
+        compile: the objective, see `CompiledObjective`; "auto" does where it pays, see `compilation_pays`.
     """
 
     __pydantic_config__ = _strict
@@ -182,6 +184,8 @@ class TrainingConfig:
     mixture_variance: Positive | None = None
     data_dependent_init: bool = False
     free_nats: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import Split, as_float, fingerprint, read_image_folder, read_npz, validate_images
+from pyro_mfcvae.mapped_files import read_hdf5, read_npy
 from pyro_mfcvae.published_files import read_idx, read_rows, read_svhn
 from pyro_mfcvae.scenes import FACTORS, draw_scenes
 from pyro_mfcvae.shapes import draw_shapes
@@ -80,9 +81,11 @@ class Dataset:
 def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: int = 0) -> Dataset:
     """Read a data set from the table DATASETS, from an ``.npz`` file, or from a folder of images.
 
+    An ``.npy`` or HDF5 file is mapped into memory instead: batches are read when they are needed.
+
     Args:
-        name_or_path: a name in DATASETS, or a path (see `read_npz` and `read_image_folder`); a string that is a name
-            is never taken as a path.
+        name_or_path: a name in DATASETS, or a path (see `read_npz`, `read_npy`, `read_hdf5`, `read_image_folder`); a
+            string that is a name is never taken as a path.
         root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
             environment variable MFCVAE_DATA if None.
         seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
@@ -97,6 +100,9 @@ def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: in
     return Dataset(info.name, train, test, info)
 
 
+_READERS = {".npz": read_npz, ".npy": read_npy, ".h5": read_hdf5, ".hdf5": read_hdf5}
+
+
 def _path_info(name_or_path: str | Path) -> DatasetInfo:
     path = Path(name_or_path).expanduser()
     if not path.exists():
@@ -104,9 +110,12 @@ def _path_info(name_or_path: str | Path) -> DatasetInfo:
             f"no data set, file or folder is called '{name_or_path}'; known data sets are {', '.join(DATASETS)}, and "
             "the path of an .npz file or of a folder of images works too"
         )
-    if path.is_file() and path.suffix != ".npz":
-        raise InputError(f"expected an .npz file or a folder of images, got {path}; save the arrays with np.savez")
-    reader = read_image_folder if path.is_dir() else read_npz
+    reader = read_image_folder if path.is_dir() else _READERS.get(path.suffix)
+    if reader is None:
+        raise InputError(
+            f"expected an {' or '.join(_READERS)} file or a folder of images, got {path}; save the arrays with "
+            "np.savez, or one that is too large for the memory with np.save"
+        )
     return DatasetInfo(
         name=path.resolve().stem,
         description=f"images from {path}",

@@ -11,7 +11,7 @@ from pyro_mfcvae.build import build_pair, build_schedule
 from pyro_mfcvae.checkpoints import load_training, save_pair, save_training
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import Dataset, load_dataset
-from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.evaluation import Evaluation, evaluate
 from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
@@ -48,6 +48,7 @@ def fit(
     *,
     data: Dataset | None = None,
     device: str = "auto",
+    fabric: Fabric | None = None,
     monitors: tuple[Monitor, ...] = (),
 ) -> Fit:
     """Train a configuration in a run folder, from where the folder's checkpoint stands, and fill the folder.
@@ -59,11 +60,12 @@ def fit(
         config: what to train.
         run: the folder.
         data: loaded by the configuration where None.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or whatever Fabric takes as an accelerator.
+        device: as for `open_fabric`, where no fabric is given.
+        fabric: what `open_fabric` gives. Of several devices only the first one writes, and tells monitors.
         monitors: are told of every step and epoch.
     """
     data = data if data is not None else load_dataset(config.data, seed=config.seed)
-    fabric = _open_device(device)
+    fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
     pyro.set_rng_seed(config.seed)
     pair = build_pair(config, data.event_shape)
     training = Training(
@@ -74,12 +76,13 @@ def fit(
         seed=config.seed,
         fabric=fabric,
     )
-    run.write_config(config)
     if run.checkpoint_path.is_file():
         load_training(training, run.checkpoint_path)
-    run.keep_metrics(training.epoch)
-    seconds = _train(run, training, monitors)
-    save_pair(pair, run.model_path)
+    if fabric.is_global_zero:
+        run.write_config(config)
+        run.keep_metrics(training.epoch)
+    seconds = _train(run, training, monitors if fabric.is_global_zero else ())
+    change_once(fabric, lambda: save_pair(pair, run.model_path), pair)
     evaluation = evaluate(pair, data.test)
     summary = {
         "data": config.data,
@@ -91,9 +94,11 @@ def fit(
         "epochs": training.epoch,
         "seconds": round(seconds, 1),
         "device": str(fabric.device),
+        "num_devices": fabric.world_size,
     }
-    run.write_summary(summary)
-    _draw(run, data, evaluation)
+    if fabric.is_global_zero:
+        run.write_summary(summary)
+        _draw(run, data, evaluation)
     return Fit(run, data, evaluation, summary)
 
 
@@ -111,20 +116,13 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
         monitor.on_start(training)
     while training.epoch < training.num_epochs:
         record = training.run_epoch(on_step)
-        # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
-        run.append_metrics(record, seconds=before + time.perf_counter() - start)
-        save_training(training, run.checkpoint_path)
+        if training.fabric.is_global_zero:
+            # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
+            run.append_metrics(record, seconds=before + time.perf_counter() - start)
+            save_training(training, run.checkpoint_path)
         for monitor in monitors:
             monitor.on_epoch(record)
     return before + time.perf_counter() - start
-
-
-def _open_device(device: str) -> Fabric:
-    kind, _, index = device.partition(":")
-    try:
-        return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"cannot compute on the device {device!r}: {error}") from None
 
 
 def _draw(run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:

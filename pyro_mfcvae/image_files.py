@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 
+_NUM_AT_ONCE = 10_000
 _DTYPES = ("uint8", "float16", "float32", "float64")
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: what tells (N, C, H, W) from (N, H, W, C)
 _TEST = "test_"
@@ -59,9 +60,10 @@ def as_float(images: Tensor) -> Tensor:
 
 def fingerprint(images: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
-    pixels = np.ascontiguousarray(images.cpu().numpy())
+    pixels = images.cpu().numpy()
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    digest.update(pixels.data)
+    for start in range(0, len(pixels), _NUM_AT_ONCE):  # some at a time: what is memory-mapped may not fit into memory
+        digest.update(np.ascontiguousarray(pixels[start : start + _NUM_AT_ONCE]).data)
     return digest.hexdigest()[:16]
 
 
@@ -85,17 +87,7 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
     if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         kind = getattr(images, "dtype", type(images).__name__)
         raise InputError(f"expected an array of uint8 or floats, got {kind}; convert it, e.g. with .astype('uint8')")
-    shape = tuple(images.shape)
-    if images.ndim not in (3, 4):
-        raise InputError(f"expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {shape}; reshape them")
-    if images.numel() == 0:
-        raise InputError(f"expected at least one image with at least one pixel, got shape {shape}")
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.shape[1] not in _CHANNELS:
-        if images.shape[3] not in _CHANNELS:
-            raise InputError(f"expected 1, 3 or 4 channels in axis 1 or 3, got images of shape {shape}; reshape them")
-        images = images.permute(0, 3, 1, 2)
+    images = channels_first(images)
     if images.is_floating_point():
         bad = images.isinf()
         if bad.any():
@@ -124,6 +116,26 @@ def check_complete(images: Tensor) -> None:
 def _count(bad: Tensor) -> str:
     first = int(bad.flatten(1).any(dim=1).nonzero()[0])
     return f"{int(bad.sum())} of the values, the first in image {first}"
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """A view (N, C, H, W) of images in any order that `validate_images` takes.
+
+    Raises:
+        InputError: if the rank or the shape is another, or there is no pixel.
+    """
+    shape = tuple(images.shape)
+    if images.ndim not in (3, 4):
+        raise InputError(f"expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {shape}; reshape them")
+    if images.numel() == 0:
+        raise InputError(f"expected at least one image with at least one pixel, got shape {shape}")
+    if images.ndim == 3:
+        return images[:, None]
+    if shape[1] in _CHANNELS:
+        return images
+    if shape[3] in _CHANNELS:
+        return images.permute(0, 3, 1, 2)
+    raise InputError(f"expected 1, 3 or 4 channels in axis 1 or 3, got images of shape {shape}; reshape them")
 
 
 def read_npz(path: Path) -> tuple[Split, Split]:

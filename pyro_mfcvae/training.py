@@ -1,20 +1,23 @@
 """One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import pyro
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, RandomSampler
 
+from pyro_mfcvae.batches import Batches
+from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.config import TrainingConfig
+from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
+from pyro_mfcvae.image_files import check_complete, fingerprint
 from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.objective import FacetELBO
@@ -22,6 +25,9 @@ from pyro_mfcvae.schedules import ProgressiveSchedule
 
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
+
+# Compiling takes up to a minute, which fewer steps than these do not win back (benchmarks/step_time.py).
+_MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +80,12 @@ class Training:
 
     Args:
         pair: model and guide; moved to Fabric's device.
-        images: (N, *event_shape), uint8 or floats in [0, 1]; they stay where they are, batches travel.
+        images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
         schedule: of the ladder; its number of steps ends the training.
         settings: batch size, learning rates and the like.
         seed: decides the order of the items, together with the epoch.
-        fabric: where and how to compute; one CPU where None.
+        fabric: where and how to compute, launched; one CPU where None. Several devices train as one: losses and
+            gradients are means over all of a batch, but each normalises (batch norm) and frees nats over its share.
     """
 
     def __init__(
@@ -91,14 +98,15 @@ class Training:
         seed: int = 0,
         fabric: Fabric | None = None,
     ) -> None:
-        if not pair.model.missing:
+        if not pair.model.missing and isinstance(images, Tensor):  # a file is too large to be looked through twice
             check_complete(images)
         self.pair = pair
         self.images = images
         self.schedule = schedule
         self.settings = settings
         self.seed = seed
-        self.fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
+        self.fabric = fabric if fabric is not None else open_fabric("cpu", precision=settings.precision)
+        self.batches = Batches(images, batch_size=settings.batch_size, seed=seed, fabric=self.fabric)
         self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate, fused=True)
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         if schedule.num_steps % self.steps_per_epoch:
@@ -114,9 +122,12 @@ class Training:
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        self._objective, self._stepper = self.fabric.setup(
-            Objective(pair, num_items=len(images), free_nats=settings.free_nats), self.optimizer
-        )
+        objective: nn.Module = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
+        if settings.compile is True or (
+            settings.compile == "auto" and compilation_pays(self.fabric.device, schedule.num_steps)
+        ):
+            objective = CompiledObjective(objective)
+        self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -135,13 +146,22 @@ class Training:
 
     def _run_epoch(self, on_step: Callable[[float], None] | None) -> EpochRecord:
         step = self.step
+        model, guide = self.pair.model, self.pair.guide
+        if rank := self.fabric.global_rank:
+            # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
+            entropy = np.random.SeedSequence((self.seed, self.epoch, rank)).generate_state(1, np.uint32)
+            pyro.set_rng_seed(int(entropy[0]))
         if step == 0 and self.settings.data_dependent_init:
-            initialize_data_dependent(self.pair.model, self.pair.guide, self._random_items(self.settings.batch_size))
+            change_once(
+                self.fabric,
+                lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
+                self.pair,
+            )
         total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
         self.pair.train()
-        for indices in self._batches():
+        for x in self.batches.epoch(self.epoch):
             self._prepare(step)
-            loss, reconstruction, kl = self._objective(self._load(indices))
+            loss, reconstruction, kl = self._objective(x)
             self._stepper.zero_grad()
             self.fabric.backward(loss)
             self._stepper.step()
@@ -156,6 +176,7 @@ class Training:
             if on_step is not None:
                 on_step(elbo)
         self.epoch += 1
+        total = cast(Tensor, self.fabric.all_reduce(total, reduce_op="mean"))  # of devices with as many items each
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         return EpochRecord(
             epoch=self.epoch,
@@ -174,15 +195,7 @@ class Training:
         priors = self.pair.model.priors
         due = tuple(j for j in self.schedule.apply(self.pair.model, step) if can_be_fitted(priors[j]))
         if due:
-            initialize_mixtures(
-                self.pair.model,
-                self.pair.guide,
-                self._random_items(self.settings.fit_items),
-                facets=due,
-                to_means=self.settings.fit_to == "means",
-                variance=self.settings.mixture_variance,
-                seed=self.seed,
-            )
+            change_once(self.fabric, lambda: self._fit_mixtures(due), self.pair)
             globals_guide = self.pair.guide.globals_guide
             for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
                 for parameter in part.parameters():
@@ -191,30 +204,36 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
 
+    def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
+        initialize_mixtures(
+            self.pair.model,
+            self.pair.guide,
+            self.batches.random(self.settings.fit_items),
+            facets=facets,
+            to_means=self.settings.fit_to == "means",
+            variance=self.settings.mixture_variance,
+            seed=self.seed,
+        )
+
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
         if last is None:
             return first
         return last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
 
-    def _batches(self) -> Iterator[list[int]]:
-        """The epoch's batches of item numbers; their order depends on seed and epoch alone."""
-        entropy = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint32)
-        order = RandomSampler(range(len(self.images)), generator=torch.Generator().manual_seed(int(entropy[0])))
-        yield from BatchSampler(order, min(self.settings.batch_size, len(self.images)), drop_last=True)
-
-    def _random_items(self, num: int) -> Tensor:
-        return self._load(torch.randperm(len(self.images))[:num])
-
-    def _load(self, indices: Tensor | list[int]) -> Tensor:
-        batch: Tensor = self.fabric.to_device(as_float(self.images[indices]))
-        return batch
-
     @torch.no_grad()
     def _count_active(self) -> list[int]:
         self.pair.eval()
-        probs = self.pair.assign(self._load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
+        probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]
+
+
+def compilation_pays(device: torch.device, num_steps: int) -> bool:
+    """Whether a training of so many steps is sooner done when it is compiled first.
+
+    Device and length decide, not the steps that are left, so that a resumed training decides as before.
+    """
+    return num_steps >= _MIN_STEPS.get(device.type, math.inf)
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

@@ -242,7 +242,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no data set, file or folder is called '.*gone.npz'"):
         load_dataset(tmp_path / "gone.npz")
     (tmp_path / "table.csv").write_text("1,2")
-    with pytest.raises(InputError, match=r"expected an .npz file or a folder of images, got .*table.csv"):
+    with pytest.raises(InputError, match=r"expected an .npz or .*h5.* file or a folder of images, got .*table.csv"):
         load_dataset(tmp_path / "table.csv")
 
 

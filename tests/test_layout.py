@@ -18,6 +18,7 @@ LAYERS = (
     {"cli", "terminal", "report", "explorer", "estimator"},
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
     | {"runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
+    | {"compilation", "devices", "batches", "mapped_files"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "importance", "schedules", "initialization"},
     {"guides"},

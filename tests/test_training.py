@@ -1,10 +1,7 @@
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 
 import pyro
 import pytest
@@ -344,40 +341,3 @@ def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
     assert not torch.equal(mixed.kl, full.kl)
     torch.testing.assert_close(mixed.kl, full.kl, rtol=0.05, atol=0.05)
     torch.testing.assert_close(mixed.reconstruction, full.reconstruction, rtol=0.05, atol=0.05)
-
-
-TWO_RANKS = """
-import pyro, torch
-from lightning_fabric import Fabric
-from pyro_mfcvae.build import build_pair
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.training import Objective, Objective
-
-fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-fabric.launch()
-torch.set_num_threads(1)
-pyro.set_rng_seed(0)
-sizes = ["facets.num_clusters=[3, 3]", "networks.encoder_dims=[8, 8]", "networks.decoder_dims=[8, 8]"]
-pair = build_pair(override(Config(data="none"), sizes), (1, 4, 4))
-start = pair.model.priors[0].loc.detach().clone()
-objective, optimizer = fabric.setup(Objective(pair, num_items=100), torch.optim.Adam(pair.parameters(), 1e-2))
-pyro.set_rng_seed(100 + fabric.global_rank)
-for _ in range(10):
-    loss, *_ = objective(torch.rand(8, 1, 4, 4))
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    optimizer.step()
-parameters = torch.cat([p.detach().flatten() for p in pair.parameters()])
-ranks = fabric.all_gather(parameters)
-moved = not torch.equal(pair.model.priors[0].loc, start)
-fabric.print("ranks", len(ranks), "equal", torch.equal(ranks[0], ranks[1]), "moved", moved)
-"""
-
-
-def test_ranks_with_data_of_their_own_stay_in_step(tmp_path: Path) -> None:
-    """SVI.step beside a DDP wrapper would not: the gradients are synchronised in the call of the wrapped objective."""
-    program = tmp_path / "two_ranks.py"
-    program.write_text(TWO_RANKS)
-    result = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120)
-    assert "ranks 2 equal True moved True" in result.stdout, result.stderr

@@ -1,0 +1,112 @@
+"""The objective and its gradient, compiled whole: Pyro is at work while they are traced, and then out of the way."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+_log = logging.getLogger(__name__)
+
+Named = dict[str, Tensor]
+
+Program = Callable[[Named, Named, Tensor], tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
+"""From parameters, buffers and a batch to what the objective returns, and to the gradient of its first result."""
+
+
+class CompiledObjective(nn.Module):
+    """x ↦ what an objective returns, computed together with its gradient by one compiled program.
+
+    The objective is called once, and differentiated, on tensors that have shapes and no values. Whatever it does in
+    Python happens then, and only then: contexts, checks, entries in Pyro's parameter store. What is left is the list of
+    its tensor operations, which ``torch.compile`` is given with ``fullgraph``; nothing that it could stumble over is in
+    there. So a part of the user's own is compiled like ours, as long as no value of a tensor decides what it does. One
+    that cannot be compiled is computed as it is written, and the log says why, once.
+
+    Random numbers are those that the objective itself would draw; results differ in rounding alone. On a CUDA device
+    the program is replayed as a CUDA graph. Without gradients the objective is computed as it is written.
+
+    Args:
+        objective: a module of one batch, whose first result is a scalar to call ``backward`` on; the others are for
+            information only. Its parameters and buffers stay its own, and may be changed in place at any time.
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+        self._programs: dict[tuple[Any, ...], Program | None] = {}
+
+    def forward(self, x: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return self.objective(x)
+        # A program holds for the shapes, the precision and the mode of batch norm that it was traced with.
+        key = (x.shape, x.dtype, x.device, self.training, torch.is_autocast_enabled(x.device.type))
+        if key not in self._programs:
+            self._programs[key] = self._compile(x)
+        program = self._programs[key]
+        if program is None:
+            return self.objective(x)
+        parameters, buffers = self._state()
+        return _Differentiated.apply(program, tuple(parameters), buffers, x, *parameters.values())
+
+    def _state(self) -> tuple[Named, Named]:
+        return dict(self.objective.named_parameters()), dict(self.objective.named_buffers())
+
+    def _compile(self, x: Tensor) -> Program | None:
+        def run(parameters: Named, buffers: Named, x: Tensor) -> Any:
+            results = functional_call(self.objective, (parameters, buffers), (x,))
+            return results, torch.autograd.grad(results[0], tuple(parameters.values()), allow_unused=True)
+
+        parameters, buffers = self._state()
+        before = {name: buffer.clone() for name, buffer in buffers.items()}
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+                warnings.simplefilter("ignore")  # torch's, of its own insides
+                traced = make_fx(run, tracing_mode="fake")(parameters, buffers, x)
+                options = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
+                program: Program = torch.compile(traced, fullgraph=True, options=options)
+                if x.is_cuda:
+                    for tensor in (*parameters.values(), *buffers.values()):
+                        torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it where it lies
+                _call(program, parameters, buffers, x)  # torch compiles when it is called: it fails here, or never
+        except Exception as error:  # of any kind: the tracer's, the compiler's, the machine's C++ compiler's
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            _log.warning("not compiled, which costs time and nothing else: %s", reason)
+            return None
+        finally:
+            with torch.no_grad():
+                for name, buffer in buffers.items():
+                    buffer.copy_(before[name])
+        return program
+
+
+def _call(program: Program, parameters: Named, buffers: Named, x: Tensor) -> Any:
+    # Gradients and the casts to low precision are among the program's operations already.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return program(parameters, buffers, x)
+
+
+class _Differentiated(torch.autograd.Function):
+    """Hands the gradient that a program has computed to autograd, and so to whoever listens there, such as DDP."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, program: Program, names: tuple[str, ...], buffers: Named, x: Tensor, *parameters: Tensor
+    ) -> Any:
+        results, grads = _call(program, dict(zip(names, parameters, strict=True)), buffers, x)
+        ctx.mark_non_differentiable(*results[1:])
+        ctx.grads = grads
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
+        grads, ctx.grads = ctx.grads, None
+        # A product less where the loss is the last value, which a CPU sees at no cost. A CUDA graph's results are
+        # overwritten at its next replay: there the product is the copy that is needed.
+        if grad.is_cuda or grad != 1:
+            grads = tuple(None if g is None else grad * g for g in grads)
+        return None, None, None, None, *grads

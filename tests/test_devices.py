@@ -1,0 +1,114 @@
+"""Two processes train as one: the same losses and parameters, from either to either."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import TINY, make_images, save_data
+
+from pyro_mfcvae.devices import open_fabric
+from pyro_mfcvae.errors import InputError
+
+# Ranks draw other z than one process does for the same items. Here nobody draws any, so that all is deterministic but
+# the fits of the mixtures, which are the first rank's. Batch norm is left out: each rank normalises its own share.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import pyro, torch, torch.distributions.normal
+from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.checkpoints import load_training, save_training
+from pyro_mfcvae.config import Config
+from pyro_mfcvae.settings import override
+from pyro_mfcvae.devices import open_fabric
+from pyro_mfcvae.training import Training, steps_per_epoch
+
+world_size, num_epochs, checkpoint = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+torch.distributions.normal._standard_normal = lambda shape, **like: torch.zeros(shape, **like)
+config = override(Config(data="none"), [
+    "facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full", "networks.joining_gain=1.0",
+    "networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8", "training.epochs=5",
+    "training.batch_size=20", "training.warmup_steps=3", "training.refit_steps=[7]", "training.fade_in_steps=9",
+    "training.learning_rate=0.003", "training.data_dependent_init=true",
+])
+fabric = open_fabric("cpu", devices=world_size)
+pyro.set_rng_seed(0)
+images = torch.rand(105, 1, 4, 4)
+training = Training(
+    build_pair(config, (1, 4, 4)), images, schedule=build_schedule(config, steps_per_epoch(105, 20)),
+    settings=config.training, fabric=fabric,
+)
+if checkpoint.is_file():
+    load_training(training, checkpoint)
+fabric.barrier()
+records = [training.run_epoch() for _ in range(num_epochs)]
+if fabric.is_global_zero:
+    save_training(training, checkpoint)
+parameters = torch.cat([p.detach().flatten() for p in training.pair.parameters()])
+ranks = fabric.all_gather(parameters).reshape(world_size, -1)
+if fabric.is_global_zero:
+    print(json.dumps({
+        "steps": training.step, "elbo": [r.elbo for r in records], "kl": [r.kl for r in records],
+        "parameters": parameters.tolist(), "apart": (ranks - ranks[0]).abs().max().item(),
+    }))
+"""
+
+
+def train(folder: Path, name: str, *sittings: tuple[int, int]) -> dict[str, Any]:
+    """The last of several sittings, each of so many processes and epochs."""
+    (folder / "program.py").write_text(PROGRAM)
+    for world_size, num_epochs in sittings:
+        command = [sys.executable, folder / "program.py", str(world_size), str(num_epochs), folder / name]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return report
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    one, two = (train(tmp_path, f"of-{n}", (n, 10)) for n in (1, 2))
+    assert one["steps"] == two["steps"] == 50
+    assert two["apart"] == 0.0
+    for key in ("elbo", "kl", "parameters"):
+        assert np.allclose(one[key], two[key], rtol=0, atol=1e-9), key
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_more_processes_or_fewer(tmp_path: Path) -> None:
+    whole = train(tmp_path, "whole", (1, 10))
+    for name, sittings in {"fewer": [(2, 5), (1, 5)], "more": [(1, 5), (2, 5)]}.items():
+        stopped = train(tmp_path, name, *sittings)
+        assert np.allclose(whole["parameters"], stopped["parameters"], rtol=0, atol=1e-9), name
+        assert np.allclose(whole["elbo"][5:], stopped["elbo"], rtol=0, atol=1e-9), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["itself", "torchrun"])
+def test_the_command_line_on_two_processes(tmp_path: Path, launcher: str) -> None:
+    save_data(tmp_path / "data.npz", make_images())
+    start = ["-m"] if launcher == "itself" else ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]
+    command = [sys.executable, *start, "pyro_mfcvae", "fit", "--data", "data.npz", "--out", "run", "--device", "cpu"]
+    result = subprocess.run(
+        [*command, "--devices", "2", "--set", *TINY], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Everything of this run lies in run") == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["num_devices"], summary["epochs"]) == (2, 4)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_one_device() -> None:
+    fabric = open_fabric("cpu")
+    assert (fabric.world_size, fabric.global_rank, fabric.device.type) == (1, 0, "cpu")
+
+
+@pytest.mark.parametrize(("device", "devices", "num_nodes"), [("cpu", 0, 1), ("cpu", 1, -1), ("cuda:1", 2, 1)])
+def test_numbers_that_make_no_sense(device: str, devices: int, num_nodes: int) -> None:
+    with pytest.raises(InputError, match=r"cannot compute on -?\d devices of -?\d machines called"):
+        open_fabric(device, devices=devices, num_nodes=num_nodes)
