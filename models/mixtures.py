@@ -144,6 +144,13 @@ class MixturePrior(FacetPrior):
                 self.scale_tril = torch.linalg.cholesky(covariance.mean(0, keepdim=True))
         self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())
 
+    @torch.no_grad()
+    def renumber(self, order: Tensor) -> None:
+        """Make cluster ``order[k]`` the new cluster k, in place."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() > 0 and len(tensor) == self.facet.num_clusters:
+                tensor.copy_(tensor[order])
+
 
 class StudentTMixturePrior(MixturePrior):
     """Mixture of multivariate Student-t: ``z | c ~ StudentT(df_c, loc_c, Sigma_c)``, for clusters with outliers.

@@ -189,6 +189,24 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SupervisionConfig:
+    """A few labels that tie a facet's clusters to known categories: value number k of the label to cluster k.
+
+    Attributes:
+        label: name of a label set of the data; no supervision where None.
+        facet: which facet; the deepest where None.
+        items_per_value: how many items of each value are known.
+        batch_size: how many of them join every batch.
+    """
+
+    __pydantic_config__ = _strict
+    label: str | None = None
+    facet: Annotated[int, Field(ge=0, strict=True)] | None = None
+    items_per_value: Count = 10
+    batch_size: Count = 32
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a run, besides the machine.
 
@@ -208,6 +226,7 @@ class Config:
     networks: NetworkConfig = field(default_factory=NetworkConfig)
     assignment: AssignmentConfig = field(default_factory=AssignmentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
 
     def __post_init__(self) -> None:
         num_facets = len(self.facets.num_clusters)

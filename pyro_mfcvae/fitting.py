@@ -16,6 +16,7 @@ from pyro_mfcvae.evaluation import Evaluation, evaluate
 from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.supervision import Anchors, choose_anchors
 from pyro_mfcvae.training import EpochRecord, Training, steps_per_epoch
 
 
@@ -75,6 +76,7 @@ def fit(
         settings=config.training,
         seed=config.seed,
         fabric=fabric,
+        anchors=_choose_anchors(config, data),
     )
     if run.checkpoint_path.is_file():
         load_training(training, run.checkpoint_path)
@@ -123,6 +125,21 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
         for monitor in monitors:
             monitor.on_epoch(record)
     return before + time.perf_counter() - start
+
+
+def _choose_anchors(config: Config, data: Dataset) -> Anchors | None:
+    settings = config.supervision
+    if settings.label is None:
+        return None
+    return choose_anchors(
+        data.train.images,
+        data.train.labels,
+        label=settings.label,
+        facet=len(config.facets.num_clusters) - 1 if settings.facet is None else settings.facet,
+        items_per_value=settings.items_per_value,
+        batch_size=settings.batch_size,
+        seed=config.seed,
+    )
 
 
 def _draw(run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.bayesian import BayesianMixturePrior
-from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.generative import Known, MultiFacetModel
 from pyro_mfcvae.models.mixtures import MixturePrior
 from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.models.vamp import VampPrior
@@ -183,6 +183,32 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
         covariance if variance is None else _isotropic(prior, variance),
         probs=probs / probs.sum() if prior.learns_weights else None,
     )
+
+
+@torch.no_grad()
+def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known) -> None:
+    """Renumber the clusters of the facets in ``known`` so that the items ``x`` (N, *event_shape) fit them best.
+
+    Of all renumberings the one that puts most probability on what is known: sum_n q(c_j = known[j]_n | x_n) is largest.
+    Mixtures that were just fitted have their clusters in no particular order.
+
+    Raises:
+        InputError: a prior is no `MixturePrior`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for j, clusters in known.items():
+        prior = model.priors[j]
+        if not isinstance(prior, MixturePrior):
+            raise InputError(f"only a MixturePrior can be renumbered, and facet {j} has a {type(prior).__name__}")
+        z = guide.posteriors(x)[j].mean
+        probs = (prior.log_weights() + prior.log_prob(z)).softmax(-1)
+        num_clusters = prior.facet.num_clusters
+        gain = probs.new_zeros(num_clusters, num_clusters)  # of calling the column's cluster by the row's number
+        gain.index_add_(0, clusters.clamp_min(0), probs * (clusters >= 0).unsqueeze(-1))
+        _, order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
+        prior.renumber(torch.from_numpy(order).to(z.device))
+    guide.restart_globals(known)
 
 
 def can_be_fitted(prior: FacetPrior) -> bool:

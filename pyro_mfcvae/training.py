@@ -17,11 +17,13 @@ from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import check_complete, fingerprint
-from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
+from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
+from pyro_mfcvae.initialization import align_clusters, can_be_fitted, initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models.generative import Known
 from pyro_mfcvae.objective import FacetELBO
 from pyro_mfcvae.schedules import ProgressiveSchedule
+from pyro_mfcvae.supervision import Anchors
 
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
@@ -64,11 +66,11 @@ class Objective(nn.Module):
         self.free_nats = free_nats
         self.elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor, Tensor]:
         # The modules own their parameters; whatever Pyro notes of them in its global store goes no further. Every
         # density is ours and tested, so checking its arguments at each step would only cost time.
         with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-            terms = self.elbo.terms(self.pair.model, self.pair.guide, x).mean()
+            terms = self.elbo.terms(self.pair.model, self.pair.guide, x, known).mean()
         loss = terms.kl_globals / self.num_items - terms.total
         if self.free_nats:
             loss = loss + (terms.beta * (self.free_nats - terms.kl).clamp_min(0)).sum()
@@ -86,6 +88,7 @@ class Training:
         seed: decides the order of the items, together with the epoch.
         fabric: where and how to compute, launched; one CPU where None. Several devices train as one: losses and
             gradients are means over all of a batch, but each normalises (batch norm) and frees nats over its share.
+        anchors: items whose clusters are known; some join every batch. Nothing is compiled then.
     """
 
     def __init__(
@@ -97,11 +100,15 @@ class Training:
         settings: TrainingConfig,
         seed: int = 0,
         fabric: Fabric | None = None,
+        anchors: Anchors | None = None,
     ) -> None:
         if not pair.model.missing and isinstance(images, Tensor):  # a file is too large to be looked through twice
             check_complete(images)
+        if anchors is not None:
+            pair.model.check_items(anchors.items, None, anchors.known)
         self.pair = pair
         self.images = images
+        self.anchors = anchors
         self.schedule = schedule
         self.settings = settings
         self.seed = seed
@@ -161,7 +168,8 @@ class Training:
         self.pair.train()
         for x in self.batches.epoch(self.epoch):
             self._prepare(step)
-            loss, reconstruction, kl = self._objective(x)
+            batch = (x,) if self.anchors is None else self.anchors.join(x)
+            loss, reconstruction, kl = self._objective(*batch)
             self._stepper.zero_grad()
             self.fabric.backward(loss)
             self._stepper.step()
@@ -214,6 +222,10 @@ class Training:
             variance=self.settings.mixture_variance,
             seed=self.seed,
         )
+        if self.anchors is not None:
+            known = {j: c.to(self.fabric.device) for j, c in self.anchors.known.items() if j in facets}
+            items = as_float(self.anchors.items).to(self.fabric.device)
+            align_clusters(self.pair.model, self.pair.guide, items, known)
 
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate

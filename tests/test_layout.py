@@ -16,7 +16,18 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
     {"cli", "terminal", "report", "explorer", "estimator"},
-    {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
+    {
+        "training",
+        "supervision",
+        "fitting",
+        "sweeping",
+        "evaluation",
+        "metrics",
+        "criticism",
+        "monitors",
+        "plots",
+        "compositions",
+    }
     | {"runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
     | {"compilation", "devices", "batches", "mapped_files"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
