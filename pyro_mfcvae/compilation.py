@@ -67,7 +67,7 @@ class CompiledObjective(nn.Module):
             with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
                 warnings.simplefilter("ignore")  # torch's, of its own insides
                 traced = make_fx(run, tracing_mode="fake")(parameters, buffers, x)
-                options = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
+                options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
                 program: Program = torch.compile(traced, fullgraph=True, options=options)
                 if x.is_cuda:
                     for tensor in (*parameters.values(), *buffers.values()):

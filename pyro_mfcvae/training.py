@@ -130,9 +130,10 @@ class Training:
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
         objective: nn.Module = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
-        if settings.compile is True or (
-            settings.compile == "auto" and compilation_pays(self.fabric.device, schedule.num_steps)
-        ):
+        compile = settings.compile
+        if compile == "auto":
+            compile = compilation_pays(pair, device=self.fabric.device, num_steps=schedule.num_steps)
+        if compile and anchors is None:
             objective = CompiledObjective(objective)
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
 
@@ -240,12 +241,14 @@ class Training:
         return [len(p.argmax(-1).unique()) for p in probs]
 
 
-def compilation_pays(device: torch.device, num_steps: int) -> bool:
+def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
     """Whether a training of so many steps is sooner done when it is compiled first.
 
-    Device and length decide, not the steps that are left, so that a resumed training decides as before.
+    Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
+    CPU convolutions take so long that nothing is gained.
     """
-    return num_steps >= _MIN_STEPS.get(device.type, math.inf)
+    convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
+    return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

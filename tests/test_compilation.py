@@ -256,8 +256,17 @@ def test_a_compiled_training_is_the_training(kind: str) -> None:
     torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
 
 
-def test_compilation_is_decided_by_device_and_length_alone() -> None:
-    assert not compilation_pays(torch.device("cpu"), 19_999)
-    assert compilation_pays(torch.device("cpu"), 20_000)
-    assert not compilation_pays(torch.device("cuda"), 1_000)
-    assert compilation_pays(torch.device("cuda", 1), 50_000)
+@pytest.mark.parametrize(
+    ("kind", "device", "num_steps", "expected"),
+    [
+        ("mlp", "cpu", 19_999, False),
+        ("mlp", "cpu", 20_000, True),
+        ("conv", "cpu", 10**6, False),
+        ("conv", "cuda:1", 1_000, False),
+        ("conv", "cuda:1", 50_000, True),
+        ("mlp", "mps", 10**6, False),
+    ],
+)
+def test_networks_device_and_length_decide(kind: str, device: str, num_steps: int, expected: bool) -> None:
+    pair = small_pair(f"networks.kind={kind}")
+    assert compilation_pays(pair, device=torch.device(device), num_steps=num_steps) is expected
