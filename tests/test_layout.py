@@ -15,7 +15,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "terminal", "report", "explorer", "estimator"},
+    {"cli", "cli_images", "terminal", "report", "explorer", "estimator"},
     {"training", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors", "plots", "compositions"}
     | {"runs", "checkpoints", "config", "presets", "build"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
