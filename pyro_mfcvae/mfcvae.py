@@ -20,12 +20,14 @@ class WeightedDraws(NamedTuple):
     Attributes:
         posteriors: q(z_j | x) per facet, batch shape (N,).
         zs: the draws, (S, N, D_j) per facet.
+        log_likelihood: log p(x | z), (S, N), in nats.
         log_weights: log p(x, z) - log q(z | x) with the clusters summed out, (S, N), in nats.
         observation: p(x | z), batch shape (S, N).
     """
 
     posteriors: list[dist.TorchDistribution]
     zs: list[Tensor]
+    log_likelihood: Tensor
     log_weights: Tensor
     observation: dist.TorchDistribution
 
@@ -139,7 +141,8 @@ class MFCVAE(nn.Module):
             zs.append(z)
         filled, observed = self.model.split_missing(x)
         observation = self.model.observation(zs, observed)
-        return WeightedDraws(posteriors, zs, log_weights + observation.log_prob(filled), observation)
+        log_likelihood = observation.log_prob(filled)
+        return WeightedDraws(posteriors, zs, log_likelihood, log_weights + log_likelihood, observation)
 
     @torch.no_grad()
     def elbo_terms(self, x: Tensor) -> ELBOTerms:

@@ -1,0 +1,161 @@
+"""A fitted pair in ArviZ's language. The one place where ArviZ 0.23 and ArviZ 1.x are told apart.
+
+ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
+Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.files import write_atomically
+from pyro_mfcvae.image_statistics import Statistic, statistics_for
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.posterior_draws import Groups, draw_evidence, draw_items, simulate
+
+# Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
+_EQUAL_WEIGHTS = 1e-4
+
+
+def to_inference_data(
+    pair: MFCVAE,
+    x: Tensor,
+    *,
+    labels: Mapping[str, Tensor] | None = None,
+    reference: Tensor | None = None,
+    num_samples: int = 64,
+    num_simulated: int = 2000,
+    statistics: Mapping[str, Statistic] | None = None,
+    pixels: bool = True,
+) -> Any:
+    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
+
+    ======================  ==========================================================================================
+    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x)
+    posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
+    log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
+                            are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
+    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
+                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights
+    prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
+    sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
+                            log_evidence (of the first quarter); of the prior: weight_j, overlap_j
+    observed_data           x, and its statistics (item)
+    constant_data           the labels (item)
+    ======================  ==========================================================================================
+
+    Memory grows with N · S numbers a facet; the networks see batches.
+
+    Args:
+        pair: put in evaluation mode.
+        x: bytes, or floats as the model takes them.
+        labels: (N,) integers by name.
+        reference: items of the training data, (M, *event_shape), to compare the evidence with.
+        num_samples: S ≥ 25, draws per item.
+        num_simulated: items drawn from the model.
+        statistics: by name, on top of those of `statistics_for`.
+        pixels: keep replicated items, which take S times the memory of ``x``.
+
+    Returns:
+        An ``arviz.InferenceData``, or from ArviZ 1 on an ``xarray.DataTree``.
+
+    Raises:
+        InputError: sizes do not fit, or the draws would not fit into memory.
+    """
+    if num_samples < 25:
+        raise InputError(f"num_samples must be ≥ 25, the fewest that k-hat can be found from, got {num_samples}")
+    for name, values in (labels or {}).items():
+        if len(values) != len(x):
+            raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
+    pair.eval()
+    chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
+    groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    groups |= simulate(
+        pair, num=num_simulated, num_weighed=num_simulated // 4, num_samples=num_samples, statistics=chosen
+    )
+    if reference is not None:
+        evidence = draw_evidence(pair, reference, num_samples=num_samples)
+        groups["log_likelihood"]["x_reference"] = (("chain", "draw", "reference_item"), evidence[None, None])
+    if labels:
+        groups["constant_data"] = {name: (("item",), values.cpu().numpy()) for name, values in labels.items()}
+    return to_arviz(groups)
+
+
+def to_arviz(groups: Groups) -> Any:
+    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
+    import arviz
+    import xarray
+
+    datasets = {}
+    for name in sorted(groups, key=lambda group: ("prior" in group, group != "posterior")):
+        sizes = {
+            dim: size for dims, array in groups[name].values() for dim, size in zip(dims, array.shape, strict=True)
+        }
+        coords = {dim: np.arange(size) for dim, size in sizes.items()}
+        datasets[name] = xarray.Dataset(
+            groups[name], coords=coords, attrs={"inference_library": "pyro_mfcvae", "arviz_version": arviz.__version__}
+        )
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(**datasets)
+    return xarray.DataTree.from_dict(datasets)
+
+
+def save_inference_data(data: Any, path: Path) -> None:
+    """Write NetCDF, whole or not at all."""
+    write_atomically(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+
+
+def load_inference_data(path: Path) -> Any:
+    """Read what `save_inference_data` wrote, with either ArviZ, into memory."""
+    import arviz
+    import xarray
+
+    if not path.is_file():
+        raise InputError(f"expected the NetCDF file {path}, which is not there: mfcvae check RUN writes one")
+    if hasattr(arviz, "InferenceData"):
+        return arviz.from_netcdf(str(path), engine="h5netcdf").load()
+    with xarray.open_datatree(path, engine="h5netcdf") as tree:
+        return tree.load()
+
+
+def values(data: Any, group: str, name: str) -> NDArray[Any]:
+    """An array of a group, without the axes of chain and draw where it has one chain and one draw."""
+    variable = data[group][name]
+    if "chain" in variable.dims:
+        variable = variable.isel(chain=0)
+    if variable.sizes.get("draw") == 1:
+        variable = variable.isel(draw=0)
+    array: NDArray[Any] = variable.values
+    return array
+
+
+def num_facets(data: Any) -> int:
+    """J."""
+    return sum(str(name).startswith("z_") for name in data["posterior"].data_vars)
+
+
+def assigned_clusters(data: Any) -> NDArray[np.int64]:
+    """The most probable cluster of every item in every facet, (N, J)."""
+    return np.stack([values(data, "sample_stats", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)
+
+
+def pareto_k(log_weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
+
+    Weights that are all equal have no tail: there importance sampling is exact, and k-hat is 0.
+    """
+    import arviz
+
+    weights = np.asarray(log_weights, dtype=np.float64)
+    if hasattr(arviz, "psislw"):
+        k_hat = np.asarray(arviz.psislw(weights.copy())[1])
+    else:
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found, unused-ignore]
+
+        k_hat = np.asarray(array_stats.psislw(-weights)[1])
+    return np.where(np.ptp(weights, axis=-1) < _EQUAL_WEIGHTS, 0.0, k_hat)
