@@ -1,4 +1,4 @@
-"""Does the prior describe where the data's z lie? The aggregate posterior, mean over items of q(z, c | x), against it."""
+"""Does the prior describe where the data's z lie? The aggregate posterior, E_x[q(z, c | x)], against it."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ USE = Threshold(
 DISTANCE = Threshold(
     look=0.015,
     bad=0.06,
-    source="ours: shifting a normal by 1/4 and 1/2 of its standard deviation; chance by 99 permutations at the 5 % level",
+    source="ours: shifting a normal by 1/4 and 1/2 of its standard deviation; chance by 99 permutations, 5 % level",
 )
 HOLES = Threshold(
     look=0.1, bad=0.25, source="ours; 0.05 where both distributions are the same, chance by 2 standard errors of it"
@@ -46,7 +46,7 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
 
 
 def hole_share(prior: NDArray[Any], posterior: NDArray[Any]) -> float:
-    """Share of prior draws that are farther from the nearest of half the posterior draws than 95 % of the other half."""
+    """Share of prior draws farther from the nearest of half the posterior draws than 95 % of the other half are."""
     from sklearn.neighbors import NearestNeighbors
 
     first, second = posterior[::2], posterior[1::2]
@@ -78,8 +78,7 @@ def check_aggregate(data: Any) -> list[Check]:
                 unit="total variation from pi",
                 threshold=USE,
                 is_noise=away <= by_chance,
-                advice="Learn the weights, fit the mixture again late in training (training.refit_steps), or offer fewer "
-                "clusters.",
+                advice="Learn the weights, fit the mixture again late (training.refit_steps), or offer fewer clusters.",
                 facet=j,
                 details={"use": use.mean(0).tolist(), "weights": weights.tolist(), "chance": by_chance},
             ),
@@ -90,8 +89,8 @@ def check_aggregate(data: Any) -> list[Check]:
                 unit="energy coefficient",
                 threshold=DISTANCE,
                 is_noise=p_value > 0.05,
-                advice="New images of this facet come from where no data are. Use full covariances or more clusters, or "
-                "fit the mixture again late in training.",
+                advice="New images of this facet come from where no data are. Use full covariances or more clusters, "
+                "or fit the mixture again late (training.refit_steps).",
                 facet=j,
                 details={"p_value": p_value},
             ),
@@ -102,8 +101,8 @@ def check_aggregate(data: Any) -> list[Check]:
                 unit="share of prior draws",
                 threshold=HOLES,
                 is_noise=holes <= 0.05 + 2 * error,
-                advice="Images drawn from there show nothing that the data have: draw with a temperature below 1, and look "
-                "for components without items.",
+                advice="Images drawn from there show nothing that the data have: draw with a temperature below 1, and "
+                "look for components without items.",
                 facet=j,
             ),
         ]

@@ -73,8 +73,8 @@ def check_calibration(data: Any) -> list[Check]:
                 unit="expected calibration error",
                 threshold=THRESHOLD,
                 is_noise=curve.error <= np.quantile(by_chance, 0.95),
-                advice=f"The facet is {'over' if signed > 0 else 'under'}confident on items that the model draws: do not "
-                "read its probabilities as such. If replicated items look unlike the data, mend that first, since the "
+                advice=f"The facet is {'over' if signed > 0 else 'under'}confident on items that the model draws: do "
+                "not read its probabilities as such. If replicated items look unlike the data, mend that first: the "
                 "encoder has never seen such items.",
                 facet=j,
                 details={

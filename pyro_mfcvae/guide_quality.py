@@ -35,8 +35,8 @@ def check_guide(data: Any) -> list[Check]:
             value=float(np.mean(k_hat > K_HAT)),
             unit="share of items with k-hat > 0.7",
             threshold=SHARE,
-            advice="Evidence and importance weights of those items cannot be trusted, and their q(z | x) is too narrow or "
-            "misplaced somewhere. Train longer, widen the encoder, or take a richer guide.",
+            advice="Of those items q(z | x) is too narrow or misplaced somewhere, and their evidence cannot be trusted. "
+            "Train longer, widen the encoder, or take a richer guide.",
             details={
                 "median": float(np.median(k_hat)),
                 "draws": log_weights.shape[1],
@@ -50,8 +50,8 @@ def check_guide(data: Any) -> list[Check]:
             value=float(gap.mean()) / num_dims,
             unit="nats per item and latent dimension",
             threshold=GAP,
-            advice="The guide is a poor fit, or its rule for q(c | x) is not the optimum: see which facet fails the other "
-            "checks. If all pass, importance weights of few draws may be at fault: raise --draws.",
+            advice="The guide fits badly, or its rule for q(c | x) is not the optimum: see which facet fails the other "
+            "checks.",
             details={
                 "evidence": float(evidence.mean()),
                 "evidence_standard_error": float(evidence.std(ddof=1) / np.sqrt(len(evidence))),

@@ -11,7 +11,7 @@ from pyro_mfcvae.verdicts import Check, Threshold
 THRESHOLD = Threshold(
     look=0.05,
     bad=0.1,
-    source="ours: shifting q(z | x) by 1/8 and 1/4 of its standard deviation makes 0.05 and 0.1, halving its scale 0.16; "
+    source="ours: q(z | x) shifted by 1/8 and 1/4 of its standard deviation makes 0.05 and 0.1, a halved scale 0.16; "
     "chance by the Kolmogorov-Smirnov test, all coordinates together at the 5 % level",
 )
 
@@ -25,7 +25,7 @@ def rank_distance(ranks: NDArray[Any]) -> tuple[float, float]:
 
 
 def asymmetry(ranks: NDArray[Any]) -> float:
-    """p-value of the ranks against their mirror image (Yao et al. 2018, section 3.2): small where q(z | x) is biased."""
+    """p-value of the ranks against their mirror image (Yao et al. 2018): small where q(z | x) is biased."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(ranks, 1 - ranks).pvalue)
@@ -40,7 +40,7 @@ def check_ranks(data: Any) -> list[Check]:
         worst = int(distances.argmax())
         # Of ranks that are uniform 1: more where they crowd at both ends, since q is too narrow.
         width = float(12 * np.mean((ranks[:, worst] - 0.5) ** 2))
-        shift = float(ranks[:, worst].mean() - 0.5)
+        mean_rank = float(ranks[:, worst].mean())
         checks.append(
             Check(
                 name="ranks of the true z",
@@ -49,10 +49,9 @@ def check_ranks(data: Any) -> list[Check]:
                 unit="largest distance from uniform",
                 threshold=THRESHOLD,
                 is_noise=p_values.min() * len(p_values) > 0.05,
-                advice=f"In coordinate {worst} q(z | x) is {'too narrow' if width > 1 else 'too wide'} or off to one side "
-                "(mean rank "
-                f"{0.5 + shift:.2f}). A richer guide or a wider encoder helps; if replicated items look unlike the data, "
-                "mend that first.",
+                advice=f"In coordinate {worst} q(z | x) is {'too narrow' if width > 1 else 'too wide'}, or off to one side "
+                f"(mean rank {mean_rank:.2f}). If replicated items look unlike the data, mend that first; otherwise take "
+                "a richer guide or a wider encoder.",
                 facet=j,
                 details={
                     "coordinate": worst,
@@ -60,7 +59,7 @@ def check_ranks(data: Any) -> list[Check]:
                     "p_values": p_values.tolist(),
                     "asymmetry_p_values": [asymmetry(column) for column in ranks.T],
                     "width": width,
-                    "mean_rank": 0.5 + shift,
+                    "mean_rank": mean_rank,
                 },
             )
         )
