@@ -1,4 +1,4 @@
-"""The command line: ``mfcvae fit | sweep | evaluate | sample | presets | datasets``."""
+"""The command line: ``mfcvae fit | sweep | evaluate | check | compare | sample | presets | datasets``."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from pyro_mfcvae.cli_checks import check, compare
 from pyro_mfcvae.cli_images import sample
 from pyro_mfcvae.config import Config, override
 from pyro_mfcvae.datasets import DATASETS, load_dataset
@@ -153,6 +154,8 @@ def sweep(
     say(f"Everything of this sweep lies in {folder}.")
 
 
+app.command(check)
+app.command(compare)
 app.command(sample)
 
 

@@ -16,10 +16,10 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.files import write_atomically
 from pyro_mfcvae.image_statistics import Statistic, statistics_for
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.posterior_draws import Groups, draw_evidence, draw_items, simulate
+from pyro_mfcvae.posterior_draws import Groups, draw_items, draw_log_weights, evidence_of, simulate
 
 # Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
-_EQUAL_WEIGHTS = 1e-4
+_EQUAL_WEIGHTS = 1e-3
 
 
 def to_inference_data(
@@ -79,7 +79,7 @@ def to_inference_data(
         pair, num=num_simulated, num_weighed=num_simulated // 4, num_samples=num_samples, statistics=chosen
     )
     if reference is not None:
-        evidence = draw_evidence(pair, reference, num_samples=num_samples)
+        evidence = evidence_of(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
         groups["log_likelihood"]["x_reference"] = (("chain", "draw", "reference_item"), evidence[None, None])
     if labels:
         groups["constant_data"] = {name: (("item",), values.cpu().numpy()) for name, values in labels.items()}
@@ -121,6 +121,14 @@ def load_inference_data(path: Path) -> Any:
         return arviz.from_netcdf(str(path), engine="h5netcdf").load()
     with xarray.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
+
+
+def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], NDArray[Any]]) -> None:
+    """Add an array with its dims to a group that is there, in place."""
+    import xarray
+
+    dims, array = variable
+    data[group][name] = xarray.DataArray(array, dims=dims)
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:

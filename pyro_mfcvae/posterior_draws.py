@@ -60,14 +60,13 @@ def draw_items(
         replicated = draws.observation.sample()
         if observed is not None:
             replicated = replicated * observed
-        log_evidence = draws.log_weights.logsumexp(0) - math.log(num_samples)
-        elbo = draws.log_likelihood.mean(0) - pair.elbo_terms(images).kl.sum(-1)
+        elbo = draws.log_likelihood
         drawn = ("draw", "item")
         part: _Part = {
             "posterior": {},
             "posterior_predictive": {name: (drawn, f(replicated)) for name, f in statistics.items()},
-            "log_likelihood": {"x": (drawn, log_evidence[None])},
-            "sample_stats": {"log_weight": (drawn, draws.log_weights), "elbo": (("item",), elbo)},
+            "log_likelihood": {"x": (drawn, evidence_of(draws.log_weights)[None])},
+            "sample_stats": {"log_weight": (drawn, draws.log_weights)},
             "observed_data": {name: (("item",), f(filled)) for name, f in statistics.items()},
         }
         part["observed_data"]["x"] = (("item", *dims), images)
@@ -76,17 +75,20 @@ def draw_items(
         weights = draws.log_weights.softmax(0)
         for j, (posterior, z, probs) in enumerate(zip(draws.posteriors, draws.zs, pair.assign(images), strict=True)):
             prior, clusters = pair.model.priors[j], ("item", f"cluster_{j}")
-            logits = pair.guide.assignment(j, prior, posterior, z)
-            c = dist.Categorical(logits=logits.expand(*z.shape[:-1], -1)).sample()
-            responsibility = (prior.log_weights() + prior.log_prob(z)).softmax(-1)
+            log_joint = prior.log_weights() + prior.log_prob(z)
+            log_q_c = pair.guide.assignment(j, prior, posterior, z).expand_as(log_joint)
+            elbo = elbo + (log_q_c.exp() * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z)
+            c = dist.Categorical(logits=log_q_c).sample()
+            weighted = torch.einsum("sn,snk->nk", weights, log_joint.softmax(-1))
             part["posterior"] |= {
                 f"c_{j}": (drawn, c.to(torch.int16)),
                 f"z_{j}": ((*drawn, f"z_{j}_dim"), z),
             }
             part["sample_stats"] |= {
                 f"assignment_{j}": (clusters, probs),
-                f"weighted_assignment_{j}": (clusters, torch.einsum("sn,snk->nk", weights, responsibility)),
+                f"weighted_assignment_{j}": (clusters, weighted),
             }
+        part["sample_stats"]["elbo"] = (("item",), elbo.mean(0))
         return part
 
     return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="item")
@@ -133,7 +135,7 @@ def simulate(
         groups = _gather((draw(len(size)) for size in sizes), along="draw")
     x = torch.from_numpy(groups["prior_predictive"]["x"][1][0, :num_weighed])
     log_evidence = torch.full((1, num), torch.nan)
-    log_evidence[0, : len(x)] = torch.from_numpy(draw_evidence(pair, x, num_samples=num_samples))
+    log_evidence[0, : len(x)] = evidence_of(draw_log_weights(pair, x, num_samples=num_samples))
     known = groups["sample_stats_prior"]
     known["log_evidence"] = (("chain", "draw"), log_evidence.numpy())
     for j, prior in enumerate(priors):
@@ -144,10 +146,15 @@ def simulate(
 
 
 @torch.no_grad()
-def draw_evidence(pair: MFCVAE, x: Tensor, *, num_samples: int) -> NDArray[Any]:
-    """`MFCVAE.log_evidence` of every item of ``x`` (N, *event_shape), in batches: (N,)."""
-    parts = [pair.log_evidence(images, num_samples=num_samples).cpu() for images in _batches(pair, x, num_samples)]
-    return torch.cat(parts).numpy() if parts else torch.empty(0).numpy()
+def draw_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Tensor:
+    """log p(x, z) - log q(z | x) at S draws for every item of ``x`` (N, *event_shape), in batches: (S, N)."""
+    parts = [pair.weigh(images, num_samples=num_samples).log_weights.cpu() for images in _batches(pair, x, num_samples)]
+    return torch.cat(parts, 1) if parts else torch.empty(num_samples, 0)
+
+
+def evidence_of(log_weights: Tensor) -> Tensor:
+    """Importance-weighted log p(x), (N,), of log weights (S, N)."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 @torch.no_grad()

@@ -56,8 +56,8 @@ def check_predictions(data: Any) -> list[Check]:
                 unit="standard deviations off",
                 threshold=THRESHOLD,
                 is_noise=0.05 <= p_value <= 0.95,
-                advice=f"Replications have {'more' if shift > 0 else 'less'} of it than the data. Change the likelihood: "
-                "learn its scale, or take one for grey values. If single clusters are off, add dimensions.",
+                advice=f"Replications have {'more' if shift > 0 else 'less'} of it. Change the likelihood: learn its "
+                "scale, or take one for grey values. If single clusters are off, add dimensions.",
                 details={"p_value": p_value, "shift": shift, "clusters": by_cluster},
             )
         )

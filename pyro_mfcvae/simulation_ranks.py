@@ -49,9 +49,9 @@ def check_ranks(data: Any) -> list[Check]:
                 unit="largest distance from uniform",
                 threshold=THRESHOLD,
                 is_noise=p_values.min() * len(p_values) > 0.05,
-                advice=f"In coordinate {worst} q(z | x) is {'too narrow' if width > 1 else 'too wide'}, or off to one side "
-                f"(mean rank {mean_rank:.2f}). If replicated items look unlike the data, mend that first; otherwise take "
-                "a richer guide or a wider encoder.",
+                advice=f"In coordinate {worst} q(z | x) is too {'narrow' if width > 1 else 'wide'}, or off to one side "
+                f"(mean rank {mean_rank:.2f}). If replicated items look unlike the data, mend that first; otherwise "
+                "take a richer guide or a wider encoder.",
                 facet=j,
                 details={
                     "coordinate": worst,
