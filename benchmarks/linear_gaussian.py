@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from pyro_mfcvae import MFCVAE, Facet
 from pyro_mfcvae.guides import AssignmentRule, LadderEncoder, MultiFacetGuide, VaDEAssignment
@@ -42,8 +42,8 @@ class PosteriorMixture(dist.MixtureSameFamily):
 
     has_rsample = True
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:
-        return self.sample(sample_shape)
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.sample(torch.Size(sample_shape))
 
 
 class ExactEncoder(LadderEncoder):

@@ -187,7 +187,10 @@ def _histogram(
 
 
 def _matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.imshow(rates, vmin=0, vmax=1, cmap="Blues")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(rates) <= 5:
         for (row, column), rate in np.ndenumerate(rates):
             ink = "white" if rate > 0.6 else INK
@@ -199,10 +202,14 @@ def _matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: st
 
 
 def _describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     text = f"{title}\n{numbers}" if numbers else title
     axes.set_title(text, loc="left", fontsize=TITLE_SIZE - 1, color=INK)
     axes.set_xlabel(across, fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
+    if "cluster" in across:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -24,7 +24,7 @@ from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.sweeping import facet_agreement
 from pyro_mfcvae.terminal import print_checks, print_comparison, say
 
-_NUM_REFERENCE = 500
+_NUM_REFERENCE = 250
 _DENSITIES = {"gaussian", "continuous_bernoulli"}
 
 

@@ -35,7 +35,7 @@ def check_guide(data: Any) -> list[Check]:
             value=float(np.mean(k_hat > K_HAT)),
             unit="share of items with k-hat > 0.7",
             threshold=SHARE,
-            advice="Of those items q(z | x) is too narrow or misplaced somewhere, and their evidence cannot be trusted. "
+            advice="Of those items q(z | x) is too narrow or misplaced somewhere, their evidence cannot be trusted. "
             "Train longer, widen the encoder, or take a richer guide.",
             details={
                 "median": float(np.median(k_hat)),

@@ -44,7 +44,7 @@ def to_inference_data(
                             weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights
     prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
     sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
-                            log_evidence (of the first quarter); of the prior: weight_j, overlap_j
+                            log_evidence (of the first eighth); of the prior: weight_j, overlap_j
     observed_data           x, and its statistics (item)
     constant_data           the labels (item)
     ======================  ==========================================================================================
@@ -76,7 +76,7 @@ def to_inference_data(
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
     groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
     groups |= simulate(
-        pair, num=num_simulated, num_weighed=num_simulated // 4, num_samples=num_samples, statistics=chosen
+        pair, num=num_simulated, num_weighed=num_simulated // 8, num_samples=num_samples, statistics=chosen
     )
     if reference is not None:
         evidence = evidence_of(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
@@ -160,10 +160,11 @@ def pareto_k(log_weights: NDArray[np.floating]) -> NDArray[np.float64]:
     import arviz
 
     weights = np.asarray(log_weights, dtype=np.float64)
-    if hasattr(arviz, "psislw"):
-        k_hat = np.asarray(arviz.psislw(weights.copy())[1])
-    else:
-        from arviz_stats.base import array_stats  # type: ignore[import-not-found, unused-ignore]
+    with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
+        if hasattr(arviz, "psislw"):
+            k_hat = np.asarray(arviz.psislw(weights.copy())[1])
+        else:
+            from arviz_stats.base import array_stats  # type: ignore[import-not-found, unused-ignore]
 
-        k_hat = np.asarray(array_stats.psislw(-weights)[1])
+            k_hat = np.asarray(array_stats.psislw(-weights)[1])
     return np.where(np.ptp(weights, axis=-1) < _EQUAL_WEIGHTS, 0.0, k_hat)

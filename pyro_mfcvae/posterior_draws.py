@@ -24,7 +24,7 @@ Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 _Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
 
 MAX_BYTES = 2 * 2**30  # of draws in memory
-_IMAGES_AT_A_TIME = 1024  # decoded
+_IMAGES_AT_A_TIME = 512  # decoded
 _COMPONENT_DRAWS = 256  # of every cluster, for its overlap with the others
 _RANK_DRAWS = 199  # of q(z | x) for every simulated item: ranks 0 … 199
 
