@@ -31,7 +31,6 @@ GUIDES: dict[str, dict[str, float]] = {
     "a fifth too wide": {"spread": 1.2},
     "scale halved": {"spread": 0.5},
     "shifted by one standard deviation": {"shift": 1.0},
-    "shifted by half of one": {"shift": 0.5},
 }
 KNOWN = ("k-hat of the guide", "calibration of q(c|x)", "ranks of the true z")
 NUM_ITEMS, NUM_SAMPLES, NUM_SIMULATED = 500, 100, 10_000

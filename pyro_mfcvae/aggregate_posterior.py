@@ -20,6 +20,7 @@ HOLES = Threshold(
     look=0.1, bad=0.25, source="ours; 0.05 where both distributions are the same, chance by 2 standard errors of it"
 )
 _POINTS = 500  # of each distribution, for pairwise distances
+_NUM_PERMUTATIONS = 99
 
 
 def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0) -> tuple[float, float]:
@@ -32,17 +33,21 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
     points = np.concatenate([here, there])
     distances = cdist(points, points)
     num, generator = len(here), np.random.default_rng(seed)
-
-    def coefficient(order: NDArray[Any]) -> float:
-        a, b = order[:num], order[num:]
-        across = 2 * distances[np.ix_(a, b)].mean()
-        # Without the zeros of the diagonals: unbiased, so 0 on average for equal distributions.
-        within = sum(distances[np.ix_(i, i)].sum() / (len(i) * (len(i) - 1)) for i in (a, b))
-        return float((across - within) / across) if across else 0.0
-
-    value = coefficient(np.arange(len(points)))
-    permuted = [coefficient(generator.permutation(len(points))) for _ in range(99)]
-    return value, (1 + sum(other >= value for other in permuted)) / 100
+    # A column per way to choose `num` of the points, 1 where chosen: the first is the real one, the others permute it.
+    chosen = np.zeros((len(points), 1 + _NUM_PERMUTATIONS))
+    for column in range(chosen.shape[1]):
+        chosen[generator.permutation(len(points))[:num] if column else slice(num), column] = 1
+    inside = np.sum(chosen * (distances @ chosen), 0)
+    outside = np.sum((1 - chosen) * (distances @ (1 - chosen)), 0)
+    between = distances.sum() - inside - outside
+    if not distances.any():
+        return 0.0, 1.0
+    others = len(points) - num
+    across = between / (num * others)
+    # Without the zeros of the diagonals: unbiased, so 0 on average for equal distributions.
+    within = inside / (num * (num - 1)) + outside / (others * (others - 1))
+    value, *permuted = (across - within) / across
+    return float(value), (1 + int(np.sum(np.array(permuted) >= value))) / (1 + _NUM_PERMUTATIONS)
 
 
 def hole_share(prior: NDArray[Any], posterior: NDArray[Any]) -> float:

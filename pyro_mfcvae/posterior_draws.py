@@ -24,7 +24,7 @@ Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 _Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
 
 MAX_BYTES = 2 * 2**30  # of draws in memory
-_IMAGES_AT_A_TIME = 512  # decoded
+_ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded: 682 colour images of 32 × 32 pixels
 _COMPONENT_DRAWS = 256  # of every cluster, for its overlap with the others
 _RANK_DRAWS = 199  # of q(z | x) for every simulated item: ranks 0 … 199
 
@@ -131,8 +131,8 @@ def simulate(
         return part
 
     with pyro.get_param_store().scope():
-        sizes = torch.ones(num).split(_IMAGES_AT_A_TIME)
-        groups = _gather((draw(len(size)) for size in sizes), along="draw")
+        most = _items_at_a_time(pair)
+        groups = _gather((draw(min(most, num - start)) for start in range(0, num, most)), along="draw")
     x = torch.from_numpy(groups["prior_predictive"]["x"][1][0, :num_weighed])
     log_evidence = torch.full((1, num), torch.nan)
     log_evidence[0, : len(x)] = evidence_of(draw_log_weights(pair, x, num_samples=num_samples))
@@ -178,10 +178,14 @@ def event_dims(pair: MFCVAE) -> tuple[str, ...]:
     return ("channel", "height", "width") if num == 3 else tuple(f"x_dim_{i}" for i in range(num))
 
 
+def _items_at_a_time(pair: MFCVAE) -> int:
+    return max(min(_ELEMENTS_AT_A_TIME // math.prod(pair.model.event_shape), _ITEMS_AT_A_TIME), 1)
+
+
 def _batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     """The items as floats on the pair's device, so many at a time that memory stays bounded."""
     with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
-        for images in x.split(max(_IMAGES_AT_A_TIME // num_samples, 1)):
+        for images in x.split(max(_items_at_a_time(pair) // num_samples, 1)):
             if len(images):
                 yield as_float(images).to(pair.model.alpha.device)
 

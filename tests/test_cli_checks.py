@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
 
+from pyro_mfcvae.check_plots import FIGURES
 from pyro_mfcvae.criticism import criticise, to_json
 from pyro_mfcvae.inference_data import load_inference_data
 
@@ -13,10 +14,16 @@ pytestmark = pytest.mark.usefixtures("fitted")
 SMALL = ("--items", "100", "--draws", "25")
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds."""
+    monkeypatch.setattr("pyro_mfcvae.cli_checks.FIGURES", {})
+
+
 def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     code, out, err = mfcvae("check", "run", *SMALL)
     assert (code, err) == (0, "")
-    figures = {f"{name}.png" for name in "predictions guide calibration ranks aggregate stability evidence".split()}
+    figures = {f"{name}.png" for name in FIGURES}
     assert names(Path("run/checks")) == figures | {"posterior.nc", "checks.json"}
     text = Path("run/checks/checks.json").read_text()
     records = json.loads(text)
@@ -30,7 +37,7 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     assert "overfitting" not in {record["name"] for record in records}  # all items served for training
 
 
-def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run) -> None:
+def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, without_figures: None) -> None:
     save_data(Path("other.npz"), make_images(150))
     code, out, err = mfcvae("check", "run", "--data", "other.npz", *SMALL)
     assert (code, err) == (0, "")
@@ -38,7 +45,7 @@ def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run) -> No
     assert re.search(r"^\w+ +overfitting ", out, re.MULTILINE)
 
 
-def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run) -> None:
+def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: None) -> None:
     for seed in (0, 1):
         shutil.copytree("run", f"sweep/seed-{seed}")
     Path("sweep/sweep.json").write_text("{}")

@@ -29,7 +29,7 @@ def test_guides_that_are_off_are_told(guide: dict[str, float]) -> None:
 def test_a_guide_that_is_wide_costs_nats_but_no_trust() -> None:
     checks = by_name(spread=1.3)
     assert checks["k-hat of the guide"].verdict == "good"
-    assert 0.02 < checks["evidence above the ELBO"].value < 0.1
+    assert 0.05 < checks["evidence above the ELBO"].value < 0.2
 
 
 def test_the_numbers_are_nats() -> None:
