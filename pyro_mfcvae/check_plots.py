@@ -113,7 +113,8 @@ def plot_aggregate(data: Any, checks: Sequence[Check]) -> "Figure":
         use = values(data, "sample_stats", f"assignment_{j}").mean(0)
         above.bar(range(len(order)), weights[order], color=SHADE, edgecolor=FAINT, label="weight")
         above.plot(range(len(order)), use[order], "o", color=COLOURS[0], markersize=4, label="use")
-        above.legend(frameon=False, fontsize=TEXT_SIZE)
+        above.set_ylim(0, 1.3 * float(max(weights.max(), use.max())))
+        above.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper right")
         _describe(above, f"facet {j}", "share of items", "cluster, from the heaviest")
         prior, z = values(data, "prior", f"z_{j}"), values(data, "posterior", f"z_{j}")[0]
         clouds = ((prior, "prior", FAINT), (z, "data", COLOURS[0]))
@@ -208,7 +209,7 @@ def _describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
     axes.set_title(text, loc="left", fontsize=TITLE_SIZE - 1, color=INK)
     axes.set_xlabel(across, fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
-    if "cluster" in across:
+    if across.startswith("cluster"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
 

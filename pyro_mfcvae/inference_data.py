@@ -5,7 +5,10 @@ Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]
 """
 
 from collections.abc import Mapping
+from importlib import import_module  # imported by name, ArviZ counts as untyped, which 0.23 in part is
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -88,9 +91,9 @@ def to_inference_data(
 
 def to_arviz(groups: Groups) -> Any:
     """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
-    import arviz
     import xarray
 
+    arviz = import_module("arviz")
     datasets = {}
     for name in sorted(groups, key=lambda group: ("prior" in group, group != "posterior")):
         sizes = {
@@ -100,9 +103,14 @@ def to_arviz(groups: Groups) -> Any:
         datasets[name] = xarray.Dataset(
             groups[name], coords=coords, attrs={"inference_library": "pyro_mfcvae", "arviz_version": arviz.__version__}
         )
-    if hasattr(arviz, "InferenceData"):
+    if not _takes_nested_groups(arviz):
         return arviz.InferenceData(**datasets)
     return xarray.DataTree.from_dict(datasets)
+
+
+def _takes_nested_groups(arviz: ModuleType) -> bool:
+    """Whether this is ArviZ 1: one nested dict where 0.23 has an argument per group."""
+    return "data" in signature(arviz.from_dict).parameters
 
 
 def save_inference_data(data: Any, path: Path) -> None:
@@ -112,12 +120,12 @@ def save_inference_data(data: Any, path: Path) -> None:
 
 def load_inference_data(path: Path) -> Any:
     """Read what `save_inference_data` wrote, with either ArviZ, into memory."""
-    import arviz
     import xarray
 
+    arviz = import_module("arviz")
     if not path.is_file():
         raise InputError(f"expected the NetCDF file {path}, which is not there: mfcvae check RUN writes one")
-    if hasattr(arviz, "InferenceData"):
+    if not _takes_nested_groups(arviz):
         return arviz.from_netcdf(str(path), engine="h5netcdf").load()
     with xarray.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
@@ -157,14 +165,11 @@ def pareto_k(log_weights: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Weights that are all equal have no tail: there importance sampling is exact, and k-hat is 0.
     """
-    import arviz
-
+    arviz = import_module("arviz")
     weights = np.asarray(log_weights, dtype=np.float64)
     with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
-        if hasattr(arviz, "psislw"):
+        if not _takes_nested_groups(arviz):
             k_hat = np.asarray(arviz.psislw(weights.copy())[1])
         else:
-            from arviz_stats.base import array_stats  # type: ignore[import-not-found, unused-ignore]
-
-            k_hat = np.asarray(array_stats.psislw(-weights)[1])
+            k_hat = np.asarray(import_module("arviz_stats.base").array_stats.psislw(-weights)[1])
     return np.where(np.ptp(weights, axis=-1) < _EQUAL_WEIGHTS, 0.0, k_hat)

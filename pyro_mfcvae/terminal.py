@@ -71,8 +71,8 @@ def print_checks(checks: Sequence[Check]) -> None:
             if check.verdict == verdict:
                 where = check.name if check.facet is None else f"{check.name}, facet {check.facet}"
                 told.setdefault(check.advice, []).append(where)
-        for advice, where in told.items():
-            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(where)}", highlight=False)
+        for advice, places in told.items():
+            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(places)}", highlight=False)
             console.print(f"  {advice}", highlight=False, markup=False)
 
 
