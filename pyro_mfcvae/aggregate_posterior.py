@@ -17,7 +17,7 @@ DISTANCE = Threshold(
     source="ours: shifting a normal by 1/4 and 1/2 of its standard deviation; chance by 99 permutations, 5 % level",
 )
 HOLES = Threshold(
-    look=0.1, bad=0.25, source="ours; 0.05 where both distributions are the same, chance by 2 standard errors of it"
+    look=0.1, bad=0.25, source="ours; 0.05 where both distributions are the same, chance by 3 standard errors of it"
 )
 _POINTS = 500  # of each distribution, for pairwise distances
 _NUM_PERMUTATIONS = 99
@@ -105,7 +105,7 @@ def check_aggregate(data: Any) -> list[Check]:
                 value=holes,
                 unit="share of prior draws",
                 threshold=HOLES,
-                is_noise=holes <= 0.05 + 2 * error,
+                is_noise=holes <= 0.05 + 3 * error,
                 advice="Images drawn from there show nothing that the data have: draw with a temperature below 1, and "
                 "look for components without items.",
                 facet=j,

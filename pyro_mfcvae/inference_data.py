@@ -160,16 +160,22 @@ def assigned_clusters(data: Any) -> NDArray[np.int64]:
     return np.stack([values(data, "sample_stats", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)
 
 
-def pareto_k(log_weights: NDArray[np.floating]) -> NDArray[np.float64]:
+def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
     """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
 
-    Weights that are all equal have no tail: there importance sampling is exact, and k-hat is 0.
+    Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
     """
-    arviz = import_module("arviz")
     weights = np.asarray(log_weights, dtype=np.float64)
-    with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
-        if not _takes_nested_groups(arviz):
-            k_hat = np.asarray(arviz.psislw(weights.copy())[1])
-        else:
-            k_hat = np.asarray(import_module("arviz_stats.base").array_stats.psislw(-weights)[1])
-    return np.where(np.ptp(weights, axis=-1) < _EQUAL_WEIGHTS, 0.0, k_hat)
+    num_samples = weights.shape[-1]
+    tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
+    spread = weights.max(-1) - np.quantile(weights, 1 - tail_share, axis=-1)
+    k_hat = np.zeros(weights.shape[:-1])
+    fitted = spread >= _EQUAL_WEIGHTS
+    if fitted.any():
+        arviz = import_module("arviz")
+        with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
+            if _takes_nested_groups(arviz):
+                k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
+            else:
+                k_hat[fitted] = arviz.psislw(weights[fitted])[1]
+    return k_hat
