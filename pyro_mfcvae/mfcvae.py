@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +13,24 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
+
+
+class WeightedDraws(NamedTuple):
+    """S draws of all z for N items.
+
+    Attributes:
+        posteriors: q(z_j | x) per facet, batch shape (N,).
+        zs: the draws, (S, N, D_j) per facet.
+        log_likelihood: log p(x | z), (S, N), in nats.
+        log_weights: log p(x, z) - log q(z | x) with the clusters summed out, (S, N), in nats.
+        observation: p(x | z), batch shape (S, N).
+    """
+
+    posteriors: list[dist.TorchDistribution]
+    zs: list[Tensor]
+    log_likelihood: Tensor
+    log_weights: Tensor
+    observation: dist.TorchDistribution
 
 
 class MFCVAE(nn.Module):
@@ -112,17 +131,24 @@ class MFCVAE(nn.Module):
 
         log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture.
         """
+        return self.weigh(x, num_samples=num_samples).log_weights.logsumexp(0) - math.log(num_samples)
+
+    @torch.no_grad()
+    def weigh(self, x: Tensor, *, num_samples: int) -> WeightedDraws:
+        """Draw z_s ~ q(z | x), s = 1 … S, with their importance weights for p(z | x), for x (N, *event_shape)."""
         if num_samples < 1:
             raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
         log_weights = torch.zeros(num_samples, len(x), dtype=x.dtype, device=x.device)
-        zs = []
-        for posterior, prior in zip(self.encode(x), self.priors, strict=True):
+        posteriors, zs = self.encode(x), []
+        for posterior, prior in zip(posteriors, self.priors, strict=True):
             z = posterior.sample((num_samples,))
             log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
             log_weights = log_weights + log_prior - posterior.log_prob(z)
             zs.append(z)
-        log_weights = log_weights + self.model.log_likelihood(zs, x)
-        return log_weights.logsumexp(0) - math.log(num_samples)
+        filled, observed = self.model.split_missing(x)
+        observation = self.model.observation(zs, observed)
+        log_likelihood = observation.log_prob(filled)
+        return WeightedDraws(posteriors, zs, log_likelihood, log_weights + log_likelihood, observation)
 
     @torch.no_grad()
     def elbo_terms(self, x: Tensor) -> ELBOTerms:

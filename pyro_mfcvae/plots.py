@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with colour-blindness too; facet j has colour j.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _FAINT, _SHADE = "#222222", "#6B6B6B", "#F0F0F0"
-_TITLE_SIZE, _TEXT_SIZE = 11, 9
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, FAINT, SHADE = "#222222", "#6B6B6B", "#F0F0F0"
+TITLE_SIZE, TEXT_SIZE = 11, 9
 _TILE = 0.46  # width of an image, in inches
 _LETTER = 0.075  # width of a letter of a label, in inches, on average
 
@@ -133,7 +133,7 @@ def image_grid(
     axes = figure.subplots()
     _draw_tiles(axes, tiles, row_labels=row_labels or (), column_labels=column_labels or ())
     if title:
-        figure.suptitle(title, x=0.02, ha="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
     return figure
 
 
@@ -159,26 +159,26 @@ def plot_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
     bound, divergence, fading = panels
-    for key, colour in (("elbo", _INK), ("reconstruction", "#A0A0A0")):
+    for key, colour in (("elbo", INK), ("reconstruction", "#A0A0A0")):
         label = "ELBO" if key == "elbo" else key
         bound.plot(epochs, [record[key] for record in records], label=label, color=colour, **style)
     for j in range(kl.shape[1]):
-        colour = _COLOURS[j % len(_COLOURS)]
+        colour = COLOURS[j % len(COLOURS)]
         divergence.plot(epochs, kl[:, j], label=f"facet {j}", color=colour, **style)
         fading.plot(epochs, alpha[:, j], label=f"facet {j}", color=colour, **style)
     fading.set_ylim(-0.05, 1.05)
-    fading.set_xlabel("epoch", fontsize=_TEXT_SIZE)
+    fading.set_xlabel("epoch", fontsize=TEXT_SIZE)
     fading.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     fading.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     titles = ("ELBO (nats per item)", "KL of each facet (nats per item)", "alpha: how far each facet is faded in")
     for axes, title in zip(panels, titles, strict=True):
         _shade_stages(axes, epochs, (alpha > 0).sum(axis=1))
-        axes.set_title(title, loc="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+        axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=_TEXT_SIZE, colors=_FAINT)
+        axes.tick_params(labelsize=TEXT_SIZE, colors=FAINT)
     for axes in (bound, divergence):  # the last panel has the colours of the one above
         columns = len(axes.lines)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, fontsize=_TEXT_SIZE)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, fontsize=TEXT_SIZE)
     return figure
 
 
@@ -251,7 +251,7 @@ def _draw_tiles(
     axes.imshow(np.nan_to_num(mosaic, nan=1.0))
     axes.set_anchor("N")
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=_TEXT_SIZE, labelcolor=_INK, labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, labelsize=TEXT_SIZE, labelcolor=INK, labeltop=True, labelbottom=False)
     axes.set_yticks((np.arange(rows) * (height + gap) + (height - 1) / 2)[: len(row_labels)], row_labels)
     axes.set_xticks((np.arange(columns) * (width + gap) + (width - 1) / 2)[: len(column_labels)], column_labels)
     if _label_width(column_labels) > _TILE:
@@ -259,15 +259,15 @@ def _draw_tiles(
 
 
 def _draw_title(axes: "Axes", title: str, subtitle: str) -> None:
-    axes.set_title(f"{title}\n", loc="left", fontsize=_TITLE_SIZE, fontweight="bold", color=_INK)
+    axes.set_title(f"{title}\n", loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
     axes.annotate(
         subtitle,
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 6),  # points above the images, in the empty second line of the title
         textcoords="offset points",
-        fontsize=_TEXT_SIZE,
-        color=_FAINT,
+        fontsize=TEXT_SIZE,
+        color=FAINT,
     )
 
 
@@ -276,7 +276,7 @@ def _shade_stages(axes: "Axes", epochs: NDArray[Any], num_active: NDArray[Any]) 
     starts = np.flatnonzero(np.diff(num_active, prepend=-1))
     ends = np.append(starts[1:], len(epochs))
     for start, end in list(zip(starts, ends, strict=True))[1::2]:
-        axes.axvspan(epochs[start] - 0.5, epochs[end - 1] + 0.5, color=_SHADE, zorder=0, linewidth=0)
+        axes.axvspan(epochs[start] - 0.5, epochs[end - 1] + 0.5, color=SHADE, zorder=0, linewidth=0)
 
 
 def _label_width(labels: Sequence[str]) -> float:

@@ -1,14 +1,21 @@
 """What the command line shows: lines, and the tables of scores."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from pyro_mfcvae.comparison import Comparison
 from pyro_mfcvae.metrics import FacetScores
 from pyro_mfcvae.sweeping import Sweep
+from pyro_mfcvae.verdicts import Check
 
 console = Console()
+
+_COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 
 
 def say(text: str) -> None:
@@ -47,6 +54,37 @@ def print_sweep(result: Sweep) -> None:
         rows.add_row(str(j), f"{stability:.2f}", *cells)
     console.print()
     console.print(rows)
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """The table of verdicts; below a number that is not good, what to do."""
+    rows = table("verdict", "check", "facet", "number", "of what")
+    for check in checks:
+        verdict = f"[{_COLOURS[check.verdict]}]{check.verdict}[/]"
+        facet = "" if check.facet is None else str(check.facet)
+        rows.add_row(verdict, check.name, facet, f"{check.value:.3f}", check.unit)
+    console.print()
+    console.print(rows)
+    for verdict in ("bad", "look"):
+        told: dict[str, list[str]] = {}
+        for check in checks:
+            if check.verdict == verdict:
+                where = check.name if check.facet is None else f"{check.name}, facet {check.facet}"
+                told.setdefault(check.advice, []).append(where)
+        for advice, places in told.items():
+            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(places)}", highlight=False)
+            console.print(f"  {advice}", highlight=False, markup=False)
+
+
+def print_comparison(rows: Sequence[Comparison]) -> None:
+    """The runs, from the highest evidence to the lowest."""
+    shown = table("rank", "run", "evidence per item", "below the best", "k-hat > 0.7")
+    for row in rows:
+        below = f"{row.difference:.3f} ± {row.difference_standard_error:.3f}" if row.rank else ""
+        evidence = f"{row.evidence:.3f} ± {row.standard_error:.3f}"
+        shown.add_row(str(row.rank), escape(row.name), evidence, below, f"{row.unreliable:.1%}")
+    console.print()
+    console.print(shown)
 
 
 def _spread(values: NDArray[np.float64]) -> str:

@@ -15,21 +15,13 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
-    {"cli", "terminal", "report", "explorer", "estimator"},
-    {
-        "training",
-        "supervision",
-        "fitting",
-        "sweeping",
-        "evaluation",
-        "metrics",
-        "criticism",
-        "monitors",
-        "plots",
-        "compositions",
-    }
-    | {"runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
+    {"cli", "cli_images", "cli_checks", "terminal", "report", "explorer", "estimator"},
+    {"training", "supervision", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors"}
+    | {"plots", "compositions", "runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
     | {"compilation", "devices", "batches", "mapped_files"}
+    | {"predictive_checks", "guide_quality", "calibration", "simulation_ranks", "aggregate_posterior"}
+    | {"cluster_stability", "typicality", "verdicts", "comparison", "check_plots"}
+    | {"inference_data", "posterior_draws", "image_statistics"}
     | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
     {"mfcvae", "objective", "importance", "schedules", "initialization"},
     {"guides"},

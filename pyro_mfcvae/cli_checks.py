@@ -1,0 +1,165 @@
+"""Checks on the command line: ``mfcvae check | compare``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyro
+import torch
+import tyro
+
+from pyro_mfcvae.check_plots import FIGURES
+from pyro_mfcvae.comparison import compare_evidence, plot_comparison
+from pyro_mfcvae.criticism import criticise, to_json
+from pyro_mfcvae.datasets import Dataset, Split, load_dataset
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.evaluation import evaluate
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.inference_data import assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.plots import save_figure
+from pyro_mfcvae.posterior_draws import draw_log_weights
+from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.sweeping import facet_agreement
+from pyro_mfcvae.terminal import print_checks, print_comparison, say
+
+_NUM_REFERENCE = 250
+_DENSITIES = {"gaussian", "continuous_bernoulli"}
+
+
+def check(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    /,
+    items: int = 2000,
+    draws: int = 64,
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
+    sweep: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    seed: int = 0,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Ask whether a run's clusters are to be believed: posterior checks, with a verdict each.
+
+    Writes checks/posterior.nc (NetCDF for ArviZ, from which every verdict can be had again), checks/checks.json and
+    figures below the run's folder. docs/checks.md tells how to read them.
+
+    Args:
+        run: The run's folder.
+        items: How many test items to check on, at most.
+        draws: How many draws of the posterior per item, 25 or more.
+        data: Check on another data set's test items, such as data of which it is not known whether they are alike.
+        sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
+        seed: Of all draws.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if items < 100:
+        raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
+    folder = RunFolder.open(run)
+    pair, config = folder.load_pair(), folder.read_config()
+    own = load_dataset(config.data, root=root, seed=config.seed)
+    dataset = load_dataset(data, root=root, seed=config.seed) if data else own
+    _check_shape(dataset, pair)
+    pyro.set_rng_seed(seed)
+    chosen = _choose(dataset.test, items)
+    shared = dataset is own and torch.equal(own.train.images, own.test.images)
+    posterior = to_inference_data(
+        pair,
+        chosen.images,
+        labels=chosen.labels,
+        reference=None if shared else _choose(own.train, _NUM_REFERENCE).images,
+        num_samples=draws,
+        pixels=False,
+    )
+    others = _other_runs(run, sweep)
+    if others:
+        found = assigned_clusters(posterior)
+        agreement = [facet_agreement(found, evaluate(other.load_pair(), chosen).assignments) for other in others]
+        attach(posterior, "sample_stats", "seed_agreement", (("facet",), np.mean(agreement, 0)))
+    checks = criticise(posterior)
+    target = run / "checks"
+    save_inference_data(posterior, target / "posterior.nc")
+    write_text(target / "checks.json", to_json(checks))
+    for name, draw in FIGURES.items():
+        save_figure(draw(posterior, checks), target / f"{name}.png")
+    print_checks(checks)
+    counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("good", "look", "bad")}
+    say(f"\n{len(chosen)} items of {dataset.name}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    say(f"Figures, numbers (checks.json) and draws for ArviZ (posterior.nc) lie in {target}.")
+
+
+def compare(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    /,
+    items: int = 1000,
+    draws: int = 64,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("comparison"),
+    seed: int = 0,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Rank runs by the evidence of the same items, with standard errors of the differences.
+
+    All runs are asked about the test items of the first one's data. Writes comparison.json and comparison.png.
+
+    Args:
+        runs: Folders of two or more runs.
+        items: How many test items, at most.
+        draws: How many draws of the posterior per item, 25 or more.
+        out: Folder to write to.
+        seed: Of all draws.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if len(runs) < 2 or len(set(runs)) < len(runs):
+        raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
+    if draws < 25:
+        raise InputError(f"expected --draws 25 or more, the fewest that k-hat can be found from, got {draws}")
+    folders = [RunFolder.open(path) for path in runs]
+    configs = [folder.read_config() for folder in folders]
+    kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
+    if len(kinds) > 1:
+        raise InputError(
+            f"the runs' likelihoods are {' and '.join(sorted(kinds))}: densities and probabilities of x cannot be "
+            "compared; choose runs with likelihoods of one kind"
+        )
+    dataset = load_dataset(configs[0].data, root=root, seed=configs[0].seed)
+    pyro.set_rng_seed(seed)
+    chosen = _choose(dataset.test, items)
+    log_weights = {}
+    for path, folder in zip(runs, folders, strict=True):
+        pair = folder.load_pair()
+        _check_shape(dataset, pair)
+        log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
+    rows = compare_evidence(log_weights)
+    write_text(out / "comparison.json", json.dumps([row.record() for row in rows], indent=2) + "\n")
+    save_figure(plot_comparison(rows), out / "comparison.png")
+    print_comparison(rows)
+    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
+
+
+def _choose(split: Split, num: int) -> Split:
+    """At most ``num`` items, drawn at random."""
+    index = torch.randperm(len(split))[:num]
+    return Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
+
+
+def _check_shape(dataset: Dataset, pair: MFCVAE) -> None:
+    if dataset.event_shape != pair.model.event_shape:
+        raise InputError(
+            f"{dataset.name} has items of shape {dataset.event_shape}, but the run was trained on "
+            f"{pair.model.event_shape}: choose data of that shape"
+        )
+
+
+def _other_runs(run: Path, sweep: Path | None) -> list[RunFolder]:
+    """The finished runs of the sweep, but for this one."""
+    if sweep is None:
+        if not (run.resolve().parent / "sweep.json").is_file():
+            return []
+        sweep = run.resolve().parent
+    others = [
+        RunFolder.open(path.parent)
+        for path in sorted(sweep.glob("seed-*/model.safetensors"))
+        if path.parent.resolve() != run.resolve()
+    ]
+    if not others:
+        raise InputError(f"expected finished runs seed-0, seed-1 … in {sweep}, but there are none besides {run}")
+    return others

@@ -1,0 +1,183 @@
+"""A fitted pair in ArviZ's language. The one place where ArviZ 0.23 and ArviZ 1.x are told apart.
+
+ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
+Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module  # imported by name, ArviZ counts as untyped, which 0.23 in part is
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.files import write_atomically
+from pyro_mfcvae.image_statistics import Statistic, statistics_for
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.posterior_draws import Groups, draw_items, draw_log_weights, draw_theta, evidence_of, simulate
+
+# Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
+_EQUAL_WEIGHTS = 1e-3
+
+
+def to_inference_data(
+    pair: MFCVAE,
+    x: Tensor,
+    *,
+    labels: Mapping[str, Tensor] | None = None,
+    reference: Tensor | None = None,
+    num_samples: int = 64,
+    num_simulated: int = 2000,
+    statistics: Mapping[str, Statistic] | None = None,
+    pixels: bool = True,
+) -> Any:
+    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
+
+    ======================  ==========================================================================================
+    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); the priors' random
+                            parameters, such as probs_j (chain, draw, probs_j_dim_0), from q(theta)
+    posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
+    log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
+                            are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
+    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
+                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights
+    prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
+    sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
+                            log_evidence (of the first eighth); of the prior: weight_j, overlap_j
+    observed_data           x, and its statistics (item)
+    constant_data           the labels (item)
+    ======================  ==========================================================================================
+
+    Memory grows with N · S numbers a facet; the networks see batches.
+
+    Args:
+        pair: put in evaluation mode.
+        x: bytes, or floats as the model takes them.
+        labels: (N,) integers by name.
+        reference: items of the training data, (M, *event_shape), to compare the evidence with.
+        num_samples: S ≥ 25, draws per item.
+        num_simulated: items drawn from the model.
+        statistics: by name, on top of those of `statistics_for`.
+        pixels: keep replicated items, which take S times the memory of ``x``.
+
+    Returns:
+        An ``arviz.InferenceData``, or from ArviZ 1 on an ``xarray.DataTree``.
+
+    Raises:
+        InputError: sizes do not fit, or the draws would not fit into memory.
+    """
+    if num_samples < 25:
+        raise InputError(f"num_samples must be ≥ 25, the fewest that k-hat can be found from, got {num_samples}")
+    for name, values in (labels or {}).items():
+        if len(values) != len(x):
+            raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
+    pair.eval()
+    chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
+    groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    groups["posterior"] |= draw_theta(pair, num_samples=num_samples)
+    groups |= simulate(
+        pair, num=num_simulated, num_weighed=num_simulated // 8, num_samples=num_samples, statistics=chosen
+    )
+    if reference is not None:
+        evidence = evidence_of(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
+        groups["log_likelihood"]["x_reference"] = (("chain", "draw", "reference_item"), evidence[None, None])
+    if labels:
+        groups["constant_data"] = {name: (("item",), values.cpu().numpy()) for name, values in labels.items()}
+    return to_arviz(groups)
+
+
+def to_arviz(groups: Groups) -> Any:
+    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
+    import xarray
+
+    arviz = import_module("arviz")
+    datasets = {}
+    for name in sorted(groups, key=lambda group: ("prior" in group, group != "posterior")):
+        sizes = {
+            dim: size for dims, array in groups[name].values() for dim, size in zip(dims, array.shape, strict=True)
+        }
+        coords = {dim: np.arange(size) for dim, size in sizes.items()}
+        datasets[name] = xarray.Dataset(
+            groups[name], coords=coords, attrs={"inference_library": "pyro_mfcvae", "arviz_version": arviz.__version__}
+        )
+    if not _takes_nested_groups(arviz):
+        return arviz.InferenceData(**datasets)
+    return xarray.DataTree.from_dict(datasets)
+
+
+def _takes_nested_groups(arviz: ModuleType) -> bool:
+    """Whether this is ArviZ 1: one nested dict where 0.23 has an argument per group."""
+    return "data" in signature(arviz.from_dict).parameters
+
+
+def save_inference_data(data: Any, path: Path) -> None:
+    """Write NetCDF, whole or not at all."""
+    write_atomically(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+
+
+def load_inference_data(path: Path) -> Any:
+    """Read what `save_inference_data` wrote, with either ArviZ, into memory."""
+    import xarray
+
+    arviz = import_module("arviz")
+    if not path.is_file():
+        raise InputError(f"expected the NetCDF file {path}, which is not there: mfcvae check RUN writes one")
+    if not _takes_nested_groups(arviz):
+        return arviz.from_netcdf(str(path), engine="h5netcdf").load()
+    with xarray.open_datatree(path, engine="h5netcdf") as tree:
+        return tree.load()
+
+
+def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], NDArray[Any]]) -> None:
+    """Add an array with its dims to a group that is there, in place."""
+    import xarray
+
+    dims, array = variable
+    data[group][name] = xarray.DataArray(array, dims=dims)
+
+
+def values(data: Any, group: str, name: str) -> NDArray[Any]:
+    """An array of a group, without the axes of chain and draw where it has one chain and one draw."""
+    variable = data[group][name]
+    if "chain" in variable.dims:
+        variable = variable.isel(chain=0)
+    if variable.sizes.get("draw") == 1:
+        variable = variable.isel(draw=0)
+    array: NDArray[Any] = variable.values
+    return array
+
+
+def num_facets(data: Any) -> int:
+    """J."""
+    return sum(str(name).startswith("z_") for name in data["posterior"].data_vars)
+
+
+def assigned_clusters(data: Any) -> NDArray[np.int64]:
+    """The most probable cluster of every item in every facet, (N, J)."""
+    return np.stack([values(data, "sample_stats", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)
+
+
+def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
+
+    Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
+    """
+    weights = np.asarray(log_weights, dtype=np.float64)
+    num_samples = weights.shape[-1]
+    tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
+    spread = weights.max(-1) - np.quantile(weights, 1 - tail_share, axis=-1)
+    k_hat = np.zeros(weights.shape[:-1])
+    fitted = spread >= _EQUAL_WEIGHTS
+    if fitted.any():
+        arviz = import_module("arviz")
+        with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
+            if _takes_nested_groups(arviz):
+                k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
+            else:
+                k_hat[fitted] = arviz.psislw(weights[fitted])[1]
+    return k_hat

@@ -1,0 +1,102 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import TINY, Run, make_images, names, save_data
+
+from pyro_mfcvae.check_plots import FIGURES
+from pyro_mfcvae.criticism import criticise, to_json
+from pyro_mfcvae.inference_data import load_inference_data
+
+pytestmark = pytest.mark.usefixtures("fitted")
+SMALL = ("--items", "100", "--draws", "25")
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds."""
+    monkeypatch.setattr("pyro_mfcvae.cli_checks.FIGURES", {})
+
+
+def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
+    code, out, err = mfcvae("check", "run", *SMALL)
+    assert (code, err) == (0, "")
+    figures = {f"{name}.png" for name in FIGURES}
+    assert names(Path("run/checks")) == figures | {"posterior.nc", "checks.json"}
+    text = Path("run/checks/checks.json").read_text()
+    records = json.loads(text)
+    for record in records:
+        facet = "" if record["facet"] is None else str(record["facet"])
+        row = rf"^{record['verdict']} +{re.escape(record['name'])} +{facet} +{record['value']:.3f} "
+        assert re.search(row, out, re.MULTILINE), row
+        assert record["verdict"] == "good" or record["advice"][:40] in out
+    assert to_json(criticise(load_inference_data(Path("run/checks/posterior.nc")))) == text
+    assert "80 items of data: " in out
+    assert "overfitting" not in {record["name"] for record in records}  # all items served for training
+
+
+def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, without_figures: None) -> None:
+    save_data(Path("other.npz"), make_images(150))
+    code, out, err = mfcvae("check", "run", "--data", "other.npz", *SMALL)
+    assert (code, err) == (0, "")
+    assert "100 items of other: " in out
+    assert re.search(r"^\w+ +overfitting ", out, re.MULTILINE)
+
+
+def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: None) -> None:
+    for seed in (0, 1):
+        shutil.copytree("run", f"sweep/seed-{seed}")
+    Path("sweep/sweep.json").write_text("{}")
+    assert mfcvae("check", "sweep/seed-0", *SMALL)[0] == 0
+    records = json.loads(Path("sweep/seed-0/checks/checks.json").read_text())
+    agreement = [record["details"]["ari"] for record in records if record["name"] == "other seeds"]
+    assert agreement == [1.0] * len(agreement) and agreement  # the runs are copies
+    assert mfcvae("check", "run", "--sweep", "empty", *SMALL)[::2] == (
+        2,
+        "mfcvae: expected finished runs seed-0, seed-1 … in empty, but there are none besides run\n",
+    )
+
+
+def test_compare_ranks_runs(mfcvae: Run) -> None:
+    assert mfcvae("fit", "--data", "data.npz", "--out", "other", "--set", *TINY, "seed=1")[0] == 0
+    code, out, err = mfcvae("compare", "run", "other", *SMALL, "--out", "here")
+    assert (code, err) == (0, "")
+    rows = json.loads(Path("here/comparison.json").read_text())
+    assert {row["name"] for row in rows} == {"run", "other"} and [row["rank"] for row in rows] == [0, 1]
+    for row in rows:
+        assert re.search(rf"^{row['rank']} +{row['name']} +{row['evidence']:.3f} ± ", out, re.MULTILINE)
+    assert names(Path("here")) == {"comparison.json", "comparison.png"}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["check", "run", "--items", "99"], "expected --items 100 or more, for the checks to mean anything, got 99"),
+        (["check", "run", "--draws", "5"], "num_samples must be ≥ 25, the fewest that k-hat can be found from, got 5"),
+        (["check", "none"], "none is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
+        (["compare", "run"], "expected two or more different runs to compare, got run"),
+        (["compare", "run", "run"], "expected two or more different runs to compare, got run run"),
+        (["compare", "run", "x", "--draws", "3"], "expected --draws 25 or more"),
+    ],
+)
+def test_mistakes_are_one_line(mfcvae: Run, args: list[str], told: str) -> None:
+    code, _, err = mfcvae(*args)
+    assert code == 2
+    assert err.startswith(f"mfcvae: {told}") and err.count("\n") == 1
+
+
+def test_data_and_likelihoods_must_fit(mfcvae: Run) -> None:
+    save_data(Path("wide.npz"), make_images(100, size=8))
+    code, _, err = mfcvae("check", "run", "--data", "wide.npz", *SMALL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "wide has items of shape (1, 8, 8), but the run was trained on (1, 6, 6): choose data of that shape" in err
+    shutil.copytree("run", "bernoulli")
+    config = Path("bernoulli/config.toml")
+    config.write_text(config.read_text().replace('kind = "gaussian"\nscale', 'kind = "bernoulli"\nscale'))
+    code, _, err = mfcvae("compare", "run", "bernoulli", *SMALL)
+    assert code == 2
+    assert (
+        "the runs' likelihoods are a density and bernoulli: densities and probabilities of x cannot be compared" in err
+    )

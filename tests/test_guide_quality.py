@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from known_data import known_data
+
+from pyro_mfcvae.guide_quality import check_guide
+from pyro_mfcvae.inference_data import values
+from pyro_mfcvae.verdicts import Check
+
+
+def by_name(**guide: float) -> dict[str, Check]:
+    return {check.name: check for check in check_guide(known_data(**guide))}  # type: ignore[arg-type]
+
+
+def test_the_exact_guide_passes() -> None:
+    checks = by_name()
+    assert checks["k-hat of the guide"].value == 0
+    assert checks["k-hat of the guide"].details["median"] < 0.5
+    assert checks["evidence above the ELBO"].value == pytest.approx(0, abs=1e-9)
+    assert {check.verdict for check in checks.values()} == {"good"}
+
+
+@pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
+def test_guides_that_are_off_are_told(guide: dict[str, float]) -> None:
+    checks = by_name(**guide)
+    assert checks["k-hat of the guide"].verdict == "bad"
+    assert checks["evidence above the ELBO"].verdict != "good"
+
+
+def test_a_guide_that_is_wide_costs_nats_but_no_trust() -> None:
+    checks = by_name(spread=1.3)
+    assert checks["k-hat of the guide"].verdict == "good"
+    assert 0.05 < checks["evidence above the ELBO"].value < 0.2
+
+
+def test_the_numbers_are_nats() -> None:
+    data, details = known_data(shift=1.0), by_name(shift=1.0)["evidence above the ELBO"].details
+    evidence, elbo = values(data, "log_likelihood", "x"), values(data, "sample_stats", "elbo")
+    assert details["evidence"] == pytest.approx(evidence.mean())
+    assert details["gap"] + details["given_away_by_the_rule"] == pytest.approx(np.mean(evidence - elbo))
+    assert details["given_away_by_the_rule"] > 0
