@@ -39,8 +39,8 @@ def to_inference_data(
     """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
 
     ======================  ==========================================================================================
-    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); the priors' random
-                            parameters, such as probs_j (chain, draw, probs_j_dim_0), from q(theta)
+    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
+                            parameters of the priors, such as probs_j (chain, draw, probs_j_dim_0), from q(theta)
     posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
     log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
                             are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
