@@ -69,18 +69,7 @@ class MultiFacetGuide(PyroModule):
             )
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
-        if self.assignment.needs_moments and encoder.covariance is None:
-            raise InputError(
-                f"{type(self.assignment).__name__} reads the moments of a Gaussian q(z | x), and this encoder's is not "
-                "Gaussian: take SampleAssignment or MonteCarloAssignment"
-            )
-        for j, prior in enumerate(model.priors):
-            if self.assignment.needs_closed_form and not prior.has_closed_form(encoder.covariance):
-                raise InputError(
-                    f"{type(self.assignment).__name__} needs E[log p(z | c)] in closed form, which the "
-                    f"{type(prior).__name__} of facet {j} has not{_UNDER[encoder.covariance]}: take "
-                    "MonteCarloAssignment or SampleAssignment"
-                )
+        _check_rule(self.assignment, model.priors, encoder)
         # Inside a tuple the model is not a submodule, so its parameters stay its own.
         self._model = (model,)
         if model.global_sites and globals_guide is None:
@@ -164,3 +153,19 @@ class MultiFacetGuide(PyroModule):
         certain = torch.full_like(logits, _IMPOSSIBLE)
         c = known[j].clamp_min(0).unsqueeze(-1).expand_as(logits[..., :1])
         return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)
+
+
+def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: LadderEncoder) -> None:
+    """Refuse a rule that asks for what the priors or the encoder's family of q(z | x) do not have."""
+    name = type(rule).__name__
+    if rule.needs_moments and encoder.covariance is None:
+        raise InputError(
+            f"{name} reads the moments of a Gaussian q(z | x), and this encoder's is not Gaussian: take "
+            "SampleAssignment or MonteCarloAssignment"
+        )
+    for j, prior in enumerate(priors):
+        if rule.needs_closed_form and not prior.has_closed_form(encoder.covariance):
+            raise InputError(
+                f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} has not"
+                f"{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment"
+            )

@@ -48,6 +48,12 @@ class FacetPrior(AbstractPyroModule):
     def component(self, c: Tensor) -> dist.TorchDistribution:
         """p(z | c) for an integer tensor ``c`` of any shape: batch shape ``c.shape``, event shape (D,)."""
 
+    @torch.no_grad()
+    def sample(self, num: int) -> tuple[Tensor, Tensor]:
+        """Draw ``num`` clusters (num,), and a z from each, (num, D)."""
+        c = dist.Categorical(logits=self.log_weights()).sample((num,))
+        return c, self.component(c).sample()
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z | c) for every c: (…, D) → (…, K)."""
         log_prob: Tensor = self.components().log_prob(z.unsqueeze(-2))

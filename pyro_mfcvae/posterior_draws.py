@@ -114,8 +114,7 @@ def simulate(
     priors, dims = pair.priors, event_dims(pair)
 
     def draw(size: int) -> _Part:
-        cs = [dist.Categorical(logits=prior.log_weights()).sample((size,)) for prior in priors]
-        zs = [prior.component(c).sample() for prior, c in zip(priors, cs, strict=True)]
+        cs, zs = zip(*(prior.sample(size) for prior in priors), strict=True)
         x = pair.model.observation(zs).sample()
         part: _Part = {
             "prior": {},

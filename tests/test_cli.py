@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
 
@@ -249,3 +250,39 @@ def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
     assert (code, err) == (0, "")
     assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
     assert Path("run/figures/drawn-0-3-1-0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["prior=bayesian", "prior.covariance=full"],
+        ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
+        ["prior=vamp", "networks.posterior=full"],
+        ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
+        ["networks.posterior=spline", "assignment=sample"],
+        ["supervision.label=side", "supervision.items_per_value=3", "supervision.batch_size=4"],
+    ],
+    ids=" ".join,
+)
+def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: Path, settings: list[str]) -> None:
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *settings)
+    assert (code, err) == (0, "")
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    told = re.search(r"ELBO (-?[\d.]+) nats", out)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
+
+
+def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
+    images = make_images() / 255
+    images[np.random.default_rng(1).random(images.shape) < 0.3] = np.nan
+    save_data(place / "holes.npz", images)
+    settings = [*TINY, "likelihood.missing=true"]
+    code, _, err = mfcvae("fit", "--data", "holes.npz", "--out", "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert (place / "run" / "figures" / "clusters.png").is_file()
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    assert "nan" not in out

@@ -283,6 +283,17 @@ def test_shapes(prior: FacetPrior) -> None:
     assert prior.log_prob(torch.randn(5, 7, latent_dim)).shape == (5, 7, num_clusters)
 
 
+def test_draws_come_from_their_clusters_and_in_their_shares(prior: FacetPrior) -> None:
+    """Shares and means of 20,000 draws within 5 standard errors: fails for 1 seed in 100,000."""
+    c, z = prior.sample(20_000)
+    assert (c.shape, z.shape) == ((20_000,), (20_000, 3))
+    for k, probability in enumerate(prior.log_weights().exp().tolist()):
+        own = z[c == k]
+        assert abs(len(own) / 20_000 - probability) <= 5 * (probability * (1 - probability) / 20_000) ** 0.5
+        mean = prior.component(torch.tensor(k)).mean
+        assert ((own.mean(0) - mean).abs() < 5 * own.std(0) / len(own) ** 0.5).all()
+
+
 def test_component_and_log_prob_agree(prior: FacetPrior) -> None:
     z = torch.randn(6, 3)
     for k in range(prior.facet.num_clusters):
