@@ -1,6 +1,6 @@
 """Trains on an array that is larger than the memory the process is given.
 
-python benchmarks/larger_than_memory.py --gigabytes 3 --limit 1.5
+python benchmarks/larger_than_memory.py --gigabytes 2 --limit 1.5
 
 The limit is RLIMIT_DATA: all memory of the process's own, but not pages of files that it maps, which the system takes
 back when it needs them. That the limit holds is shown by reading the same file as a whole, which must fail.
@@ -23,11 +23,12 @@ from pyro_mfcvae.files import write_text
 
 SIDE = 32
 SETTINGS = [
-    "facets.num_clusters=[10, 10]",
+    "facets.num_clusters=[10]",
+    "facets.latent_dim=[5]",
     "networks.kind=mlp",
-    "networks.encoder_dims=[64, 64]",
-    "networks.decoder_dims=[64, 64]",
-    "networks.hidden_dim=64",
+    "networks.encoder_dims=[32]",
+    "networks.decoder_dims=[32]",
+    "networks.hidden_dim=32",
     "training.batch_size=4096",
     "training.epochs=1",
     "training.warmup_steps=0",
@@ -57,7 +58,7 @@ def run_limited(command: list[str], limit: float, folder: Path) -> subprocess.Co
     )
 
 
-def main(gigabytes: float = 3.0, limit: float = 1.5) -> None:
+def main(gigabytes: float = 2.0, limit: float = 1.5) -> None:
     """Write the array, fail to read it, train on it.
 
     Args:
