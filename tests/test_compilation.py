@@ -195,7 +195,6 @@ def test_without_gradients_and_in_evaluation_it_is_the_objective() -> None:
     compiled = CompiledObjective(objective)
     compiled(x)
     pair.eval()
-    compiled.eval()
     assert_same(run(compiled, pair, x), run(objective, pair, x))
     with torch.no_grad():
         assert not compiled(x)[0].requires_grad
