@@ -1,6 +1,6 @@
 """Trains on an array that is larger than the memory the process is given.
 
-python benchmarks/larger_than_memory.py --gigabytes 2 --limit 1.5
+python benchmarks/larger_than_memory.py --gigabytes 2 --limit 1.8
 
 The limit is RLIMIT_DATA: all memory of the process's own, but not pages of files that it maps, which the system takes
 back when it needs them. That the limit holds is shown by reading the same file as a whole, which must fail.
@@ -58,7 +58,7 @@ def run_limited(command: list[str], limit: float, folder: Path) -> subprocess.Co
     )
 
 
-def main(gigabytes: float = 2.0, limit: float = 1.5) -> None:
+def main(gigabytes: float = 2.0, limit: float = 1.8) -> None:
     """Write the array, fail to read it, train on it.
 
     Args:
