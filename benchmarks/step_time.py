@@ -13,7 +13,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pyro
 import torch
@@ -44,13 +45,18 @@ NETWORKS: dict[Network, tuple[tuple[int, ...], list[str]]] = {
 LEARNING_RATE = 1e-4
 
 
-def build(network: Network, num_facets: int, num_clusters: int, device: str) -> MFCVAE:
-    shape, settings = NETWORKS[network]
+def image_shape(network: Network, side: int | None) -> tuple[int, ...]:
+    num_channels, height, width = NETWORKS[network][0]
+    return num_channels, side or height, side or width
+
+
+def build(network: Network, side: int | None, num_facets: int, num_clusters: int, device: str) -> MFCVAE:
+    settings = NETWORKS[network][1]
     sizes = [f"facets.num_clusters={[num_clusters] * num_facets}", f"facets.latent_dim={[5] * num_facets}"]
     if network == "tiny":
         sizes += [f"networks.{name}_dims={[32] * num_facets}" for name in ("encoder", "decoder")]
     pyro.set_rng_seed(0)
-    return build_pair(override(Config(data="none"), [*settings, *sizes]), shape).train().to(device)
+    return build_pair(override(Config(data="none"), [*settings, *sizes]), image_shape(network, side)).train().to(device)
 
 
 def networks_alone(pair: MFCVAE, x: Tensor) -> Tensor:
@@ -129,12 +135,12 @@ def svi_step(pair: MFCVAE, x: Tensor, loss: object, autocast: torch.autocast) ->
 def ways(network: Network, batch: int, num_facets: int, num_clusters: int, options: "Options") -> dict[str, Step]:
     """Every way to take the step, each with networks of its own."""
     device = options.device
-    x = torch.rand(batch, *NETWORKS[network][0], device=device)
+    x = torch.rand(batch, *image_shape(network, options.side), device=device)
     labels = torch.randint(10, (batch,), device=device)
     autocast = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16")
 
     def fresh() -> MFCVAE:
-        return build(network, num_facets, num_clusters, device)
+        return build(network, options.side, num_facets, num_clusters, device)
 
     a, b, c, d, e = fresh(), fresh(), fresh(), fresh(), fresh()
     eager = Objective(b, num_items=100)
@@ -156,11 +162,25 @@ def ways(network: Network, batch: int, num_facets: int, num_clusters: int, optio
     return found
 
 
+@dataclass(frozen=True)
 class Options:
-    """How to measure."""
+    """What is the same for all combinations of a run.
 
-    def __init__(self, device: str, precision: str, compile: bool, seconds: float) -> None:
-        self.device, self.precision, self.compile, self.seconds = device, precision, compile, seconds
+    Args:
+        device: Where.
+        precision: Of the networks.
+        threads: On a CPU.
+        side: Of the images, in pixels; by default the paper's.
+        seconds: To measure for, per combination; five rounds at least.
+        compile: Whether to measure the compiled step too, which is a minute more per combination.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bf16"] = "float32"
+    threads: int = 1
+    side: int | None = None
+    seconds: float = 30.0
+    compile: bool = True
 
 
 def measure(steps: dict[str, Step], options: Options) -> dict[str, dict[str, float]]:
@@ -192,11 +212,7 @@ def main(
     batches: Sequence[int] = (512,),
     facets: Sequence[int] = (2,),
     clusters: Sequence[int] = (25,),
-    device: Literal["cpu", "cuda"] = "cpu",
-    precision: Literal["float32", "bf16"] = "float32",
-    threads: int = 1,
-    seconds: float = 30.0,
-    compile: bool = True,
+    options: Annotated[Options, tyro.conf.arg(name="")] = Options(),
 ) -> None:
     """Measure every combination; results of the same combination on the same machine are replaced.
 
@@ -205,23 +221,20 @@ def main(
         batches: Items per step.
         facets: J.
         clusters: K of every facet.
-        device: Where.
-        precision: Of the networks.
-        threads: On a CPU.
-        seconds: To measure for, per combination; five rounds at least.
-        compile: Whether to measure the compiled step too, which is a minute more per combination.
+        options: Where and how.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     pyro.enable_validation(False)
-    options = Options(device, precision, compile, seconds)
     path = RESULTS / "step_time.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
-    clock = "processor" if device == "cpu" and threads == 1 else "wall"
+    device, precision = options.device, options.precision
+    clock = "processor" if device == "cpu" and options.threads == 1 else "wall"
     for network, batch, num_facets, num_clusters in itertools.product(networks, batches, facets, clusters):
         pyro.clear_param_store()
         torch.compiler.reset()
         case = {"network": network, "batch": batch, "facets": num_facets, "clusters": num_clusters}
-        case |= {"device": device, "precision": precision, "threads": threads, "machine": machine()}
+        case |= {"side": image_shape(network, options.side)[-1], "device": device, "precision": precision}
+        case |= {"threads": options.threads, "machine": machine()}
         medians = measure(ways(network, batch, num_facets, num_clusters, options), options)
         rows = [row for row in rows if any(row[key] != value for key, value in case.items())]
         rows.append({**case, "milliseconds": medians})

@@ -43,8 +43,9 @@ class CompiledObjective(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return self.objective(x)
-        # A program holds for the shapes, the precision and the mode of batch norm that it was traced with.
-        key = (x.shape, x.dtype, x.device, self.training, torch.is_autocast_enabled(x.device.type))
+        # A program holds for the shapes, the precision and the modes (of batch norm) that it was traced with.
+        modes = tuple(module.training for module in self.objective.modules())
+        key = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type), modes)
         if key not in self._programs:
             self._programs[key] = self._compile(x)
         program = self._programs[key]

@@ -185,7 +185,7 @@ class TrainingConfig:
     data_dependent_init: bool = False
     free_nats: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     precision: Literal["float32", "bf16"] = "float32"
-    compile: bool | Literal["auto"] = "auto"
+    compile: Literal["auto", True, False] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Compiled and as written, the objective says the same; what cannot be compiled trains all the same."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.checkpoints import load_training, save_training
 from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.guides.assignments import AnalyticAssignment
@@ -194,7 +196,6 @@ def test_without_gradients_and_in_evaluation_it_is_the_objective() -> None:
     compiled = CompiledObjective(objective)
     compiled(x)
     pair.eval()
-    compiled.eval()
     assert_same(run(compiled, pair, x), run(objective, pair, x))
     with torch.no_grad():
         assert not compiled(x)[0].requires_grad
@@ -254,6 +255,28 @@ def test_a_compiled_training_is_the_training(kind: str) -> None:
     settings = [f"networks.kind={kind}", "training.free_nats=0.1"]
     here, there = trained(*settings), trained(*settings, "training.compile=false")
     torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("as_traced")
+def test_a_compiled_training_that_is_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    def start() -> Training:
+        pyro.set_rng_seed(0)
+        images, config = torch.rand(48, *SHAPE), override(SMALL, ["networks.kind=conv"])
+        schedule = build_schedule(config, steps_per_epoch(len(images), config.training.batch_size))
+        return Training(build_pair(config, SHAPE), images, schedule=schedule, settings=config.training)
+
+    whole = start()
+    records = [whole.run_epoch() for _ in range(2)]
+    state = torch.get_rng_state()
+    first = start()
+    assert first.run_epoch() == records[0]
+    save_training(first, tmp_path / "training.safetensors")
+    second = start()
+    load_training(second, tmp_path / "training.safetensors")
+    assert second.run_epoch() == records[1]
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in whole.pair.state_dict().items():
+        assert torch.equal(second.pair.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("training.epoch=5", "unknown setting 'training.epoch': did you mean training.epochs or .*\\?"),
         ("epochs=5", "unknown setting 'epochs': did you mean .*training.epochs"),
         ("trainin.epochs=5", "unknown setting 'trainin.epochs': did you mean training.epochs"),
-        ("zzzzzz=5", "unknown setting 'zzzzzz': did you mean data or .* or training.free_nats or .*\\?"),
+        ("zzzzzz=5", "unknown setting 'zzzzzz': did you mean data or .* or supervision.batch_size\\?"),
         ("training.epochs.deep=5", "setting 'training.epochs.deep=5': epochs is a value and has no keys"),
         ("training.epochs", "a setting looks like training.epochs=5, got 'training.epochs'"),
         ("training=5", "--set: training: input should be .*, got 5"),
@@ -156,6 +156,8 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("training.data_dependent_init=7", "--set: training.data_dependent_init: input should be a valid boolean"),
         ("data=5", "--set: data: input should be a valid string, got 5"),
         ("data=none", "--set: data: input should be a valid string, got None"),
+        ("training.compile=maybe", "--set: training.compile: input should be 'auto', True or False, got 'maybe'"),
+        ("training.precision=32", "--set: training.precision: input should be 'float32' or 'bf16', got 32"),
         ("training.fade=jump", "--set: training.fade: input should be 'linear' or 'cosine', got 'jump'"),
         (
             "prior.covariance=round",

@@ -341,3 +341,17 @@ def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
     assert not torch.equal(mixed.kl, full.kl)
     torch.testing.assert_close(mixed.kl, full.kl, rtol=0.05, atol=0.05)
     torch.testing.assert_close(mixed.reconstruction, full.reconstruction, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_setting_decides_the_precision_of_the_networks_alone(precision: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    training = prepare(f"training.precision={precision}")
+    seen: set[torch.dtype] = set()
+    training.pair.guide.encoder.rungs[0].register_forward_hook(  # type: ignore[index]
+        lambda _, __, output: seen.add(output.dtype) if torch.is_grad_enabled() else None
+    )
+    record = training.run_epoch()
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert {p.dtype for p in training.pair.parameters()} == {torch.float32}
+    assert math.isfinite(record.elbo)

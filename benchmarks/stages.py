@@ -1,0 +1,93 @@
+"""Where the time of a training goes: every stage of a step, and what comes once in an epoch or in a facet's stage.
+
+python benchmarks/stages.py mnist-mlp shapes
+
+Processor time of one thread, medians: what other programs on the machine do does not count.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import tyro
+from reproduction import RESULTS, machine
+from step_time import networks_alone
+
+from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.checkpoints import save_training
+from pyro_mfcvae.datasets import load_dataset
+from pyro_mfcvae.evaluation import evaluate
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.initialization import initialize_mixtures
+from pyro_mfcvae.presets import load_preset
+from pyro_mfcvae.training import Objective, Training, steps_per_epoch
+
+
+def milliseconds(task: Callable[[], object], rounds: int) -> float:
+    taken = []
+    for _ in range(rounds):
+        start = time.process_time()
+        task()
+        taken.append(1e3 * (time.process_time() - start))
+    return statistics.median(taken)
+
+
+def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
+    """Milliseconds of every stage."""
+    config = load_preset(preset)
+    data = load_dataset(config.data)
+    schedule = build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size))
+    pair = build_pair(config, data.event_shape).train()
+    training = Training(pair, data.train.images, schedule=schedule, settings=config.training)
+    batches, objective = training.batches, Objective(pair)
+    x = batches.random(batches.batch_size)
+    numbers = torch.randperm(len(data.train))[: batches.batch_size]
+
+    def forward_and_backward(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def task() -> None:
+            training.optimizer.zero_grad()
+            loss().backward()
+
+        return task
+
+    found = {
+        "step: gather the batch": milliseconds(lambda: batches.load(numbers), rounds),
+        "step: networks, forward and back": milliseconds(forward_and_backward(lambda: networks_alone(pair, x)), rounds),
+        "step: objective, forward and back": milliseconds(forward_and_backward(lambda: objective(x)[0]), rounds),
+        "step: Adam": milliseconds(training.optimizer.step, rounds),
+        "epoch: count active clusters": milliseconds(training._count_active, 3),
+        "epoch: checkpoint": milliseconds(lambda: save_training(training, folder / "training.safetensors"), 3),
+    }
+    for j in range(pair.num_facets):
+        items = batches.random(config.training.fit_items)
+        fit = lambda j=j, items=items: initialize_mixtures(pair.model, pair.guide, items, facets=(j,))  # noqa: E731
+        found[f"stage: fit the mixture of facet {j}"] = milliseconds(fit, 1)
+    found["once: tell the data apart"] = milliseconds(data.fingerprint, 1)
+    found["once: evaluate the test items"] = milliseconds(lambda: evaluate(pair, data.test), 1)
+    return found
+
+
+def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist-mlp", "shapes"), rounds: int = 15) -> None:
+    """Measure presets.
+
+    Args:
+        presets: Their names.
+        rounds: Of every stage of a step.
+    """
+    torch.set_num_threads(1)
+    record: dict[str, object] = {"machine": machine(), "threads": 1}
+    for preset in presets:
+        with tempfile.TemporaryDirectory() as folder:
+            record[preset] = found = stages(preset, rounds, Path(folder))
+        print(preset)
+        for name, taken in found.items():
+            print(f"  {name:36} {taken:10.1f} ms", flush=True)
+    write_text(RESULTS / "stages.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
