@@ -43,7 +43,7 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
     schedule = build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size))
     pair = build_pair(config, data.event_shape).train()
     training = Training(pair, data.train.images, schedule=schedule, settings=config.training)
-    batches, objective = training.batches, Objective(pair)
+    batches, objective = training.batches, Objective(pair, num_items=len(training.images))
     x = batches.random(batches.batch_size)
     numbers = torch.randperm(len(data.train))[: batches.batch_size]
 
