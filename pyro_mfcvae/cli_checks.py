@@ -54,6 +54,7 @@ def check(
     """
     if items < 100:
         raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
+    _check_draws(draws)
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     own = load_dataset(config.data, root=root, seed=config.seed)
@@ -110,8 +111,7 @@ def compare(
     """
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
-    if draws < 25:
-        raise InputError(f"expected --draws 25 or more, the fewest that k-hat can be found from, got {draws}")
+    _check_draws(draws)
     folders = [RunFolder.open(path) for path in runs]
     configs = [folder.read_config() for folder in folders]
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
@@ -139,6 +139,11 @@ def _choose(split: Split, num: int) -> Split:
     """At most ``num`` items, drawn at random."""
     index = torch.randperm(len(split))[:num]
     return Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 25:
+        raise InputError(f"expected --draws 25 or more, the fewest that k-hat can be found from, got {draws}")
 
 
 def _check_shape(dataset: Dataset, pair: MFCVAE) -> None:

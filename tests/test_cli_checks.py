@@ -74,7 +74,10 @@ def test_compare_ranks_runs(mfcvae: Run) -> None:
     ("args", "told"),
     [
         (["check", "run", "--items", "99"], "expected --items 100 or more, for the checks to mean anything, got 99"),
-        (["check", "run", "--draws", "5"], "num_samples must be ≥ 25, the fewest that k-hat can be found from, got 5"),
+        (
+            ["check", "run", "--draws", "5"],
+            "expected --draws 25 or more, the fewest that k-hat can be found from, got 5",
+        ),
         (["check", "none"], "none is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
         (["compare", "run"], "expected two or more different runs to compare, got run"),
         (["compare", "run", "run"], "expected two or more different runs to compare, got run run"),
