@@ -16,7 +16,7 @@ from pyro_mfcvae.datasets import Dataset, Split, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
-from pyro_mfcvae.inference_data import assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.inference_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.plots import save_figure
 from pyro_mfcvae.posterior_draws import draw_log_weights
@@ -46,7 +46,7 @@ def check(
     Args:
         run: The run's folder.
         items: How many test items to check on, at most.
-        draws: How many draws of the posterior per item, 25 or more.
+        draws: How many draws of the posterior per item, 30 or more.
         data: Check on another data set's test items, such as data of which it is not known whether they are alike.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
         seed: Of all draws.
@@ -104,7 +104,7 @@ def compare(
     Args:
         runs: Folders of two or more runs.
         items: How many test items, at most.
-        draws: How many draws of the posterior per item, 25 or more.
+        draws: How many draws of the posterior per item, 30 or more.
         out: Folder to write to.
         seed: Of all draws.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
@@ -142,8 +142,8 @@ def _choose(split: Split, num: int) -> Split:
 
 
 def _check_draws(draws: int) -> None:
-    if draws < 25:
-        raise InputError(f"expected --draws 25 or more, the fewest that k-hat can be found from, got {draws}")
+    if draws < MIN_DRAWS:
+        raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
 
 
 def _check_shape(dataset: Dataset, pair: MFCVAE) -> None:
