@@ -169,8 +169,8 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
     Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
     Where a weight is not finite it is infinite.
     """
-    weights = np.asarray(log_weights, dtype=np.float64)
-    num_samples = weights.shape[-1]
+    num_samples = log_weights.shape[-1]
+    weights = np.asarray(log_weights, dtype=np.float64).reshape(-1, num_samples)
     tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
     finite = np.isfinite(weights).all(-1)
     k_hat = np.where(finite, 0.0, np.inf)
@@ -183,4 +183,4 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
                 k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
             else:
                 k_hat[fitted] = arviz.psislw(weights[fitted])[1]
-    return k_hat
+    return k_hat.reshape(log_weights.shape[:-1])
