@@ -172,7 +172,7 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
     num_samples = log_weights.shape[-1]
     weights = np.asarray(log_weights, dtype=np.float64).reshape(-1, num_samples)
     tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
-    finite = np.isfinite(weights).all(-1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(weights).all(-1))
     k_hat = np.where(finite, 0.0, np.inf)
     fitted = finite.copy()
     fitted[finite] = np.ptp(np.quantile(weights[finite], [1 - tail_share, 1.0], axis=-1), axis=0) >= _EQUAL_WEIGHTS
