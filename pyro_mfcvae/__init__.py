@@ -3,6 +3,7 @@
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.importance import ImportanceWeightedELBO
+from pyro_mfcvae.inference_data import to_inference_data
 from pyro_mfcvae.initialization import initialize_data_dependent, initialize_glorot, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
@@ -19,4 +20,5 @@ __all__ = [
     "initialize_data_dependent",
     "initialize_glorot",
     "initialize_mixtures",
+    "to_inference_data",
 ]

@@ -61,7 +61,7 @@ def plot_guide(data: Any, checks: Sequence[Check]) -> "Figure":
     _histogram(axes, finite, (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0))), colour=COLOURS[0])
     axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
     axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
-    _describe(axes, "k-hat of q(z|x)", f"{np.mean(k_hat > K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")
+    _describe(axes, "k-hat of q(z|x)", f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")
     axes = panels[0, 1]
     gap = values(data, "log_likelihood", "x") - log_weights.mean(-1)
     _histogram(axes, gap, (min(gap.min(), 0.0), max(np.quantile(gap, 0.995), 0.1)), colour=COLOURS[0])
@@ -183,7 +183,9 @@ def _panels(rows: int, columns: int, *, width: float = _SIZE) -> tuple["Figure",
 def _histogram(
     axes: "Axes", array: NDArray[Any], span: tuple[float, float], *, colour: str, label: str | None = None
 ) -> None:
-    axes.hist(array, bins=40, range=span, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
+    inside = array[(array >= span[0]) & (array <= span[1])]
+    if inside.size:
+        axes.hist(inside, bins=40, range=span, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
     axes.set_yticks([])
 
 

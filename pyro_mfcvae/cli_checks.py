@@ -16,7 +16,7 @@ from pyro_mfcvae.datasets import Dataset, Split, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
-from pyro_mfcvae.inference_data import assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.inference_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.plots import save_figure
 from pyro_mfcvae.posterior_draws import draw_log_weights
@@ -46,7 +46,7 @@ def check(
     Args:
         run: The run's folder.
         items: How many test items to check on, at most.
-        draws: How many draws of the posterior per item, 25 or more.
+        draws: How many draws of the posterior per item, 30 or more.
         data: Check on another data set's test items, such as data of which it is not known whether they are alike.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
         seed: Of all draws.
@@ -54,6 +54,7 @@ def check(
     """
     if items < 100:
         raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
+    _check_draws(draws)
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     own = load_dataset(config.data, root=root, seed=config.seed)
@@ -103,15 +104,14 @@ def compare(
     Args:
         runs: Folders of two or more runs.
         items: How many test items, at most.
-        draws: How many draws of the posterior per item, 25 or more.
+        draws: How many draws of the posterior per item, 30 or more.
         out: Folder to write to.
         seed: Of all draws.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
-    if draws < 25:
-        raise InputError(f"expected --draws 25 or more, the fewest that k-hat can be found from, got {draws}")
+    _check_draws(draws)
     folders = [RunFolder.open(path) for path in runs]
     configs = [folder.read_config() for folder in folders]
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
@@ -139,6 +139,11 @@ def _choose(split: Split, num: int) -> Split:
     """At most ``num`` items, drawn at random."""
     index = torch.randperm(len(split))[:num]
     return Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
+
+
+def _check_draws(draws: int) -> None:
+    if draws < MIN_DRAWS:
+        raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
 
 
 def _check_shape(dataset: Dataset, pair: MFCVAE) -> None:

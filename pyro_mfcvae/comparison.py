@@ -70,7 +70,7 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
             standard_error=_standard_error(evidence[name]),
             difference=float((best - evidence[name]).mean()),
             difference_standard_error=_standard_error(best - evidence[name]),
-            unreliable=float(np.mean(pareto_k(log_weights[name].T) > K_HAT)),
+            unreliable=float(1 - np.mean(pareto_k(log_weights[name].T) <= K_HAT)),
         )
         for rank, name in enumerate(order)
     ]

@@ -23,6 +23,7 @@ from pyro_mfcvae.posterior_draws import Groups, draw_items, draw_log_weights, dr
 
 # Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
 _EQUAL_WEIGHTS = 1e-3
+MIN_DRAWS = 30  # with fewer, one ArviZ or the other finds too few weights in the tail
 
 
 def to_inference_data(
@@ -60,7 +61,7 @@ def to_inference_data(
         x: bytes, or floats as the model takes them.
         labels: (N,) integers by name.
         reference: items of the training data, (M, *event_shape), to compare the evidence with.
-        num_samples: S ≥ 25, draws per item.
+        num_samples: S ≥ 30, draws per item.
         num_simulated: items drawn from the model.
         statistics: by name, on top of those of `statistics_for`.
         pixels: keep replicated items, which take S times the memory of ``x``.
@@ -71,8 +72,10 @@ def to_inference_data(
     Raises:
         InputError: sizes do not fit, or the draws would not fit into memory.
     """
-    if num_samples < 25:
-        raise InputError(f"num_samples must be ≥ 25, the fewest that k-hat can be found from, got {num_samples}")
+    if num_samples < MIN_DRAWS:
+        raise InputError(
+            f"num_samples must be ≥ {MIN_DRAWS}, the fewest that k-hat can be found from, got {num_samples}"
+        )
     for name, values in (labels or {}).items():
         if len(values) != len(x):
             raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
@@ -166,13 +169,15 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
     """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
 
     Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
+    Where a weight is not finite it is infinite.
     """
-    weights = np.asarray(log_weights, dtype=np.float64)
-    num_samples = weights.shape[-1]
+    num_samples = log_weights.shape[-1]
+    weights = np.asarray(log_weights, dtype=np.float64).reshape(-1, num_samples)
     tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
-    spread = weights.max(-1) - np.quantile(weights, 1 - tail_share, axis=-1)
-    k_hat = np.zeros(weights.shape[:-1])
-    fitted = spread >= _EQUAL_WEIGHTS
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(weights).all(-1))
+    k_hat = np.where(finite, 0.0, np.inf)
+    fitted = finite.copy()
+    fitted[finite] = np.ptp(np.quantile(weights[finite], [1 - tail_share, 1.0], axis=-1), axis=0) >= _EQUAL_WEIGHTS
     if fitted.any():
         arviz = import_module("arviz")
         with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
@@ -180,4 +185,4 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
                 k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
             else:
                 k_hat[fitted] = arviz.psislw(weights[fitted])[1]
-    return k_hat
+    return k_hat.reshape(log_weights.shape[:-1])

@@ -11,7 +11,7 @@ from pyro_mfcvae.criticism import criticise, to_json
 from pyro_mfcvae.inference_data import load_inference_data
 
 pytestmark = pytest.mark.usefixtures("fitted")
-SMALL = ("--items", "100", "--draws", "25")
+SMALL = ("--items", "100", "--draws", "30")
 
 
 @pytest.fixture
@@ -74,11 +74,14 @@ def test_compare_ranks_runs(mfcvae: Run) -> None:
     ("args", "told"),
     [
         (["check", "run", "--items", "99"], "expected --items 100 or more, for the checks to mean anything, got 99"),
-        (["check", "run", "--draws", "5"], "num_samples must be ≥ 25, the fewest that k-hat can be found from, got 5"),
+        (
+            ["check", "run", "--draws", "5"],
+            "expected --draws 30 or more, the fewest that k-hat can be found from, got 5",
+        ),
         (["check", "none"], "none is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
         (["compare", "run"], "expected two or more different runs to compare, got run"),
         (["compare", "run", "run"], "expected two or more different runs to compare, got run run"),
-        (["compare", "run", "x", "--draws", "3"], "expected --draws 25 or more"),
+        (["compare", "run", "x", "--draws", "3"], "expected --draws 30 or more"),
     ],
 )
 def test_mistakes_are_one_line(mfcvae: Run, args: list[str], told: str) -> None:

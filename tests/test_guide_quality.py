@@ -1,9 +1,11 @@
+import copy
+
 import numpy as np
 import pytest
 from known_data import known_data
 
 from pyro_mfcvae.guide_quality import check_guide
-from pyro_mfcvae.inference_data import values
+from pyro_mfcvae.inference_data import attach, values
 from pyro_mfcvae.verdicts import Check
 
 
@@ -38,3 +40,11 @@ def test_the_numbers_are_nats() -> None:
     assert details["evidence"] == pytest.approx(evidence.mean())
     assert details["gap"] + details["given_away_by_the_rule"] == pytest.approx(np.mean(evidence - elbo))
     assert details["given_away_by_the_rule"] > 0
+
+
+def test_items_whose_k_hat_cannot_be_found_are_not_trusted() -> None:
+    data = copy.deepcopy(known_data())
+    log_weight = values(data, "sample_stats", "log_weight").copy()
+    log_weight[:, :50] = np.nan
+    attach(data, "sample_stats", "log_weight", (("chain", "draw", "item"), log_weight[None]))
+    assert check_guide(data)[0].value >= 0.25

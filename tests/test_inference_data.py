@@ -52,7 +52,7 @@ def test_the_most_probable_cluster_is_the_assigned_one() -> None:
 
 
 def test_netcdf_gives_back_every_bit(tmp_path: Path) -> None:
-    data = to_inference_data(linear_pair(), draw(linear_pair(), 12), num_samples=25, num_simulated=40)
+    data = to_inference_data(linear_pair(), draw(linear_pair(), 12), num_samples=30, num_simulated=40)
     attach(data, "sample_stats", "seed_agreement", (("facet",), np.array([0.5, 1.0])))
     save_inference_data(data, tmp_path / "here" / "posterior.nc")
     again = load_inference_data(tmp_path / "here" / "posterior.nc")
@@ -68,14 +68,14 @@ def test_netcdf_gives_back_every_bit(tmp_path: Path) -> None:
 def test_evidence_is_exact_where_the_guide_is() -> None:
     pair = linear_pair()
     x = draw(pair, 30)
-    data = to_inference_data(pair, x, num_samples=25, num_simulated=20)
+    data = to_inference_data(pair, x, num_samples=30, num_simulated=20)
     np.testing.assert_allclose(values(data, "log_likelihood", "x"), exact_log_evidence(pair, x), atol=1e-10)
 
 
 def test_own_statistics_join_those_that_are_there() -> None:
     x = draw(linear_pair(), 10)
     largest = {"largest": lambda x: x.max(-1).values}
-    data = to_inference_data(linear_pair(), x, num_samples=25, num_simulated=20, statistics=largest, pixels=False)
+    data = to_inference_data(linear_pair(), x, num_samples=30, num_simulated=20, statistics=largest, pixels=False)
     assert set(data["observed_data"].data_vars) == {"x", "mean", "contrast", "largest"}
     np.testing.assert_array_equal(values(data, "observed_data", "largest"), x.max(-1).values)
     assert set(data["posterior_predictive"].data_vars) == {"mean", "contrast", "largest"}
@@ -111,8 +111,8 @@ def test_equal_weights_have_k_hat_0_and_are_not_changed() -> None:
 def test_mistakes_are_told(tmp_path: Path) -> None:
     pair = linear_pair()
     x = draw(pair, 5)
-    with pytest.raises(InputError, match=r"num_samples must be ≥ 25, the fewest that k-hat can be found from, got 24"):
-        to_inference_data(pair, x, num_samples=24)
+    with pytest.raises(InputError, match=r"num_samples must be ≥ 30, the fewest that k-hat can be found from, got 29"):
+        to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
         to_inference_data(pair, x, labels={"side": torch.zeros(4)})
     with pytest.raises(InputError, match=r"expected the NetCDF file .*none.nc, which is not there"):

@@ -26,7 +26,7 @@ def test_without_training_items_there_is_less_to_say() -> None:
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
-        (-3.0, {"overfitting": "bad", "outliers": "bad", "typical set": "bad"}),
+        (-5.0, {"overfitting": "bad", "outliers": "bad", "typical set": "bad"}),
         (5.0, {"overfitting": "good", "outliers": "bad", "typical set": "bad"}),
     ],
 )
