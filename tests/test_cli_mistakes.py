@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("place")
         (["nope"], "unknown preset 'nope': expected one of .*shapes.*"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
         (["--data", "missing.npz"], "no data set, file or folder is called 'missing.npz'; .*"),
-        (["--data", "text.txt"], r"expected an \.npz file or a folder of images, got text.txt; .*"),
+        (["--data", "text.txt"], r"expected an \.npz or .* file or a folder of images, got text.txt; .*"),
         (["--data", "broken.npz"], r"expected an \.npz file as np\.savez writes it, but broken.npz is not one; .*"),
         (["--data", "nan.npz", "--set", *TINY], "expected no missing pixels, got NaN for 1 of the .* image 3: .*"),
         (["--data", "range.npz"], r"range.npz, array 'images': expected float pixels in \[0, 1\], .* 0 to 2; .*"),

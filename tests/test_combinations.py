@@ -40,7 +40,9 @@ def train(settings: list[str], x: torch.Tensor) -> None:
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(
+    "likelihood", [name if name == "gaussian" else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
+)
 @pytest.mark.parametrize("rule", ASSIGNMENT_RULES)
 @pytest.mark.parametrize("prior", PRIORS)
 def test_priors_rules_and_likelihoods(prior: str, rule: str, likelihood: str, x: torch.Tensor) -> None:
