@@ -62,7 +62,7 @@ def test_predictive_draws_from_the_posterior(make_pair: MakePair, make_x: MakeX)
     for j, posterior in enumerate(guide.posteriors(x)):
         error = (draws[latent_site(j)].mean(0) - posterior.mean).abs()
         assert (error < 4 * posterior.stddev / 4000**0.5).all()
-        probs = guide.assignment_logits(j, posterior, posterior.mean).exp()
+        probs = guide.assignment_logits(j, model.priors[j], posterior, posterior.mean).exp()
         frequencies = torch.nn.functional.one_hot(draws[cluster_site(j)], probs.shape[-1]).double().mean(0)
         assert ((frequencies - probs).abs() < 4 * (probs * (1 - probs) / 4000).sqrt() + 1e-3).all()
     assert shapes(Predictive(model, guide=guide, num_samples=3)(x))["x"] == (3, 5, 1, 2, 3)
@@ -152,7 +152,7 @@ def draw(guide: MultiFacetGuide, x: Tensor) -> list[Tensor]:
 def cluster_terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, j: int, z: Tensor) -> Tensor:
     """sum_c q(c | x) (log q(c | x) - log pi_c - log p(z | c)) per item."""
     prior = model.priors[j]
-    logits = guide.assignment_logits(j, guide.posteriors(x)[j], z)
+    logits = guide.assignment_logits(j, model.priors[j], guide.posteriors(x)[j], z)
     return (logits.exp() * (logits - prior.log_weights() - prior.log_prob(z))).sum(-1)
 
 

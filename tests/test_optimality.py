@@ -66,7 +66,7 @@ def test_no_q_on_a_grid_of_the_simplex_beats_the_analytic_one(
     model, guide = make_pair(1, covariance=covariance)
     (posterior,) = guide.posteriors(make_x(6))
     logits = optimal_logits(model.priors[0], posterior.mean, posterior.stddev)
-    analytic = guide.assignment_logits(0, posterior, posterior.mean).exp()
+    analytic = guide.assignment_logits(0, model.priors[0], posterior, posterior.mean).exp()
     num_steps = 100
     grid = torch.tensor([(i, k, num_steps - i - k) for i in range(num_steps + 1) for k in range(num_steps + 1 - i)])
     q = grid / num_steps
