@@ -106,18 +106,18 @@ def test_the_point_is_where_the_mixture_was_set_and_the_guide_starts_there(covar
 @pytest.mark.parametrize("stick_breaking", (False, True))
 def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
     """With clusters that are as good as seen, q(probs) ends at the exact posterior: Dirichlet(2 + n), or sticks
-    Beta(1 + n_k, 2 + n_{k+1} + …). Means within 0.01, standard deviations within 15 %: the noise of the last 500 steps,
-    averaged; none of 20 seeds failed when this was written."""
+    Beta(1 + n_k, 2 + n_{k+1} + …). Means, averaged over the last 350 steps, within 0.02, a third of the posterior's
+    standard deviation; that one within 20 %, which is the noise of the last step."""
     x = items(30, 20, 10)
     model = make_model(separated(stick_breaking=stick_breaking), num_data=60)
     guide = make_guide(model)
     optimizer = torch.optim.Adam(guide.globals_guide.parameters(), lr=0.03)
     averages = []
-    for step in range(1000):
+    for step in range(700):
         optimizer.zero_grad()
         FacetELBO().differentiable_loss(model, guide, x[torch.randperm(60)[:batch_size]]).backward()
         optimizer.step()
-        if step >= 500:
+        if step >= 350:
             posterior = guide.globals_guide._weights_posterior("probs_0")
             averages.append(torch.stack([posterior.mean.detach(), posterior.sample((1,))[0]]))
     mean = torch.stack(averages)[:, 0].mean(0)
@@ -130,9 +130,9 @@ def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
     else:
         exact = (2 + n) / 66
         spread = torch.distributions.Dirichlet(2 + n).stddev[0]
-    torch.testing.assert_close(mean, exact, rtol=0.0, atol=0.01)
+    torch.testing.assert_close(mean, exact, rtol=0.0, atol=0.02)
     draws = posterior.sample((4000,))[:, 0]
-    assert draws.std().item() == pytest.approx(spread.item(), rel=0.15)
+    assert draws.std().item() == pytest.approx(spread.item(), rel=0.2)
 
 
 @pytest.mark.parametrize("make", (AutoDelta, AutoNormal, AutoMultivariateNormal, None))
@@ -170,10 +170,10 @@ def test_parallel_particles(covariance: Covariance) -> None:
     model = make_model(BayesianMixturePrior(FACET, covariance=covariance))
     guide = make_guide(model)
     x = torch.randn(6, 2)
-    parallel = TraceEnum_ELBO(max_plate_nesting=1, num_particles=2000, vectorize_particles=True).loss(model, guide, x)
+    parallel = TraceEnum_ELBO(max_plate_nesting=1, num_particles=1000, vectorize_particles=True).loss(model, guide, x)
     single = TraceEnum_ELBO(max_plate_nesting=1)
-    losses = torch.tensor([single.loss(model, guide, x) for _ in range(200)])
-    assert abs(parallel - losses.mean()) < 5 * losses.std() / math.sqrt(200)
+    losses = torch.tensor([single.loss(model, guide, x) for _ in range(100)])
+    assert abs(parallel - losses.mean()) < 5 * losses.std() / math.sqrt(100)
 
 
 def test_fitting_moves_the_guide_of_the_chosen_facet() -> None:

@@ -138,6 +138,6 @@ def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Call
     posterior = pair.guide.globals_guide._weights_posterior("probs_0")
     error = posterior.stddev.detach().numpy() / 20
     assert (abs(probs[0].mean(0) - posterior.mean.detach().numpy()) < 5 * error).all()
-    data = to_inference_data(pair, make_x(4), num_samples=25, num_simulated=16)
-    assert data["posterior"]["loc_0"].shape == (1, 25, 3, 2)
+    data = to_inference_data(pair, make_x(4), num_samples=30, num_simulated=16)
+    assert data["posterior"]["loc_0"].shape == (1, 30, 3, 2)
     assert draw_theta(build_pair(Config(data="none"), (1, 2, 3)), num_samples=3) == {}
