@@ -107,7 +107,7 @@ def test_the_point_is_where_the_mixture_was_set_and_the_guide_starts_there(covar
 def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
     """With clusters that are as good as seen, q(probs) ends at the exact posterior: Dirichlet(2 + n), or sticks
     Beta(1 + n_k, 2 + n_{k+1} + …). Means, averaged over the last 350 steps, within 0.02, a third of the posterior's
-    standard deviation; that one within 20 %, which is the noise of the last step."""
+    standard deviation; that one within 20 %, which is the noise of the last step. None of 20 runs failed (5 seeds)."""
     x = items(30, 20, 10)
     model = make_model(separated(stick_breaking=stick_breaking), num_data=60)
     guide = make_guide(model)
