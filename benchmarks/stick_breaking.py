@@ -43,6 +43,7 @@ SETTINGS = [
     "training.final_learning_rate=1e-4",
     "training.warmup_steps=400",
     "training.refit_steps=[800, 1200]",
+    "training.fit_items=500",
 ]
 
 
