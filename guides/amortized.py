@@ -101,7 +101,7 @@ class MultiFacetGuide(PyroModule):
             raise InputError("the guide is q(z, c | x): pass it the data x")
         model = self.model
         priors = self.sample_globals()
-        with model.plate(model.check_items(x, num)):
+        with model.plate(model.check_items(x, num, known)):
             for j, (prior, posterior) in enumerate(zip(priors, self.posteriors(x), strict=True)):
                 with model.kl_weight(j):
                     z = pyro.sample(latent_site(j), posterior)

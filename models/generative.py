@@ -73,6 +73,8 @@ class MultiFacetModel(PyroModule):
         self.event_shape = likelihood.event_shape(decoder.out_shape)
         self.missing = missing
         self.num_data = num_data
+        # By facet. Hyperpriors are not built anew only to hear their names.
+        self._global_names = [list(prior.hyperprior()) for prior in priors]
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
 
@@ -104,7 +106,7 @@ class MultiFacetModel(PyroModule):
     @property
     def global_sites(self) -> list[str]:
         """Names of the sites of `sample_globals`."""
-        return [global_site(name, j) for j, prior in enumerate(self.priors) for name in prior.hyperprior()]
+        return [global_site(name, j) for j, names in enumerate(self._global_names) for name in names]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
         """Where a guide over the `global_sites` of some facets (or all) may start: the priors' own points."""
@@ -114,8 +116,8 @@ class MultiFacetModel(PyroModule):
     def priors_given(self, values: Mapping[str, Tensor]) -> list[FacetPrior]:
         """The priors at the values of all `global_sites`."""
         return [
-            prior.given({name: values[global_site(name, j)] for name in prior.hyperprior()})
-            for j, prior in enumerate(self.priors)
+            prior.given({name: values[global_site(name, j)] for name in names})
+            for j, (prior, names) in enumerate(zip(self.priors, self._global_names, strict=True))
         ]
 
     @pyro_method

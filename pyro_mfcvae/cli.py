@@ -53,7 +53,8 @@ def fit(
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
-        data: A data set's name (see `mfcvae datasets`), a .npz file, or a folder of images; by default the preset's.
+        data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
+            preset's.
         out: The run's folder. By default a new one below runs/.
         set: Settings of the preset to change, such as training.epochs=5 "facets.num_clusters=[20, 10]".
         resume: Go on with the run in --out, from its last checkpoint.
@@ -103,17 +104,13 @@ def evaluate(
 
     Args:
         run: The run's folder.
-        data: Another data set's name, .npz file or folder of images; by default the run's test items.
+        data: Another data set's name, .npz, .npy or .h5 file, or folder of images; by default the run's test items.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     dataset = load_dataset(data or config.data, root=root, seed=config.seed)
-    if dataset.event_shape != pair.model.event_shape:
-        raise InputError(
-            f"{dataset.name} has items of shape {dataset.event_shape}, but the run was trained on "
-            f"{pair.model.event_shape}: choose data of that shape"
-        )
+    dataset.check_event_shape(pair.model.event_shape)
     result = evaluate_split(pair, dataset.test)
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     print_scores(result.scores)
@@ -140,7 +137,7 @@ def sweep(
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
         seeds: How many; they count from 0.
-        data: A data set's name, a .npz file, or a folder of images; by default the preset's.
+        data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
         set: Settings of the preset to change, as for `mfcvae fit`.
         workers: How many runs at a time; by default one per GPU, or one per CPU core.
@@ -189,7 +186,7 @@ def datasets() -> None:
         details = f"{shape}, {info.likelihood}; labels {', '.join(info.label_names)}; {info.split}"
         rows.add_row("", details, style="dim")
     console.print(rows)
-    say("\nA path works as well: a .npz file, or a folder of images.")
+    say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")
 
 
 def _configure(preset: str | None, data: str | None, settings: Iterable[str]) -> Config:

@@ -12,12 +12,11 @@ import tyro
 from pyro_mfcvae.check_plots import FIGURES
 from pyro_mfcvae.comparison import compare_evidence, plot_comparison
 from pyro_mfcvae.criticism import criticise, to_json
-from pyro_mfcvae.datasets import Dataset, Split, load_dataset
+from pyro_mfcvae.datasets import Split, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
 from pyro_mfcvae.inference_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
-from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.plots import save_figure
 from pyro_mfcvae.posterior_draws import draw_log_weights
 from pyro_mfcvae.runs import RunFolder
@@ -59,7 +58,7 @@ def check(
     pair, config = folder.load_pair(), folder.read_config()
     own = load_dataset(config.data, root=root, seed=config.seed)
     dataset = load_dataset(data, root=root, seed=config.seed) if data else own
-    _check_shape(dataset, pair)
+    dataset.check_event_shape(pair.model.event_shape)
     pyro.set_rng_seed(seed)
     chosen = _choose(dataset.test, items)
     shared = dataset is own and torch.equal(own.train.images, own.test.images)
@@ -126,7 +125,7 @@ def compare(
     log_weights = {}
     for path, folder in zip(runs, folders, strict=True):
         pair = folder.load_pair()
-        _check_shape(dataset, pair)
+        dataset.check_event_shape(pair.model.event_shape)
         log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
     rows = compare_evidence(log_weights)
     write_text(out / "comparison.json", json.dumps([row.record() for row in rows], indent=2) + "\n")
@@ -144,14 +143,6 @@ def _choose(split: Split, num: int) -> Split:
 def _check_draws(draws: int) -> None:
     if draws < MIN_DRAWS:
         raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
-
-
-def _check_shape(dataset: Dataset, pair: MFCVAE) -> None:
-    if dataset.event_shape != pair.model.event_shape:
-        raise InputError(
-            f"{dataset.name} has items of shape {dataset.event_shape}, but the run was trained on "
-            f"{pair.model.event_shape}: choose data of that shape"
-        )
 
 
 def _other_runs(run: Path, sweep: Path | None) -> list[RunFolder]:

@@ -73,6 +73,14 @@ class Dataset:
         """Shape of one image, (C, H, W)."""
         return tuple(self.train.images.shape[1:])
 
+    def check_event_shape(self, expected: tuple[int, ...]) -> None:
+        """Refuse the data for a run that was trained on images of another shape."""
+        if self.event_shape != expected:
+            raise InputError(
+                f"{self.name} has items of shape {self.event_shape}, but the run was trained on {expected}: choose "
+                "data of that shape"
+            )
+
     def fingerprint(self) -> str:
         """`fingerprint` of the training images."""
         return fingerprint(self.train.images)
@@ -108,7 +116,7 @@ def _path_info(name_or_path: str | Path) -> DatasetInfo:
     if not path.exists():
         raise InputError(
             f"no data set, file or folder is called '{name_or_path}'; known data sets are {', '.join(DATASETS)}, and "
-            "the path of an .npz file or of a folder of images works too"
+            "the path of an .npz, .npy or .h5 file or of a folder of images works too"
         )
     reader = read_image_folder if path.is_dir() else _READERS.get(path.suffix)
     if reader is None:

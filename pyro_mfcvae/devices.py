@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from pyro_mfcvae.errors import InputError
@@ -41,8 +42,8 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         )
         if world_size > 1:
             fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"cannot compute on the device {device!r}: {error}") from None
+    except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
+        raise InputError(f"cannot compute on the device {device!r}: {' '.join(str(error).split())}") from None
     return fabric
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,11 +90,10 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
         raise InputError(f"expected an array of uint8 or floats, got {kind}; convert it, e.g. with .astype('uint8')")
     images = channels_first(images)
     if images.is_floating_point():
-        bad = images.isinf()
-        if bad.any():
-            raise InputError(f"expected finite pixels, got {_count(bad)}; remove or replace them")
-        filled = images.nan_to_num(0.0)
-        low, high = float(filled.min()), float(filled.max())
+        if infinite := _count(images, torch.isinf):
+            raise InputError(f"expected finite pixels, got {infinite}; remove or replace them")
+        ends = [part.nan_to_num(0.0).aminmax() for part in images.split(_NUM_AT_ONCE)]
+        low, high = float(min(end.min for end in ends)), float(max(end.max for end in ends))
         if low < 0 or high > 1:
             raise InputError(
                 f"expected float pixels in [0, 1], got values from {low:g} to {high:g}; rescale them, or give "
@@ -105,17 +105,20 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
 
 def check_complete(images: Tensor) -> None:
     """Refuse images with missing pixels, NaN, where the model does not expect them."""
-    bad = images.isnan() if images.is_floating_point() else images.new_zeros(1, 1, dtype=torch.bool)
-    if bad.any():
+    if images.is_floating_point() and (missing := _count(images, torch.isnan)):
         raise InputError(
-            f"expected no missing pixels, got NaN for {_count(bad)}: remove or replace them, or fit with "
+            f"expected no missing pixels, got NaN for {missing}: remove or replace them, or fit with "
             "likelihood.missing=true, which leaves them out of the likelihood"
         )
 
 
-def _count(bad: Tensor) -> str:
-    first = int(bad.flatten(1).any(dim=1).nonzero()[0])
-    return f"{int(bad.sum())} of the values, the first in image {first}"
+def _count(images: Tensor, is_bad: Callable[[Tensor], Tensor]) -> str:
+    """How many values are bad, and where the first is; empty where none is."""
+    # Some images at a time: what is memory-mapped may not fit into memory.
+    numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in images.split(_NUM_AT_ONCE)])
+    if not numbers.any():
+        return ""
+    return f"{int(numbers.sum())} of the values, the first in image {int(numbers.nonzero()[0])}"
 
 
 def channels_first(images: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Importance weights of draws from the guide, and the bounds on the evidence that they give."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import pyro.distributions as dist
 import torch
 from pyro.nn import pyro_method
 from torch import Tensor
@@ -9,6 +12,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
+from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO, draw_globals
 
 
@@ -44,23 +48,61 @@ class ImportanceWeightedELBO(FacetELBO):
         if known is not None:
             raise InputError("known clusters are not for an importance-weighted bound: use FacetELBO")
         num_items = model.check_items(x, None)
-        log_weights, kl_globals = log_importance_weights(model, guide, x, self.num_particles)
+        log_weights, kl_globals = _draw_log_weights(model, guide, x, self.num_particles)
         order = 1 - self.alpha
         bound = ((order * log_weights).logsumexp(0) - math.log(self.num_particles)) / order
         return kl_globals - bound.sum() * ((model.num_data or num_items) / num_items)
 
 
+@dataclass(frozen=True)
+class WeightedDraws:
+    """Draws z_s, s = 1 … S, for N items, and how they weigh.
+
+    Attributes:
+        posteriors: q(z_j | x) per facet, batch shape (N,).
+        zs: per facet, (S, N, D_j).
+        log_likelihood: log p(x | z_s), of the observed elements, (S, N).
+        log_ratios: log p(z_js) - log q(z_js | x) with p(z_j) the whole mixture, (S, N, J).
+        observation: p(x | z_s), batch shape (S, N).
+    """
+
+    posteriors: Sequence[dist.TorchDistribution]
+    zs: Sequence[Tensor]
+    log_likelihood: Tensor
+    log_ratios: Tensor
+    observation: dist.TorchDistribution
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z_s) - log q(z_s | x), (S, N)."""
+        return self.log_likelihood + self.log_ratios.sum(-1)
+
+
+def weigh(
+    model: MultiFacetModel,
+    priors: Sequence[FacetPrior],
+    posteriors: Sequence[dist.TorchDistribution],
+    zs: Sequence[Tensor],
+    x: Tensor,
+) -> WeightedDraws:
+    """Weigh draws ``zs``, (S, N, D_j) each, of ``posteriors`` for the items ``x`` (N, *event_shape); differentiable."""
+    with torch.autocast(x.device.type, enabled=False):
+        log_ratios = [
+            (prior.log_weights() + prior.log_prob(z)).logsumexp(-1) - posterior.log_prob(z)
+            for prior, posterior, z in zip(priors, posteriors, zs, strict=True)
+        ]
+    filled, observed = model.split_missing(x)
+    observation = model.observation(zs, observed)
+    return WeightedDraws(posteriors, zs, observation.log_prob(filled), torch.stack(log_ratios, -1), observation)
+
+
+# Entered like a method of the model, so that SVI sees which of the model's parameters are used.
 @pyro_method
-def log_importance_weights(
+def _draw_log_weights(
     model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
     """log w of `ImportanceWeightedELBO`, (S, N), and log q(theta) - log p(theta) of the one theta that all share."""
     priors, kl_globals = draw_globals(model, guide)
-    zs, log_ratios = [], []
-    with torch.autocast(x.device.type, enabled=False):
-        for prior, posterior in zip(priors, guide.posteriors(x), strict=True):
-            z = posterior.rsample((num_samples,))
-            log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
-            log_ratios.append(log_prior - posterior.log_prob(z))
-            zs.append(z)
-    return model.log_likelihood(zs, x) + (model.beta * torch.stack(log_ratios, -1)).sum(-1), kl_globals
+    posteriors = guide.posteriors(x)
+    draws = weigh(model, priors, posteriors, [posterior.rsample((num_samples,)) for posterior in posteriors], x)
+    return draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1), kl_globals

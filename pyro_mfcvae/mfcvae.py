@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -10,27 +9,10 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.importance import WeightedDraws, weigh
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.objective import ELBOTerms, FacetELBO
-
-
-class WeightedDraws(NamedTuple):
-    """S draws of all z for N items.
-
-    Attributes:
-        posteriors: q(z_j | x) per facet, batch shape (N,).
-        zs: the draws, (S, N, D_j) per facet.
-        log_likelihood: log p(x | z), (S, N), in nats.
-        log_weights: log p(x, z) - log q(z | x) with the clusters summed out, (S, N), in nats.
-        observation: p(x | z), batch shape (S, N).
-    """
-
-    posteriors: list[dist.TorchDistribution]
-    zs: list[Tensor]
-    log_likelihood: Tensor
-    log_weights: Tensor
-    observation: dist.TorchDistribution
 
 
 class MFCVAE(nn.Module):
@@ -138,17 +120,9 @@ class MFCVAE(nn.Module):
         """Draw z_s ~ q(z | x), s = 1 … S, with their importance weights for p(z | x), for x (N, *event_shape)."""
         if num_samples < 1:
             raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
-        log_weights = torch.zeros(num_samples, len(x), dtype=x.dtype, device=x.device)
-        posteriors, zs = self.encode(x), []
-        for posterior, prior in zip(posteriors, self.priors, strict=True):
-            z = posterior.sample((num_samples,))
-            log_prior = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
-            log_weights = log_weights + log_prior - posterior.log_prob(z)
-            zs.append(z)
-        filled, observed = self.model.split_missing(x)
-        observation = self.model.observation(zs, observed)
-        log_likelihood = observation.log_prob(filled)
-        return WeightedDraws(posteriors, zs, log_likelihood, log_weights + log_likelihood, observation)
+        posteriors = self.encode(x)
+        zs = [posterior.sample((num_samples,)) for posterior in posteriors]
+        return weigh(self.model, self.priors, posteriors, zs, x)
 
     @torch.no_grad()
     def elbo_terms(self, x: Tensor) -> ELBOTerms:

@@ -53,7 +53,7 @@ def draw_items(
             f"{num_samples} draws for {len(x)} items would take {num_bytes / 2**30:.1f} GiB, more than "
             f"{MAX_BYTES / 2**30:.0f}: take fewer draws or items" + (", or pixels=False" if pixels else "")
         )
-    dims = event_dims(pair)
+    priors, dims = pair.priors, event_dims(pair)
 
     def draw(images: Tensor) -> _Part:
         draws = pair.weigh(images, num_samples=num_samples)
@@ -75,7 +75,7 @@ def draw_items(
             part["posterior_predictive"]["x"] = ((*drawn, *dims), replicated)
         weights = draws.log_weights.softmax(0)
         for j, (posterior, z, probs) in enumerate(zip(draws.posteriors, draws.zs, pair.assign(images), strict=True)):
-            prior, clusters = pair.priors[j], ("item", f"cluster_{j}")
+            prior, clusters = priors[j], ("item", f"cluster_{j}")
             log_joint = prior.log_weights() + prior.log_prob(z)
             log_q_c = pair.guide.assignment(j, prior, posterior, z).expand_as(log_joint)
             elbo = elbo + (log_q_c.exp() * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z)

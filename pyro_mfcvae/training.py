@@ -102,7 +102,7 @@ class Training:
         fabric: Fabric | None = None,
         anchors: Anchors | None = None,
     ) -> None:
-        if not pair.model.missing and isinstance(images, Tensor):  # a file is too large to be looked through twice
+        if not pair.model.missing:
             check_complete(images)
         if anchors is not None:
             pair.model.check_items(anchors.items, None, anchors.known)

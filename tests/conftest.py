@@ -37,6 +37,11 @@ def exact_and_repeatable() -> Iterator[None]:
     torch.set_default_dtype(dtype)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 def build_facets(num_facets: int) -> tuple[Facet, ...]:
     """Facets that differ in K and in D, so that no two axes can be mixed up unseen: K = 3, 4, 5, D = 2, 3, 4."""
     return tuple(Facet(num_clusters=3 + j, latent_dim=2 + j) for j in range(num_facets))

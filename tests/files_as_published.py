@@ -59,3 +59,12 @@ def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, *, num: tuple[int,
         savemat(path, {"X": pixels, "y": np.where(numbers % 10 == 0, 10, numbers % 10)[:, None].astype(np.uint8)})
         checksum = hashlib.md5(path.read_bytes()).hexdigest()
         monkeypatch.setitem(SVHN.split_list, split, ["", path.name, checksum])
+
+
+def write_stickfigures(folder: Path) -> Path:
+    """900 rows of two labels 0 … 2 and 20 × 20 grey values: the nine combinations in turn, each of an even grey."""
+    (folder / "multiclustering").mkdir(parents=True)
+    numbers = np.arange(900)
+    rows = np.column_stack([numbers // 3 % 3, numbers % 3, np.repeat(numbers[:, None] % 256, 400, axis=1)])
+    np.savetxt(folder / "multiclustering" / "stickfigures.data", rows, fmt="%d", delimiter=",")
+    return folder

@@ -68,7 +68,6 @@ def test_an_epoch_may_be_left_early() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_items_that_fit_lie_on_the_gpu_as_bytes() -> None:
     images, device = draw_bytes(75), torch.device("cuda", 0)
     feed = batches(images, device=device)

@@ -1,41 +1,23 @@
 import math
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal, init_to_value
 from pyro.optim import Adam
+from seen_clusters import Identity, make_model
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, Facet, FacetELBO, InputError
-from pyro_mfcvae.guides import ConjugateGuide, LadderEncoder, MultiFacetGuide
+from pyro_mfcvae.guides import ConjugateGuide, MultiFacetGuide
 from pyro_mfcvae.initialization import initialize_mixtures
-from pyro_mfcvae.models import BayesianMixturePrior, GaussianLikelihood, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.models import BayesianMixturePrior, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Covariance
 
 FACET = Facet(num_clusters=3, latent_dim=2)
 every_covariance = pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
-
-
-class Identity(LadderEncoder):
-    """q(z | x) = Normal(x, 0.01): the clusters are as good as seen."""
-
-    def __init__(self, facet: Facet) -> None:
-        super().__init__([facet], (facet.latent_dim,))
-
-    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
-        return [dist.Normal(x, 0.01).to_event(1)]
-
-    def hidden_layers(self):  # noqa: ANN201
-        return iter(())
-
-
-def make_model(prior: BayesianMixturePrior, num_data: int | None = None) -> MultiFacetModel:
-    decoder = MLPLadderDecoder([prior.facet], (prior.facet.latent_dim,), rung_dims=(4,), hidden_dim=4)
-    return MultiFacetModel([prior], decoder, GaussianLikelihood(), num_data=num_data)
 
 
 def make_guide(model: MultiFacetModel, **settings: object) -> MultiFacetGuide:

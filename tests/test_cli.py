@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
+from files_as_published import write_stickfigures
 
 from pyro_mfcvae import cli
 from pyro_mfcvae.config import Config
@@ -15,9 +16,6 @@ from pyro_mfcvae.datasets import DATASETS
 from pyro_mfcvae.fitting import Fit
 from pyro_mfcvae.presets import load_preset, preset_names
 from pyro_mfcvae.runs import RunFolder
-
-PUBLISHED = os.environ.get("MFCVAE_DATA", "")
-
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -200,14 +198,14 @@ def test_help_names_every_option(mfcvae: Run, args: list[str], mentions: list[st
     assert [word for word in mentions if word not in out] == []
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="MFCVAE_DATA does not name the folder that holds the published data sets")
-def test_root_tells_where_the_published_data_are(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(write_stickfigures(place / "published"))
     monkeypatch.setattr("pyro_mfcvae.fitting._draw", lambda *_: None)
     settings = [*TINY, "training.epochs=1"]
-    code, out, err = mfcvae("fit", "stickfigures", "--root", PUBLISHED, "--out", "run", "--set", *settings)
+    code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)
     assert (code, err) == (0, "")
     assert out.startswith("stickfigures: 900 items of shape 1 × 20 × 20, 2 facets")
-    assert mfcvae("evaluate", "run", "--root", PUBLISHED)[0] == 0
+    assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
 
 
 def test_sweep_compares_seeds(mfcvae: Run) -> None:

@@ -237,7 +237,7 @@ def test_folder_with_images_inside_and_outside_sub_folders_is_refused(tmp_path: 
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'mnits'; known data sets are shapes, mnist, .*\.npz file or of a folder"):
+    with pytest.raises(InputError, match=r"'mnits'; known data sets are shapes, mnist, .*\.h5 file or of a folder"):
         load_dataset("mnits")
     with pytest.raises(InputError, match=r"no data set, file or folder is called '.*gone.npz'"):
         load_dataset(tmp_path / "gone.npz")

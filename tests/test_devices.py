@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import TINY, make_images, save_data
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from pyro_mfcvae.devices import open_fabric
 from pyro_mfcvae.errors import InputError
@@ -110,6 +111,23 @@ def test_the_command_line_on_two_processes(tmp_path: Path, launcher: str) -> Non
 def test_one_device() -> None:
     fabric = open_fabric("cpu")
     assert (fabric.world_size, fabric.global_rank, fabric.device.type) == (1, 0, "cpu")
+
+
+@pytest.mark.parametrize("device", ("cpu:0", "auto:1", "tpu", "cpu:x", "abacus"))
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(InputError, match=f"cannot compute on the device '{device}': [^\n]+$"):
+        open_fabric(device)
+
+
+def test_a_number_beyond_the_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Fabric says on a machine with one GPU that is asked for another."""
+
+    def refuse(**_: object) -> None:
+        raise MisconfigurationException("You requested gpu: [3]\n But your machine only has: [0]")
+
+    monkeypatch.setattr("pyro_mfcvae.devices.Fabric", refuse)
+    with pytest.raises(InputError, match=r"'cuda:3': You requested gpu: \[3\] But your machine only has: \[0\]$"):
+        open_fabric("cuda:3")
 
 
 @pytest.mark.parametrize(("device", "devices", "num_nodes"), [("cpu", 0, 1), ("cpu", 1, -1), ("cuda:1", 2, 1)])

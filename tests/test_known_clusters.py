@@ -8,11 +8,12 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.optim import Adam
+from seen_clusters import Identity, make_model
 from torch import Tensor
 
-from pyro_mfcvae import FacetELBO, InputError
+from pyro_mfcvae import Facet, FacetELBO, InputError
 from pyro_mfcvae.guides import AnalyticAssignment, MonteCarloAssignment, MultiFacetGuide, SampleAssignment
-from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.models import BayesianMixturePrior, MultiFacetModel
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -65,11 +66,6 @@ def test_where_some_are_known_the_others_are_as_ever(make_pair: MakePair, make_x
 
 def test_it_anchors_a_facet() -> None:
     """Two blobs; the user's words for five items of each decide which cluster is which, whatever it was before."""
-    from test_bayesian import Identity, make_model
-
-    from pyro_mfcvae import Facet
-    from pyro_mfcvae.models import BayesianMixturePrior
-
     prior = BayesianMixturePrior(Facet(num_clusters=2, latent_dim=1), random=("probs",))
     model = make_model(prior)
     guide = MultiFacetGuide(model, encoder=Identity(prior.facet))
@@ -96,6 +92,8 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
     ):
         with pytest.raises(InputError, match=f"facet 1 must be 3 integers below 4, negative where unknown.*{got}"):
             FacetELBO().loss(model, guide, x, known={1: clusters})
+        with pytest.raises(InputError, match="facet 1 must be 3 integers below 4"):
+            TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x, known={1: clusters})
     with pytest.raises(InputError, match=r"known clusters are for facets 0 … 1, got facet 2"):
         model(x, known={2: torch.zeros(3, dtype=torch.long)})
     with pytest.raises(InputError, match="known clusters are those of data: pass x as well"):
