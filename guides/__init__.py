@@ -1,6 +1,6 @@
 """The variational side: encoders q(z | x), assignment rules q(c | x), and the Pyro guide made of them."""
 
-from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
 from pyro_mfcvae.guides.assignments import (
     AmortizedAssignment,
     AnalyticAssignment,
@@ -31,4 +31,5 @@ __all__ = [
     "SampleAssignment",
     "SeparateEncoder",
     "VaDEAssignment",
+    "with_mask",
 ]

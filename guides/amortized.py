@@ -44,7 +44,8 @@ class MultiFacetGuide(PyroModule):
 
     Args:
         model: the model it belongs to; it reads the priors and never registers the model's parameters as its own.
-        encoder: a ladder encoder over the same facets.
+        encoder: a ladder encoder over the same facets. Of a model with missing elements it reads 0 for these; one with
+            the ``in_shape`` `with_mask` reads which are observed as well.
         assignment: the rule for q(c_j | x); the analytic optimum by default.
         globals_guide: q(theta) over `MultiFacetModel.sample_globals`; a `ConjugateGuide` by default.
         name: prefix of the parameters' names in Pyro's parameter store; by default a fresh one, so that two guides of
@@ -63,10 +64,13 @@ class MultiFacetGuide(PyroModule):
         super().__init__(name if name is not None else f"{model._pyro_name}_guide_{next(_serial)}")
         if encoder.facets != model.facets:
             raise InputError(f"encoder and model must have the same facets: got {encoder.facets} and {model.facets}")
-        if encoder.in_shape != model.event_shape:
-            raise InputError(
-                f"encoder and decoder must have the same event shape: got {encoder.in_shape} and {model.event_shape}"
-            )
+        shapes = {model.event_shape: "as the decoder's"}
+        if model.missing:
+            shapes[with_mask(model.event_shape)] = "with the mask of what is observed"
+        if encoder.in_shape not in shapes:
+            expected = ", or ".join(f"{shape}, {meaning}" for shape, meaning in shapes.items())
+            raise InputError(f"the encoder's in_shape must be {expected}; got {encoder.in_shape}")
+        self._reads_mask = encoder.in_shape != model.event_shape
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
         _check_rule(self.assignment, model.priors, encoder)
@@ -131,9 +135,15 @@ class MultiFacetGuide(PyroModule):
     @pyro_method
     def posteriors(self, x: Tensor) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
-        filled, _ = self.model.split_missing(x)
-        posteriors: list[dist.TorchDistribution] = self.encoder(filled)
+        posteriors: list[dist.TorchDistribution] = self.encoder(self.encoder_input(x))
         return posteriors
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """What the encoder reads: ``x`` with 0 for missing elements, then, if it reads the mask, 1 for all others."""
+        filled, observed = self.model.split_missing(x)
+        if observed is None or not self._reads_mask:
+            return filled
+        return torch.cat([filled, observed.to(x.dtype)], dim=-len(self.model.event_shape))
 
     @pyro_method
     def assignment_logits(
@@ -153,6 +163,12 @@ class MultiFacetGuide(PyroModule):
         certain = torch.full_like(logits, _IMPOSSIBLE)
         c = known[j].clamp_min(0).unsqueeze(-1).expand_as(logits[..., :1])
         return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)
+
+
+def with_mask(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """The ``in_shape`` of an encoder that reads which elements are observed, after the elements: (2C, …)."""
+    first, *others = event_shape
+    return (2 * first, *others)
 
 
 def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: LadderEncoder) -> None:

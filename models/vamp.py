@@ -16,14 +16,14 @@ class VampPrior(FacetPrior):
     """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
 
     A cluster is then an item of its own, which one can look at, and the prior follows the encoder wherever it goes.
-    Parameters: ``pseudo_inputs`` (K, *event_shape), and ``mixture.logits`` (K,) unless the weights are fixed. Layers of
+    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``mixture.logits`` (K,) unless the weights are fixed. Layers of
     the encoder that look at the batch, such as batch norm, see the pseudo-inputs in evaluation mode.
 
     Args:
         facet: K and D.
         encoder: the guide's, whose parameters stay the guide's; its q(z_j | x) must be Gaussian.
         j: the facet's number.
-        pseudo_inputs: starting values, (K, *event_shape): items of the data, best.
+        pseudo_inputs: starting values, (K, *in_shape) with the encoder's in_shape: items of the data, best.
         learn_weights: whether pi is a parameter.
     """
 
@@ -89,6 +89,6 @@ class VampPrior(FacetPrior):
 
     @torch.no_grad()
     def set_pseudo_inputs(self, items: Tensor) -> None:
-        """Start again at other items (K, *event_shape), with uniform weights."""
+        """Start again at other items (K, *in_shape), with uniform weights."""
         self.pseudo_inputs.copy_(items)
         self.mixture.logits.zero_()

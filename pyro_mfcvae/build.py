@@ -25,6 +25,7 @@ from pyro_mfcvae.guides import (
     SampleAssignment,
     SeparateEncoder,
     VaDEAssignment,
+    with_mask,
 )
 from pyro_mfcvae.guides.encoders import MakeHead
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -103,7 +104,7 @@ POSTERIORS: dict[str, MakeHead] = {
 
 
 def _mlp_ladder(
-    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
     decoder = MLPLadderDecoder(
         facets,
@@ -116,7 +117,7 @@ def _mlp_ladder(
 
     def encode(facets: Sequence[Facet], rung_dims: Sequence[int] | None) -> LadderEncoder:
         gain = config.joining_gain
-        return MLPLadderEncoder(facets, event_shape, rung_dims=rung_dims, joining_gain=gain, head=head)
+        return MLPLadderEncoder(facets, in_shape, rung_dims=rung_dims, joining_gain=gain, head=head)
 
     if not config.separate:
         return encode(facets, config.encoder_dims), decoder
@@ -125,17 +126,21 @@ def _mlp_ladder(
 
 
 def _conv_ladder(
-    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
     shared: dict[str, Any] = {"channels": config.channels, "num_residual_blocks": config.num_residual_blocks}
     decoder = ConvLadderDecoder(facets, event_shape, **shared)
     shared |= {"joining_gain": config.joining_gain, "head": POSTERIORS[config.posterior]}
     if not config.separate:
-        return ConvLadderEncoder(facets, event_shape, **shared), decoder
-    return SeparateEncoder([ConvLadderEncoder([facet], event_shape, **shared) for facet in facets]), decoder
+        return ConvLadderEncoder(facets, in_shape, **shared), decoder
+    return SeparateEncoder([ConvLadderEncoder([facet], in_shape, **shared) for facet in facets]), decoder
 
 
-LADDERS: dict[str, Callable[[NetworkConfig, Sequence[Facet], Sequence[int]], tuple[LadderEncoder, LadderDecoder]]] = {
+# Called with the settings, the facets, the encoder's in_shape and the decoder's event shape.
+LADDERS: dict[
+    str,
+    Callable[[NetworkConfig, Sequence[Facet], Sequence[int], Sequence[int]], tuple[LadderEncoder, LadderDecoder]],
+] = {
     "mlp": _mlp_ladder,
     "conv": _conv_ladder,
 }
@@ -149,7 +154,8 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
         Facet(num_clusters=num_clusters, latent_dim=latent_dim)
         for num_clusters, latent_dim in zip(config.facets.num_clusters, config.facets.latent_dim, strict=True)
     )
-    encoder, decoder = _ladder(config.networks, facets, event_shape)
+    in_shape = with_mask(event_shape) if config.likelihood.missing else event_shape
+    encoder, decoder = _ladder(config.networks, facets, in_shape, event_shape)
     model = MultiFacetModel(
         [_prior(config.prior, j, encoder) for j in range(len(facets))],
         decoder=decoder,
@@ -160,10 +166,10 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
 
 
 def _ladder(
-    config: NetworkConfig, facets: Sequence[Facet], event_shape: Sequence[int]
+    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
     if config.kind in LADDERS:
-        return LADDERS[config.kind](config, facets, event_shape)
+        return LADDERS[config.kind](config, facets, in_shape, event_shape)
     pair: tuple[LadderEncoder, LadderDecoder] = make_part(
         config.kind, (LadderEncoder, LadderDecoder), facets, tuple(event_shape), **config.options
     )

@@ -79,7 +79,7 @@ class LikelihoodConfig:
         learn_scale: make it a parameter.
         per_channel: give every channel a scale of its own.
         sigmoid_mean: squash the mean into (0, 1).
-        missing: pixels may be NaN, for missing; these are left out of p(x | z).
+        missing: pixels may be NaN, for missing; these are left out of p(x | z), and our encoders read which they are.
         options: further arguments of a class of the user's own.
     """
 

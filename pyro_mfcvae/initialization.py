@@ -100,8 +100,8 @@ def initialize_mixtures(
     One draw of every item's q(z_j | x), that is, a draw of the aggregate posterior, goes to scikit-learn's
     GaussianMixture, which starts from k-means; the prior takes over means, covariances and, where it learns them,
     weights; a `VampPrior` takes the items nearest to the centres of k-means. The aggregate posterior is the prior that
-    the ELBO would choose, were it free. The encoder sees about a
-    thousand items at once, in the mode (training or evaluation) that it is in.
+    the ELBO would choose, were it free. The encoder sees about a thousand items at once, in the mode (training or
+    evaluation) that it is in.
 
     Args:
         model: its priors are overwritten, in place.
@@ -126,7 +126,8 @@ def initialize_mixtures(
             case MixturePrior():
                 fit_mixture(prior, z, variance=variance, seed=seed)
             case VampPrior():
-                prior.set_pseudo_inputs(x[_central_items(z, prior.facet.num_clusters, seed)])
+                items = x[_central_items(z, prior.facet.num_clusters, seed)]
+                prior.set_pseudo_inputs(guide.encoder_input(items))
             case _:
                 raise InputError(
                     f"only a MixturePrior or VampPrior can be fitted, and facet {j} has a {type(prior).__name__}: "

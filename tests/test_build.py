@@ -143,6 +143,17 @@ def test_vamp_priors_are_built_over_the_guides_encoder(posterior: str) -> None:
         torch.testing.assert_close(prior.log_prob(z), expected)
 
 
+@pytest.mark.parametrize("networks", ("mlp", "conv"))
+@pytest.mark.parametrize("separate", ("true", "false"))
+def test_where_pixels_are_missing_the_encoders_read_which(networks: str, separate: str) -> None:
+    settings = [f"networks={networks}", f"networks.separate={separate}", "networks.channels=[4]"]
+    pair = build_pair(override(Config(data="none"), ["likelihood.missing=true", *settings]), (3, 8, 8))
+    assert (pair.guide.encoder.in_shape, pair.model.event_shape) == ((6, 8, 8), (3, 8, 8))
+    x = torch.rand(2, 3, 8, 8)
+    x[0, :, :4] = torch.nan
+    assert all(posterior.mean.isfinite().all() for posterior in pair.encode(x))
+
+
 @pytest.mark.parametrize(
     ("posterior", "head"),
     [

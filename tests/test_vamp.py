@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from pyro_mfcvae import Facet, InputError
-from pyro_mfcvae.guides import ConvLadderEncoder, FlowHead, FullCovarianceHead, MLPLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.guides import (
+    ConvLadderEncoder,
+    FlowHead,
+    FullCovarianceHead,
+    MLPLadderEncoder,
+    MultiFacetGuide,
+    with_mask,
+)
 from pyro_mfcvae.initialization import initialize_mixtures
 from pyro_mfcvae.models import BernoulliLikelihood, MLPLadderDecoder, MultiFacetModel, VampPrior
 
@@ -47,6 +54,23 @@ def test_fitting_takes_central_items_of_the_data() -> None:
     chosen = {tuple(item.flatten().tolist()) for item in priors[1].pseudo_inputs.detach()}
     assert chosen == {tuple(kind.flatten().tolist()) for kind in kinds}
     assert priors[0].pseudo_inputs.abs().max() == 0
+
+
+def test_items_with_missing_elements_are_taken_as_the_encoder_reads_them() -> None:
+    encoder = MLPLadderEncoder(FACETS, with_mask(SHAPE), rung_dims=(9, 10), joining_gain=1.0)
+    priors = [
+        VampPrior(f, encoder=encoder, j=j, pseudo_inputs=torch.zeros(f.num_clusters, *encoder.in_shape))
+        for j, f in enumerate(FACETS)
+    ]
+    decoder = MLPLadderDecoder(FACETS, SHAPE, rung_dims=(9, 10))
+    model = MultiFacetModel(priors, decoder, BernoulliLikelihood(), missing=True)
+    guide = MultiFacetGuide(model, encoder=encoder)
+    x = torch.rand(40, *SHAPE)
+    x = x.masked_fill(torch.rand(x.shape) < 0.5, torch.nan)
+    initialize_mixtures(model, guide, x)
+    read = {tuple(item.flatten().tolist()) for item in guide.encoder_input(x)}
+    for prior in priors:
+        assert {tuple(item.flatten().tolist()) for item in prior.pseudo_inputs.detach()} <= read
 
 
 def test_errors() -> None:
