@@ -211,4 +211,6 @@ def main(args: Sequence[str] | None = None) -> None:
         Console(stderr=True).print(f"mfcvae: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit("mfcvae: stopped; go on from the last whole epoch with --resume and this run's --out")
+        sys.exit(
+            "mfcvae: stopped; a fit goes on from its last whole epoch with --resume --out DIR, a sweep with --out DIR"
+        )

@@ -13,7 +13,6 @@ from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import Dataset, load_dataset
 from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.evaluation import Evaluation, evaluate
-from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
 from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.supervision import Anchors, choose_anchors
@@ -143,7 +142,7 @@ def _choose_anchors(config: Config, data: Dataset) -> Anchors | None:
 
 
 def _draw(run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
-    images = as_float(data.test.images[:, :3]).numpy()  # of RGBA, what can be shown on white: RGB
+    images = data.test.images[:, :3].numpy()  # of RGBA, what can be shown on white: RGB
     clusters = plot_facets(
         images,
         evaluation.assignments,

@@ -38,7 +38,7 @@ def plot_cluster_examples(
     """One row of examples per cluster of one facet: the most populous cluster first, the most confident item first.
 
     Args:
-        images: (N, C, H, W).
+        images: (N, C, H, W), floats in [0, 1] or uint8.
         assignments: cluster of each item, (N,).
         probs: probability of that cluster, q(c|x), for each item, (N,).
         title: stands above, followed by how many clusters are in use.
@@ -70,7 +70,7 @@ def plot_facets(
     """Examples per cluster and facet: side by side, one block per facet as ``plot_cluster_examples`` draws it.
 
     Args:
-        images: (N, C, H, W).
+        images: (N, C, H, W), floats in [0, 1] or uint8.
         assignments: cluster of each item in each facet, (N, J).
         confidence: probability of that cluster, q(c_j|x), (N, J).
         names: title of each block; without, "facet 0", "facet 1" and so on.
@@ -80,7 +80,7 @@ def plot_facets(
     """
     from matplotlib.figure import Figure
 
-    pictures, clusters, certainty = _images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
+    pictures, clusters, certainty = _check_images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
     if clusters.ndim != 2 or clusters.shape != certainty.shape or len(clusters) != len(pictures) or not len(clusters):
         raise InputError(
             f"Expected one row of assignments and of confidence for each of {len(pictures)} images, at least one, "
@@ -113,14 +113,14 @@ def image_grid(
     """Images as a table, for samples, swaps and traversals.
 
     Args:
-        images: (rows, columns, C, H, W); an image of NaN leaves its place empty.
+        images: (rows, columns, C, H, W), floats in [0, 1] or uint8; an image of NaN leaves its place empty.
         row_labels: one per row, at the left.
         column_labels: one per column, on top.
         title: stands above.
     """
     from matplotlib.figure import Figure
 
-    tiles = _images(images, ndim=5)
+    tiles = _rgb(_check_images(images, ndim=5))
     for name, labels, number in (("row", row_labels, tiles.shape[0]), ("column", column_labels, tiles.shape[1])):
         if labels is not None and len(labels) != number:
             raise InputError(
@@ -197,33 +197,38 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     )
 
 
-def _images(values: ArrayLike, *, ndim: int) -> NDArray[np.float64]:
-    """The images as RGB in [0, 1]."""
+def _check_images(values: ArrayLike, *, ndim: int) -> NDArray[Any]:
     images = np.asarray(values)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"Expected images as floats in [0, 1], but got {images.dtype}: divide bytes by 255 first.")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"Expected images as uint8, or as floats in [0, 1], but got {images.dtype}: convert them.")
     if images.ndim != ndim or images.shape[-3] not in (1, 3):
         shape = "(N, C, H, W)" if ndim == 4 else "(rows, columns, C, H, W)"
         raise InputError(
             f"Expected images of shape {shape} with C = 1 (grey) or 3 (RGB), but got {images.shape}: "
             "reshape them, channels before height and width."
         )
-    return np.repeat(images, 3 // images.shape[-3], axis=-3).astype(float).clip(0, 1)
+    return images
+
+
+def _rgb(images: NDArray[Any]) -> NDArray[np.float64]:
+    """The images as RGB in [0, 1]."""
+    shares = images / 255 if images.dtype == np.uint8 else images.astype(float)
+    return np.repeat(shares, 3 // images.shape[-3], axis=-3).clip(0, 1)
 
 
 def _cluster_rows(
-    images: NDArray[np.float64], clusters: NDArray[Any], certainty: NDArray[Any], shape: tuple[int, int]
+    images: NDArray[Any], clusters: NDArray[Any], certainty: NDArray[Any], shape: tuple[int, int]
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Examples of the largest clusters, (rows, columns, 3, H, W) with NaN where a cluster has too few, and labels."""
     used, counts = np.unique(clusters, return_counts=True)
     largest = np.argsort(-counts, kind="stable")[: shape[0]]
     columns = min(shape[1], counts.max())
-    tiles = np.full((len(largest), columns, *images.shape[1:]), np.nan)
+    tiles = np.full((len(largest), columns, 3, *images.shape[2:]), np.nan)
     labels = []
     for row, index in enumerate(largest):
         members = np.flatnonzero(clusters == used[index])
         shown = members[np.argsort(-certainty[members], kind="stable")][:columns]
-        tiles[row, : len(shown)] = images[shown]
+        tiles[row, : len(shown)] = _rgb(images[shown])
         items = "item" if counts[index] == 1 else "items"
         labels.append(
             f"cluster {used[index]} · {counts[index]:,} {items} ({100 * counts[index] / len(clusters):.1f} %)"

@@ -96,7 +96,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("pyro_mfcvae.monitors.TensorBoardMonitor.on_epoch", interrupt)
         patch.setattr("pyro_mfcvae.monitors.ProgressMonitor.on_epoch", interrupt)
-        with pytest.raises(SystemExit, match="stopped; go on from the last whole epoch with --resume and"):
+        with pytest.raises(SystemExit, match="stopped; a fit goes on from its last whole epoch with --resume --out"):
             cli.main(["fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY])
     assert "model.safetensors" not in names(Path("stopped"))
     code, _, err = mfcvae("evaluate", "stopped")

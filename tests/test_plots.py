@@ -54,6 +54,12 @@ def test_cluster_examples_tell_when_clusters_are_left_out() -> None:
     assert texts(figure.axes[0]) == ["deep", "3 clusters in use · the 1 largest shown"]
 
 
+def test_bytes_are_shares_of_255() -> None:
+    pixels = np.array([0, 51, 255], dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 14, 14), dtype=np.uint8)
+    figure = plot_cluster_examples(pixels, [0, 1, 2], np.ones(3), title="deep")
+    assert levels(figure.axes[0]) == [[0.0], [0.2], [1.0]]
+
+
 def test_facets_stand_side_by_side_under_their_names() -> None:
     images, assignments = plain(0.2, 0.4, channels=3), np.array([[0, 1], [0, 3]])
     figure = plot_facets(images, assignments, np.ones((2, 2)), num_clusters=(1, 5))
@@ -121,8 +127,8 @@ def test_no_epoch_is_an_error() -> None:
 
 
 def test_pictures_must_fit() -> None:
-    with pytest.raises(InputError, match=r"floats in .*, but got uint8: divide bytes by 255"):
-        image_grid(np.zeros((1, 1, 1, 4, 4), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"as uint8, or as floats in \[0, 1\], but got int64: convert them"):
+        image_grid(np.zeros((1, 1, 1, 4, 4), dtype=np.int64))
     with pytest.raises(InputError, match=r"\(N, C, H, W\) with C = 1 .* but got \(2, 14, 14, 3\)"):
         plot_facets(np.zeros((2, 14, 14, 3)), np.zeros((2, 1), dtype=int), np.ones((2, 1)))
     with pytest.raises(InputError, match=r"each of 2 images, .* the shapes \(3, 1\) and \(3, 1\)"):
