@@ -4,7 +4,9 @@ import math
 import warnings
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
@@ -94,6 +96,8 @@ def initialize_mixtures(
     to_means: bool = False,
     variance: float | None = None,
     seed: int = 0,
+    items: Tensor | None = None,
+    known: Known | None = None,
 ) -> None:
     """Fit mixtures to what the encoder says of ``x``, by expectation maximisation.
 
@@ -103,6 +107,9 @@ def initialize_mixtures(
     the ELBO would choose, were it free. The encoder sees about a thousand items at once, in the mode (training or
     evaluation) that it is in.
 
+    Where the clusters of some ``items`` are known, EM starts at the means of their E[z_j | x] and at their pooled
+    covariance within clusters, if there are enough of them for it; the mixture is then renumbered to suit them.
+
     Args:
         model: its priors are overwritten, in place.
         guide: its q(z_j | x).
@@ -111,6 +118,8 @@ def initialize_mixtures(
         to_means: fit to E[z_j | x] instead of draws (as the paper does).
         variance: start with covariances variance · I, whatever was fitted (the paper: 0.01).
         seed: of EM's start; the draws of z take Pyro's random state.
+        items: further items, (M, *event_shape).
+        known: by facet, the clusters of ``items``, (M,), negative where unknown.
 
     Raises:
         InputError: too few items, or a prior of another kind.
@@ -118,26 +127,40 @@ def initialize_mixtures(
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
     if not chosen:
         return
+    known = {j: clusters for j, clusters in (known or {}).items() if j in chosen}
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     for j in chosen:
         prior = model.priors[j]
         z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
         match prior:
             case MixturePrior():
-                fit_mixture(prior, z, variance=variance, seed=seed)
+                seen = (guide.posteriors(items)[j].mean, known[j]) if items is not None and j in known else None
+                fit_mixture(prior, z, variance=variance, seed=seed, seen=seen)
             case VampPrior():
-                items = x[_central_items(z, prior.facet.num_clusters, seed)]
-                prior.set_pseudo_inputs(guide.encoder_input(items))
+                central = x[_central_items(z, prior.facet.num_clusters, seed)]
+                prior.set_pseudo_inputs(guide.encoder_input(central))
             case _:
                 raise InputError(
                     f"only a MixturePrior or VampPrior can be fitted, and facet {j} has a {type(prior).__name__}: "
                     "leave it out"
                 )
+    if items is not None and known:
+        align_clusters(model, guide, items, known)
     guide.restart_globals(chosen)
 
 
-def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None, seed: int = 0) -> None:
-    """Fit one mixture prior to points ``z`` (N, D), N ≥ K, as `initialize_mixtures` does."""
+def fit_mixture(
+    prior: MixturePrior,
+    z: Tensor,
+    *,
+    variance: float | None = None,
+    seed: int = 0,
+    seen: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Fit one mixture prior to points ``z`` (N, D), N ≥ K, as `initialize_mixtures` does.
+
+    ``seen`` are further points (M, D) and their clusters (M,), negative where unknown.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
@@ -158,7 +181,8 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
             **settings,
         )
     else:
-        mixture = GaussianMixture(n_components=num_clusters, **settings)
+        start = {} if seen is None else _start_at(*seen, z, num_clusters, kind, seed)
+        mixture = GaussianMixture(n_components=num_clusters, **start, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
         mixture.fit(z.double().cpu().numpy())
@@ -184,6 +208,37 @@ def fit_mixture(prior: MixturePrior, z: Tensor, *, variance: float | None = None
         covariance if variance is None else _isotropic(prior, variance),
         probs=probs / probs.sum() if prior.learns_weights else None,
     )
+
+
+def _start_at(
+    seen: Tensor, clusters: Tensor, z: Tensor, num_clusters: int, kind: str, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Where EM starts, as GaussianMixture takes it; nothing where too few points are known for a covariance (D, D).
+
+    Clusters without a known point start at the centres of k-means of ``z``.
+    """
+    from sklearn.cluster import KMeans
+
+    points, numbers = seen[clusters >= 0].double().cpu().numpy(), clusters[clusters >= 0].cpu().numpy()
+    named, index = np.unique(numbers, return_inverse=True)
+    dim = points.shape[1]
+    if len(points) - len(named) <= dim:
+        return {}
+    centres = np.stack([points[index == k].mean(0) for k in range(len(named))])
+    deviations = points - centres[index]
+    covariance = deviations.T @ deviations / (len(points) - len(named)) + _MIN_VARIANCE * np.eye(dim)
+    if len(named) < num_clusters:
+        others = KMeans(num_clusters - len(named), n_init=1, random_state=seed).fit(z.double().cpu().numpy())
+        centres = np.concatenate([centres, others.cluster_centers_])
+    precision = np.linalg.inv(covariance)
+    precisions = {
+        "full": np.broadcast_to(precision, (num_clusters, dim, dim)),
+        "tied": precision,
+        "diag": np.broadcast_to(1 / covariance.diagonal(), (num_clusters, dim)),
+        "spherical": np.full(num_clusters, 1 / covariance.diagonal().mean()),
+    }
+    weights = np.full(num_clusters, 1 / num_clusters)
+    return {"means_init": centres, "precisions_init": precisions[kind], "weights_init": weights}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
-from pyro_mfcvae.initialization import align_clusters, can_be_fitted, initialize_data_dependent, initialize_mixtures
+from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.generative import Known
 from pyro_mfcvae.objective import FacetELBO
@@ -214,6 +214,7 @@ class Training:
             group["lr"] = self._learning_rate(step)
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
+        anchors, device = self.anchors, self.fabric.device
         initialize_mixtures(
             self.pair.model,
             self.pair.guide,
@@ -222,11 +223,9 @@ class Training:
             to_means=self.settings.fit_to == "means",
             variance=self.settings.mixture_variance,
             seed=self.seed,
+            items=None if anchors is None else as_float(anchors.items).to(device),
+            known=None if anchors is None else {j: c.to(device) for j, c in anchors.known.items()},
         )
-        if self.anchors is not None:
-            known = {j: c.to(self.fabric.device) for j, c in self.anchors.known.items() if j in facets}
-            items = as_float(self.anchors.items).to(self.fabric.device)
-            align_clusters(self.pair.model, self.pair.guide, items, known)
 
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate

@@ -1,9 +1,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from numpy.typing import NDArray
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, InputError
@@ -223,6 +226,67 @@ def test_no_component_starts_without_weight() -> None:
     fit_mixture(prior, z)
     assert prior.log_weights().exp().min() > 0.0009
     assert prior.scale.square().min() > 0.99e-4
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
+def test_em_starts_at_what_is_known(covariance: Covariance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known: points of clusters 2 and 0, of four; the two others start at the centres of k-means with two clusters."""
+    z = torch.cat([torch.randn(50, 2) - 9, torch.randn(50, 2) + 9])
+    seen, clusters = torch.randn(7, 2), torch.tensor([2, 2, 2, -1, 0, 0, 0])
+    prior = MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
+    settings = record_start(monkeypatch, prior, z, (seen, clusters))
+    groups = [seen[4:], seen[:3]]
+    assert torch.equal(settings["means_init"][:2], torch.stack([group.mean(0) for group in groups]))
+    centres = sorted(settings["means_init"][2:].tolist())
+    torch.testing.assert_close(torch.tensor(centres), torch.stack([z[:50].mean(0), z[50:].mean(0)]))
+    pooled = sum((len(group) - 1) * group.T.cov() for group in groups) / 4 + 1e-4 * torch.eye(2)
+    variances = pooled.diagonal()
+    expected = {
+        "full": pooled.inverse().expand(4, 2, 2),
+        "tied": pooled.inverse(),
+        "diagonal": (1 / variances).expand(4, 2),
+        "spherical": (1 / variances.mean()).expand(4),
+    }
+    torch.testing.assert_close(settings["precisions_init"], expected[covariance])
+    assert settings["weights_init"].tolist() == [0.25] * 4
+
+
+def test_em_starts_as_ever_where_too_few_points_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four points of two clusters leave two degrees of freedom for a covariance in two dimensions."""
+    seen, clusters = torch.randn(5, 2), torch.tensor([0, 0, 1, 1, -1])
+    settings = record_start(monkeypatch, MixturePrior(FACET), torch.randn(50, 2), (seen, clusters))
+    assert not {"means_init", "precisions_init", "weights_init"} & settings.keys()
+
+
+def record_start(
+    monkeypatch: pytest.MonkeyPatch, prior: MixturePrior, z: Tensor, seen: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """What scikit-learn's mixture is made with."""
+    made: dict[str, Tensor] = {}
+
+    class Recording(GaussianMixture):
+        def fit(self, points: NDArray[np.float64]) -> GaussianMixture:
+            given = {name: value for name, value in self.get_params().items() if isinstance(value, np.ndarray)}
+            made.update({name: torch.tensor(value) for name, value in given.items()})
+            return super().fit(points)
+
+    monkeypatch.setattr("sklearn.mixture.GaussianMixture", Recording)
+    fit_mixture(prior, z, seen=seen)
+    return made
+
+
+def test_few_known_points_find_clusters_that_k_means_does_not() -> None:
+    """Two long stripes side by side, which k-means cuts across; four points of each are known."""
+    c = torch.arange(400) % 2
+    z = torch.stack([5 * torch.randn(400), 2.0 * c + 0.4 * torch.randn(400)], -1)
+    prior = MixturePrior(Facet(num_clusters=2, latent_dim=2), covariance="full")
+    purities = []
+    for seen in (None, (z[:8], c[:8])):
+        fit_mixture(prior, z, seen=seen)
+        share = ((prior.log_weights() + prior.log_prob(z)).argmax(-1) == c).double().mean().item()
+        purities.append(max(share, 1 - share))
+    assert purities[0] < 0.6
+    assert purities[1] > 0.98
 
 
 def test_errors() -> None:
