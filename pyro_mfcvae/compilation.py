@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 _log = logging.getLogger(__name__)
 
 Named = dict[str, Tensor]
 
-Program = Callable[[Named, Named, Tensor], tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
+Program = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
 """From parameters, buffers and a batch to what the objective returns, and to the gradient of its first result."""
 
 
@@ -58,37 +59,67 @@ class CompiledObjective(nn.Module):
         return dict(self.objective.named_parameters()), dict(self.objective.named_buffers())
 
     def _compile(self, x: Tensor) -> Program | None:
-        def run(parameters: Named, buffers: Named, x: Tensor) -> Any:
-            results = functional_call(self.objective, (parameters, buffers), (x,))
-            return results, torch.autograd.grad(results[0], tuple(parameters.values()), allow_unused=True)
-
         parameters, buffers = self._state()
-        before = {name: buffer.clone() for name, buffer in buffers.items()}
         try:
-            with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                warnings.simplefilter("ignore")  # torch's, of its own insides
-                traced = make_fx(run, tracing_mode="fake")(parameters, buffers, x)
-                options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
-                program: Program = torch.compile(traced, fullgraph=True, options=options)
-                if x.is_cuda:
-                    for tensor in (*parameters.values(), *buffers.values()):
-                        torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it where it lies
-                _call(program, parameters, buffers, x)  # torch compiles when it is called: it fails here, or never
-        except Exception as error:  # of any kind: the tracer's, the compiler's, the machine's C++ compiler's
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            _log.warning("not compiled, which costs time and nothing else: %s", reason)
+            traced = trace(self.objective, x)
+        except Exception as error:  # of any kind: whatever the objective does that cannot be traced
+            _warn(error)
             return None
-        finally:
-            with torch.no_grad():
-                for name, buffer in buffers.items():
-                    buffer.copy_(before[name])
-        return program
+        return compile_whole(traced, parameters, buffers, x)
 
 
-def _call(program: Program, parameters: Named, buffers: Named, x: Tensor) -> Any:
-    # Gradients and the casts to low precision are among the program's operations already.
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return program(parameters, buffers, x)
+def trace(objective: nn.Module, x: Tensor) -> GraphModule:
+    """The tensor operations of an objective of a batch like ``x``, and of its gradient: a `Program`.
+
+    Nothing is computed and no random number drawn: the tensors that it runs on have no values.
+    """
+
+    def run(parameters: Named, buffers: Named, x: Tensor) -> Any:
+        results = functional_call(objective, (parameters, buffers), (x,))
+        return results, torch.autograd.grad(results[0], tuple(parameters.values()), allow_unused=True)
+
+    with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        warnings.simplefilter("ignore")  # torch's, of its own insides
+        return make_fx(run, tracing_mode="fake")(dict(objective.named_parameters()), dict(objective.named_buffers()), x)
+
+
+def compile_whole(traced: Program, parameters: Named, buffers: Named, *inputs: Tensor) -> Program | None:
+    """Traced operations compiled, called once with these tensors; None where they cannot be, and the log says why."""
+    x = inputs[0]
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+            warnings.simplefilter("ignore")  # torch's, of its own insides
+            options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
+            program: Program = torch.compile(traced, fullgraph=True, options=options)
+            if x.is_cuda:
+                for tensor in (*parameters.values(), *buffers.values()):
+                    torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it where it lies
+            call(program, parameters, buffers, *inputs)  # torch compiles when it is called: it fails here, or never
+    except Exception as error:  # of any kind: the compiler's, the machine's C++ compiler's
+        _warn(error)
+        return None
+    finally:
+        with torch.no_grad():
+            for name, buffer in buffers.items():
+                buffer.copy_(before[name])
+    return program
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that torch puts behind it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _warn(error: Exception) -> None:
+    _log.warning("not compiled, which costs time and nothing else: %s", first_line(error))
+
+
+def call(program: Program, parameters: Named, buffers: Named, *inputs: Tensor) -> Any:
+    """Run a program."""
+    # Gradients and the casts to low precision are among its operations already.
+    with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+        return program(parameters, buffers, *inputs)
 
 
 class _Differentiated(torch.autograd.Function):
@@ -98,7 +129,7 @@ class _Differentiated(torch.autograd.Function):
     def forward(
         ctx: Any, program: Program, names: tuple[str, ...], buffers: Named, x: Tensor, *parameters: Tensor
     ) -> Any:
-        results, grads = _call(program, dict(zip(names, parameters, strict=True)), buffers, x)
+        results, grads = call(program, dict(zip(names, parameters, strict=True)), buffers, x)
         ctx.mark_non_differentiable(*results[1:])
         ctx.grads = grads
         return tuple(results)

@@ -1,7 +1,7 @@
 """One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -129,12 +129,13 @@ class Training:
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        objective: nn.Module = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
+        self._num_taken = 0  # steps of this epoch
+        self.objective = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
         compile = settings.compile
         if compile == "auto":
             compile = compilation_pays(pair, device=self.fabric.device, num_steps=schedule.num_steps)
-        if compile and anchors is None:
-            objective = CompiledObjective(objective)
+        self.compiles = bool(compile) and anchors is None
+        objective = CompiledObjective(self.objective) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
 
     @cached_property
@@ -145,47 +146,82 @@ class Training:
     @property
     def step(self) -> int:
         """Number of optimiser steps taken."""
-        return self.epoch * self.steps_per_epoch
+        return self.epoch * self.steps_per_epoch + self._num_taken
 
     def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
         """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
         with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well
-            return self._run_epoch(on_step)
+            for x in self.start_epoch():
+                self.prepare_step()
+                batch = (x,) if self.anchors is None else self.anchors.join(x)
+                loss, reconstruction, kl = self._objective(*batch)
+                self._stepper.zero_grad()
+                self.fabric.backward(loss)
+                self._stepper.step()
+                elbo = -loss.item()
+                self.note_step(elbo, torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
+                if on_step is not None:
+                    on_step(elbo)
+            return self.finish_epoch()
 
-    def _run_epoch(self, on_step: Callable[[float], None] | None) -> EpochRecord:
-        step = self.step
+    def start_epoch(self) -> Iterator[Tensor]:
+        """All that is due before an epoch; returns its batches."""
         model, guide = self.pair.model, self.pair.guide
         if rank := self.fabric.global_rank:
             # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
             entropy = np.random.SeedSequence((self.seed, self.epoch, rank)).generate_state(1, np.uint32)
             pyro.set_rng_seed(int(entropy[0]))
-        if step == 0 and self.settings.data_dependent_init:
+        if self.step == 0 and self.settings.data_dependent_init:
             change_once(
                 self.fabric,
                 lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
                 self.pair,
             )
-        total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
+        self._total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
         self.pair.train()
-        for x in self.batches.epoch(self.epoch):
-            self._prepare(step)
-            batch = (x,) if self.anchors is None else self.anchors.join(x)
-            loss, reconstruction, kl = self._objective(*batch)
-            self._stepper.zero_grad()
-            self.fabric.backward(loss)
-            self._stepper.step()
-            step += 1
-            total += torch.cat([torch.stack([-loss.detach(), reconstruction]), kl])
-            elbo = -loss.item()
-            if not math.isfinite(elbo):
-                raise InputError(
-                    f"the ELBO became {elbo} at step {step}, training has diverged: lower training.learning_rate or "
-                    "raise likelihood.scale"
-                )
-            if on_step is not None:
-                on_step(elbo)
+        return self.batches.epoch(self.epoch)
+
+    def prepare_step(self) -> list[nn.Parameter]:
+        """All that is due before a step: the schedule's buffers, mixtures, the learning rate.
+
+        Returns:
+            The parameters that were fitted; Adam's moments, which belong to the mixtures before, are forgotten.
+        """
+        priors = self.pair.model.priors
+        due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
+        fitted: list[nn.Parameter] = []
+        if due:
+            change_once(self.fabric, lambda: self._fit_mixtures(due), self.pair)
+            globals_guide = self.pair.guide.globals_guide
+            for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
+                fitted += part.parameters()
+            for parameter in fitted:
+                self.optimizer.state.pop(parameter, None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.step)
+        return fitted
+
+    def note_step(self, elbo: float, terms: Tensor) -> None:
+        """Count a step that was taken.
+
+        Args:
+            elbo: the batch's mean.
+            terms: that, the mean reconstruction, the mean KL per facet, (2 + J,).
+        """
+        self._num_taken += 1
+        self._total += terms
+        if not math.isfinite(elbo):
+            raise InputError(
+                f"the ELBO became {elbo} at step {self.step}, training has diverged: lower training.learning_rate or "
+                "raise likelihood.scale"
+            )
+
+    def finish_epoch(self) -> EpochRecord:
+        """Count an epoch whose steps were taken, and tell about it."""
         self.epoch += 1
-        total = cast(Tensor, self.fabric.all_reduce(total, reduce_op="mean"))  # of devices with as many items each
+        self._num_taken = 0
+        # Of devices with as many items each.
+        total = cast(Tensor, self.fabric.all_reduce(self._total, reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         return EpochRecord(
             epoch=self.epoch,
@@ -198,20 +234,6 @@ class Training:
             beta=self.pair.model.beta.tolist(),
             learning_rate=self._learning_rate(self.step - 1),
         )
-
-    def _prepare(self, step: int) -> None:
-        """Everything that is due before a step: the schedule's buffers, mixtures, the learning rate."""
-        priors = self.pair.model.priors
-        due = tuple(j for j in self.schedule.apply(self.pair.model, step) if can_be_fitted(priors[j]))
-        if due:
-            change_once(self.fabric, lambda: self._fit_mixtures(due), self.pair)
-            globals_guide = self.pair.guide.globals_guide
-            for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
-                for parameter in part.parameters():
-                    # Adam's moments belong to the mixture that was there before.
-                    self.optimizer.state.pop(parameter, None)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
         anchors, device = self.anchors, self.fabric.device
