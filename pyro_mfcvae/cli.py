@@ -125,6 +125,7 @@ def sweep(
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
     workers: int | None = None,
+    together: bool = False,
     device: str = "auto",
     root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
 ) -> None:
@@ -141,6 +142,7 @@ def sweep(
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
         set: Settings of the preset to change, as for `mfcvae fit`.
         workers: How many runs at a time; by default one per GPU, or one per CPU core.
+        together: Train all seeds at once in one process, on one device: for a GPU that one seed does not fill.
         device: Where to compute: auto, cpu or cuda.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
@@ -152,7 +154,9 @@ def sweep(
     def tell(seed: int, summary: dict[str, Any]) -> None:
         say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
 
-    result = run_sweep(config, folder, seeds=range(seeds), root=root, device=device, workers=workers, on_done=tell)
+    result = run_sweep(
+        config, folder, seeds=range(seeds), root=root, device=device, workers=workers, together=together, on_done=tell
+    )
     write_text(folder / "sweep.json", json.dumps(result.summary(), indent=2) + "\n")
     print_sweep(result)
     say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")

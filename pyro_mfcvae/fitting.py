@@ -1,6 +1,7 @@
 """The main job: from a configuration to a finished run folder."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,9 +13,11 @@ from pyro_mfcvae.checkpoints import load_training, save_pair, save_training
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import Dataset, load_dataset
 from pyro_mfcvae.devices import change_once, open_fabric
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import Evaluation, evaluate
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
 from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.stacked import RandomState, StackedTraining
 from pyro_mfcvae.supervision import Anchors, choose_anchors
 from pyro_mfcvae.training import EpochRecord, Training, steps_per_epoch
 
@@ -66,10 +69,73 @@ def fit(
     """
     data = data if data is not None else load_dataset(config.data, seed=config.seed)
     fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
+    training = _start(config, run, data, fabric)
+    if fabric.is_global_zero:
+        _write_start(config, run, training)
+    seconds = _train(run, training, monitors if fabric.is_global_zero else ())
+    return _finish(config, run, data, training, seconds)
+
+
+def fit_together(
+    configs: Sequence[Config],
+    runs: Sequence[RunFolder],
+    *,
+    data: Sequence[Dataset],
+    device: str = "auto",
+) -> Iterator[Fit]:
+    """`fit` for configurations that differ in their seed alone, in one process that takes all their steps at once.
+
+    Every run differs from the one that `fit` makes in rounding alone. Each has its checkpoint at every epoch's end:
+    those that were stopped go on, together or alone; those that are behind come first. The seconds of a run are its
+    share.
+
+    Args:
+        configs: what to train.
+        runs: their folders.
+        data: of each.
+        device: as for `open_fabric`; one.
+
+    Raises:
+        InputError: they cannot be trained together, see `StackedTraining`.
+    """
+    if not configs:
+        return
+    if configs[0].supervision.label is not None:
+        raise InputError(
+            "models with known clusters cannot be trained together: leave that out, and every seed trains in a process "
+            "of its own"
+        )
+    fabric = open_fabric(device, precision=configs[0].training.precision)
+    states = [RandomState(fabric.device) for _ in configs]
+    trainings = []
+    for config, run, items, state in zip(configs, runs, data, states, strict=True):
+        with state.in_turn():
+            trainings.append(_start(config, run, items, fabric))
+    stack: StackedTraining | None = None
+    seconds: list[float] = []
+    while (epoch := min(training.epoch for training in trainings)) < trainings[0].num_epochs:
+        behind = [s for s, training in enumerate(trainings) if training.epoch == epoch]
+        if stack is None or len(stack.trainings) < len(behind):
+            stack = StackedTraining([trainings[s] for s in behind], [states[s] for s in behind])
+        seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
+        start = time.perf_counter()
+        records = stack.run_epoch()
+        share = (time.perf_counter() - start) / len(behind)
+        for s, record in zip(behind, records, strict=True):
+            seconds[s] += share
+            with states[s].in_turn():
+                _write_epoch(runs[s], trainings[s], record, seconds[s])
+    seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
+    for config, run, items, training, spent, state in zip(configs, runs, data, trainings, seconds, states, strict=True):
+        with state.in_turn():
+            yield _finish(config, run, items, training, spent)
+
+
+def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
+    """The training, from where the folder's checkpoint stands; nothing is written."""
     pyro.set_rng_seed(config.seed)
-    pair = build_pair(config, data.event_shape)
     training = Training(
-        pair,
+        build_pair(config, data.event_shape),
         data.train.images,
         schedule=build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size)),
         settings=config.training,
@@ -79,10 +145,29 @@ def fit(
     )
     if run.checkpoint_path.is_file():
         load_training(training, run.checkpoint_path)
-    if fabric.is_global_zero:
-        run.write_config(config)
-        run.keep_metrics(training.epoch)
-    seconds = _train(run, training, monitors if fabric.is_global_zero else ())
+    return training
+
+
+def _write_start(config: Config, run: RunFolder, training: Training) -> float:
+    """What a folder holds before any further epoch; returns the seconds spent before a stop."""
+    run.write_config(config)
+    run.keep_metrics(training.epoch)
+    return _seconds_before(run)
+
+
+def _seconds_before(run: RunFolder) -> float:
+    earlier = run.read_metrics()
+    return earlier[-1]["seconds"] if earlier else 0.0
+
+
+def _write_epoch(run: RunFolder, training: Training, record: EpochRecord, seconds: float) -> None:
+    # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
+    run.append_metrics(record, seconds=seconds)
+    save_training(training, run.checkpoint_path)
+
+
+def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, seconds: float) -> Fit:
+    fabric, pair = training.fabric, training.pair
     change_once(fabric, lambda: save_pair(pair, run.model_path), pair)
     evaluation = evaluate(pair, data.test)
     summary = {
@@ -105,8 +190,7 @@ def fit(
 
 def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) -> float:
     """Train to the end; returns the seconds spent, those before a stop included."""
-    earlier = run.read_metrics()
-    before = earlier[-1]["seconds"] if earlier else 0.0
+    before = _seconds_before(run)
     start = time.perf_counter()
 
     def on_step(elbo: float) -> None:
@@ -118,9 +202,7 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
     while training.epoch < training.num_epochs:
         record = training.run_epoch(on_step)
         if training.fabric.is_global_zero:
-            # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
-            run.append_metrics(record, seconds=before + time.perf_counter() - start)
-            save_training(training, run.checkpoint_path)
+            _write_epoch(run, training, record, before + time.perf_counter() - start)
         for monitor in monitors:
             monitor.on_epoch(record)
     return before + time.perf_counter() - start

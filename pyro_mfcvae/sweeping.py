@@ -16,7 +16,7 @@ from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import Evaluation, evaluate
-from pyro_mfcvae.fitting import fit
+from pyro_mfcvae.fitting import fit, fit_together
 from pyro_mfcvae.metrics import ari
 from pyro_mfcvae.runs import RunFolder
 
@@ -68,12 +68,16 @@ def sweep(
     root: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
+    together: bool = False,
     on_done: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Sweep:
     """Fit a configuration with every seed, each in a process and a run folder ``seed-N`` of its own, side by side.
 
     Each is the run that `fit` makes with that seed. A run that is finished is not fitted again, and one that was
     stopped goes on. All are then scored on the same test items, those of the configuration's own seed.
+
+    Together, one process takes the steps of all seeds at once, on one device (see `fit_together`): what fills a
+    fraction of a GPU with one seed fills more of it with ten. The runs differ from those of `fit` in rounding alone.
 
     Args:
         config: what to train.
@@ -82,9 +86,15 @@ def sweep(
         root: folder of the data sets' files, as for `load_dataset`.
         device: as for `fit`.
         workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
+        together: train all in this process, at once.
         on_done: is told of every run that is ready, with its seed and summary.
     """
     data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
+    if together:
+        if workers is not None:
+            raise InputError("seeds that train together take one process: give either workers or together")
+        _fit_together(config, folder, seeds, root, device, on_done)
+        return compare(folder, seeds=seeds, data=data)
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
@@ -136,11 +146,38 @@ def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArra
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
-    run = RunFolder(path)
-    if run.config_path.is_file() and run.read_config() != config:
-        raise InputError(f"{path} holds a run of another configuration: choose another folder, or remove it")
+    run = _run_of(config, path)
     if run.summary_path.is_file():
         return run.read_summary()
     torch.set_num_threads(threads)
     data = load_dataset(config.data, root=root, seed=config.seed)
     return fit(config, run, data=data, device=device).summary
+
+
+def _fit_together(
+    config: Config,
+    folder: Path,
+    seeds: Sequence[int],
+    root: Path | None,
+    device: str,
+    on_done: Callable[[int, dict[str, Any]], None] | None,
+) -> None:
+    configs, runs = [], []
+    for seed in seeds:
+        run = _run_of(replace(config, seed=seed), folder / f"seed-{seed}")
+        if not run.summary_path.is_file():
+            configs.append(replace(config, seed=seed))
+            runs.append(run)
+        elif on_done is not None:
+            on_done(seed, run.read_summary())
+    data = [load_dataset(c.data, root=root, seed=c.seed) for c in configs]
+    for done in fit_together(configs, runs, data=data, device=device):
+        if on_done is not None:
+            on_done(done.summary["seed"], done.summary)
+
+
+def _run_of(config: Config, path: Path) -> RunFolder:
+    run = RunFolder(path)
+    if run.config_path.is_file() and run.read_config() != config:
+        raise InputError(f"{path} holds a run of another configuration: choose another folder, or remove it")
+    return run

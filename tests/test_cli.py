@@ -208,8 +208,9 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monke
     assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
 
 
-def test_sweep_compares_seeds(mfcvae: Run) -> None:
-    code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", "--set", *TINY)
+@pytest.mark.parametrize("how", [(), ("--together",)])
+def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
+    code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", *how, "--set", *TINY)
     assert (code, err) == (0, "")
     folder = Path("runs/data-sweep-1")
     assert names(folder) == {"seed-0", "seed-1", "sweep.json"}

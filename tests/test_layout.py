@@ -16,7 +16,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 # From top to bottom: a module imports from its own layer and from those below it.
 LAYERS = (
     {"cli", "cli_images", "cli_checks", "terminal", "report", "explorer", "estimator"},
-    {"training", "supervision", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors"}
+    {"training", "stacked", "supervision", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors"}
     | {"plots", "compositions", "runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
     | {"compilation", "devices", "batches", "mapped_files"}
     | {"predictive_checks", "guide_quality", "calibration", "simulation_ranks", "aggregate_posterior"}

@@ -11,7 +11,9 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.fitting import fit
 from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.settings import override
+from pyro_mfcvae.stacked import StackedTraining
 from pyro_mfcvae.sweeping import compare, facet_agreement, sweep
+from pyro_mfcvae.training import EpochRecord
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,71 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
     assert np.isnan(again.stability()).all()
     with pytest.raises(InputError, match=r"seed-2 holds a run of another configuration: choose another folder"):
         sweep(override(config, ["training.batch_size=10"]), tmp_path / "many", seeds=[2], device="cpu")
+
+
+def test_runs_that_train_together_are_those_of_fit(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they were stopped, one went on alone, and the others catch up with it."""
+    torch.set_default_dtype(torch.float64)
+    config = override(config, ["training.epochs=[2, 2]", "training.refit_steps=[2]"])
+    for seed in (2, 5, 7):
+        fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
+    done: list[int] = []
+
+    def run() -> None:
+        sweep(
+            config,
+            tmp_path,
+            seeds=[2, 5, 7],
+            device="cpu",
+            together=True,
+            on_done=lambda seed, summary: done.append(summary["seed"]) or done.append(seed),
+        )
+
+    whole_epoch, epochs = StackedTraining.run_epoch, iter(range(9))
+
+    def stop(self: StackedTraining) -> list[EpochRecord]:
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        return whole_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StackedTraining, "run_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert [len(RunFolder(tmp_path / f"seed-{seed}").read_metrics()) for seed in (2, 5, 7)] == [2, 2, 2]
+    fit(override(config, ["seed=5"]), RunFolder(tmp_path / "seed-5"), device="cpu")
+    (tmp_path / "seed-5" / "summary.json").unlink()  # as if it had been stopped before its scores
+    run()
+    assert done == [2, 2, 5, 5, 7, 7]
+    for seed in (2, 5, 7):
+        one, other = (RunFolder(tmp_path / f"{name}-{seed}") for name in ("alone", "seed"))
+        here, there = load_file(one.model_path), load_file(other.model_path)
+        assert all(torch.allclose(tensor, there[name], rtol=0, atol=1e-9) for name, tensor in here.items())
+        expected, got = one.read_summary(), other.read_summary()
+        assert got["elbo"] == pytest.approx(expected["elbo"], abs=1e-9)
+        assert {key for key in got if got[key] != expected[key]} <= {"elbo", "seconds", "redundancy"}
+        assert [record["epoch"] for record in other.read_metrics()] == [1, 2, 3, 4]
+        assert other.read_config() == one.read_config()
+    before = (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns
+    run()  # all are finished
+    assert (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_what_cannot_train_together_is_refused_before_anything_is_written(tmp_path: Path, config: Config) -> None:
+    for settings, message in {
+        (
+            "supervision.label=side",
+            "supervision.facet=1",
+        ): "models with known clusters cannot be trained together: leave",
+        ("prior.kind=bayesian",): "these models cannot be trained together",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            sweep(override(config, settings), tmp_path / "many", seeds=[0, 1], device="cpu", together=True)
+    with pytest.raises(InputError, match="give either workers or together"):
+        sweep(config, tmp_path / "many", seeds=[0, 1], workers=2, together=True)
+    assert not (tmp_path / "many").exists()
 
 
 def test_a_sweep_adds_up_its_runs(tmp_path: Path, config: Config) -> None:
