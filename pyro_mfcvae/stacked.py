@@ -86,13 +86,15 @@ class StackedTraining:
         self._stack_moments()
         self._draw, self._program = self._batch_objective()
 
-    def run_epoch(self) -> list[EpochRecord]:
-        """Train one more epoch; the record of every training."""
+    def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord]:
+        """Train one more epoch; the record of every training. ``on_step`` is called after every step."""
         with pyro.get_param_store().scope():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
             self._adopt()
             for xs in zip(*batches, strict=True):
                 self._step(torch.stack(xs))
+                if on_step is not None:
+                    on_step()
             self._hand_back_moments()
             return [self._in_turn(s, training.finish_epoch) for s, training in enumerate(self.trainings)]
 
@@ -169,9 +171,8 @@ class StackedTraining:
                 f"these models cannot be trained together ({first_line(error)}): leave that out, and every seed "
                 "trains in a process of its own"
             ) from None
-        if first.compiles:
-            program = compile_whole(program, self._values, self._buffers, *inputs) or program
-        return draw, program
+        compiled = compile_whole(program, self._values, self._buffers, *inputs) if first.compiles else None
+        return draw, program if compiled is None else compiled
 
 
 def _parameters(training: Training) -> dict[str, nn.Parameter]:

@@ -125,6 +125,15 @@ def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.Mo
         assert_equal(training, train_alone(*CONV, seed=seed, epochs=1)[0])
 
 
+@pytest.mark.slow
+def test_a_program_that_torch_compiles_is_that_of_all_models(caplog: pytest.LogCaptureFixture) -> None:
+    together = stack("training.compile=true")
+    together.run_epoch()
+    assert "not compiled" not in caplog.text
+    for seed, training in zip(SEEDS, together.trainings, strict=True):
+        assert_equal(training, train_alone(seed=seed, epochs=1)[0])
+
+
 def test_low_precision_is_that_of_the_networks() -> None:
     torch.set_default_dtype(torch.float32)
     elbos = [[r.elbo for r in stack(f"training.precision={p}").run_epoch()] for p in ("float32", "bf16")]

@@ -1,0 +1,112 @@
+"""What a step of S models that train together costs, beside S steps of models that train alone.
+
+python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10
+python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10 --device cuda
+
+All ways take turns, step by step; medians are reported, of the processor's time on a CPU, whose one thread others may
+disturb, and of the wall clock on a GPU. A step is all that a training does between two batches.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import pyro
+import torch
+import tyro
+from reproduction import RESULTS, machine
+
+from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.devices import open_fabric
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.presets import load_preset
+from pyro_mfcvae.settings import override
+from pyro_mfcvae.stacked import RandomState, StackedTraining
+from pyro_mfcvae.training import Training, steps_per_epoch
+
+SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist-mlp": (1, 28, 28)}
+# A fit would be measured instead of a step.
+SETTINGS = ["training.warmup_steps=0", "training.refit_steps=[]", "training.compile=false", "training.epochs=10000"]
+
+
+def prepare(preset: str, seed: int, device: str) -> tuple[Training, RandomState]:
+    config = override(load_preset(preset), SETTINGS)
+    num = 4 * config.training.batch_size
+    images = torch.rand(num, *SHAPES[preset], generator=torch.Generator().manual_seed(0))
+    pyro.set_rng_seed(seed)
+    training = Training(
+        build_pair(config, SHAPES[preset]),
+        images,
+        schedule=build_schedule(config, steps_per_epoch(num, config.training.batch_size)),
+        settings=config.training,
+        seed=seed,
+        fabric=open_fabric(device),
+    )
+    return training, RandomState(training.fabric.device)
+
+
+def steps_of(run_epoch: Callable[[Callable[[], None]], object], clock: Callable[[], float]) -> Callable[[], float]:
+    """Seconds of an epoch's steps, by the step; what comes before the first and after the last is left out."""
+
+    def measure() -> float:
+        times: list[float] = []
+        run_epoch(lambda: times.append(clock()))
+        return (times[-1] - times[0]) / (len(times) - 1)
+
+    return measure
+
+
+def main(
+    presets: Sequence[Literal["stickfigures", "shapes", "mnist-mlp"]] = ("stickfigures", "shapes"),
+    seeds: Sequence[int] = (1, 5, 10),
+    device: Literal["cpu", "cuda"] = "cpu",
+    rounds: int = 15,
+) -> None:
+    """Measure every combination; results of the same combination on the same machine are replaced.
+
+    Args:
+        presets: Whose networks and batches.
+        seeds: S.
+        device: Where.
+        rounds: Of four steps each.
+    """
+    torch.set_num_threads(1)
+    path = RESULTS / "together.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    for preset in presets:
+        alone, _ = prepare(preset, 0, device)
+        ways = {"alone": steps_of(lambda told, alone=alone: alone.run_epoch(lambda _: told()), clock)}
+        for num in seeds:
+            stack = StackedTraining(*zip(*(prepare(preset, seed, device) for seed in range(num)), strict=True))
+            ways[str(num)] = steps_of(stack.run_epoch, clock)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for round_ in range(rounds + 1):
+            for name, measure in ways.items():
+                taken = measure()
+                if round_:  # the first one fits mixtures, too
+                    times[name].append(1e3 * taken)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        case = {"preset": preset, "device": device, "machine": machine()}
+        rows = [row for row in rows if any(row[key] != value for key, value in case.items())]
+        rows.append({**case, "milliseconds": medians})
+        write_text(path, json.dumps(rows, indent=1) + "\n")
+        single = medians.pop("alone")
+        print(f"{preset}, {device}: a step alone {single:.2f} ms")
+        for name, ms in medians.items():
+            ratio = ms / int(name) / single
+            print(
+                f"  {name:>3} together {ms:9.2f} ms   {ms / int(name):8.2f} a seed   {ratio:5.2f} × alone", flush=True
+            )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
