@@ -6,7 +6,7 @@ The columns of W are orthonormal, so the facets are independent a posteriori and
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -53,18 +53,22 @@ class ExactEncoder(LadderEncoder):
         model: whose posterior.
         spread: what scales are multiplied by, components' distances from the overall mean included; 1 is exact.
         shift: to add, in standard deviations of the posterior; 0 is exact.
+        off: the facets that this is done to; the others are exact.
     """
 
-    def __init__(self, model: MultiFacetModel, *, spread: float = 1.0, shift: float = 0.0) -> None:
+    def __init__(
+        self, model: MultiFacetModel, *, spread: float = 1.0, shift: float = 0.0, off: Collection[int] = (0, 1)
+    ) -> None:
         super().__init__(FACETS, (NUM_PIXELS,))
         self._model = (model,)
-        self.spread, self.shift = spread, shift
+        self.spread, self.shift, self.off = spread, shift, off
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         model = self._model[0]
         projections = (x @ model.decoder.weight).split([f.latent_dim for f in FACETS], -1)
         posteriors: list[dist.TorchDistribution] = []
-        for u, prior in zip(projections, model.priors, strict=True):
+        for j, (u, prior) in enumerate(zip(projections, model.priors, strict=True)):
+            spread, shift = (self.spread, self.shift) if j in self.off else (1.0, 0.0)
             u = u.unsqueeze(-2)  # (N, 1, D)
             marginal = dist.Normal(prior.loc, (prior.scale.square() + NOISE**2).sqrt()).to_event(1)
             logits = prior.log_weights() + marginal.log_prob(u)
@@ -73,8 +77,8 @@ class ExactEncoder(LadderEncoder):
             scale = precision.rsqrt().expand_as(loc)
             exact = PosteriorMixture(dist.Categorical(logits=logits), dist.Normal(loc, scale).to_event(1))
             mean, stddev = exact.mean.unsqueeze(-2), exact.variance.sqrt().unsqueeze(-2)
-            loc = mean + self.spread * (loc - mean) + self.shift * stddev
-            components = dist.Normal(loc, self.spread * scale).to_event(1)
+            loc = mean + spread * (loc - mean) + shift * stddev
+            components = dist.Normal(loc, spread * scale).to_event(1)
             posteriors.append(PosteriorMixture(dist.Categorical(logits=logits), components))
         return posteriors
 
@@ -82,7 +86,13 @@ class ExactEncoder(LadderEncoder):
         yield from ()
 
 
-def linear_pair(*, spread: float = 1.0, shift: float = 0.0, rule: AssignmentRule | None = None) -> MFCVAE:
+def linear_pair(
+    *,
+    spread: float = 1.0,
+    shift: float = 0.0,
+    off: Collection[int] = (0, 1),
+    rule: AssignmentRule | None = None,
+) -> MFCVAE:
     """The pair; q(c | x) is E_q(z|x)[p(c | z)], which is exact where q(z | x) is."""
     priors = [MixturePrior(f) for f in FACETS]
     locs = (torch.tensor([[-2.0, 0.0], [2.0, 0.5], [0.0, 2.5]]), torch.tensor([[-1.5], [1.5]]))
@@ -91,7 +101,7 @@ def linear_pair(*, spread: float = 1.0, shift: float = 0.0, rule: AssignmentRule
     for prior, loc, scale, probs in zip(priors, locs, scales, weights, strict=True):
         prior.set_mixture(loc, torch.diag_embed(scale.square()), probs=probs)
     model = MultiFacetModel(priors, LinearDecoder(), GaussianLikelihood(scale=NOISE))
-    encoder = ExactEncoder(model, spread=spread, shift=shift)
+    encoder = ExactEncoder(model, spread=spread, shift=shift, off=off)
     return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule or VaDEAssignment(num_samples=100)))
 
 

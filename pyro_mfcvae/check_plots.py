@@ -52,20 +52,19 @@ def plot_predictions(data: Any, checks: Sequence[Check]) -> "Figure":
 
 
 def plot_guide(data: Any, checks: Sequence[Check]) -> "Figure":
-    """k-hat of every item, and what q(z | x) gives away of its evidence."""
-    figure, panels = _panels(1, 2)
+    """k-hat of every item, what q(z | x) gives away of its evidence, and k-hat of single facets."""
     log_weights = values(data, "sample_stats", "log_weight").T
-    k_hat = pareto_k(log_weights)
-    axes = panels[0, 0]
-    finite = k_hat[np.isfinite(k_hat)]
-    _histogram(axes, finite, (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0))), colour=COLOURS[0])
-    axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
-    axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
-    _describe(axes, "k-hat of q(z|x)", f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")
+    alone = [check.facet for check in checks if check.name == "k-hat of q(z_j|x)"]
+    figure, panels = _panels(2 if alone else 1, max(2, len(alone)))
+    _k_hat(panels[0, 0], pareto_k(log_weights), "k-hat of q(z|x)")
     axes = panels[0, 1]
     gap = values(data, "log_likelihood", "x") - log_weights.mean(-1)
     _histogram(axes, gap, (min(gap.min(), 0.0), max(np.quantile(gap, 0.995), 0.1)), colour=COLOURS[0])
     _describe(axes, "evidence minus ELBO", f"mean {gap.mean():.2f}", "nats, one per item")
+    for j, axes in zip(alone, panels[-1], strict=False):
+        _k_hat(
+            axes, pareto_k(values(data, "sample_stats", f"log_weight_{j}").T), f"facet {j} alone: k-hat of q(z_{j}|x)"
+        )
     return _finish(figure, panels)
 
 
@@ -187,6 +186,14 @@ def _histogram(
     if inside.size:
         axes.hist(inside, bins=40, range=span, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
     axes.set_yticks([])
+
+
+def _k_hat(axes: "Axes", k_hat: NDArray[Any], title: str) -> None:
+    finite = k_hat[np.isfinite(k_hat)]
+    _histogram(axes, finite, (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0))), colour=COLOURS[0])
+    axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
+    axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
+    _describe(axes, title, f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")
 
 
 def _matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:

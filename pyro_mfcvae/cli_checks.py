@@ -17,6 +17,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
 from pyro_mfcvae.inference_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.parts import find_part
 from pyro_mfcvae.plots import save_figure
 from pyro_mfcvae.posterior_draws import draw_log_weights
 from pyro_mfcvae.runs import RunFolder
@@ -34,6 +35,7 @@ def check(
     draws: int = 64,
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
     sweep: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    statistic: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE.FUNCTION")] = (),
     seed: int = 0,
     root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
 ) -> None:
@@ -48,12 +50,17 @@ def check(
         draws: How many draws of the posterior per item, 30 or more.
         data: Check on another data set's test items, such as data of which it is not known whether they are alike.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
+        statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
+            working folder is searched; give the option once per function.
         seed: Of all draws.
         root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if items < 100:
         raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
     _check_draws(draws)
+    statistics = {path.rpartition(".")[2]: find_part(path) for path in statistic}
+    if len(statistics) < len(statistic):
+        raise InputError(f"expected statistics with different names, got {' '.join(statistic)}")
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     own = load_dataset(config.data, root=root, seed=config.seed)
@@ -68,6 +75,7 @@ def check(
         labels=chosen.labels,
         reference=None if shared else _choose(own.train, _NUM_REFERENCE).images,
         num_samples=draws,
+        statistics=statistics,
         pixels=False,
     )
     others = _other_runs(run, sweep)

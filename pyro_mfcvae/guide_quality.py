@@ -20,7 +20,7 @@ DISTANCE = Threshold(look=0.1, bad=0.25, source="ours: total variation; 64 draws
 
 
 def check_guide(data: Any) -> list[Check]:
-    """k-hat, the gap between evidence and ELBO, and q(c | x) against p(c | x) by importance weights."""
+    """k-hat of all facets together and of each alone, the gap between evidence and ELBO, q(c | x) against p(c | x)."""
     log_weights = values(data, "sample_stats", "log_weight").T
     evidence, elbo = values(data, "log_likelihood", "x"), values(data, "sample_stats", "elbo")
     k_hat = pareto_k(log_weights)
@@ -61,6 +61,23 @@ def check_guide(data: Any) -> list[Check]:
             },
         ),
     ]
+    for j in facets:
+        if f"log_weight_{j}" in data["sample_stats"]:
+            alone = pareto_k(values(data, "sample_stats", f"log_weight_{j}").T)
+            checks.append(
+                Check(
+                    name="k-hat of q(z_j|x)",
+                    asks="Does this facet's q(z_j | x) cover p(z_j | x, the other facets at their means)?",
+                    value=float(np.mean(~(alone <= K_HAT))),
+                    unit="share of items with k-hat > 0.7",
+                    threshold=SHARE,
+                    advice="Of those items this facet's q(z_j | x) is too narrow or misplaced: give it a richer posterior "
+                    "or a wider encoder. Where all facets are good and k-hat of the guide is not, the facets depend on "
+                    "each other a posteriori, or small faults of many dimensions add up.",
+                    facet=j,
+                    details={"median": float(np.median(alone)), "items": len(alone)},
+                )
+            )
     for j in facets if trusted.sum() >= _FEWEST else ():
         here, there = (
             values(data, "sample_stats", f"{name}_{j}")[trusted] for name in ("assignment", "weighted_assignment")

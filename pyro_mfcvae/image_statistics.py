@@ -1,8 +1,11 @@
 """Numbers that sum up an image, for predictive checks: raw pixels say little about whether a model draws the like."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
 
 Statistic = Callable[[Tensor], Tensor]
 """From items (…, *event_shape) to a number each, (…)."""
@@ -20,6 +23,21 @@ def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
         if event_shape[0] == 1:
             chosen["stroke_width"] = stroke_width
     return chosen
+
+
+def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[int]) -> None:
+    """Refuse a statistic that does not give a number per item, or has the name of the items themselves."""
+    items = torch.zeros(2, 3, *event_shape)  # draws of items
+    for name, statistic in statistics.items():
+        if name == "x":
+            raise InputError("a statistic cannot be called 'x', as the items themselves are: give it another name")
+        found = statistic(items)
+        if not isinstance(found, Tensor) or found.shape != (2, 3):
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError(
+                f"the statistic {name!r} must give a number per item: from {tuple(items.shape)} expected a tensor of "
+                f"shape (2, 3), got {what}; reduce the last {len(event_shape)} dimensions only"
+            )
 
 
 def edge_energy(images: Tensor) -> Tensor:

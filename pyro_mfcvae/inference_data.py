@@ -17,12 +17,21 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.files import write_atomically
-from pyro_mfcvae.image_statistics import Statistic, statistics_for
+from pyro_mfcvae.image_statistics import Statistic, check_statistics, statistics_for
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.posterior_draws import Groups, draw_items, draw_log_weights, draw_theta, evidence_of, simulate
+from pyro_mfcvae.posterior_draws import (
+    Groups,
+    draw_facet_log_weights,
+    draw_items,
+    draw_log_weights,
+    draw_theta,
+    evidence_of,
+    simulate,
+)
 
 # Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
 _EQUAL_WEIGHTS = 1e-3
+_FACET_ITEMS = 500  # the first, of which single facets are weighed: that takes a decoding per facet and draw
 MIN_DRAWS = 30  # with fewer, one ArviZ or the other finds too few weights in the tail
 
 
@@ -46,7 +55,9 @@ def to_inference_data(
     log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
                             are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
     sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
-                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights
+                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
+                            of two facets or more log_weight_j (chain, draw, weighed_item), of the first 500 items:
+                            log p(x, z_j | z_-j = means) - log q(z_j | x), see `draw_facet_log_weights`
     prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
     sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
                             log_evidence (of the first eighth); of the prior: weight_j, overlap_j
@@ -54,7 +65,7 @@ def to_inference_data(
     constant_data           the labels (item)
     ======================  ==========================================================================================
 
-    Memory grows with N · S numbers a facet; the networks see batches.
+    Of every item memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
 
     Args:
         pair: put in evaluation mode.
@@ -70,7 +81,7 @@ def to_inference_data(
         An ``arviz.InferenceData``, or from ArviZ 1 on an ``xarray.DataTree``.
 
     Raises:
-        InputError: sizes do not fit, or the draws would not fit into memory.
+        InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
     """
     if num_samples < MIN_DRAWS:
         raise InputError(
@@ -79,9 +90,13 @@ def to_inference_data(
     for name, values in (labels or {}).items():
         if len(values) != len(x):
             raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
+    check_statistics(statistics or {}, pair.model.event_shape)
     pair.eval()
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
     groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    if pair.num_facets > 1:
+        alone = draw_facet_log_weights(pair, x[:_FACET_ITEMS], num_samples=num_samples)
+        groups["sample_stats"] |= alone["sample_stats"]
     groups["posterior"] |= draw_theta(pair, num_samples=num_samples)
     groups |= simulate(
         pair, num=num_simulated, num_weighed=num_simulated // 8, num_samples=num_samples, statistics=chosen

@@ -21,7 +21,7 @@ def make_part(path: str, kind: type | tuple[type, ...], *args: Any, **options: A
     Raises:
         InputError: there is no such thing, it cannot be called like this, or it makes something else.
     """
-    make = _find(path)
+    make = find_part(path)
     try:
         part = make(*args, **options)
     except TypeError as error:
@@ -37,16 +37,28 @@ def make_part(path: str, kind: type | tuple[type, ...], *args: Any, **options: A
     return part
 
 
-def _find(path: str) -> Callable[..., Any]:
+def find_part(path: str) -> Callable[..., Any]:
+    """What an import path names, for a caller that calls it itself; the working folder is searched as well.
+
+    Raises:
+        InputError: there is no such thing, or it cannot be called.
+    """
     module, _, name = path.rpartition(".")
+    if not module or path.startswith("."):
+        raise InputError(f"expected an import path such as my_module.my_function, got {path!r}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return getattr(import_module(module), name)
+        part = getattr(import_module(module), name)
     except ImportError as error:
         raise InputError(
             f"cannot import {module} for {path} ({error}): it must be installed, or lie in {here}"
         ) from error
     except AttributeError as error:
-        raise InputError(f"{module} has no {name}: expected the import path of a class, such as {module}.My") from error
+        raise InputError(
+            f"{module} has no {name}: expected the import path of a class or a function, such as {module}.My"
+        ) from error
+    if not callable(part):
+        raise InputError(f"{path} is a {type(part).__name__}: expected a class or a function")
+    return part

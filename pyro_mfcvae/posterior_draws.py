@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float
 from pyro_mfcvae.image_statistics import Statistic
+from pyro_mfcvae.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
@@ -92,7 +93,7 @@ def draw_items(
         part["sample_stats"]["elbo"] = (("item",), elbo.mean(0))
         return part
 
-    return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="item")
+    return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="item", size=len(x))
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def simulate(
 
     with pyro.get_param_store().scope():
         most = _items_at_a_time(pair)
-        groups = _gather((draw(min(most, num - start)) for start in range(0, num, most)), along="draw")
+        groups = _gather((draw(min(most, num - start)) for start in range(0, num, most)), along="draw", size=num)
     x = torch.from_numpy(groups["prior_predictive"]["x"][1][0, :num_weighed])
     log_evidence = torch.full((1, num), torch.nan)
     log_evidence[0, : len(x)] = evidence_of(draw_log_weights(pair, x, num_samples=num_samples))
@@ -165,6 +166,35 @@ def draw_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Tensor:
     """log p(x, z) - log q(z | x) at S draws for every item of ``x`` (N, *event_shape), in batches: (S, N)."""
     parts = [pair.weigh(images, num_samples=num_samples).log_weights.cpu() for images in _batches(pair, x, num_samples)]
     return torch.cat(parts, 1) if parts else torch.empty(num_samples, 0)
+
+
+@torch.no_grad()
+def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Groups:
+    """How S draws of one facet alone weigh, the others held at their means m_i = E[z_i | x]: (S, N) for every facet j.
+
+        log p(x | z_j, m_-j) + log p(z_j) - log q(z_j | x),   z_j ~ q(z_j | x),   as sample_stats/log_weight_j
+
+    that is log p(z_j | x, z_-j = m_-j) - log q(z_j | x), up to a constant of the item. All are equal where q(z_j | x)
+    is that conditional: what the best q of independent facets is, if the posterior is a normal distribution.
+
+    Args:
+        pair: in evaluation mode.
+        x: (N, *event_shape), N ≥ 1.
+        num_samples: S.
+    """
+
+    def draw(images: Tensor) -> _Part:
+        posteriors = pair.encode(images)
+        means = [posterior.mean.expand(num_samples, -1, -1) for posterior in posteriors]
+        part: _Part = {"sample_stats": {}}
+        for j, posterior in enumerate(posteriors):
+            zs = [*means[:j], posterior.sample((num_samples,)), *means[j + 1 :]]
+            draws = weigh(pair.model, pair.priors, posteriors, zs, images)
+            log_weights = draws.log_likelihood + draws.log_ratios[..., j]
+            part["sample_stats"][f"log_weight_{j}"] = (("draw", "weighed_item"), log_weights)
+        return part
+
+    return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="weighed_item", size=len(x))
 
 
 def evidence_of(log_weights: Tensor) -> Tensor:
@@ -205,18 +235,27 @@ def _batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
                 yield as_float(images).to(pair.model.alpha.device)
 
 
-def _gather(parts: Iterable[_Part], *, along: str) -> Groups:
-    """All batches put together along a dim, on the CPU; what has draws gets a chain, of which there is one."""
-    collected: dict[tuple[str, str], tuple[tuple[str, ...], list[Tensor]]] = {}
-    for part in parts:
-        for group, variables in part.items():
-            for name, (dims, tensor) in variables.items():
-                collected.setdefault((group, name), (dims, []))[1].append(tensor.cpu())
+def _gather(parts: Iterable[_Part], *, along: str, size: int) -> Groups:
+    """All batches put together along a dim, on the CPU; what has draws gets a chain, of which there is one.
+
+    The whole arrays are there from the first batch on, and batches are written into them. Kept one by one until the
+    end, the small results of a batch would lie between the large ones that were freed, and hold on to that memory.
+    """
     groups: Groups = {}
-    for group, name in list(collected):
-        dims, tensors = collected.pop((group, name))  # so that no more than one array is in memory twice
-        array = torch.cat(tensors, dims.index(along)).numpy()
-        if dims[0] == "draw":
-            dims, array = ("chain", *dims), array[None]
-        groups.setdefault(group, {})[name] = (dims, array)
+    start = 0
+    for part in parts:
+        width = 0
+        for group, variables in part.items():
+            there = groups.setdefault(group, {})
+            for name, (dims, tensor) in variables.items():
+                axis = dims.index(along)
+                chain = ("chain",) if dims[0] == "draw" else ()
+                if name not in there:
+                    shape = [size if dim == along else n for dim, n in zip(dims, tensor.shape, strict=True)]
+                    whole = torch.empty(shape, dtype=tensor.dtype).numpy()
+                    there[name] = ((*chain, *dims), whole[None] if chain else whole)
+                width = tensor.shape[axis]
+                target = torch.from_numpy(there[name][1][0] if chain else there[name][1])
+                target.narrow(axis, start, width).copy_(tensor)
+        start += width
     return groups

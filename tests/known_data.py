@@ -11,11 +11,13 @@ from pyro_mfcvae.inference_data import to_inference_data
 
 
 @cache
-def known_data(*, spread: float = 1.0, shift: float = 0.0, seed: int = 0, reference: bool = True) -> Any:
+def known_data(
+    *, spread: float = 1.0, shift: float = 0.0, off: tuple[int, ...] = (0, 1), seed: int = 0, reference: bool = True
+) -> Any:
     """200 items, 64 draws, 4,000 simulated items. Shared by tests: never to be changed."""
     assert torch.get_default_dtype() == torch.float64
     pyro.set_rng_seed(seed)
-    pair = linear_pair(spread=spread, shift=shift)
+    pair = linear_pair(spread=spread, shift=shift, off=off)
     x = draw(pair, 200)
     other = draw(pair, 200) if reference else None
     labels = {"side": torch.arange(200) % 2}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from pyro_mfcvae import Facet
 from pyro_mfcvae.guides import LadderEncoder, MLPLadderEncoder, MonteCarloAssignment
 from pyro_mfcvae.models import BernoulliLikelihood, LadderDecoder, MixturePrior, MLPLadderDecoder
@@ -23,3 +25,11 @@ def my_ladder(facets: Sequence[Facet], event_shape: Sequence[int]) -> tuple[Ladd
     return MLPLadderEncoder(facets, event_shape, rung_dims=[7, 7]), MLPLadderDecoder(
         facets, event_shape, rung_dims=[7, 7]
     )
+
+
+def darkest(images: Tensor) -> Tensor:
+    return images.flatten(-3).min(-1).values
+
+
+def per_channel(images: Tensor) -> Tensor:
+    return images.mean((-1, -2))

@@ -7,7 +7,7 @@ from pyro_mfcvae.check_plots import FIGURES
 from pyro_mfcvae.criticism import criticise
 from pyro_mfcvae.plots import save_figure
 
-PANELS = {"predictions": 4, "guide": 2, "calibration": 4, "ranks": 2, "aggregate": 4, "stability": 3, "evidence": 1}
+PANELS = {"predictions": 4, "guide": 4, "calibration": 4, "ranks": 2, "aggregate": 4, "stability": 3, "evidence": 1}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -3,12 +3,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
 
 from pyro_mfcvae.check_plots import FIGURES
 from pyro_mfcvae.criticism import criticise, to_json
-from pyro_mfcvae.inference_data import load_inference_data
+from pyro_mfcvae.inference_data import load_inference_data, values
 
 pytestmark = pytest.mark.usefixtures("fitted")
 SMALL = ("--items", "100", "--draws", "30")
@@ -45,6 +46,17 @@ def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, witho
     assert re.search(r"^\w+ +overfitting ", out, re.MULTILINE)
 
 
+def test_check_asks_of_statistics_of_the_users_own(mfcvae: Run) -> None:
+    code, out, err = mfcvae("check", "run", "--statistic", "parts_of_a_user.darkest", *SMALL)
+    assert (code, err) == (0, "")
+    assert re.search(r"^\w+ +replicated darkest ", out, re.MULTILINE)
+    data = load_inference_data(Path("run/checks/posterior.nc"))
+    images = values(data, "observed_data", "x")
+    np.testing.assert_array_equal(values(data, "observed_data", "darkest"), images.min((-1, -2, -3)))
+    assert values(data, "posterior_predictive", "darkest").shape == (30, 80)
+    assert "darkest" in data["prior_predictive"].data_vars
+
+
 def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: None) -> None:
     for seed in (0, 1):
         shutil.copytree("run", f"sweep/seed-{seed}")
@@ -77,6 +89,17 @@ def test_compare_ranks_runs(mfcvae: Run) -> None:
         (
             ["check", "run", "--draws", "5"],
             "expected --draws 30 or more, the fewest that k-hat can be found from, got 5",
+        ),
+        (
+            ["check", "run", "--statistic", "parts_of_a_user.per_channel"],
+            "the statistic 'per_channel' must give a number per item: from (2, 3, 1, 6, 6) expected a tensor of shape "
+            "(2, 3), got shape (2, 3, 1); reduce the last 3 dimensions only",
+        ),
+        (["check", "run", "--statistic", "none.of_it"], "cannot import none for none.of_it (No module named 'none')"),
+        (["check", "run", "--statistic", "darkest"], "expected an import path such as my_module.my_function, got"),
+        (
+            ["check", "run", "--statistic", "math.sin", "--statistic", "cmath.sin"],
+            "expected statistics with different names, got math.sin cmath.sin",
         ),
         (["check", "none"], "none is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
         (["compare", "run"], "expected two or more different runs to compare, got run"),

@@ -22,6 +22,20 @@ def test_the_exact_guide_passes() -> None:
 
 
 @pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
+@pytest.mark.parametrize("off", range(2))
+def test_a_facet_that_is_off_is_told_from_one_that_is_exact(guide: dict[str, float], off: int) -> None:
+    """The facets are independent a posteriori, so the exact one has equal weights wherever the other is held."""
+    data = known_data(**guide, off=(off,))  # type: ignore[arg-type]
+    checks = {check.facet: check for check in check_guide(data) if check.name == "k-hat of q(z_j|x)"}
+    assert {j for j, check in checks.items() if check.verdict != "good"} == {off}
+    assert (checks[1 - off].value, checks[1 - off].details["median"]) == (0, 0)
+    assert checks[off].details["items"] == 200
+    log_weights = values(data, "sample_stats", f"log_weight_{1 - off}")
+    np.testing.assert_allclose(log_weights, log_weights[:1].repeat(64, 0), atol=1e-10)
+    assert check_guide(data)[0].verdict != "good"
+
+
+@pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
 def test_guides_that_are_off_are_told(guide: dict[str, float]) -> None:
     checks = by_name(**guide)
     assert checks["k-hat of the guide"].verdict == "bad"

@@ -23,7 +23,12 @@ DIMS = {
     "posterior": {"c_0": "chain draw item", "z_0": "chain draw item z_0_dim", "c_1": "chain draw item"},
     "posterior_predictive": {"mean": "chain draw item", "x": "chain draw item x_dim_0"},
     "log_likelihood": {"x": "chain draw item", "x_reference": "chain draw reference_item"},
-    "sample_stats": {"log_weight": "chain draw item", "elbo": "item", "assignment_0": "item cluster_0"},
+    "sample_stats": {
+        "log_weight": "chain draw item",
+        "log_weight_1": "chain draw weighed_item",
+        "elbo": "item",
+        "assignment_0": "item cluster_0",
+    },
     "prior": {"c_0": "chain draw", "z_1": "chain draw z_1_dim"},
     "prior_predictive": {"x": "chain draw x_dim_0", "contrast": "chain draw"},
     "sample_stats_prior": {"rank_0": "chain draw z_0_dim", "weight_1": "cluster_1", "log_evidence": "chain draw"},
@@ -115,5 +120,11 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
         to_inference_data(pair, x, labels={"side": torch.zeros(4)})
+    with pytest.raises(InputError, match="a statistic cannot be called 'x', as the items themselves are"):
+        to_inference_data(pair, x, statistics={"x": lambda x: x.mean(-1)})
+    with pytest.raises(
+        InputError, match=r"'all' must give a number per item: from \(2, 3, 6\) expected .* got a float"
+    ):
+        to_inference_data(pair, x, statistics={"all": lambda x: x.mean().item()})  # type: ignore[dict-item,return-value]
     with pytest.raises(InputError, match=r"expected the NetCDF file .*none.nc, which is not there"):
         load_inference_data(tmp_path / "none.nc")

@@ -47,8 +47,10 @@ def test_a_part_is_made_with_its_arguments_and_options(module: str) -> None:
             "nowhere.Mine",
             r"cannot import nowhere for nowhere.Mine \(No module named 'nowhere'\): it must be installed, or",
         ),
-        ("of_a_user.Yours", "of_a_user has no Yours: expected the import path of a class"),
-        ("of_a_user.nothing", "of_a_user.nothing cannot be called with 1 arguments and the options none: 'int' object"),
+        ("of_a_user.Yours", "of_a_user has no Yours: expected the import path of a class or a function, such as"),
+        ("of_a_user.nothing", "of_a_user.nothing is a int: expected a class or a function"),
+        ("Mine", "expected an import path such as my_module.my_function, got 'Mine'"),
+        (".Mine", "expected an import path such as my_module.my_function, got '.Mine'"),
         ("of_a_user.both", "of_a_user.both must make a FacetPrior, got tuple: derive it from that class"),
     ],
 )

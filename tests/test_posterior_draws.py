@@ -1,11 +1,14 @@
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import draw, linear_pair
+from linear_gaussian import NOISE, NUM_PIXELS, ExactEncoder, draw, linear_pair
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, InputError
@@ -15,10 +18,19 @@ from pyro_mfcvae.guides import SampleAssignment
 from pyro_mfcvae.inference_data import to_inference_data
 from pyro_mfcvae.models import MultiFacetModel
 from pyro_mfcvae.models.generative import MultiFacetModel as Model
-from pyro_mfcvae.posterior_draws import draw_items, draw_log_weights, draw_theta, evidence_of, overlap, simulate
+from pyro_mfcvae.posterior_draws import (
+    draw_facet_log_weights,
+    draw_items,
+    draw_log_weights,
+    draw_theta,
+    evidence_of,
+    overlap,
+    simulate,
+)
 from pyro_mfcvae.settings import override
 
 Make = Callable[..., tuple[MultiFacetModel, object]]
+MakeX = Callable[[int], Tensor]
 
 
 def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
@@ -42,6 +54,47 @@ def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: C
         drawn = torch.nn.functional.one_hot(torch.from_numpy(groups["posterior"][f"c_{j}"][1][0]).long(), 3 + j)
         # Mean of 40 draws of 50 items, each against its own probability: standard error below 0.012.
         torch.testing.assert_close(drawn.double().mean((0, 1)), q_c.mean(0), atol=0.05, rtol=0)
+
+
+def test_a_facets_weights_are_those_of_its_draws_beside_the_others_means(make_pair: Make, make_x: MakeX) -> None:
+    pair, x = MFCVAE(*make_pair(3)), make_x(12)
+    pyro.set_rng_seed(1)
+    stats = draw_facet_log_weights(pair, x, num_samples=30)["sample_stats"]
+    pyro.set_rng_seed(1)
+    posteriors = pair.encode(x)
+    for j, (q, prior) in enumerate(zip(posteriors, pair.model.priors, strict=True)):
+        z = q.sample((30,))
+        zs = [z if i == j else other.mean for i, other in enumerate(posteriors)]
+        prior_density = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
+        expected = pair.model.log_likelihood(zs, x) + prior_density - q.log_prob(z)
+        dims, log_weights = stats[f"log_weight_{j}"]
+        assert dims == ("chain", "draw", "weighed_item")
+        np.testing.assert_allclose(log_weights[0], expected.detach(), atol=1e-10)
+
+
+def test_the_best_independent_facets_of_a_normal_posterior_have_equal_weights() -> None:
+    """x = W z + noise, z ~ N(0, I): p(z | x) = N(P⁻¹ Wᵀ x / sigma², P⁻¹) with P = I + Wᵀ W / sigma². The best q of
+    independent facets has its mean, and the blocks of P as precisions (Bishop 2006, equation 10.13)."""
+    pair = linear_pair()
+    for prior in pair.model.priors:
+        num, dim = prior.facet.num_clusters, prior.facet.latent_dim
+        prior.set_mixture(torch.zeros(num, dim), torch.eye(dim).expand(num, dim, dim), probs=torch.ones(num) / num)
+    W = pair.model.decoder.weight.copy_(torch.randn(NUM_PIXELS, 3))
+    P = torch.eye(3) + W.T @ W / NOISE**2
+
+    class Best(ExactEncoder):
+        def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+            locs = torch.linalg.solve(P, (x @ W / NOISE**2).T).T.split([2, 1], -1)
+            blocks = (P[:2, :2], P[2:, 2:])
+            return [dist.MultivariateNormal(m, precision_matrix=b) for m, b in zip(locs, blocks, strict=True)]
+
+    pair.guide.encoder = Best(pair.model)
+    x = draw(pair, 20)
+    stats = draw_facet_log_weights(pair, x, num_samples=50)["sample_stats"]
+    for j in range(2):
+        log_weights = stats[f"log_weight_{j}"][1][0]
+        np.testing.assert_allclose(log_weights, log_weights[:1].repeat(50, 0), atol=1e-10)
+    assert draw_log_weights(pair, x, num_samples=50).std(0).min() > 0.1  # which the facets together have not
 
 
 def test_the_sample_rule_gives_the_collapsed_bound(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
@@ -141,3 +194,26 @@ def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Call
     data = to_inference_data(pair, make_x(4), num_samples=30, num_simulated=16)
     assert data["posterior"]["loc_0"].shape == (1, 30, 3, 2)
     assert draw_theta(build_pair(Config(data="none"), (1, 2, 3)), num_samples=3) == {}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pixels_of_the_draws() -> None:
+    """Twice as many items of 12 kB, which replicated would be 360 MB more. Items, draws and statistics are 14 kB each;
+    allocators and caches make some MiB of noise."""
+    program = """
+import resource, torch
+from pyro_mfcvae.build import build_pair
+from pyro_mfcvae.image_statistics import statistics_for
+from pyro_mfcvae.posterior_draws import draw_items
+from pyro_mfcvae.presets import load_preset
+
+shape = (3, 32, 32)
+pair = build_pair(load_preset("shapes"), shape).eval()
+x = torch.randint(256, (1500, *shape), dtype=torch.uint8)
+for num in (100, 500, 1500):
+    draw_items(pair, x[:num], num_samples=30, statistics=statistics_for(shape), pixels=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    _, few, many = map(float, found.stdout.split())
+    assert many - few < 100

@@ -1,0 +1,73 @@
+"""Time and memory of `mfcvae check` on runs that are there.
+
+    mfcvae fit shapes --out runs/shapes
+    python benchmarks/check_cost.py runs/shapes --items 2000
+    python benchmarks/check_cost.py runs/shapes --items 20000
+
+The command runs as a process of its own; its figures are the system's. For a run of `shapes` test images beyond those
+of the data set are drawn anew.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from reproduction import RESULTS, machine
+
+from pyro_mfcvae.datasets import load_dataset
+from pyro_mfcvae.files import write_text
+from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.shapes import draw_shapes
+
+
+def write_shapes(path: Path, num_items: int) -> None:
+    images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run's own images have
+    arrays = {name: array.numpy() for name, array in ({"images": images} | labels).items()}
+    np.savez(
+        path, **{name: array[:100] for name, array in arrays.items()}, **{f"test_{n}": a for n, a in arrays.items()}
+    )
+
+
+def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threads: int = 1) -> None:
+    """Measure one check, and add it to results/check_cost.json.
+
+    Args:
+        run: The run's folder.
+        items: How many test items to check.
+        threads: Of the computation; with 2 on 2 cores it takes two thirds of the time where nothing else runs.
+    """
+    config = RunFolder.open(run).read_config()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pyro_mfcvae", "check", str(run), "--items", str(items)]
+        if len(load_dataset(config.data, seed=config.seed).test) < items:
+            if config.data != "shapes":
+                sys.exit(f"{config.data} has fewer than {items} test items")
+            write_shapes(Path(folder) / "more.npz", items)
+            command += ["--data", str(Path(folder) / "more.npz")]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    path = RESULTS / "check_cost.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results[f"{config.data}, {items} items, {threads} threads"] = {
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_gibibytes": round(used.ru_maxrss / 2**20, 2),
+        "netcdf_mebibytes": round((run / "checks" / "posterior.nc").stat().st_size / 2**20, 1),
+    }
+    write_text(path, json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
