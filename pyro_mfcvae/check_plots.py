@@ -45,7 +45,8 @@ def plot_predictions(data: Any, checks: Sequence[Check]) -> "Figure":
                 label=check.name.removeprefix("replicated "),
             )
         axes.axhline(0, color=FAINT, linewidth=1)
-        axes.set_yscale("symlog", linthresh=0.5)
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.margins(y=0.1)
         _describe(axes, f"facet {j}, by cluster", "standard deviations off", "cluster")
         axes.legend(frameon=False, fontsize=TEXT_SIZE)
     return _finish(figure, panels)

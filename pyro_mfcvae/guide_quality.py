@@ -71,9 +71,9 @@ def check_guide(data: Any) -> list[Check]:
                     value=float(np.mean(~(alone <= K_HAT))),
                     unit="share of items with k-hat > 0.7",
                     threshold=SHARE,
-                    advice="Of those items this facet's q(z_j | x) is too narrow or misplaced: give it a richer posterior "
-                    "or a wider encoder. Where all facets are good and k-hat of the guide is not, the facets depend on "
-                    "each other a posteriori, or small faults of many dimensions add up.",
+                    advice="Of those items this facet's q(z_j | x) is too narrow or misplaced: give it a richer "
+                    "posterior or a wider encoder. Where all facets are good and k-hat of the guide is not, the facets "
+                    "depend on each other a posteriori, or small faults of many dimensions add up.",
                     facet=j,
                     details={"median": float(np.median(alone)), "items": len(alone)},
                 )

@@ -2,6 +2,8 @@
 
 ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
 Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
+
+Only drawing needs torch: what was saved is read, checked and shown without it.
 """
 
 from collections.abc import Mapping
@@ -9,41 +11,36 @@ from importlib import import_module  # imported by name, ArviZ counts as untyped
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.files import write_atomically
-from pyro_mfcvae.image_statistics import Statistic, check_statistics, statistics_for
-from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.posterior_draws import (
-    Groups,
-    draw_facet_log_weights,
-    draw_items,
-    draw_log_weights,
-    draw_theta,
-    evidence_of,
-    simulate,
-)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_mfcvae.image_statistics import Statistic
+    from pyro_mfcvae.mfcvae import MFCVAE
+    from pyro_mfcvae.posterior_draws import Groups
 
 # Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
 _EQUAL_WEIGHTS = 1e-3
-_FACET_ITEMS = 500  # the first, of which single facets are weighed: that takes a decoding per facet and draw
+_FACET_ITEMS = 250  # the first, of which single facets are weighed: that takes a decoding per facet and draw
 MIN_DRAWS = 30  # with fewer, one ArviZ or the other finds too few weights in the tail
 
 
 def to_inference_data(
-    pair: MFCVAE,
-    x: Tensor,
+    pair: "MFCVAE",
+    x: "Tensor",
     *,
-    labels: Mapping[str, Tensor] | None = None,
-    reference: Tensor | None = None,
+    labels: "Mapping[str, Tensor] | None" = None,
+    reference: "Tensor | None" = None,
     num_samples: int = 64,
     num_simulated: int = 2000,
-    statistics: Mapping[str, Statistic] | None = None,
+    statistics: "Mapping[str, Statistic] | None" = None,
     pixels: bool = True,
 ) -> Any:
     """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
@@ -56,7 +53,7 @@ def to_inference_data(
                             are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
     sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
                             weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
-                            of two facets or more log_weight_j (chain, draw, weighed_item), of the first 500 items:
+                            of two facets or more log_weight_j (chain, draw, weighed_item), of the first 250 items:
                             log p(x, z_j | z_-j = means) - log q(z_j | x), see `draw_facet_log_weights`
     prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
     sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
@@ -83,6 +80,16 @@ def to_inference_data(
     Raises:
         InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
     """
+    from pyro_mfcvae.image_statistics import check_statistics, statistics_for
+    from pyro_mfcvae.posterior_draws import (
+        draw_facet_log_weights,
+        draw_items,
+        draw_log_weights,
+        draw_theta,
+        evidence_of,
+        simulate,
+    )
+
     if num_samples < MIN_DRAWS:
         raise InputError(
             f"num_samples must be ≥ {MIN_DRAWS}, the fewest that k-hat can be found from, got {num_samples}"
@@ -109,7 +116,7 @@ def to_inference_data(
     return to_arviz(groups)
 
 
-def to_arviz(groups: Groups) -> Any:
+def to_arviz(groups: "Groups") -> Any:
     """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
     import xarray
 
@@ -149,6 +156,44 @@ def load_inference_data(path: Path) -> Any:
         return arviz.from_netcdf(str(path), engine="h5netcdf").load()
     with xarray.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
+
+
+def to_elpd(data: Any) -> Any:
+    """Evidence and k-hat of every item as ``arviz.loo`` gives them, for ``arviz.plot_khat`` and ``arviz.compare``.
+
+    The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: nothing is
+    left out, the effective number of parameters is 0. ArviZ's sums are over items, where `Comparison` has means.
+
+    Returns:
+        An ``arviz.ELPDData``, or from ArviZ 1.3 on the class of it that is for ``loo``.
+    """
+    import xarray
+
+    arviz = import_module("arviz")
+    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x")
+    num_items, num_samples = log_weights.shape
+    good_k = min(1 - 1 / np.log10(num_samples), 0.7)  # Vehtari et al. 2024, section 3.2.4
+    k_hat = pareto_k(log_weights)
+    elpd, se = float(evidence.sum()), float((num_items * evidence.var()) ** 0.5)
+    items = {"item": np.arange(num_items)}
+    record: dict[str, Any] = {
+        "elpd_loo": elpd,
+        "se": se,
+        "p_loo": 0.0,
+        "n_samples": num_samples,
+        "n_data_points": num_items,
+        "warning": bool((k_hat > good_k).any()),
+        "loo_i": xarray.DataArray(evidence, items, ("item",), name="loo_i"),
+        "pareto_k": xarray.DataArray(k_hat, items, ("item",), name="pareto_k"),
+        "scale": "log",
+        "good_k": good_k,
+    }
+    if not _takes_nested_groups(arviz):
+        return arviz.ELPDData(data=list(record.values()), index=list(record))
+    make = getattr(arviz, "ELPDDataLOO", arviz.ELPDData)
+    renamed = {"elpd_loo": "elpd", "p_loo": "p", "loo_i": "elpd_i"}
+    kind = {"kind": "loo"} if "kind" in signature(make).parameters else {}
+    return make(**kind, **{renamed.get(name, name): value for name, value in record.items()})
 
 
 def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], NDArray[Any]]) -> None:

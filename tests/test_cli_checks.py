@@ -1,8 +1,12 @@
 import json
 import re
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
@@ -69,6 +73,26 @@ def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: Non
         2,
         "mfcvae: expected finished runs seed-0, seed-1 … in empty, but there are none besides run\n",
     )
+
+
+def test_the_page_of_the_docs_works_as_it_stands(
+    mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "checks.md").read_text()
+    verdicts, in_arviz, statistics = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"^    mfcvae (check .*my_statistics.*)$", page, re.MULTILINE)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("my_statistics.py").write_text(statistics)
+    for name in ("shapes-1", "shapes-2"):
+        shutil.copytree("run", f"runs/{name}")
+        assert mfcvae(*command.replace("shapes-1", name).split(), *SMALL)[::2] == (0, "")
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ArviZ's own
+        exec(verdicts + in_arviz, {})
+        matplotlib.pyplot.close("all")
+    out = capsys.readouterr().out
+    assert "replicated top_heaviness None" in out  # the verdicts
+    assert "elpd_diff" in out and "z_0[0, 1]" in out
 
 
 def test_compare_ranks_runs(mfcvae: Run) -> None:

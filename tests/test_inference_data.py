@@ -1,5 +1,9 @@
+import warnings
 from pathlib import Path
 
+import arviz
+import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from known_data import known_data
 from linear_gaussian import draw, exact_log_evidence, linear_pair
 
 from pyro_mfcvae import InputError
+from pyro_mfcvae.comparison import compare_evidence
 from pyro_mfcvae.inference_data import (
     assigned_clusters,
     attach,
@@ -15,6 +20,7 @@ from pyro_mfcvae.inference_data import (
     pareto_k,
     save_inference_data,
     to_arviz,
+    to_elpd,
     to_inference_data,
     values,
 )
@@ -90,6 +96,37 @@ def test_images_have_channels_rows_and_columns() -> None:
     x = np.zeros((1, 2, 3, 1, 4, 5))
     groups = {"posterior_predictive": {"x": (("chain", "draw", "item", "channel", "height", "width"), x)}}
     assert to_arviz(groups)["posterior_predictive"]["x"].sizes["width"] == 5
+
+
+def test_arviz_draws_our_k_hat_and_compares_our_evidence() -> None:
+    good, broken = known_data(), known_data(shift=1.0)
+    elpd = to_elpd(broken)
+    np.testing.assert_array_equal(elpd.pareto_k, pareto_k(values(broken, "sample_stats", "log_weight").T))
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ArviZ's own
+        arviz.plot_khat(elpd)
+        table = arviz.compare({"broken": elpd, "good": to_elpd(good)})
+        arviz.plot_compare(table)
+        matplotlib.pyplot.close("all")
+    assert list(table.index) == ["good", "broken"]
+    weights = {name: values(d, "sample_stats", "log_weight") for name, d in (("good", good), ("broken", broken))}
+    rows = compare_evidence(weights)
+    # Theirs are sums over 200 items, and 1.x rounds them to the digits that their errors leave.
+    column = "elpd" if "elpd" in table else "elpd_loo"
+    assert float(table[column]["broken"]) == pytest.approx(200 * rows[1].evidence, rel=0.01)
+    assert abs(float(table["elpd_diff"]["broken"])) == pytest.approx(200 * rows[1].difference, rel=0.1)
+    assert float(table["dse"]["broken"]) == pytest.approx(200 * rows[1].difference_standard_error, rel=0.1)
+
+
+def test_arvizs_own_checks_and_tables_take_our_groups() -> None:
+    data = known_data()
+    table = arviz.summary(data, var_names=["z_0"], coords={"item": [0]}, kind="stats")
+    assert list(table.index) == ["z_0[0, 0]", "z_0[0, 1]"]
+    plot = arviz.plot_ppc_dist if hasattr(arviz, "plot_ppc_dist") else arviz.plot_bpv
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plot(data, var_names=["contrast"])
+        matplotlib.pyplot.close("all")
 
 
 def test_pareto_k_is_that_of_the_right_tail() -> None:

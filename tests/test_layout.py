@@ -40,6 +40,7 @@ TESTS_OF_THE_WHOLE = {
     "interoperability",
     "examples",
     "benchmarks",
+    "arviz_versions",
 }
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "torchvision"}
 
