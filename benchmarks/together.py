@@ -3,8 +3,9 @@
 python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10
 python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10 --device cuda
 
-All ways take turns, step by step; medians are reported, of the processor's time on a CPU, whose one thread others may
-disturb, and of the wall clock on a GPU. A step is all that a training does between two batches.
+All ways take turns, an epoch of four steps each; medians over the turns are reported, of the processor's time on a CPU,
+whose one thread others may disturb, and of the wall clock on a GPU. A step is all that a training does between two
+batches.
 """
 
 import json
