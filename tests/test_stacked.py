@@ -93,7 +93,9 @@ slow = pytest.mark.slow
             id="rule of a draw",
             marks=slow,
         ),
-        pytest.param(["assignment.rule=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own"),
+        pytest.param(
+            ["assignment.rule=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
+        ),
         pytest.param(
             ["assignment.rule=amortized", "likelihood.kind=gaussian", "likelihood.learn_scale=true"],
             id="amortised",
@@ -134,6 +136,7 @@ def test_a_program_that_torch_compiles_is_that_of_all_models(caplog: pytest.LogC
         assert_equal(training, train_alone(seed=seed, epochs=1)[0])
 
 
+@pytest.mark.slow
 def test_low_precision_is_that_of_the_networks() -> None:
     torch.set_default_dtype(torch.float32)
     elbos = [[r.elbo for r in stack(f"training.precision={p}").run_epoch()] for p in ("float32", "bf16")]
