@@ -22,7 +22,7 @@ from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.criticism import criticise
 from pyro_mfcvae.datasets import as_float, load_dataset
 from pyro_mfcvae.files import write_text
-from pyro_mfcvae.guides import AnalyticAssignment, VaDEAssignment
+from pyro_mfcvae.guides import AnalyticAssignment, AssignmentRule, MonteCarloAssignment, VaDEAssignment
 from pyro_mfcvae.inference_data import to_inference_data, values
 from pyro_mfcvae.runs import RunFolder
 
@@ -66,10 +66,12 @@ def one(seed: int, guide: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def rules(pair: MFCVAE, x: torch.Tensor, *, seed: int = 0, num_simulated: int = 4000) -> dict[str, Any]:
+def rules(
+    pair: MFCVAE, x: torch.Tensor, analytic: AssignmentRule, *, seed: int = 0, num_simulated: int = 4000
+) -> dict[str, Any]:
     """Calibration, ELBO and evidence with each rule; the guide's q(z | x) is the same."""
     found = {}
-    for name, rule in (("analytic", AnalyticAssignment()), ("vade", VaDEAssignment(num_samples=100))):
+    for name, rule in (("analytic", analytic), ("vade", VaDEAssignment(num_samples=100))):
         pyro.set_rng_seed(seed)
         pair.guide.assignment = rule
         data = to_inference_data(pair, x, num_samples=64, num_simulated=num_simulated, pixels=False)
@@ -117,14 +119,15 @@ def main(run: Path | None = None, seeds: int = 20, items: int = 1000) -> None:
     pyro.set_rng_seed(0)
     pair = linear_pair()
     print("rules on the known mixture, exact q(z|x)")
-    result["rules_known"] = rules(pair, draw(pair, 2000), num_simulated=20_000)
+    # q(z | x) is a mixture here, and the analytic rule's expectation has no closed form.
+    result["rules_known"] = rules(pair, draw(pair, 2000), MonteCarloAssignment(num_samples=100), num_simulated=20_000)
     if run is not None:
         folder = RunFolder.open(run)
         config = folder.read_config()
         dataset = load_dataset(config.data, seed=config.seed)
         print(f"rules on a run of {config.data}, seed {config.seed}")
         result["rules_fit"] = {"data": config.data, "seed": config.seed, "data_fingerprint": dataset.fingerprint()}
-        result["rules_fit"] |= rules(folder.load_pair(), as_float(dataset.test.images[:items]))
+        result["rules_fit"] |= rules(folder.load_pair(), as_float(dataset.test.images[:items]), AnalyticAssignment())
     write_text(RESULTS / "criticism.json", json.dumps(result, indent=1) + "\n")
 
 

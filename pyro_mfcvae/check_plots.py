@@ -48,7 +48,8 @@ def plot_predictions(data: Any, checks: Sequence[Check]) -> "Figure":
         axes.set_yscale("symlog", linthresh=1.0)
         axes.margins(y=0.1)
         _describe(axes, f"facet {j}, by cluster", "standard deviations off", "cluster")
-        axes.legend(frameon=False, fontsize=TEXT_SIZE)
+    lines = panels[1, 0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster
+    figure.legend(*lines, loc="outside lower center", ncols=min(len(found), 6), frameon=False, fontsize=TEXT_SIZE)
     return _finish(figure, panels)
 
 
@@ -61,7 +62,7 @@ def plot_guide(data: Any, checks: Sequence[Check]) -> "Figure":
     axes = panels[0, 1]
     gap = values(data, "log_likelihood", "x") - log_weights.mean(-1)
     _histogram(axes, gap, (min(gap.min(), 0.0), max(np.quantile(gap, 0.995), 0.1)), colour=COLOURS[0])
-    _describe(axes, "evidence minus ELBO", f"mean {gap.mean():.2f}", "nats, one per item")
+    _describe(axes, "evidence minus ELBO", f"mean {gap.mean():z.2f}", "nats, one per item")
     for j, axes in zip(alone, panels[-1], strict=False):
         _k_hat(
             axes, pareto_k(values(data, "sample_stats", f"log_weight_{j}").T), f"facet {j} alone: k-hat of q(z_{j}|x)"
