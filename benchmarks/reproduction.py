@@ -4,7 +4,8 @@
     python benchmarks/reproduction.py mnist-paper --seeds 0 1 2 3 4 5 6 7 8 9
     python benchmarks/reproduction.py shapes3d-floor --data rendered3d-floor
 
-The result goes to benchmarks/results/NAME.json, with machine, data and seconds. Accuracy is by majority label.
+The result goes to benchmarks/results/NAME.json after every seed, with machine, data and seconds. Accuracy is by
+majority label.
 """
 
 import json
@@ -86,6 +87,15 @@ def best(scores: FacetScores) -> dict[str, dict[str, float]]:
     return result
 
 
+def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Per label: mean and standard deviation of the accuracy; of one seed there is none."""
+    result = {}
+    for label in runs[0]["labels"]:
+        values = np.array([run["labels"][label]["accuracy"] for run in runs])
+        result[label] = {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
+    return result
+
+
 def main(
     preset: Annotated[str, tyro.conf.Positional],
     /,
@@ -107,6 +117,7 @@ def main(
     """
     base = override(load_preset(preset), set)
     base = replace(base, data=data or base.data)
+    name = name or "-".join([preset, *([data] if data else [])])
     runs = []
     for seed in seeds:
         config = replace(base, seed=seed)
@@ -115,7 +126,7 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             result = fit(config, RunFolder(Path(folder)), data=dataset, monitors=(monitor,) if curve else ())
         labels = best(result.evaluation.scores)
-        record = {
+        run = {
             "seed": seed,
             "labels": labels,
             "clusters_in_use": result.evaluation.scores.clusters_in_use.tolist(),
@@ -124,31 +135,27 @@ def main(
             "seconds": result.summary["seconds"],
         }
         if curve:
-            record["curve"] = monitor.curve
-        runs.append(record)
+            run["curve"] = monitor.curve
+        runs.append(run)
         text = ", ".join(
             f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, others {r['nmi_elsewhere']:.2f})"
             for label, r in labels.items()
         )
-        print(f"seed {seed}: {text}; clusters {record['clusters_in_use']}; {record['seconds']:.0f} s", flush=True)
-    mean = {}
-    for label in runs[0]["labels"]:
-        values = np.array([run["labels"][label]["accuracy"] for run in runs])
-        mean[label] = {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
+        print(f"seed {seed}: {text}; clusters {run['clusters_in_use']}; {run['seconds']:.0f} s", flush=True)
+        record = {
+            "preset": preset,
+            "set": list(set),
+            "data": dataset.name,
+            "data_fingerprint": dataset.fingerprint(),
+            "machine": machine(),
+            "accuracy": over_seeds(runs),
+            "runs": runs,
+        }
+        write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    for label, accuracy in record["accuracy"].items():
         paper = PAPER.get(base.data, {}).get(label)
         beside = f"   (paper: {paper[0]:.4f} ± {paper[1]:.4f})" if paper else ""
-        print(f"{label}: {values.mean():.4f} ± {mean[label]['std'] or 0:.4f}{beside}")
-    record = {
-        "preset": preset,
-        "set": list(set),
-        "data": dataset.name,
-        "data_fingerprint": dataset.fingerprint(),
-        "machine": machine(),
-        "accuracy": mean,
-        "runs": runs,
-    }
-    name = name or "-".join([preset, *([data] if data else [])])
-    write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        print(f"{label}: {accuracy['mean']:.4f} ± {accuracy['std'] or 0:.4f}{beside}")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def test_the_other_arviz_reads_our_file_and_comes_to_the_same_verdicts(tmp_path:
     for mine, other in zip(ours, theirs, strict=True):
         for key in ("name", "facet", "verdict"):
             assert mine[key] == other[key], mine["name"]
-        # Of 64 draws 0.23 smooths 13 for the tail and 1.x 12: k-hat differs by hundredths, and so passes 0.7 or not, and
-        # so do the smoothed weights.
+        # Of 64 draws 0.23 smooths 13 for the tail and 1.x 12: k-hat differs by hundredths, and so passes 0.7 or not,
+        # and so do the smoothed weights.
         smoothed = "k-hat" in mine["name"] or mine["name"] == "q(c|x) against p(c|x)"
         assert mine["value"] == pytest.approx(other["value"], rel=1e-6, abs=0.06 if smoothed else 1e-9), mine["name"]
     back = load_inference_data(tmp_path / "there.nc")
