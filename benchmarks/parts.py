@@ -47,6 +47,9 @@ VARIANTS: dict[str, tuple[list[str], ELBO | None]] = {
     "likelihood=bernoulli": (["likelihood=bernoulli"], None),
     "likelihood=continuous_bernoulli": (["likelihood=continuous_bernoulli"], None),
     "likelihood=discretized_logistic": (["likelihood=discretized_logistic"], None),
+    # Images are no counts, but their cost is that of counts: nothing looks at the values.
+    "PoissonLikelihood": (["likelihood=pyro_mfcvae.models.PoissonLikelihood"], None),
+    "NegativeBinomialLikelihood": (["likelihood=pyro_mfcvae.models.NegativeBinomialLikelihood"], None),
     "likelihood.missing=true": (["likelihood.missing=true"], None),
     "assignment=monte_carlo (16)": (["assignment=monte_carlo"], None),
     "assignment=sample": (["assignment=sample"], None),
