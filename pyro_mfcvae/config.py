@@ -10,6 +10,7 @@ from pyro_mfcvae.errors import InputError
 Count = Annotated[int, Field(ge=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
+PerStage = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 Options = dict[str, Any]
 
 _strict = ConfigDict(extra="forbid")
@@ -157,7 +158,7 @@ class TrainingConfig:
         kl_fade_in_steps: over which beta does, one number per stage; see `ProgressiveSchedule`.
         kl_delay_steps: after which beta starts to, one number per stage.
         fade: shape of both.
-        warmup_steps: from the start of a facet's stage to the first fit of its mixture.
+        warmup_steps: from the start of a facet's stage to the first fit of its mixture; for each stage, or for all.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
         fit_items: how many items a mixture is fitted to.
         fit_to: draws of their q(z | x), or its means.
@@ -175,9 +176,9 @@ class TrainingConfig:
     final_learning_rate: Positive | None = None
     fade_in_steps: Count = 1
     kl_fade_in_steps: PerFacet | None = None
-    kl_delay_steps: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    kl_delay_steps: PerStage | None = None
     fade: Literal["linear", "cosine"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 0
+    warmup_steps: PerStage | Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
     fit_items: Count = 10_000
     fit_to: Literal["draws", "means"] = "draws"
@@ -237,6 +238,7 @@ class Config:
             "training.epochs": self.training.epochs,
             "training.kl_fade_in_steps": self.training.kl_fade_in_steps,
             "training.kl_delay_steps": self.training.kl_delay_steps,
+            "training.warmup_steps": self.training.warmup_steps,
         }
         for name, value in per_facet.items():
             if isinstance(value, tuple) and len(value) != num_facets:

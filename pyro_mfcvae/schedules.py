@@ -44,9 +44,9 @@ class ProgressiveSchedule:
         kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
             None.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
-            longer.
-        refit_steps: the same for further fits, each > warmup_steps; those past the end of a facet's own stage are left
-            out.
+            longer. One for each stage, deepest first, or one for all.
+        refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
+            past the end of its own stage, are left out.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -54,31 +54,34 @@ class ProgressiveSchedule:
     fade_in_steps: int = 1
     kl_fade_in_steps: tuple[int, ...] | None = None
     kl_delay_steps: tuple[int, ...] | None = None
-    warmup_steps: int = 0
+    warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
         if not self.stage_steps or any(steps < 1 for steps in self.stage_steps):
             raise InputError(f"stage_steps needs one number ≥ 1 per facet, got {self.stage_steps}")
-        if self.fade_in_steps < 1 or self.warmup_steps < 0:
+        if self.fade_in_steps < 1 or (isinstance(self.warmup_steps, int) and self.warmup_steps < 0):
             raise InputError(
                 f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
             )
-        for name, least in (("kl_fade_in_steps", 1), ("kl_delay_steps", 0)):
-            kl = getattr(self, name)
-            if kl is not None and (len(kl) != len(self.stage_steps) or any(steps < least for steps in kl)):
+        for name, least in (("kl_fade_in_steps", 1), ("kl_delay_steps", 0), ("warmup_steps", 0)):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and (
+                len(given) != len(self.stage_steps) or any(steps < least for steps in given)
+            ):
                 raise InputError(
-                    f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {kl}"
+                    f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {given}"
                 )
-        shortest = min(self.stage_steps)
-        if self.warmup_steps >= shortest:
-            raise InputError(
-                f"warmup_steps={self.warmup_steps} would outlast a stage of {shortest} steps, so its mixture would "
-                "never be fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size)"
-            )
-        if any(steps <= self.warmup_steps for steps in self.refit_steps):
-            raise InputError(f"refit_steps must lie after warmup_steps={self.warmup_steps}, got {self.refit_steps}")
+        warmups = self._warmups
+        for warmup, stage in zip(warmups, self.stage_steps, strict=True):
+            if warmup >= stage:
+                raise InputError(
+                    f"warmup_steps={warmup} would outlast a stage of {stage} steps, so its mixture would never be "
+                    "fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size)"
+                )
+        if any(steps <= min(warmups) for steps in self.refit_steps):
+            raise InputError(f"refit_steps must lie after warmup_steps={min(warmups)}, got {self.refit_steps}")
 
     @classmethod
     def from_epochs(
@@ -89,7 +92,7 @@ class ProgressiveSchedule:
         fade_in_steps: int = 1,
         kl_fade_in_steps: tuple[int, ...] | None = None,
         kl_delay_steps: tuple[int, ...] | None = None,
-        warmup_steps: int = 0,
+        warmup_steps: int | tuple[int, ...] = 0,
         refit_steps: tuple[int, ...] = (),
         fade: Fade = linear_fade,
     ) -> "ProgressiveSchedule":
@@ -150,7 +153,13 @@ class ProgressiveSchedule:
             buffer.copy_(buffer.new_tensor([weight(j, step) for j in range(self.num_facets)]))
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
+    @property
+    def _warmups(self) -> tuple[int, ...]:
+        """Of every stage."""
+        warmup = self.warmup_steps
+        return warmup if isinstance(warmup, tuple) else (warmup,) * self.num_facets
+
     def _fits(self, j: int, step: int) -> bool:
-        since = step - self.start(j)
-        own_stage = self.stage_steps[self.num_facets - 1 - j]
-        return since < own_stage and since in (self.warmup_steps, *self.refit_steps)
+        stage = self.num_facets - 1 - j
+        since, warmup = step - self.start(j), self._warmups[stage]
+        return since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))

@@ -234,7 +234,7 @@ def test_the_schedule_is_built() -> None:
             "training.fade_in_steps=6",
             "training.kl_fade_in_steps=[4, 9]",
             "training.kl_delay_steps=[0, 8]",
-            "training.warmup_steps=4",
+            "training.warmup_steps=[3, 4]",
             "training.refit_steps=[5, 7]",
             "training.fade=cosine",
         ],
@@ -244,7 +244,7 @@ def test_the_schedule_is_built() -> None:
         fade_in_steps=6,
         kl_fade_in_steps=(4, 9),
         kl_delay_steps=(0, 8),
-        warmup_steps=4,
+        warmup_steps=(3, 4),
         refit_steps=(5, 7),
         fade=cosine_fade,
     )

@@ -142,6 +142,13 @@ def test_refits_stay_in_their_facets_own_stage() -> None:
     assert fits(schedule) == {1: (1,), 3: (1,), 5: (0,), 7: (0,), 8: (0,), 10: (0,)}
 
 
+def test_every_stage_may_have_a_warmup_of_its_own() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=(0, 3), refit_steps=(1, 3, 5))
+    assert fits(schedule) == {0: (1,), 1: (1,), 3: (1,), 7: (0,), 9: (0,)}
+    alike = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=(2, 2))
+    assert fits(alike) == fits(ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=2))
+
+
 def test_a_schedule_has_no_state() -> None:
     schedule = ProgressiveSchedule(stage_steps=(3, 4, 5), fade_in_steps=3, warmup_steps=1, refit_steps=(2,))
     fresh = [(schedule.apply(model := Model(3), s), model.alpha.tolist()) for s in range(12)]
@@ -199,10 +206,23 @@ def test_from_epochs_multiplies() -> None:
             {"stage_steps": (3, 3), "kl_delay_steps": (0, -1)},
             r"kl_delay_steps needs one number ≥ 0 for each of 2 stages, got \(0, -1\)",
         ),
+        (
+            {"stage_steps": (3, 3), "warmup_steps": (1,)},
+            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "warmup_steps": (1, -1)},
+            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1, -1\)",
+        ),
         ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
+        ({"stage_steps": (3, 9), "warmup_steps": (4, 1)}, "warmup_steps=4 would outlast a stage of 3 steps"),
         (
             {"stage_steps": (9,), "warmup_steps": 3, "refit_steps": (5, 3)},
             r"refit_steps must lie after warmup_steps=3, got \(5, 3\)",
+        ),
+        (
+            {"stage_steps": (9, 9), "warmup_steps": (5, 3), "refit_steps": (4, 3)},
+            r"refit_steps must lie after warmup_steps=3, got \(4, 3\)",
         ),
     ],
 )

@@ -174,6 +174,7 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("facets.num_clusters=[]", "--set: facets.num_clusters: tuple should have at least 1 item"),
         ("facets.num_clusters=[3, 4, 5]", "names 3 facets but facets.latent_dim = \\[5, 5\\] has 2 numbers"),
         ("facets.latent_dim=[3]", "names 2 facets but facets.latent_dim = \\[3\\] has 1 numbers: give one per facet"),
+        ("training.warmup_steps=[3]", "names 2 facets but training.warmup_steps = \\[3\\] has 1 numbers"),
         ("training.epochs=[1, 2, 3]", "names 2 facets but training.epochs = \\[1, 2, 3\\] has 3 numbers"),
         ("networks.encoder_dims=[8]", "names 2 facets but networks.encoder_dims = \\[8\\] has 1 numbers"),
         ("networks.decoder_dims=[8]", "names 2 facets but networks.decoder_dims = \\[8\\] has 1 numbers"),
