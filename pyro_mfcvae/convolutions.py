@@ -67,13 +67,17 @@ class Pyramid:
 
 
 class ResidualBlock(nn.Module):
-    """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))), 3 × 3 convolutions (He et al. 2016)."""
+    """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))) (He et al. 2016): 3 × 3 to half the channels, and 1 × 1 back.
+
+    As in the residual stacks of van den Oord et al. 2017, for less than a third of what two 3 × 3 convolutions cost.
+    """
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
+        num_within = max(num_channels // 2, 1)
         self.block = nn.Sequential(
-            *down(num_channels, num_channels, halve=False),
-            nn.Conv2d(num_channels, num_channels, 3, padding=1),
+            *down(num_channels, num_within, halve=False),
+            nn.Conv2d(num_within, num_channels, 1),
             nn.BatchNorm2d(num_channels),
         )
 
