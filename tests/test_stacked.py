@@ -60,7 +60,7 @@ def assert_equal(here: Training, there: Training) -> None:
     for name, tensor in ours.items():
         # Batch norm takes off the bias of the convolution before it, whose gradient is rounding alone: it wanders.
         wanders = isinstance(here.pair.guide.encoder, ConvLadderEncoder) and name.endswith(("bias", "running_mean"))
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-8 if wanders else 1e-9)
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-7 if wanders else 1e-9)
     moments, others = here.optimizer.state_dict()["state"], there.optimizer.state_dict()["state"]
     assert moments.keys() == others.keys()
     for index, state in moments.items():
