@@ -12,13 +12,19 @@ from pyro_mfcvae.inference_data import to_inference_data
 
 @cache
 def known_data(
-    *, spread: float = 1.0, shift: float = 0.0, off: tuple[int, ...] = (0, 1), seed: int = 0, reference: bool = True
+    *,
+    spread: float = 1.0,
+    shift: float = 0.0,
+    off: tuple[int, ...] = (0, 1),
+    seed: int = 0,
+    reference: bool = True,
+    num_samples: int = 64,
 ) -> Any:
-    """200 items, 64 draws, 4,000 simulated items. Shared by tests: never to be changed."""
+    """200 items, 4,000 simulated items. Shared by tests: never to be changed."""
     assert torch.get_default_dtype() == torch.float64
     pyro.set_rng_seed(seed)
     pair = linear_pair(spread=spread, shift=shift, off=off)
     x = draw(pair, 200)
     other = draw(pair, 200) if reference else None
     labels = {"side": torch.arange(200) % 2}
-    return to_inference_data(pair, x, labels=labels, reference=other, num_samples=64, num_simulated=4000)
+    return to_inference_data(pair, x, labels=labels, reference=other, num_samples=num_samples, num_simulated=4000)
