@@ -207,7 +207,10 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         fade_in_steps=training.fade_in_steps,
         kl_fade_in_steps=training.kl_fade_in_steps,
         kl_delay_steps=training.kl_delay_steps,
+        kl_weights=training.kl_weights,
+        kl_relax_steps=training.kl_relax_steps,
         warmup_steps=training.warmup_steps,
         refit_steps=training.refit_steps,
+        joint_refit_steps=training.joint_refit_steps,
         fade=FADES[training.fade],
     )

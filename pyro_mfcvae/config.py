@@ -158,8 +158,11 @@ class TrainingConfig:
         kl_fade_in_steps: over which beta does, one number per stage; see `ProgressiveSchedule`.
         kl_delay_steps: after which beta starts to, one number per stage.
         fade: shape of both.
+        kl_weights: that beta rises to instead of 1, one number per stage.
+        kl_relax_steps: of the last stage, between which these weights go to 1; they stay where None.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture; for each stage, or for all.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
+        joint_refit_steps: after which, counted from the last stage's start, all mixtures are fitted again.
         fit_items: how many items a mixture is fitted to.
         fit_to: draws of their q(z | x), or its means.
         mixture_variance: starting variance of the components; the fitted covariances where None.
@@ -178,8 +181,11 @@ class TrainingConfig:
     kl_fade_in_steps: PerFacet | None = None
     kl_delay_steps: PerStage | None = None
     fade: Literal["linear", "cosine"] = "linear"
+    kl_weights: tuple[Positive, ...] | None = None
+    kl_relax_steps: tuple[Annotated[int, Field(ge=0, strict=True)], Count] | None = None
     warmup_steps: PerStage | Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
+    joint_refit_steps: tuple[Count, ...] = ()
     fit_items: Count = 10_000
     fit_to: Literal["draws", "means"] = "draws"
     mixture_variance: Positive | None = None
@@ -238,6 +244,7 @@ class Config:
             "training.epochs": self.training.epochs,
             "training.kl_fade_in_steps": self.training.kl_fade_in_steps,
             "training.kl_delay_steps": self.training.kl_delay_steps,
+            "training.kl_weights": self.training.kl_weights,
             "training.warmup_steps": self.training.warmup_steps,
         }
         for name, value in per_facet.items():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
@@ -27,12 +28,17 @@ class ProgressiveSchedule:
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
-        beta_j  = fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
+        beta_j  = w_s fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
 
-    held at 0 before and at 1 after the fade; alpha of the deepest facet is 1 from the start. A KL that is faded in
+    the fades held at 0 before and at 1 after; alpha of the deepest facet is 1 from the start. A KL that is faded in
     later or more slowly than the decoder's contribution lets a facet find something to say before it has to pay in
-    full. A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
-    could be fitted to, and again at each of ``refit_steps`` after T_s.
+    full. A weight w_s > 1 (Higgins et al. 2017, beta-VAE) holds a facet that trains before others to what explains
+    most: w_s is kl_weights[s] until ``kl_relax_steps[0]`` steps of the last stage, falls to 1 on a straight line until
+    ``kl_relax_steps[1]``, and stays there, so that what is maximised in the end is the ELBO.
+
+    A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
+    could be fitted to, and again at each of ``refit_steps`` after T_s; those of all facets at each of
+    ``joint_refit_steps`` after the last stage's start.
 
     A schedule is a function of the step alone and has no state: to resume, go on with the next step.
 
@@ -43,10 +49,15 @@ class ProgressiveSchedule:
             1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
         kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
             None.
+        kl_weights: w_s > 0 of each stage's facet, deepest first; 1 where None.
+        kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
+            them all weights go to 1. Where None they stay as they are.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer. One for each stage, deepest first, or one for all.
         refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
             past the end of its own stage, are left out.
+        joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
+            facets are fitted again; those past its end are left out.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -54,8 +65,11 @@ class ProgressiveSchedule:
     fade_in_steps: int = 1
     kl_fade_in_steps: tuple[int, ...] | None = None
     kl_delay_steps: tuple[int, ...] | None = None
+    kl_weights: tuple[float, ...] | None = None
+    kl_relax_steps: tuple[int, int] | None = None
     warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
+    joint_refit_steps: tuple[int, ...] = ()
     fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
@@ -73,6 +87,17 @@ class ProgressiveSchedule:
                 raise InputError(
                     f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {given}"
                 )
+        weights = self.kl_weights
+        if weights is not None and (len(weights) != len(self.stage_steps) or any(weight <= 0 for weight in weights)):
+            raise InputError(
+                f"kl_weights needs one number > 0 for each of {len(self.stage_steps)} stages, got {weights}"
+            )
+        relax, last = self.kl_relax_steps, self.stage_steps[-1]
+        if relax is not None and not 0 <= relax[0] < relax[1] <= last:
+            raise InputError(
+                "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
+                f"{last}, got {relax}"
+            )
         warmups = self._warmups
         for warmup, stage in zip(warmups, self.stage_steps, strict=True):
             if warmup >= stage:
@@ -82,30 +107,16 @@ class ProgressiveSchedule:
                 )
         if any(steps <= min(warmups) for steps in self.refit_steps):
             raise InputError(f"refit_steps must lie after warmup_steps={min(warmups)}, got {self.refit_steps}")
+        if any(steps <= warmups[-1] for steps in self.joint_refit_steps):
+            raise InputError(
+                f"joint_refit_steps must lie after the last stage's warmup_steps={warmups[-1]}, got "
+                f"{self.joint_refit_steps}"
+            )
 
     @classmethod
-    def from_epochs(
-        cls,
-        stage_epochs: Sequence[int],
-        steps_per_epoch: int,
-        *,
-        fade_in_steps: int = 1,
-        kl_fade_in_steps: tuple[int, ...] | None = None,
-        kl_delay_steps: tuple[int, ...] | None = None,
-        warmup_steps: int | tuple[int, ...] = 0,
-        refit_steps: tuple[int, ...] = (),
-        fade: Fade = linear_fade,
-    ) -> "ProgressiveSchedule":
-        """A schedule whose stages are counted in epochs."""
-        return cls(
-            stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs),
-            fade_in_steps=fade_in_steps,
-            kl_fade_in_steps=kl_fade_in_steps,
-            kl_delay_steps=kl_delay_steps,
-            warmup_steps=warmup_steps,
-            refit_steps=refit_steps,
-            fade=fade,
-        )
+    def from_epochs(cls, stage_epochs: Sequence[int], steps_per_epoch: int, **arguments: Any) -> "ProgressiveSchedule":
+        """A schedule whose stages are counted in epochs; further arguments as above."""
+        return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
 
     @property
     def num_facets(self) -> int:
@@ -130,7 +141,15 @@ class ProgressiveSchedule:
         stage = self.num_facets - 1 - j
         num_steps = self._stage_fade_in_steps(j) if self.kl_fade_in_steps is None else self.kl_fade_in_steps[stage]
         delay = 0 if self.kl_delay_steps is None else self.kl_delay_steps[stage]
-        return self._faded(step - self.start(j) - delay, num_steps)
+        return self._kl_weight(stage, step) * self._faded(step - self.start(j) - delay, num_steps)
+
+    def _kl_weight(self, stage: int, step: int) -> float:
+        weight = 1.0 if self.kl_weights is None else self.kl_weights[stage]
+        if self.kl_relax_steps is None:
+            return weight
+        first, second = self.kl_relax_steps
+        left = (second - (step - self.start(0))) / (second - first)
+        return 1.0 + (weight - 1.0) * min(max(left, 0.0), 1.0)
 
     def _stage_fade_in_steps(self, j: int) -> int:
         return 1 if j == self.num_facets - 1 else self.fade_in_steps
@@ -162,4 +181,5 @@ class ProgressiveSchedule:
     def _fits(self, j: int, step: int) -> bool:
         stage = self.num_facets - 1 - j
         since, warmup = step - self.start(j), self._warmups[stage]
-        return since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))
+        own = since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))
+        return own or step - self.start(0) in self.joint_refit_steps

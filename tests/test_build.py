@@ -236,6 +236,9 @@ def test_the_schedule_is_built() -> None:
             "training.kl_delay_steps=[0, 8]",
             "training.warmup_steps=[3, 4]",
             "training.refit_steps=[5, 7]",
+            "training.joint_refit_steps=[9]",
+            "training.kl_weights=[20, 1]",
+            "training.kl_relax_steps=[0, 30]",
             "training.fade=cosine",
         ],
     )
@@ -246,6 +249,9 @@ def test_the_schedule_is_built() -> None:
         kl_delay_steps=(0, 8),
         warmup_steps=(3, 4),
         refit_steps=(5, 7),
+        joint_refit_steps=(9,),
+        kl_weights=(20.0, 1.0),
+        kl_relax_steps=(0, 30),
         fade=cosine_fade,
     )
 

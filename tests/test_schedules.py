@@ -89,6 +89,34 @@ def test_the_kl_may_be_faded_in_later() -> None:
     assert [beta[1] for _, beta in seen] == [0.0, *[1.0] * 8]
 
 
+def betas(schedule: ProgressiveSchedule) -> list[list[float]]:
+    """Of every facet, shallowest first, step by step."""
+    return [[schedule.beta(j, step) for step in range(schedule.num_steps)] for j in range(schedule.num_facets)]
+
+
+def test_a_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(2, 6), fade_in_steps=2, kl_weights=(9.0, 0.5), kl_relax_steps=(1, 5), fade=linear_fade
+    )
+    assert betas(schedule) == [
+        [0.0, 0.0, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0],
+        [9.0, 9.0, 9.0, 9.0, 7.0, 5.0, 3.0, 1.0],
+    ]
+
+
+def test_kl_weights_stay_where_nothing_relaxes_them() -> None:
+    assert betas(ProgressiveSchedule(stage_steps=(1, 2, 1), kl_weights=(4.0, 3.0, 2.0))) == [
+        [0.0, 0.0, 0.0, 2.0],
+        [0.0, 3.0, 3.0, 3.0],
+        [4.0, 4.0, 4.0, 4.0],
+    ]
+
+
+def test_kl_weights_relax_in_the_last_of_three_stages() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(1, 1, 3), kl_weights=(5.0, 3.0, 1.0), kl_relax_steps=(0, 2))
+    assert betas(schedule) == [[0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 3.0, 3.0, 2.0, 1.0], [5.0, 5.0, 5.0, 3.0, 1.0]]
+
+
 def test_a_fade_may_outlast_its_stage() -> None:
     schedule = ProgressiveSchedule(stage_steps=(1, 2, 5), fade_in_steps=4)
     assert weights(schedule, 3) == [0.25, 0.75, 1.0]
@@ -149,6 +177,13 @@ def test_every_stage_may_have_a_warmup_of_its_own() -> None:
     assert fits(alike) == fits(ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=2))
 
 
+def test_joint_refits_are_of_all_facets_and_count_from_the_last_stage() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(2, 2, 5), warmup_steps=(1, 0, 1), refit_steps=(3,), joint_refit_steps=(2, 3, 5)
+    )
+    assert fits(schedule) == {1: (2,), 2: (1,), 5: (0,), 6: (0, 1, 2), 7: (0, 1, 2)}
+
+
 def test_a_schedule_has_no_state() -> None:
     schedule = ProgressiveSchedule(stage_steps=(3, 4, 5), fade_in_steps=3, warmup_steps=1, refit_steps=(2,))
     fresh = [(schedule.apply(model := Model(3), s), model.alpha.tolist()) for s in range(12)]
@@ -171,8 +206,11 @@ def test_from_epochs_multiplies() -> None:
         fade_in_steps=5,
         kl_fade_in_steps=(8, 9),
         kl_delay_steps=(0, 1),
+        kl_weights=(3.0, 1.0),
+        kl_relax_steps=(2, 20),
         warmup_steps=4,
         refit_steps=(6,),
+        joint_refit_steps=(7,),
         fade=cosine_fade,
     )
     assert schedule == ProgressiveSchedule(
@@ -180,8 +218,11 @@ def test_from_epochs_multiplies() -> None:
         fade_in_steps=5,
         kl_fade_in_steps=(8, 9),
         kl_delay_steps=(0, 1),
+        kl_weights=(3.0, 1.0),
+        kl_relax_steps=(2, 20),
         warmup_steps=4,
         refit_steps=(6,),
+        joint_refit_steps=(7,),
         fade=cosine_fade,
     )
     assert ProgressiveSchedule.from_epochs([2], 3) == ProgressiveSchedule(stage_steps=(6,))
@@ -223,6 +264,27 @@ def test_from_epochs_multiplies() -> None:
         (
             {"stage_steps": (9, 9), "warmup_steps": (5, 3), "refit_steps": (4, 3)},
             r"refit_steps must lie after warmup_steps=3, got \(4, 3\)",
+        ),
+        (
+            {"stage_steps": (9, 9), "warmup_steps": (3, 5), "joint_refit_steps": (5,)},
+            r"joint_refit_steps must lie after the last stage's warmup_steps=5, got \(5,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_weights": (2.0,)},
+            r"kl_weights needs one number > 0 for each of 2 stages, got \(2.0,\)",
+        ),
+        (
+            {"stage_steps": (3,), "kl_weights": (0.0,)},
+            r"kl_weights needs one number > 0 for each of 1 stages, got \(0.0,\)",
+        ),
+        (
+            {"stage_steps": (9, 4), "kl_relax_steps": (2, 2)},
+            r"kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length 4, "
+            r"got \(2, 2\)",
+        ),
+        (
+            {"stage_steps": (9, 4), "kl_relax_steps": (2, 5)},
+            r"first < second ≤ its length 4, got \(2, 5\)",
         ),
     ],
 )
