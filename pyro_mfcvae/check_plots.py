@@ -135,12 +135,12 @@ def plot_aggregate(data: Any, checks: Sequence[Check]) -> "Figure":
 
 
 def plot_stability(data: Any, checks: Sequence[Check]) -> "Figure":
-    """NMI of the facets, and how far any two clusters overlap."""
+    """Adjusted mutual information of the facets, and how far any two clusters overlap."""
     facets = range(num_facets(data))
     figure, panels = _panels(1, len(facets) + 1)
     for check in checks:
         if check.name == "redundancy of facets":
-            _matrix(panels[0, -1], np.array(check.details["nmi"]), "NMI of two facets", "facet", "facet")
+            _matrix(panels[0, -1], np.array(check.details["ami"]), "AMI of two facets", "facet", "facet")
     for j in facets:
         overlap = values(data, "sample_stats_prior", f"overlap_{j}")
         _matrix(panels[0, j], overlap + overlap.T, f"facet {j}: overlap of clusters", "cluster", "cluster")

@@ -96,16 +96,19 @@ def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_s
 
 
 def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
-    """NMI of each facet's clusters with each other facet's, (J, J): symmetric, 1 on the diagonal.
+    """Adjusted mutual information of the clusters of any two facets, (J, J): symmetric, 1 on the diagonal.
 
-    Facets that found different things have values near 0 off the diagonal. Two facets that each put all items into one
-    cluster agree perfectly, and score 1.
+    (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), E[I] that of clusters of the same sizes whose items are drawn at random
+    (Vinh, Epps and Bailey 2010): 0 on average for facets that have nothing to do with each other, however many clusters
+    they have. Two facets that each put all items into one cluster agree perfectly, and score 1.
 
     Args:
         assignments: cluster of each item in each facet, (N, J).
     """
+    from sklearn.metrics import adjusted_mutual_info_score
+
     columns = _integers("assignments", assignments, ndim=2).T
-    return np.array([[nmi(a, b) for b in columns] for a in columns])
+    return np.array([[adjusted_mutual_info_score(a, b) for b in columns] for a in columns])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,7 @@ class FacetScores:
         nmi: label set → normalized mutual information per facet, (J,).
         ari: label set → adjusted Rand index per facet, (J,).
         clusters_in_use: clusters with at least one item per facet, (J,), over all items, labelled or not.
-        redundancy: NMI between facets, (J, J).
+        redundancy: adjusted mutual information between facets, (J, J).
     """
 
     num_clusters: tuple[int, ...]

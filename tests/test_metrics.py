@@ -80,8 +80,16 @@ def test_clusters_in_use_with_a_least_share() -> None:
 
 def test_redundancy_of_equal_and_of_independent_facets() -> None:
     assignments = np.array([[0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1]])
-    expected = [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    # Of four items in two pairs each, drawn at random, the pairs agree in 2 of 6 cases: E[I] = ⅓ log 2.
+    independent = (0 - 1 / 3) / (1 - 1 / 3)
+    expected = [[1.0, 1.0, independent], [1.0, 1.0, independent], [independent, independent, 1.0]]
     np.testing.assert_allclose(redundancy(assignments), expected, atol=1e-12)
+
+
+def test_redundancy_does_not_grow_with_the_number_of_clusters() -> None:
+    assignments = np.random.default_rng(0).integers([60, 30], size=(960, 2))
+    assert nmi(*assignments.T) > 0.2
+    assert abs(redundancy(assignments)[0, 1]) < 0.02
 
 
 def test_score_facets_agrees_with_the_single_scores() -> None:
