@@ -97,13 +97,16 @@ class ConvLadderDecoder(LadderDecoder):
 
     with the maps h_l and the facets' levels of a `Pyramid`, and rung_j a linear layer from z_j to a map of its level.
     The last up is linear: without residual blocks the shallowest facet adds to the others' image, with them it can also
-    change it (paint a solid over a ground that a deeper facet colours, say).
+    change it (paint a solid over a ground that a deeper facet colours, say). With gates, linear layers too that start
+    at zero, h_l · (1 + alpha_j · gate_j(z_j)) takes the place of h_l where a facet joins (as in FiLM, Perez et al.
+    2018): that much is a product at once, and need not be learnt.
 
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
         channels: of h_1, h_2, …; the last goes for all further maps too.
         num_residual_blocks: `ResidualBlock`s on every map, facets merged, before it goes up, ≥ 0.
+        gated: give every facet but the deepest a gate.
     """
 
     def __init__(
@@ -113,11 +116,14 @@ class ConvLadderDecoder(LadderDecoder):
         *,
         channels: Sequence[int] = (64, 128, 256),
         num_residual_blocks: int = 0,
+        gated: bool = False,
     ) -> None:
         super().__init__(facets, out_shape)
         self.pyramid = Pyramid.build(self.out_shape, len(self.facets), channels=channels)
         shapes, levels = self.pyramid.shapes, self.pyramid.rungs
         self.rungs = nn.ModuleList(_conv_rung(f, shapes[level]) for f, level in zip(self.facets, levels, strict=True))
+        joining = zip(self.facets, levels[:-1], strict=False)
+        self.gates = nn.ModuleDict({str(level): _gate(f, shapes[level]) for f, level in joining} if gated else {})
         steps: list[nn.Module] = []
         for level, (above, shape) in enumerate(pairwise(shapes), start=1):
             num_in = shape[0] * (2 if level in levels[:-1] else 1)
@@ -132,12 +138,14 @@ class ConvLadderDecoder(LadderDecoder):
         zs = broadcast_batches(zs)
         batch_shape = zs[0].shape[:-1]
         # Convolutions know one batch dimension only.
-        rungs = [a * rung(z.reshape(-1, z.shape[-1])) for a, rung, z in zip(alpha, self.rungs, zs, strict=True)]
-        *merged, deepest = zip(self.pyramid.rungs, rungs, strict=True)
-        at_level, h = dict(merged), deepest[1]
+        flat = [z.reshape(-1, z.shape[-1]) for z in zs]
+        h = alpha[-1] * self.rungs[-1](flat[-1])
+        joining = {level: j for j, level in enumerate(self.pyramid.rungs[:-1])}
         for level in range(len(self.steps), 0, -1):
-            if level in at_level:
-                h = torch.cat([h, at_level[level]], 1)
+            if level in joining:
+                j = joining[level]
+                below = h * (1 + alpha[j] * self.gates[str(level)](flat[j])) if self.gates else h
+                h = torch.cat([below, alpha[j] * self.rungs[j](flat[j])], 1)
             h = self.steps[level - 1](h)
         # Under autocast the layers give low precision; densities keep the parameters' one.
         return h.to(alpha.dtype).unflatten(0, batch_shape)
@@ -156,6 +164,13 @@ def _conv_rung(facet: Facet, shape: Sequence[int]) -> nn.Sequential:
         nn.BatchNorm2d(num_channels),
         nn.ELU(),
     )
+
+
+def _gate(facet: Facet, shape: Sequence[int]) -> nn.Sequential:
+    linear = nn.Linear(facet.latent_dim, math.prod(shape))
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, nn.Unflatten(-1, tuple(shape)))
 
 
 def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) -> tuple[int, ...]:

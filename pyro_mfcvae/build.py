@@ -129,7 +129,7 @@ def _conv_ladder(
     config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
 ) -> tuple[LadderEncoder, LadderDecoder]:
     shared: dict[str, Any] = {"channels": config.channels, "num_residual_blocks": config.num_residual_blocks}
-    decoder = ConvLadderDecoder(facets, event_shape, **shared)
+    decoder = ConvLadderDecoder(facets, event_shape, gated=config.gated, **shared)
     shared |= {"joining_gain": config.joining_gain, "head": POSTERIORS[config.posterior]}
     if not config.separate:
         return ConvLadderEncoder(facets, in_shape, **shared), decoder

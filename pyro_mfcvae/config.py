@@ -107,6 +107,7 @@ class NetworkConfig:
         merge_weight: of a rung where it joins an MLP decoder.
         channels: of a convolutional ladder's maps, from the image inwards.
         num_residual_blocks: after every map of a convolutional ladder.
+        gated: let facets also scale the maps that they join in a convolutional decoder.
         joining_gain: of the starting values of all heads but the deepest; at 0 a facet joins without a word.
         posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
             autoregressive, which needs assignment.rule = "monte_carlo" or "sample".
@@ -122,6 +123,7 @@ class NetworkConfig:
     merge_weight: Positive = 0.1
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
     num_residual_blocks: Annotated[int, Field(ge=0, strict=True)] = 0
+    gated: bool = False
     joining_gain: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     posterior: Literal["diagonal", "full", "low_rank", "spline", "autoregressive"] = "diagonal"
     separate: bool = False

@@ -218,7 +218,11 @@ def test_widths_left_open_are_the_papers() -> None:
 
 def test_convolutions_are_built() -> None:
     config = override(Config(data="none"), ["networks.kind=conv", "networks.channels=[4, 6]"])
-    pair = build_pair(override(config, ["networks.num_residual_blocks=2", "networks.joining_gain=1.0"]), (3, 32, 32))
+    pair = build_pair(
+        override(config, ["networks.num_residual_blocks=2", "networks.joining_gain=1.0", "networks.gated=true"]),
+        (3, 32, 32),
+    )
+    assert list(pair.model.decoder.gates) == ["1"]
     for part, kind in ((pair.guide.encoder, ConvLadderEncoder), (pair.model.decoder, ConvLadderDecoder)):
         assert isinstance(part, kind)
         assert [shape[0] for shape in part.pyramid.shapes] == [3, 4, 6]

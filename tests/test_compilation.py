@@ -84,7 +84,7 @@ def as_traced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 
 CASES = {
     "mlp": ["prior.covariance=full"],
-    "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "prior.covariance=tied"],
+    "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"],
     "free nats": ["prior.covariance=spherical"],
     "bernoulli": ["likelihood.kind=bernoulli", "likelihood.learn_scale=false", "prior.learn_weights=false"],
     "one cluster": ["facets.num_clusters=[1, 4]"],

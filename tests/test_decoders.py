@@ -99,7 +99,7 @@ def test_a_decoder_must_be_filled_in(make_facets: MakeFacets) -> None:
 def test_convolutions_give_any_size_from_any_number_of_facets(
     make_facets: MakeFacets, shape: tuple[int, ...], num_facets: int
 ) -> None:
-    decoder = ConvLadderDecoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1)
+    decoder = ConvLadderDecoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1, gated=True)
     zs = [torch.randn(3, 2 + j) for j in range(num_facets)]
     assert decoder(zs, torch.ones(num_facets)).shape == (3, *shape)
 
@@ -112,6 +112,25 @@ def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
     expected = decoder.steps[0](torch.cat([h, 0.4 * decoder.rungs[0](shallow)], 1))
     torch.testing.assert_close(decoder([shallow, deep], torch.tensor([0.4, 0.9])), expected)
     assert len(decoder.steps[0]) == 1  # no batch norm and no activation on the output
+
+
+def test_a_gate_scales_what_comes_from_below(make_facets: MakeFacets) -> None:
+    decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(3, 4), gated=True)
+    shallow, deep = torch.randn(5, 2), torch.randn(5, 3)
+    torch.nn.init.normal_(decoder.gates["1"][0].weight)
+    h = decoder.steps[1](0.9 * decoder.rungs[1](deep))
+    gate = (shallow @ decoder.gates["1"][0].weight.T).reshape(5, 3, 8, 8)
+    expected = decoder.steps[0](torch.cat([h * (1 + 0.4 * gate), 0.4 * decoder.rungs[0](shallow)], 1))
+    torch.testing.assert_close(decoder([shallow, deep], torch.tensor([0.4, 0.9])), expected)
+
+
+def test_gates_start_open_and_the_deepest_facet_has_none(make_facets: MakeFacets) -> None:
+    gated = ConvLadderDecoder(make_facets(3), (1, 16, 16), channels=(2,), gated=True)
+    plain = ConvLadderDecoder(make_facets(3), (1, 16, 16), channels=(2,))
+    missing = plain.load_state_dict(gated.state_dict(), strict=False)
+    assert list(gated.gates) == ["1", "2"] and all(name.startswith("gates.") for name in missing.unexpected_keys)
+    zs, alpha = [torch.randn(4, 2 + j) for j in range(3)], torch.tensor([0.3, 0.6, 1.0])
+    assert torch.equal(gated(zs, alpha), plain(zs, alpha))
 
 
 def test_convolutional_batch_shapes_broadcast(make_facets: MakeFacets) -> None:

@@ -30,7 +30,7 @@ BASE = override(
         *("training.kl_delay_steps=[1, 2]", "training.warmup_steps=2", "training.refit_steps=[4]"),
     ],
 )
-CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1"]
+CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1", "networks.gated=true"]
 
 
 def start(*settings: str, seed: int, num: int = 70) -> tuple[Training, RandomState]:
