@@ -88,6 +88,10 @@ def sweep(
         workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
         together: train all in this process, at once.
         on_done: is told of every run that is ready, with its seed and summary.
+
+    Raises:
+        InputError: a seed failed; its training diverged, say. The others are finished first, where they have processes
+            of their own.
     """
     data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
     if together:
@@ -110,14 +114,25 @@ def sweep(
             ): seed
             for index, seed in enumerate(seeds)
         }
+        failures: dict[int, InputError] = {}
         try:
             for job in as_completed(jobs):
-                summary = job.result()
+                try:
+                    summary = job.result()
+                except InputError as error:
+                    failures[jobs[job]] = error
+                    continue
                 if on_done is not None:
                     on_done(jobs[job], summary)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failures:
+        told = "; ".join(sorted({str(error) for error in failures.values()}))
+        raise InputError(
+            f"seeds {', '.join(map(str, sorted(failures)))} failed: {told}. Finished, and kept in {folder}: "
+            f"{len(seeds) - len(failures)} of {len(seeds)} runs"
+        )
     return compare(folder, seeds=seeds, data=data)
 
 
