@@ -160,8 +160,8 @@ class TrainingConfig:
         kl_fade_in_steps: over which beta does, one number per stage; see `ProgressiveSchedule`.
         kl_delay_steps: after which beta starts to, one number per stage.
         fade: shape of both.
-        kl_weights: that beta rises to instead of 1, one number per stage.
-        kl_relax_steps: of the last stage, between which these weights go to 1; they stay where None.
+        kl_weights: that the betas rise to instead of 1: for each stage a row of one number per facet, shallowest first.
+        kl_relax_steps: of the last stage, between which its weights go to 1; they stay where None.
         warmup_steps: from the start of a facet's stage to the first fit of its mixture; for each stage, or for all.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
         joint_refit_steps: after which, counted from the last stage's start, all mixtures are fitted again.
@@ -183,7 +183,7 @@ class TrainingConfig:
     kl_fade_in_steps: PerFacet | None = None
     kl_delay_steps: PerStage | None = None
     fade: Literal["linear", "cosine"] = "linear"
-    kl_weights: tuple[Positive, ...] | None = None
+    kl_weights: tuple[tuple[Positive, ...], ...] | None = None
     kl_relax_steps: tuple[Annotated[int, Field(ge=0, strict=True)], Count] | None = None
     warmup_steps: PerStage | Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()

@@ -1,5 +1,6 @@
 """When each facet joins the ladder: the progressive schedule of Li et al. 2020 (pro-VLAE)."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,13 +29,13 @@ class ProgressiveSchedule:
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
-        beta_j  = w_s fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
+        beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
 
     the fades held at 0 before and at 1 after; alpha of the deepest facet is 1 from the start. A KL that is faded in
     later or more slowly than the decoder's contribution lets a facet find something to say before it has to pay in
-    full. A weight w_s > 1 (Higgins et al. 2017, beta-VAE) holds a facet that trains before others to what explains
-    most: w_s is kl_weights[s] until ``kl_relax_steps[0]`` steps of the last stage, falls to 1 on a straight line until
-    ``kl_relax_steps[1]``, and stays there, so that what is maximised in the end is the ELBO.
+    full. A weight w_j > 1 (Higgins et al. 2017, beta-VAE) keeps a facet to what explains most: in stage s it is
+    kl_weights[s][j]; those of the last stage hold for ``kl_relax_steps[0]`` of its steps and go to 1 on a straight line
+    until ``kl_relax_steps[1]``, so that what is maximised in the end is the ELBO.
 
     A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
     could be fitted to, and again at each of ``refit_steps`` after T_s; those of all facets at each of
@@ -49,9 +50,10 @@ class ProgressiveSchedule:
             1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
         kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
             None.
-        kl_weights: w_s > 0 of each stage's facet, deepest first; 1 where None.
+        kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first; 1
+            where None.
         kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
-            them all weights go to 1. Where None they stay as they are.
+            them the last stage's weights go to 1. Where None they stay as they are.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer. One for each stage, deepest first, or one for all.
         refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
@@ -65,7 +67,7 @@ class ProgressiveSchedule:
     fade_in_steps: int = 1
     kl_fade_in_steps: tuple[int, ...] | None = None
     kl_delay_steps: tuple[int, ...] | None = None
-    kl_weights: tuple[float, ...] | None = None
+    kl_weights: tuple[tuple[float, ...], ...] | None = None
     kl_relax_steps: tuple[int, int] | None = None
     warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
@@ -87,10 +89,12 @@ class ProgressiveSchedule:
                 raise InputError(
                     f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {given}"
                 )
-        weights = self.kl_weights
-        if weights is not None and (len(weights) != len(self.stage_steps) or any(weight <= 0 for weight in weights)):
+        weights, num = self.kl_weights, len(self.stage_steps)
+        if weights is not None and (
+            len(weights) != num or any(len(row) != num or any(w <= 0 for w in row) for row in weights)
+        ):
             raise InputError(
-                f"kl_weights needs one number > 0 for each of {len(self.stage_steps)} stages, got {weights}"
+                f"kl_weights needs a row of {num} numbers > 0, one per facet, for each of {num} stages, got {weights}"
             )
         relax, last = self.kl_relax_steps, self.stage_steps[-1]
         if relax is not None and not 0 <= relax[0] < relax[1] <= last:
@@ -141,15 +145,18 @@ class ProgressiveSchedule:
         stage = self.num_facets - 1 - j
         num_steps = self._stage_fade_in_steps(j) if self.kl_fade_in_steps is None else self.kl_fade_in_steps[stage]
         delay = 0 if self.kl_delay_steps is None else self.kl_delay_steps[stage]
-        return self._kl_weight(stage, step) * self._faded(step - self.start(j) - delay, num_steps)
+        return self._kl_weight(j, step) * self._faded(step - self.start(j) - delay, num_steps)
 
-    def _kl_weight(self, stage: int, step: int) -> float:
-        weight = 1.0 if self.kl_weights is None else self.kl_weights[stage]
-        if self.kl_relax_steps is None:
-            return weight
+    def _kl_weight(self, j: int, step: int) -> float:
+        if self.kl_weights is None:
+            return 1.0
+        since = step - self.start(0)
+        if self.kl_relax_steps is None or since < 0:
+            ends = itertools.accumulate(self.stage_steps[:-1])
+            return self.kl_weights[sum(step >= end for end in ends)][j]
         first, second = self.kl_relax_steps
-        left = (second - (step - self.start(0))) / (second - first)
-        return 1.0 + (weight - 1.0) * min(max(left, 0.0), 1.0)
+        left = (second - since) / (second - first)
+        return 1.0 + (self.kl_weights[-1][j] - 1.0) * min(max(left, 0.0), 1.0)
 
     def _stage_fade_in_steps(self, j: int) -> int:
         return 1 if j == self.num_facets - 1 else self.fade_in_steps

@@ -241,7 +241,7 @@ def test_the_schedule_is_built() -> None:
             "training.warmup_steps=[3, 4]",
             "training.refit_steps=[5, 7]",
             "training.joint_refit_steps=[9]",
-            "training.kl_weights=[20, 1]",
+            "training.kl_weights=[[1, 20], [2, 3]]",
             "training.kl_relax_steps=[0, 30]",
             "training.fade=cosine",
         ],
@@ -254,7 +254,7 @@ def test_the_schedule_is_built() -> None:
         warmup_steps=(3, 4),
         refit_steps=(5, 7),
         joint_refit_steps=(9,),
-        kl_weights=(20.0, 1.0),
+        kl_weights=((1.0, 20.0), (2.0, 3.0)),
         kl_relax_steps=(0, 30),
         fade=cosine_fade,
     )

@@ -94,27 +94,33 @@ def betas(schedule: ProgressiveSchedule) -> list[list[float]]:
     return [[schedule.beta(j, step) for step in range(schedule.num_steps)] for j in range(schedule.num_facets)]
 
 
-def test_a_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
+def test_the_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
     schedule = ProgressiveSchedule(
-        stage_steps=(2, 6), fade_in_steps=2, kl_weights=(9.0, 0.5), kl_relax_steps=(1, 5), fade=linear_fade
+        stage_steps=(2, 6),
+        fade_in_steps=2,
+        kl_weights=((1.0, 20.0), (0.5, 9.0)),
+        kl_relax_steps=(1, 5),
+        fade=linear_fade,
     )
     assert betas(schedule) == [
         [0.0, 0.0, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0],
-        [9.0, 9.0, 9.0, 9.0, 7.0, 5.0, 3.0, 1.0],
+        [20.0, 20.0, 9.0, 9.0, 7.0, 5.0, 3.0, 1.0],
     ]
 
 
 def test_kl_weights_stay_where_nothing_relaxes_them() -> None:
-    assert betas(ProgressiveSchedule(stage_steps=(1, 2, 1), kl_weights=(4.0, 3.0, 2.0))) == [
-        [0.0, 0.0, 0.0, 2.0],
-        [0.0, 3.0, 3.0, 3.0],
-        [4.0, 4.0, 4.0, 4.0],
+    weights = ((1.0, 1.0, 4.0), (1.0, 3.0, 2.0), (5.0, 6.0, 7.0))
+    assert betas(ProgressiveSchedule(stage_steps=(1, 2, 1), kl_weights=weights)) == [
+        [0.0, 0.0, 0.0, 5.0],
+        [0.0, 3.0, 3.0, 6.0],
+        [4.0, 2.0, 2.0, 7.0],
     ]
 
 
 def test_kl_weights_relax_in_the_last_of_three_stages() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(1, 1, 3), kl_weights=(5.0, 3.0, 1.0), kl_relax_steps=(0, 2))
-    assert betas(schedule) == [[0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 3.0, 3.0, 2.0, 1.0], [5.0, 5.0, 5.0, 3.0, 1.0]]
+    weights = ((1.0, 1.0, 5.0), (1.0, 0.5, 9.0), (3.0, 5.0, 1.0))
+    schedule = ProgressiveSchedule(stage_steps=(1, 1, 3), kl_weights=weights, kl_relax_steps=(0, 2))
+    assert betas(schedule) == [[0.0, 0.0, 3.0, 2.0, 1.0], [0.0, 0.5, 5.0, 3.0, 1.0], [5.0, 9.0, 1.0, 1.0, 1.0]]
 
 
 def test_a_fade_may_outlast_its_stage() -> None:
@@ -206,7 +212,7 @@ def test_from_epochs_multiplies() -> None:
         fade_in_steps=5,
         kl_fade_in_steps=(8, 9),
         kl_delay_steps=(0, 1),
-        kl_weights=(3.0, 1.0),
+        kl_weights=((1.0, 3.0), (2.0, 2.0)),
         kl_relax_steps=(2, 20),
         warmup_steps=4,
         refit_steps=(6,),
@@ -218,7 +224,7 @@ def test_from_epochs_multiplies() -> None:
         fade_in_steps=5,
         kl_fade_in_steps=(8, 9),
         kl_delay_steps=(0, 1),
-        kl_weights=(3.0, 1.0),
+        kl_weights=((1.0, 3.0), (2.0, 2.0)),
         kl_relax_steps=(2, 20),
         warmup_steps=4,
         refit_steps=(6,),
@@ -270,13 +276,11 @@ def test_from_epochs_multiplies() -> None:
             r"joint_refit_steps must lie after the last stage's warmup_steps=5, got \(5,\)",
         ),
         (
-            {"stage_steps": (3, 3), "kl_weights": (2.0,)},
-            r"kl_weights needs one number > 0 for each of 2 stages, got \(2.0,\)",
+            {"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0),)},
+            r"kl_weights needs a row of 2 numbers > 0, one per facet, for each of 2 stages, got \(\(2.0, 1.0\),\)",
         ),
-        (
-            {"stage_steps": (3,), "kl_weights": (0.0,)},
-            r"kl_weights needs one number > 0 for each of 1 stages, got \(0.0,\)",
-        ),
+        ({"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0), (2.0,))}, "kl_weights needs a row of 2 numbers > 0"),
+        ({"stage_steps": (3,), "kl_weights": ((0.0,),)}, "kl_weights needs a row of 1 numbers > 0"),
         (
             {"stage_steps": (9, 4), "kl_relax_steps": (2, 2)},
             r"kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length 4, "
