@@ -129,8 +129,10 @@ def sweep(
             raise
     if failures:
         told = "; ".join(sorted({str(error) for error in failures.values()}))
+        if len(failures) == len(seeds):
+            raise InputError(told)
         raise InputError(
-            f"seeds {', '.join(map(str, sorted(failures)))} failed: {told}. Finished, and kept in {folder}: "
+            f"seed {', '.join(map(str, sorted(failures)))} failed: {told}. Finished, and kept in {folder}: "
             f"{len(seeds) - len(failures)} of {len(seeds)} runs"
         )
     return compare(folder, seeds=seeds, data=data)

@@ -46,7 +46,7 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
     assert (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns == before
     assert np.isnan(again.stability()).all()
     other = override(config, ["training.batch_size=10"])
-    message = r"seeds 2 failed: .*seed-2 holds a run of another configuration.* kept in .*many: 1 of 2 runs"
+    message = r"seed 2 failed: .*seed-2 holds a run of another configuration.* kept in .*many: 1 of 2 runs"
     with pytest.raises(InputError, match=message):
         sweep(other, tmp_path / "many", seeds=[2, 7], device="cpu", workers=1)
     assert RunFolder.open(tmp_path / "many/seed-7").read_summary()["seed"] == 7
