@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.nn import pyro_method
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
@@ -69,11 +71,15 @@ class FacetELBO(ELBO):
         closed_form: use the closed form of the KL. Needs a prior that has one and an assignment rule that does not
             look at the drawn z.
         num_particles: draws of z per item, averaged, ≥ 1.
+        compile: compute loss and gradient by one program, see `CompiledObjective`, once a first step has told Pyro
+            which parameters there are. For batches of one size; makes no difference where clusters are known.
     """
 
-    def __init__(self, *, closed_form: bool = True, num_particles: int = 1) -> None:
+    def __init__(self, *, closed_form: bool = True, num_particles: int = 1, compile: bool = False) -> None:
         super().__init__(num_particles=num_particles, max_plate_nesting=1)
         self.closed_form = closed_form
+        self.compile = compile
+        self._compiled: _CompiledLoss | None = None
 
     def terms(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> ELBOTerms:
         """The terms of every item of ``x`` (N, *event_shape), given the clusters that are ``known``; differentiable.
@@ -89,6 +95,13 @@ class FacetELBO(ELBO):
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
     ) -> Tensor:
         """Minus the ELBO, summed over items: a scalar to call ``backward`` on."""
+        if self.compile and known is None and torch.is_grad_enabled():
+            if self._compiled is None or not self._compiled.is_of(model, guide):
+                self._compiled = _CompiledLoss(self, model, guide)
+            return self._compiled(x)
+        return self._as_written(model, guide, x, known)
+
+    def _as_written(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None) -> Tensor:
         num_items = len(x)
         terms = self.terms(model, guide, x, known)
         return terms.kl_globals - terms.total.sum() * ((model.num_data or num_items) / num_items)
@@ -166,3 +179,55 @@ def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequen
     p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
     priors: Sequence[FacetPrior] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
     return priors, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())
+
+
+class _Loss(nn.Module):
+    """x ↦ the loss, out of Pyro's sight."""
+
+    def __init__(self, elbo: FacetELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
+        super().__init__()
+        self.elbo, self.model, self.guide = elbo, model, guide
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        with pyro.get_param_store().scope(), poutine.block(), pyro.validation_enabled(False):
+            return (self.elbo._as_written(self.model, self.guide, x, None),)
+
+
+class _CompiledLoss:
+    """x ↦ the loss of a pair, compiled, with the ``pyro.param`` statements that the loss as written makes.
+
+    It is evaluated as written at first, and again whenever Pyro's parameter store no longer holds the pair's
+    parameters: that shows which statements there are.
+    """
+
+    def __init__(self, elbo: FacetELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
+        self._loss = _Loss(elbo, model, guide)
+        self._program = CompiledObjective(self._loss)
+        self._num_data = model.num_data
+        self._noted: dict[str, Tensor] = {}
+
+    def is_of(self, model: MultiFacetModel, guide: MultiFacetGuide) -> bool:
+        loss = self._loss
+        return loss.model is model and loss.guide is guide and self._num_data == model.num_data
+
+    def __call__(self, x: Tensor) -> Tensor:
+        store, loss = pyro.get_param_store(), self._loss
+        ours = set(loss.parameters())
+        if self._noted and all(
+            name in store and _unconstrained(store[name]) is parameter and parameter in ours
+            for name, parameter in self._noted.items()
+        ):
+            value: Tensor = self._program(x)[0]
+            for name in self._noted:
+                pyro.param(name)
+            return value
+        with poutine.trace(param_only=True) as seen:
+            value = loss.elbo._as_written(loss.model, loss.guide, x, None)
+        self._noted = {name: _unconstrained(site["value"]) for name, site in seen.trace.nodes.items()}
+        return value
+
+
+def _unconstrained(value: Any) -> Tensor:
+    """The parameter behind a value of Pyro's parameter store."""
+    parameter: Tensor = value.unconstrained()
+    return parameter

@@ -7,15 +7,20 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from pyro.infer import SVI
+from pyro.infer.autoguide import AutoNormal, init_to_value
+from pyro.optim import Adam
 from torch import Tensor, nn
 
+from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.build import build_pair, build_schedule
 from pyro_mfcvae.checkpoints import load_training, save_training
 from pyro_mfcvae.compilation import CompiledObjective
 from pyro_mfcvae.config import Config
+from pyro_mfcvae.guides import MultiFacetGuide
 from pyro_mfcvae.guides.assignments import AnalyticAssignment
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import MixturePrior
+from pyro_mfcvae.models import MixturePrior, MultiFacetModel
 from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import Objective, Training, compilation_pays, steps_per_epoch
 
@@ -230,6 +235,92 @@ def test_the_optimum_is_computed_without_a_graph(monkeypatch: pytest.MonkeyPatch
     )
     Objective(pair, num_items=100)(torch.rand(6, *SHAPE))
     assert seen == [False, False]
+
+
+# --- in Pyro's SVI ---------------------------------------------------------------------------------------------------
+
+
+def run_svi(pair: MFCVAE, loss: FacetELBO, batches: list[Tensor], **arguments: Any) -> list[float]:
+    svi = SVI(pair.model, pair.guide, Adam({"lr": 0.01}), loss=loss)
+    pyro.set_rng_seed(1)
+    return [svi.step(x, **arguments) for x in batches]
+
+
+def named_pair(*settings: str) -> MFCVAE:
+    """Pairs of the same names in an empty store, so that what they leave there can be compared."""
+    pair = small_pair(*settings)
+    pyro.clear_param_store()
+    model = MultiFacetModel(list(pair.model.priors), pair.model.decoder, pair.model.likelihood, name="model")
+    globals_guide = None
+    if model.global_sites:
+        globals_guide = AutoNormal(model.sample_globals, init_loc_fn=init_to_value(values=model.starting_point()))
+    guide = MultiFacetGuide(model, encoder=pair.guide.encoder, globals_guide=globals_guide, name="guide")
+    return MFCVAE(model, guide).train()
+
+
+SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior.kind=bayesian"]}
+
+
+@pytest.mark.usefixtures("as_traced")
+@pytest.mark.parametrize("case", SVI_CASES)
+def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, and all that is in Pyro's store, under the same names; the objective itself is called no more."""
+    batches = list(torch.rand(6, 8, *SHAPE))
+    found = []
+    for loss in (FacetELBO(), FacetELBO(compile=True)):
+        pair = named_pair(*SVI_CASES[case])
+        losses = run_svi(pair, loss, batches[:2])
+        if loss.compile:
+            monkeypatch.setattr(FacetELBO, "terms", lambda *_: pytest.fail("was called again"))
+        losses += run_svi(pair, loss, batches[2:])
+        assert all(p.grad is not None for p in pair.guide.encoder.parameters())
+        found.append((losses, {name: value.detach() for name, value in pyro.get_param_store().items()}))
+    assert list(found[1][1]) == list(found[0][1])
+    assert_same(found[1], found[0])
+
+
+@pytest.mark.usefixtures("as_traced")
+def test_one_loss_for_several_pairs_and_sizes_of_the_data() -> None:
+    x = torch.rand(8, *SHAPE)
+    first, second, loss = small_pair(), small_pair("prior.covariance=full"), FacetELBO(compile=True)
+    for pair, num_data in ((first, None), (second, None), (first, None), (first, 80)):
+        pair.model.num_data = num_data
+        for _ in range(2):
+            pair.zero_grad()
+            pyro.set_rng_seed(1)
+            here = loss.loss_and_grads(pair.model, pair.guide, x), [p.grad.clone() for p in pair.parameters()]
+            pair.zero_grad()
+            pyro.set_rng_seed(1)
+            there = FacetELBO().loss_and_grads(pair.model, pair.guide, x), [p.grad for p in pair.parameters()]
+            assert_same(here, there)
+
+
+@pytest.mark.usefixtures("as_traced")
+def test_the_parameters_of_a_cleared_store_are_noted_again() -> None:
+    x, loss = torch.rand(8, *SHAPE), FacetELBO(compile=True)
+    pair = small_pair()
+    run_svi(pair, loss, [x, x])
+    names = set(pyro.get_param_store().keys())
+    pyro.clear_param_store()
+    before = [p.clone() for p in pair.parameters()]
+    run_svi(pair, loss, [x, x])
+    assert set(pyro.get_param_store().keys()) == names
+    assert not any(torch.equal(p, old) for p, old in zip(pair.parameters(), before, strict=True))
+
+
+@pytest.mark.usefixtures("as_traced")
+def test_known_clusters_and_losses_without_gradients_are_computed_as_written() -> None:
+    pair, x, known = small_pair(), torch.rand(8, *SHAPE), {1: torch.arange(8) % 4}
+    loss = FacetELBO(compile=True)
+    run_svi(pair, loss, [x, x])
+    for arguments in ({}, {"known": known}):
+        pyro.set_rng_seed(1)
+        expected = FacetELBO().loss(pair.model, pair.guide, x, **arguments)
+        pyro.set_rng_seed(1)
+        assert loss.loss(pair.model, pair.guide, x, **arguments) == expected
+        pyro.set_rng_seed(1)
+        assert loss.loss_and_grads(pair.model, pair.guide, x, **arguments) == pytest.approx(expected, abs=1e-10)
+    assert expected != FacetELBO().loss(pair.model, pair.guide, x)
 
 
 # --- in a training --------------------------------------------------------------------------------------------------
