@@ -167,6 +167,7 @@ class TrainingConfig:
         joint_refit_steps: after which, counted from the last stage's start, all mixtures are fitted again.
         fit_items: how many items a mixture is fitted to.
         fit_to: draws of their q(z | x), or its means.
+        fit_units: what z is measured in meanwhile: as it is, or in each dimension q(z | x)'s standard deviation.
         mixture_variance: starting variance of the components; the fitted covariances where None.
         data_dependent_init: standardise the hidden units on a first batch.
         free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016).
@@ -190,6 +191,7 @@ class TrainingConfig:
     joint_refit_steps: tuple[Count, ...] = ()
     fit_items: Count = 10_000
     fit_to: Literal["draws", "means"] = "draws"
+    fit_units: Literal["latent", "posterior"] = "latent"
     mixture_variance: Positive | None = None
     data_dependent_init: bool = False
     free_nats: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -94,6 +94,7 @@ def initialize_mixtures(
     *,
     facets: Iterable[int] | None = None,
     to_means: bool = False,
+    posterior_units: bool = False,
     variance: float | None = None,
     seed: int = 0,
     items: Tensor | None = None,
@@ -116,28 +117,36 @@ def initialize_mixtures(
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: which facets; all where None.
         to_means: fit to E[z_j | x] instead of draws (as the paper does).
+        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) that
+            q(z_j | x) has in it. EM itself does not mind units; k-means does, and would part the items along a wide
+            dimension where a narrower one tells more of them apart. Makes no difference to spherical covariances.
         variance: start with covariances variance · I, whatever was fitted (the paper: 0.01).
         seed: of EM's start; the draws of z take Pyro's random state.
         items: further items, (M, *event_shape).
         known: by facet, the clusters of ``items``, (M,), negative where unknown.
 
     Raises:
-        InputError: too few items, or a prior of another kind.
+        InputError: too few items, a prior of another kind, or the units of a q(z | x) that is not Gaussian.
     """
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
     if not chosen:
         return
+    if posterior_units:
+        check_posterior_units(guide)
     known = {j: clusters for j, clusters in (known or {}).items() if j in chosen}
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     for j in chosen:
         prior = model.priors[j]
         z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
+        unit = torch.ones_like(z[0])
+        if posterior_units:
+            unit = torch.cat([posteriors[j].variance for posteriors in parts]).mean(0).sqrt()
         match prior:
             case MixturePrior():
                 seen = (guide.posteriors(items)[j].mean, known[j]) if items is not None and j in known else None
-                fit_mixture(prior, z, variance=variance, seed=seed, seen=seen)
+                fit_mixture(prior, z, unit=unit, variance=variance, seed=seed, seen=seen)
             case VampPrior():
-                central = x[_central_items(z, prior.facet.num_clusters, seed)]
+                central = x[_central_items(z / unit, prior.facet.num_clusters, seed)]
                 prior.set_pseudo_inputs(guide.encoder_input(central))
             case _:
                 raise InputError(
@@ -149,17 +158,28 @@ def initialize_mixtures(
     guide.restart_globals(chosen)
 
 
+def check_posterior_units(guide: MultiFacetGuide) -> None:
+    """Refuse a q(z | x) whose standard deviations have no formula."""
+    if guide.encoder.covariance is None:
+        raise InputError(
+            "this q(z | x) is not Gaussian, so z cannot be measured in its standard deviations: leave "
+            "training.fit_units=latent (posterior_units=False)"
+        )
+
+
 def fit_mixture(
     prior: MixturePrior,
     z: Tensor,
     *,
+    unit: Tensor | None = None,
     variance: float | None = None,
     seed: int = 0,
     seen: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Fit one mixture prior to points ``z`` (N, D), N ≥ K, as `initialize_mixtures` does.
 
-    ``seen`` are further points (M, D) and their clusters (M,), negative where unknown.
+    ``unit`` (D,) is what to measure them in; ``seen`` are further points (M, D) and their clusters (M,), negative where
+    unknown.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
@@ -170,7 +190,11 @@ def fit_mixture(
             f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
         )
     kind = "diag" if prior.covariance == "diagonal" else prior.covariance
-    settings = {"covariance_type": kind, "reg_covar": _MIN_VARIANCE, "random_state": seed}
+    if unit is None or kind == "spherical":
+        unit = torch.ones_like(z[0])
+    z = z / unit
+    min_variance = _MIN_VARIANCE / unit.square().mean().item()
+    settings = {"covariance_type": kind, "reg_covar": min_variance, "random_state": seed}
     if isinstance(prior, BayesianMixturePrior) and prior.stick_breaking:
         mixture = BayesianGaussianMixture(
             n_components=num_clusters,
@@ -181,7 +205,7 @@ def fit_mixture(
             **settings,
         )
     else:
-        start = {} if seen is None else _start_at(*seen, z, num_clusters, kind, seed)
+        start = {} if seen is None else _start_at(seen[0] / unit, seen[1], z, num_clusters, kind, seed)
         mixture = GaussianMixture(n_components=num_clusters, **start, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI goes on from there
@@ -204,8 +228,8 @@ def fit_mixture(
             covariance = fitted
     probs = weights.clamp_min(_MIN_SHARE / num_clusters)
     prior.set_mixture(
-        means,
-        covariance if variance is None else _isotropic(prior, variance),
+        means * unit,
+        covariance * unit * unit[:, None] if variance is None else _isotropic(prior, variance),
         probs=probs / probs.sum() if prior.learns_weights else None,
     )
 

@@ -18,7 +18,12 @@ from pyro_mfcvae.config import TrainingConfig
 from pyro_mfcvae.devices import change_once, open_fabric
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
-from pyro_mfcvae.initialization import can_be_fitted, initialize_data_dependent, initialize_mixtures
+from pyro_mfcvae.initialization import (
+    can_be_fitted,
+    check_posterior_units,
+    initialize_data_dependent,
+    initialize_mixtures,
+)
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.generative import Known
 from pyro_mfcvae.objective import FacetELBO
@@ -120,6 +125,8 @@ class Training:
             raise InputError(
                 f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
             )
+        if settings.fit_units == "posterior":
+            check_posterior_units(pair.guide)
         num_fitted = min(len(images), settings.fit_items)
         for j, facet in enumerate(pair.model.facets):
             if num_fitted < facet.num_clusters:
@@ -243,6 +250,7 @@ class Training:
             self.batches.random(self.settings.fit_items),
             facets=facets,
             to_means=self.settings.fit_to == "means",
+            posterior_units=self.settings.fit_units == "posterior",
             variance=self.settings.mixture_variance,
             seed=self.seed,
             items=None if anchors is None else as_float(anchors.items).to(device),

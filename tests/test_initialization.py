@@ -10,7 +10,14 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, InputError
-from pyro_mfcvae.guides import ConvLadderEncoder, LadderEncoder, MultiFacetGuide
+from pyro_mfcvae.guides import (
+    ConvLadderEncoder,
+    FlowHead,
+    LadderEncoder,
+    MLPLadderEncoder,
+    MultiFacetGuide,
+    SampleAssignment,
+)
 from pyro_mfcvae.initialization import (
     fit_mixture,
     initialize_data_dependent,
@@ -190,6 +197,65 @@ def test_means_are_fitted_to_on_demand() -> None:
     torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
     initialize_mixtures(model, guide, x)
     assert (prior.loc[0] - x.mean(0)).abs().max() > 1e-6
+
+
+UNITS = torch.tensor([0.1, 10.0], dtype=torch.float64)
+
+
+class UnevenEncoder(KnownEncoder):
+    """q(z | x) = Normal(x, UNITS)."""
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        return [dist.Normal(x, UNITS).to_event(1)]
+
+
+def uneven_pair(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    model, guide = known_pair([prior])
+    guide.encoder = UnevenEncoder([prior.facet], (2,))
+    return model, guide
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
+def test_k_means_does_not_part_the_widest_dimension_in_units_of_the_posterior(covariance: Covariance) -> None:
+    """Four clusters a unit apart along one dimension, and 20 units wide along the other."""
+    x = torch.stack([torch.arange(400) % 4 + 0.0, 20 * torch.randn(400)], -1)
+    clusters, prior = torch.arange(400) % 4, MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
+    model, guide = uneven_pair(prior)
+
+    def purity(*, posterior_units: bool) -> float:
+        initialize_mixtures(model, guide, x, posterior_units=posterior_units)
+        found = (prior.log_weights() + prior.log_prob(x)).argmax(-1)
+        return sum(torch.bincount(clusters[found == k]).max().item() for k in found.unique()) / 400
+
+    assert purity(posterior_units=True) == 1.0
+    assert purity(posterior_units=False) < 0.7
+
+
+def test_units_are_undone_exactly() -> None:
+    """One component has the moments of the draws whatever they were measured in; spherical ones are fitted as ever."""
+    z = torch.randn(300, 2) * torch.tensor([1.0, 20.0])
+    prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
+    fit_mixture(prior, z, unit=UNITS)
+    torch.testing.assert_close(prior.loc[0].detach(), z.mean(0), rtol=0.0, atol=1e-12)
+    least = UNITS.square() / UNITS.square().mean() * 1e-4  # 1e-4 on average over the dimensions
+    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
+    torch.testing.assert_close(covariance, z.T.cov(correction=0) + least.diag(), rtol=0.0, atol=1e-9)
+
+    spherical = [MixturePrior(FACET, covariance="spherical") for _ in range(2)]
+    fit_mixture(spherical[0], z)
+    fit_mixture(spherical[1], z, unit=UNITS)
+    assert torch.equal(spherical[0].loc, spherical[1].loc)
+    assert torch.equal(spherical[0].scale, spherical[1].scale)
+
+
+def test_a_posterior_without_standard_deviations_has_no_units() -> None:
+    facets = [FACET]
+    decoder = MLPLadderDecoder(facets, (1, 2, 2), rung_dims=(4,), hidden_dim=4)
+    encoder = MLPLadderEncoder(facets, (1, 2, 2), rung_dims=(4,), head=FlowHead)
+    model = MultiFacetModel([MixturePrior(FACET)], decoder, BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
+    with pytest.raises(InputError, match=r"this q\(z \| x\) is not Gaussian.*leave training\.fit_units=latent"):
+        initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), posterior_units=True)
 
 
 def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:

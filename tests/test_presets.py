@@ -122,6 +122,7 @@ SHARED: dict[str, Any] = {
     "training.warmup_steps": 0,
     "training.refit_steps": (),
     "training.fit_to": "means",
+    "training.fit_units": "latent",
     "training.mixture_variance": 0.01,
 }
 

@@ -252,14 +252,15 @@ def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert fitted == [(1, (1,), 60), (4, (1,), 60), (7, (0,), 60), (10, (0,), 60)]
 
 
-def test_a_fit_takes_no_more_items_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = prepare("training.fit_items=25", "training.mixture_variance=0.04")
-    seen: list[tuple[int, object]] = []
+def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = prepare("training.fit_items=25", "training.mixture_variance=0.04", "training.fit_units=posterior")
+    seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(
-        "pyro_mfcvae.training.initialize_mixtures", lambda *args, variance, **_: seen.append((len(args[2]), variance))
+        "pyro_mfcvae.training.initialize_mixtures",
+        lambda *args, variance, posterior_units, **_: seen.append((len(args[2]), variance, posterior_units)),
     )
     training.run_epoch()
-    assert seen == [(25, 0.04)]
+    assert seen == [(25, 0.04, True)]
 
 
 def test_a_fit_gives_the_prior_its_starting_variance() -> None:
