@@ -18,7 +18,7 @@ LAYERS = (
     {"cli", "cli_images", "cli_checks", "terminal", "report", "explorer", "estimator"},
     {"training", "stacked", "supervision", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors"}
     | {"plots", "compositions", "runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
-    | {"compilation", "devices", "batches", "mapped_files"}
+    | {"devices", "batches", "mapped_files"}
     | {"predictive_checks", "guide_quality", "calibration", "simulation_ranks", "aggregate_posterior"}
     | {"cluster_stability", "typicality", "verdicts", "comparison", "check_plots"}
     | {"inference_data", "posterior_draws", "image_statistics"}
@@ -26,7 +26,7 @@ LAYERS = (
     {"mfcvae", "objective", "importance", "schedules", "initialization"},
     {"guides"},
     {"models"},
-    {"networks", "convolutions", "facets", "errors", "files"},
+    {"networks", "convolutions", "facets", "compilation", "errors", "files"},
 )
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
 TESTS_OF_THE_WHOLE = {
