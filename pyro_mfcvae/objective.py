@@ -72,7 +72,7 @@ class FacetELBO(ELBO):
             look at the drawn z.
         num_particles: draws of z per item, averaged, ≥ 1.
         compile: compute loss and gradient by one program, see `CompiledObjective`, once a first step has told Pyro
-            which parameters there are. For batches of one size; makes no difference where clusters are known.
+            which parameters there are. Every size of a batch is compiled anew; batches with known clusters never are.
     """
 
     def __init__(self, *, closed_form: bool = True, num_particles: int = 1, compile: bool = False) -> None:
