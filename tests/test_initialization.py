@@ -248,6 +248,24 @@ def test_units_are_undone_exactly() -> None:
     assert torch.equal(spherical[0].scale, spherical[1].scale)
 
 
+@pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
+def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> None:
+    """In units of mean square 1, so that the least variance is the same, the fit to stretched points is stretched."""
+    unit = torch.tensor([0.1, 1.99**0.5])
+    z, points, clusters = (
+        separated(300),
+        MEANS.repeat_interleave(4, 0) + 0.1 * torch.randn(12, 2),
+        torch.arange(12) // 4,
+    )
+    plain, stretched = (MixturePrior(FACET, covariance=covariance) for _ in range(2))
+    fit_mixture(plain, z, seen=(points, clusters))
+    fit_mixture(stretched, z * unit, unit=unit, seen=(points * unit, clusters))
+    torch.testing.assert_close(stretched.loc, plain.loc * unit, rtol=0.0, atol=1e-10)
+    expected = plain.log_prob(z) - unit.log().sum()  # so the covariances are stretched alike
+    torch.testing.assert_close(stretched.log_prob(z * unit), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(stretched.log_weights(), plain.log_weights(), rtol=0.0, atol=1e-10)
+
+
 def test_a_posterior_without_standard_deviations_has_no_units() -> None:
     facets = [FACET]
     decoder = MLPLadderDecoder(facets, (1, 2, 2), rung_dims=(4,), hidden_dim=4)
