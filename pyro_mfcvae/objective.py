@@ -203,12 +203,17 @@ class _CompiledLoss:
     def __init__(self, elbo: FacetELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
         self._loss = _Loss(elbo, model, guide)
         self._program = CompiledObjective(self._loss)
-        self._num_data = model.num_data
+        self._constants = self._read_constants()
         self._noted: dict[str, Tensor] = {}
 
     def is_of(self, model: MultiFacetModel, guide: MultiFacetGuide) -> bool:
-        loss = self._loss
-        return loss.model is model and loss.guide is guide and self._num_data == model.num_data
+        same = self._loss.model is model and self._loss.guide is guide
+        return same and self._constants == self._read_constants()
+
+    def _read_constants(self) -> tuple[bool, int, int | None]:
+        """What the program has taken in as numbers."""
+        elbo = self._loss.elbo
+        return elbo.closed_form, elbo.num_particles, self._loss.model.num_data
 
     def __call__(self, x: Tensor) -> Tensor:
         store, loss = pyro.get_param_store(), self._loss

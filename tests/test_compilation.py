@@ -280,18 +280,25 @@ def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("as_traced")
-def test_one_loss_for_several_pairs_and_sizes_of_the_data() -> None:
+def test_one_loss_whose_pair_and_settings_change() -> None:
     x = torch.rand(8, *SHAPE)
     first, second, loss = small_pair(), small_pair("prior.covariance=full"), FacetELBO(compile=True)
-    for pair, num_data in ((first, None), (second, None), (first, None), (first, 80)):
-        pair.model.num_data = num_data
+    for pair, num_data, closed_form in (
+        (first, None, True),
+        (second, None, True),
+        (first, None, True),
+        (first, 80, True),
+        (first, 80, False),
+    ):
+        pair.model.num_data, loss.closed_form = num_data, closed_form
         for _ in range(2):
             pair.zero_grad()
             pyro.set_rng_seed(1)
             here = loss.loss_and_grads(pair.model, pair.guide, x), [p.grad.clone() for p in pair.parameters()]
             pair.zero_grad()
             pyro.set_rng_seed(1)
-            there = FacetELBO().loss_and_grads(pair.model, pair.guide, x), [p.grad for p in pair.parameters()]
+            as_written = FacetELBO(closed_form=closed_form)
+            there = as_written.loss_and_grads(pair.model, pair.guide, x), [p.grad for p in pair.parameters()]
             assert_same(here, there)
 
 
