@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# A process for each core, of one thread each: what is tested is small, and threads that wait for each other cost more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test slow lint
 
@@ -8,10 +10,10 @@ demo: $(INSTALLED)
 	$(BIN)/mfcvae fit
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 # mypy reads an installed copy, because it cannot follow the editable mapping of models/ and guides/. build/ goes first:
 # setuptools would put modules that are long deleted, but still lie there, into the copy.

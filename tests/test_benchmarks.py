@@ -1,7 +1,6 @@
 """What README promises of real input holds: whole trainings, minutes each."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +18,8 @@ needs_data = pytest.mark.skipif("MFCVAE_DATA" not in os.environ, reason="MFCVAE_
 
 
 @pytest.fixture(autouse=True)
-def as_a_user_runs_them() -> Iterator[None]:
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+def single_precision() -> None:
     torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_default_dtype(dtype)
-    torch.set_num_threads(threads)
 
 
 def accuracies(preset: str, seed: int, folder: Path) -> tuple[dict[str, float], dict[str, int]]:
