@@ -52,12 +52,12 @@ from pyro_mfcvae.schedules import Fade, ProgressiveSchedule, cosine_fade, linear
 
 PRIORS: dict[str, Callable[[PriorConfig, int, LadderEncoder], FacetPrior]] = {
     "gaussian": lambda c, j, encoder: MixturePrior(
-        encoder.facets[j], covariance=c.covariance, learn_weights=c.learn_weights
+        encoder.facets[j], covariance=c.covariance_of(j), learn_weights=c.learn_weights
     ),
     "student_t": lambda c, j, encoder: StudentTMixturePrior(encoder.facets[j], learn_weights=c.learn_weights),
     "bayesian": lambda c, j, encoder: BayesianMixturePrior(
         encoder.facets[j],
-        covariance=c.covariance,
+        covariance=c.covariance_of(j),
         random=c.random,
         stick_breaking=c.stick_breaking,
         concentration=c.concentration,

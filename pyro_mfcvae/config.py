@@ -9,6 +9,7 @@ from pyro_mfcvae.errors import InputError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Covariance = Literal["diagonal", "full", "spherical", "tied"]
 PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
 PerStage = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 Options = dict[str, Any]
@@ -51,7 +52,8 @@ class PriorConfig:
     Attributes:
         kind: gaussian, student_t, bayesian or vamp, or the import path of a class that is called with the facet.
             Student's t has no closed form and needs assignment.rule = "monte_carlo" or "sample".
-        covariance: shape of a Gaussian's, Bayesian or not; Student's t has full ones.
+        covariance: shape of a Gaussian's, Bayesian or not, of all facets or of each, shallowest first; Student's t has
+            full ones.
         learn_weights: whether the clusters' weights are parameters, or 1/K; the Bayesian one's are random or learned.
         random: which parameters of the Bayesian one have a hyperprior.
         stick_breaking: let the Bayesian one choose how many clusters have weight.
@@ -61,12 +63,16 @@ class PriorConfig:
 
     __pydantic_config__ = _strict
     kind: Annotated[str, _part("gaussian", "student_t", "bayesian", "vamp")] = "gaussian"
-    covariance: Literal["diagonal", "full", "spherical", "tied"] = "diagonal"
+    covariance: Covariance | Annotated[tuple[Covariance, ...], Field(min_length=1)] = "diagonal"
     learn_weights: bool = True
     random: Annotated[tuple[Literal["probs", "loc", "scale"], ...], Field(min_length=1)] = ("probs", "loc", "scale")
     stick_breaking: bool = False
     concentration: Positive = 1.0
     options: Options = field(default_factory=dict)
+
+    def covariance_of(self, j: int) -> Covariance:
+        """That of facet j."""
+        return self.covariance if isinstance(self.covariance, str) else self.covariance[j]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +249,7 @@ class Config:
         num_facets = len(self.facets.num_clusters)
         per_facet = {
             "facets.latent_dim": self.facets.latent_dim,
+            "prior.covariance": self.prior.covariance,
             "networks.encoder_dims": self.networks.encoder_dims,
             "networks.decoder_dims": self.networks.decoder_dims,
             "training.epochs": self.training.epochs,
@@ -255,7 +262,7 @@ class Config:
             if isinstance(value, tuple) and len(value) != num_facets:
                 raise InputError(
                     f"facets.num_clusters names {num_facets} facets but {name} = {list(value)} has {len(value)} "
-                    "numbers: give one per facet"
+                    "values: give one per facet"
                 )
 
     @property

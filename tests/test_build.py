@@ -108,6 +108,12 @@ def test_priors_are_built(covariance: str, learn_weights: bool) -> None:
     assert [prior.learns_weights for prior in pair.model.priors] == [learn_weights] * 2
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "bayesian"])
+def test_every_facet_may_have_covariances_of_its_own_shape(kind: str) -> None:
+    pair = build(f"prior={kind}", "prior.covariance=['diagonal', 'full']")
+    assert [prior.covariance for prior in pair.model.priors] == ["diagonal", "full"]
+
+
 def test_a_facet_with_one_cluster_has_a_standard_normal() -> None:
     pair = build("facets.num_clusters=[1, 4]")
     assert [type(prior) for prior in pair.model.priors] == [StandardNormalPrior, MixturePrior]

@@ -172,12 +172,15 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("seed=-1", "--set: seed: input should be greater than or equal to 0, got -1"),
         ("seed=4294967296", "--set: seed: input should be less than 4294967296, got 4294967296"),
         ("facets.num_clusters=[]", "--set: facets.num_clusters: tuple should have at least 1 item"),
-        ("facets.num_clusters=[3, 4, 5]", "names 3 facets but facets.latent_dim = \\[5, 5\\] has 2 numbers"),
-        ("facets.latent_dim=[3]", "names 2 facets but facets.latent_dim = \\[3\\] has 1 numbers: give one per facet"),
-        ("training.warmup_steps=[3]", "names 2 facets but training.warmup_steps = \\[3\\] has 1 numbers"),
-        ("training.epochs=[1, 2, 3]", "names 2 facets but training.epochs = \\[1, 2, 3\\] has 3 numbers"),
-        ("networks.encoder_dims=[8]", "names 2 facets but networks.encoder_dims = \\[8\\] has 1 numbers"),
-        ("networks.decoder_dims=[8]", "names 2 facets but networks.decoder_dims = \\[8\\] has 1 numbers"),
+        ("facets.num_clusters=[3, 4, 5]", "names 3 facets but facets.latent_dim = \\[5, 5\\] has 2 values"),
+        ("facets.latent_dim=[3]", "names 2 facets but facets.latent_dim = \\[3\\] has 1 values: give one per facet"),
+        ("training.warmup_steps=[3]", "names 2 facets but training.warmup_steps = \\[3\\] has 1 values"),
+        ("training.epochs=[1, 2, 3]", "names 2 facets but training.epochs = \\[1, 2, 3\\] has 3 values"),
+        ("prior.covariance=['tied']", "names 2 facets but prior.covariance = \\['tied'\\] has 1 values: give one per"),
+        ("prior.covariance=[]", "prior.covariance: tuple should have at least 1 item"),
+        ("prior.covariance=['full', 'round']", "prior.covariance: .* 'spherical' or 'tied', got 'round'"),
+        ("networks.encoder_dims=[8]", "names 2 facets but networks.encoder_dims = \\[8\\] has 1 values"),
+        ("networks.decoder_dims=[8]", "names 2 facets but networks.decoder_dims = \\[8\\] has 1 values"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None:
@@ -210,7 +213,7 @@ def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
 
 
 def test_a_configuration_made_in_python_is_checked_too() -> None:
-    with pytest.raises(InputError, match=r"names 2 facets but training.epochs = \[1\] has 1 numbers"):
+    with pytest.raises(InputError, match=r"names 2 facets but training.epochs = \[1\] has 1 values"):
         Config(data="shapes", training=TrainingConfig(epochs=(1,)))
 
 
