@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 import tyro
 
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import load_dataset
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_text
@@ -70,7 +73,8 @@ def machine() -> str:
     """What the figures were measured on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {instructions}), torch {torch.__version__}"
 
 
 def best(scores: FacetScores) -> dict[str, dict[str, float]]:
@@ -96,6 +100,32 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
     return result
 
 
+def run_seed(config: Config, curve: bool) -> dict[str, Any]:
+    """Train with the configuration's seed; what the record says of it."""
+    dataset = load_dataset(config.data, seed=config.seed)
+    monitor = CurveMonitor(dataset.test)
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit(config, RunFolder(Path(folder)), data=dataset, monitors=(monitor,) if curve else ())
+    scores = result.evaluation.scores
+    run = {
+        "seed": config.seed,
+        "labels": best(scores),
+        "clusters_in_use": scores.clusters_in_use.tolist(),
+        "redundancy": float(np.max(scores.redundancy - np.eye(len(config.facets.num_clusters)))),
+        "elbo": result.summary["elbo"],
+        "seconds": result.summary["seconds"],
+    }
+    return run | ({"curve": monitor.curve} if curve else {})
+
+
+def tell(run: dict[str, Any]) -> str:
+    text = ", ".join(
+        f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, others {r['nmi_elsewhere']:.2f})"
+        for label, r in run["labels"].items()
+    )
+    return f"seed {run['seed']}: {text}; clusters {run['clusters_in_use']}; {run['seconds']:.0f} s"
+
+
 def main(
     preset: Annotated[str, tyro.conf.Positional],
     /,
@@ -103,6 +133,7 @@ def main(
     data: str | None = None,
     set: tuple[str, ...] = (),
     curve: bool = False,
+    workers: int = 1,
     name: str | None = None,
 ) -> None:
     """Train a preset with every seed.
@@ -113,46 +144,32 @@ def main(
         data: Another data set than the preset's.
         set: Settings to change.
         curve: Also score the test items after every epoch.
+        workers: How many seeds at a time, each on its share of the CPU's cores.
         name: Name of the result; by default the preset's, and the other data set's.
     """
     base = override(load_preset(preset), set)
     base = replace(base, data=data or base.data)
     name = name or "-".join([preset, *([data] if data else [])])
-    runs = []
-    for seed in seeds:
-        config = replace(base, seed=seed)
-        dataset = load_dataset(config.data, seed=seed)
-        monitor = CurveMonitor(dataset.test)
-        with tempfile.TemporaryDirectory() as folder:
-            result = fit(config, RunFolder(Path(folder)), data=dataset, monitors=(monitor,) if curve else ())
-        labels = best(result.evaluation.scores)
-        run = {
-            "seed": seed,
-            "labels": labels,
-            "clusters_in_use": result.evaluation.scores.clusters_in_use.tolist(),
-            "redundancy": float(np.max(result.evaluation.scores.redundancy - np.eye(len(config.facets.num_clusters)))),
-            "elbo": result.summary["elbo"],
-            "seconds": result.summary["seconds"],
-        }
-        if curve:
-            run["curve"] = monitor.curve
-        runs.append(run)
-        text = ", ".join(
-            f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, others {r['nmi_elsewhere']:.2f})"
-            for label, r in labels.items()
-        )
-        print(f"seed {seed}: {text}; clusters {run['clusters_in_use']}; {run['seconds']:.0f} s", flush=True)
-        record = {
-            "preset": preset,
-            "set": list(set),
-            "data": dataset.name,
-            "data_fingerprint": dataset.fingerprint(),
-            "machine": machine(),
-            "accuracy": over_seeds(runs),
-            "runs": runs,
-        }
-        write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
-    for label, accuracy in record["accuracy"].items():
+    dataset = load_dataset(base.data, seed=seeds[0])
+    num_threads = max((os.cpu_count() or 1) // workers, 1)
+    runs: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (num_threads,)) as pool:
+        for job in as_completed([pool.submit(run_seed, replace(base, seed=seed), curve) for seed in seeds]):
+            run = job.result()
+            runs = sorted([*runs, run], key=lambda other: seeds.index(other["seed"]))
+            print(tell(run), flush=True)
+            record = {
+                "preset": preset,
+                "set": list(set),
+                "data": dataset.name,
+                "data_fingerprint": dataset.fingerprint(),
+                "machine": machine(),
+                "workers": workers,
+                "accuracy": over_seeds(runs),
+                "runs": runs,
+            }
+            write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    for label, accuracy in over_seeds(runs).items():
         paper = PAPER.get(base.data, {}).get(label)
         beside = f"   (paper: {paper[0]:.4f} ± {paper[1]:.4f})" if paper else ""
         print(f"{label}: {accuracy['mean']:.4f} ± {accuracy['std'] or 0:.4f}{beside}")
