@@ -151,7 +151,7 @@ def main(
     base = replace(base, data=data or base.data)
     name = name or "-".join([preset, *([data] if data else [])])
     dataset = load_dataset(base.data, seed=seeds[0])
-    num_threads = max((os.cpu_count() or 1) // workers, 1)
+    num_threads = max(torch.get_num_threads() // workers, 1)
     runs: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (num_threads,)) as pool:
         for job in as_completed([pool.submit(run_seed, replace(base, seed=seed), curve) for seed in seeds]):

@@ -1,6 +1,6 @@
 """Where the time of a training goes: every stage of a step, and what comes once in an epoch or in a facet's stage.
 
-python benchmarks/stages.py mnist-mlp shapes
+python benchmarks/stages.py mnist shapes
 
 Processor time of one thread, medians: what other programs on the machine do does not count.
 """
@@ -71,7 +71,7 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
     return found
 
 
-def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist-mlp", "shapes"), rounds: int = 15) -> None:
+def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist", "shapes"), rounds: int = 15) -> None:
     """Measure presets.
 
     Args:

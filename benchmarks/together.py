@@ -27,7 +27,7 @@ from pyro_mfcvae.settings import override
 from pyro_mfcvae.stacked import RandomState, StackedTraining
 from pyro_mfcvae.training import Training, steps_per_epoch
 
-SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist-mlp": (1, 28, 28)}
+SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 28)}
 # A fit would be measured instead of a step.
 SETTINGS = ["training.warmup_steps=0", "training.refit_steps=[]", "training.compile=false", "training.epochs=10000"]
 
@@ -60,7 +60,7 @@ def steps_of(run_epoch: Callable[[Callable[[], None]], object], clock: Callable[
 
 
 def main(
-    presets: Sequence[Literal["stickfigures", "shapes", "mnist-mlp"]] = ("stickfigures", "shapes"),
+    presets: Sequence[Literal["stickfigures", "shapes", "mnist"]] = ("stickfigures", "shapes"),
     seeds: Sequence[int] = (1, 5, 10),
     device: Literal["cpu", "cuda"] = "cpu",
     rounds: int = 15,
