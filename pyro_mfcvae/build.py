@@ -201,7 +201,7 @@ def _rule(config: AssignmentConfig, facets: Sequence[Facet]) -> AssignmentRule:
 def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
     """The schedule of a configuration, for epochs of a number of steps."""
     training = config.training
-    return ProgressiveSchedule.from_epochs(
+    schedule = ProgressiveSchedule.from_epochs(
         config.stage_epochs,
         steps_per_epoch,
         fade_in_steps=training.fade_in_steps,
@@ -214,3 +214,6 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         joint_refit_steps=training.joint_refit_steps,
         fade=FADES[training.fade],
     )
+    if training.schedule_scale == 1:
+        return schedule
+    return schedule.stretched(training.schedule_scale, unit=steps_per_epoch)

@@ -158,6 +158,7 @@ class TrainingConfig:
 
     Attributes:
         epochs: of each stage, or one number for all stages alike.
+        schedule_scale: of the whole schedule, its epochs and all its steps: 0.1 runs through it in a tenth of the time.
         batch_size: items per step.
         learning_rate: of Adam at the first step.
         final_learning_rate: towards which it falls along a half cosine, to be there after the last step; no fall where
@@ -183,6 +184,7 @@ class TrainingConfig:
 
     __pydantic_config__ = _strict
     epochs: PerFacet | Count = 10
+    schedule_scale: Positive = 1.0
     batch_size: Count = 128
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None

@@ -3,13 +3,15 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
 Fade = Callable[[float], float]
+
+_ALIKE = "; a whole schedule is shortened with training.schedule_scale"
 
 
 def linear_fade(t: float) -> float:
@@ -100,14 +102,14 @@ class ProgressiveSchedule:
         if relax is not None and not 0 <= relax[0] < relax[1] <= last:
             raise InputError(
                 "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
-                f"{last}, got {relax}"
+                f"{last}, got {relax}{_ALIKE}"
             )
         warmups = self._warmups
         for warmup, stage in zip(warmups, self.stage_steps, strict=True):
             if warmup >= stage:
                 raise InputError(
                     f"warmup_steps={warmup} would outlast a stage of {stage} steps, so its mixture would never be "
-                    "fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size)"
+                    f"fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size){_ALIKE}"
                 )
         if any(steps <= min(warmups) for steps in self.refit_steps):
             raise InputError(f"refit_steps must lie after warmup_steps={min(warmups)}, got {self.refit_steps}")
@@ -121,6 +123,35 @@ class ProgressiveSchedule:
     def from_epochs(cls, stage_epochs: Sequence[int], steps_per_epoch: int, **arguments: Any) -> "ProgressiveSchedule":
         """A schedule whose stages are counted in epochs; further arguments as above."""
         return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
+
+    def stretched(self, factor: float, *, unit: int = 1) -> "ProgressiveSchedule":
+        """The same course over ``factor`` > 0 times as many steps, fades, warm-ups and fits moved along with it.
+
+        Stages are rounded up to multiples of ``unit`` steps (an epoch), all else down. Fits that coincide become one.
+        """
+
+        def steps(num: int, least: int = 0) -> int:
+            return max(math.floor(round(num * factor, 6)), least)
+
+        def each(nums: tuple[int, ...] | None, least: int = 0) -> tuple[int, ...] | None:
+            return None if nums is None else tuple(steps(num, least) for num in nums)
+
+        def after(warmup: int, nums: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted({num for num in map(steps, nums) if num > warmup}))
+
+        warmups = tuple(map(steps, self._warmups))
+        relax = self.kl_relax_steps and (steps(self.kl_relax_steps[0]), steps(self.kl_relax_steps[1]))
+        return replace(
+            self,
+            stage_steps=tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps),
+            fade_in_steps=steps(self.fade_in_steps, 1),
+            kl_fade_in_steps=each(self.kl_fade_in_steps, 1),
+            kl_delay_steps=each(self.kl_delay_steps),
+            kl_relax_steps=relax and (relax[0], max(relax[1], relax[0] + 1)),
+            warmup_steps=warmups,
+            refit_steps=after(min(warmups), self.refit_steps),
+            joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
+        )
 
     @property
     def num_facets(self) -> int:

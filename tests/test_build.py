@@ -266,6 +266,13 @@ def test_the_schedule_is_built() -> None:
     )
 
 
+def test_the_whole_schedule_is_scaled() -> None:
+    config = override(Config(data="none"), ["training.epochs=[3, 5]", "training.warmup_steps=20"])
+    scaled = build_schedule(override(config, ["training.schedule_scale=0.1"]), 10)
+    assert scaled == ProgressiveSchedule(stage_steps=(10, 10), warmup_steps=(2, 2))
+    assert build_schedule(override(config, ["training.schedule_scale=2"]), 10).stage_steps == (60, 100)
+
+
 def test_epochs_and_facets_are_counted_from_the_same_configuration() -> None:
     config = override(Config(data="none"), ["facets.num_clusters=[2, 3, 4]", "facets.latent_dim=[1, 1, 1]"])
     assert build_schedule(config, 2) == ProgressiveSchedule(stage_steps=(20, 20, 20))

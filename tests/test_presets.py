@@ -6,6 +6,7 @@ from pyro_mfcvae.build import build_pair, build_schedule
 from pyro_mfcvae.datasets import DATASETS
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
+from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import steps_per_epoch
 
 NUM_TRAINING_ITEMS = {
@@ -56,6 +57,15 @@ def test_a_preset_fits_its_data(name: str) -> None:
     assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is faded in completely
     # A refit past every stage would never happen.
     assert all(steps < max(schedule.stage_steps) for steps in config.training.refit_steps)
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 2.0])
+def test_a_preset_can_be_run_through_in_less_time_or_more(name: str, scale: float) -> None:
+    config = override(load_preset(name), [f"training.schedule_scale={scale}"])
+    schedule = build_schedule(config, steps_per_epoch(NUM_TRAINING_ITEMS[config.data], config.training.batch_size))
+    last = schedule.num_steps - 1
+    assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0
 
 
 # Falck et al. 2021, as the authors published their configurations; facets shallow, deep.
