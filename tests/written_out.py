@@ -67,7 +67,8 @@ def evaluate(elbo: ELBO, model: MultiFacetModel, guide: MultiFacetGuide, x: Tens
 
 
 def assert_equal(actual: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-10)
+    # Gradients reach a thousand here: their last digits, summed in another order on another CPU, are 1e-10 of their own.
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-10)
 
 
 def standard_error(samples: Tensor) -> Tensor:
