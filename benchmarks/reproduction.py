@@ -100,12 +100,13 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
     return result
 
 
-def run_seed(config: Config, curve: bool) -> dict[str, Any]:
+def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
     """Train with the configuration's seed; what the record says of it."""
     dataset = load_dataset(config.data, seed=config.seed)
     monitor = CurveMonitor(dataset.test)
     with tempfile.TemporaryDirectory() as folder:
-        result = fit(config, RunFolder(Path(folder)), data=dataset, monitors=(monitor,) if curve else ())
+        run = RunFolder(Path(folder) if keep is None else keep / f"seed-{config.seed}")
+        result = fit(config, run, data=dataset, monitors=(monitor,) if curve else ())
     scores = result.evaluation.scores
     run = {
         "seed": config.seed,
@@ -134,6 +135,7 @@ def main(
     set: tuple[str, ...] = (),
     curve: bool = False,
     workers: int = 1,
+    keep: Path | None = None,
     name: str | None = None,
 ) -> None:
     """Train a preset with every seed.
@@ -145,6 +147,7 @@ def main(
         set: Settings to change.
         curve: Also score the test items after every epoch.
         workers: How many seeds at a time, each on its share of the CPU's cores.
+        keep: Folder to keep the seeds' runs in. Those that were stopped go on from there, and so does their curve.
         name: Name of the result; by default the preset's, and the other data set's.
     """
     base = override(load_preset(preset), set)
@@ -154,7 +157,7 @@ def main(
     num_threads = max(torch.get_num_threads() // workers, 1)
     runs: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (num_threads,)) as pool:
-        for job in as_completed([pool.submit(run_seed, replace(base, seed=seed), curve) for seed in seeds]):
+        for job in as_completed([pool.submit(run_seed, replace(base, seed=seed), curve, keep) for seed in seeds]):
             run = job.result()
             runs = sorted([*runs, run], key=lambda other: seeds.index(other["seed"]))
             print(tell(run), flush=True)

@@ -151,6 +151,8 @@ def ways(network: Network, batch: int, num_facets: int, num_clusters: int, optio
         "SVI TraceEnum_ELBO": svi_step(d, x, TraceEnum_ELBO(max_plate_nesting=1), autocast),
         "published": published_step(e, x, labels, autocast),
     }
+    if options.precision == "bf16":
+        found["published, float32"] = published_step(fresh(), x, labels, torch.autocast(device, enabled=False))
     if options.compile:
         pair = fresh()
         compiled = CompiledObjective(Objective(pair, num_items=100))
