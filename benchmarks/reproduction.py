@@ -108,7 +108,7 @@ def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
         run = RunFolder(Path(folder) if keep is None else keep / f"seed-{config.seed}")
         result = fit(config, run, data=dataset, monitors=(monitor,) if curve else ())
     scores = result.evaluation.scores
-    run = {
+    record = {
         "seed": config.seed,
         "labels": best(scores),
         "clusters_in_use": scores.clusters_in_use.tolist(),
@@ -116,7 +116,7 @@ def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
         "elbo": result.summary["elbo"],
         "seconds": result.summary["seconds"],
     }
-    return run | ({"curve": monitor.curve} if curve else {})
+    return record | ({"curve": monitor.curve} if curve else {})
 
 
 def tell(run: dict[str, Any]) -> str:
