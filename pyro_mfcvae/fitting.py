@@ -82,12 +82,12 @@ def fit_together(
     *,
     data: Sequence[Dataset],
     device: str = "auto",
-) -> Iterator[Fit]:
+) -> Iterator[Fit | InputError]:
     """`fit` for configurations that differ in their seed alone, in one process that takes all their steps at once.
 
     Every run differs from the one that `fit` makes in rounding alone. Each has its checkpoint at every epoch's end:
     those that were stopped go on, together or alone; those that are behind come first. The seconds of a run are its
-    share.
+    share. In place of a run that fails comes its error, and the others are finished.
 
     Args:
         configs: what to train.
@@ -111,24 +111,32 @@ def fit_together(
     for config, run, items, state in zip(configs, runs, data, states, strict=True):
         with state.in_turn():
             trainings.append(_start(config, run, items, fabric))
-    stack: StackedTraining | None = None
     seconds: list[float] = []
-    while (epoch := min(training.epoch for training in trainings)) < trainings[0].num_epochs:
-        behind = [s for s, training in enumerate(trainings) if training.epoch == epoch]
-        if stack is None or len(stack.trainings) < len(behind):
-            stack = StackedTraining([trainings[s] for s in behind], [states[s] for s in behind])
+    failures: dict[int, InputError] = {}
+    stack, members = None, []
+    while left := [s for s, training in enumerate(trainings) if s not in failures and not training.is_finished]:
+        epoch = min(trainings[s].epoch for s in left)
+        behind = [s for s in left if trainings[s].epoch == epoch]
+        if stack is None or behind != members:
+            stack, members = StackedTraining([trainings[s] for s in behind], [states[s] for s in behind]), behind
         seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
         start = time.perf_counter()
         records = stack.run_epoch()
         share = (time.perf_counter() - start) / len(behind)
         for s, record in zip(behind, records, strict=True):
+            if isinstance(record, InputError):
+                failures[s] = record
+                continue
             seconds[s] += share
             with states[s].in_turn():
                 _write_epoch(runs[s], trainings[s], record, seconds[s])
     seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
-    for config, run, items, training, spent, state in zip(configs, runs, data, trainings, seconds, states, strict=True):
-        with state.in_turn():
-            yield _finish(config, run, items, training, spent)
+    for s, (config, run, items) in enumerate(zip(configs, runs, data, strict=True)):
+        if s in failures:
+            yield failures[s]
+            continue
+        with states[s].in_turn():
+            yield _finish(config, run, items, trainings[s], seconds[s])
 
 
 def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
@@ -199,7 +207,7 @@ def _train(run: RunFolder, training: Training, monitors: tuple[Monitor, ...]) ->
 
     for monitor in monitors:
         monitor.on_start(training)
-    while training.epoch < training.num_epochs:
+    while not training.is_finished:
         record = training.run_epoch(on_step)
         if training.fabric.is_global_zero:
             _write_epoch(run, training, record, before + time.perf_counter() - start)

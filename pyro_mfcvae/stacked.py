@@ -59,7 +59,7 @@ class StackedTraining:
     which it would draw them alone, so that it differs in rounding alone from a training on its own.
 
     The trainings' tensors become slices of the stacks: between two epochs each is a whole training, that can be saved,
-    or go on alone.
+    or go on alone. One that diverges does not touch the others.
 
     Args:
         trainings: at the same epoch, on one device.
@@ -85,9 +85,13 @@ class StackedTraining:
         self._optimizer = torch.optim.Adam(self._parameters.values(), fused=True)
         self._stack_moments()
         self._draw, self._program = self._batch_objective()
+        self._failures: dict[int, InputError] = {}
 
-    def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord]:
-        """Train one more epoch; the record of every training. ``on_step`` is called after every step."""
+    def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
+        """Train one more epoch; the record of every training, or why it failed: it is of no use then.
+
+        ``on_step`` is called after every step.
+        """
         with pyro.get_param_store().scope():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
             self._adopt()
@@ -95,36 +99,43 @@ class StackedTraining:
                 self._step(torch.stack(xs))
                 if on_step is not None:
                     on_step()
+                if len(self._failures) == len(self.trainings):
+                    break
             self._hand_back_moments()
-            return [self._in_turn(s, training.finish_epoch) for s, training in enumerate(self.trainings)]
+            return [
+                self._failures[s] if s in self._failures else self._in_turn(s, training.finish_epoch)
+                for s, training in enumerate(self.trainings)
+            ]
 
     def _in_turn(self, s: int, act: Callable[[], Any]) -> Any:
         with self._states[s].in_turn():
             return act()
 
-    def _prepare(self, training: Training) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
+    def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
         """What was fitted, and the random numbers of a step."""
-        return training.prepare_step(), self._draw()
+        return [] if s in self._failures else self.trainings[s].prepare_step(), self._draw()
 
     def _step(self, xs: Tensor) -> None:
-        turns = [self._in_turn(s, partial(self._prepare, training)) for s, training in enumerate(self.trainings)]
-        if fitted := turns[0][0]:  # the same in all
+        turns = [self._in_turn(s, partial(self._prepare, s)) for s in range(len(self.trainings))]
+        first = next(s for s in range(len(self.trainings)) if s not in self._failures)
+        if fitted := turns[first][0]:  # the same in all
             self._adopt()
-            for name, parameter in _parameters(self.trainings[0]).items():
+            for name, parameter in _parameters(self.trainings[first]).items():
                 if any(parameter is other for other in fitted):
                     self._optimizer.state.pop(self._parameters[name], None)
         noise = [torch.stack(draws) for draws in zip(*(draws for _, draws in turns), strict=True)]
         (loss, reconstruction, kl), grads = call(self._program, self._values, self._buffers, xs, *noise)
         for stack, grad in zip(self._parameters.values(), grads, strict=True):
             stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
-        self._optimizer.param_groups[0]["lr"] = self.trainings[0].optimizer.param_groups[0]["lr"]
+        self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         terms = torch.cat([-loss[:, None], reconstruction[:, None], kl], 1)
-        for training, elbo, row in zip(self.trainings, (-loss).tolist(), terms, strict=True):
-            try:
-                training.note_step(elbo, row)
-            except InputError as error:
-                raise InputError(f"seed {training.seed}: {error}") from None
+        for s, (training, elbo, row) in enumerate(zip(self.trainings, (-loss).tolist(), terms, strict=True)):
+            if s not in self._failures:
+                try:
+                    training.note_step(elbo, row)
+                except InputError as error:
+                    self._failures[s] = error
 
     def _adopt(self) -> None:
         """Make every model's tensors slices of the stacks, with the values that they have now."""

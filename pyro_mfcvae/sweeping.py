@@ -90,43 +90,15 @@ def sweep(
         on_done: is told of every run that is ready, with its seed and summary.
 
     Raises:
-        InputError: a seed failed; its training diverged, say. The others are finished first, where they have processes
-            of their own.
+        InputError: a seed failed; its training diverged, say. The others are finished first.
     """
     data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
     if together:
         if workers is not None:
             raise InputError("seeds that train together take one process: give either workers or together")
-        _fit_together(config, folder, seeds, root, device, on_done)
-        return compare(folder, seeds=seeds, data=data)
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or gpus or cores, len(seeds))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {
-            pool.submit(
-                _fit_one,
-                replace(config, seed=seed),
-                folder / f"seed-{seed}",
-                root,
-                f"cuda:{index % gpus}" if gpus else device,
-                max(cores // workers, 1),
-            ): seed
-            for index, seed in enumerate(seeds)
-        }
-        failures: dict[int, InputError] = {}
-        try:
-            for job in as_completed(jobs):
-                try:
-                    summary = job.result()
-                except InputError as error:
-                    failures[jobs[job]] = error
-                    continue
-                if on_done is not None:
-                    on_done(jobs[job], summary)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        failures = _fit_together(config, folder, seeds, root, device, on_done)
+    else:
+        failures = _fit_side_by_side(config, folder, seeds, root, device, workers, on_done)
     if failures:
         told = "; ".join(sorted({str(error) for error in failures.values()}))
         if len(failures) == len(seeds):
@@ -162,6 +134,47 @@ def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArra
     return np.asarray(table[rows, columns])
 
 
+def _fit_side_by_side(
+    config: Config,
+    folder: Path,
+    seeds: Sequence[int],
+    root: Path | None,
+    device: str,
+    workers: int | None,
+    on_done: Callable[[int, dict[str, Any]], None] | None,
+) -> dict[int, InputError]:
+    """Fit every seed in a process of its own; what failed."""
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or gpus or cores, len(seeds))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {
+            pool.submit(
+                _fit_one,
+                replace(config, seed=seed),
+                folder / f"seed-{seed}",
+                root,
+                f"cuda:{index % gpus}" if gpus else device,
+                max(cores // workers, 1),
+            ): seed
+            for index, seed in enumerate(seeds)
+        }
+        failures: dict[int, InputError] = {}
+        try:
+            for job in as_completed(jobs):
+                try:
+                    summary = job.result()
+                except InputError as error:
+                    failures[jobs[job]] = error
+                    continue
+                if on_done is not None:
+                    on_done(jobs[job], summary)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
     run = _run_of(config, path)
     if run.summary_path.is_file():
@@ -178,8 +191,9 @@ def _fit_together(
     root: Path | None,
     device: str,
     on_done: Callable[[int, dict[str, Any]], None] | None,
-) -> None:
-    configs, runs = [], []
+) -> dict[int, InputError]:
+    """Fit all seeds in this process at once; what failed."""
+    configs, runs, failures = [], [], {}
     for seed in seeds:
         run = _run_of(replace(config, seed=seed), folder / f"seed-{seed}")
         if not run.summary_path.is_file():
@@ -188,9 +202,12 @@ def _fit_together(
         elif on_done is not None:
             on_done(seed, run.read_summary())
     data = [load_dataset(c.data, root=root, seed=c.seed) for c in configs]
-    for done in fit_together(configs, runs, data=data, device=device):
-        if on_done is not None:
-            on_done(done.summary["seed"], done.summary)
+    for fitted, done in zip(configs, fit_together(configs, runs, data=data, device=device), strict=True):
+        if isinstance(done, InputError):
+            failures[fitted.seed] = done
+        elif on_done is not None:
+            on_done(fitted.seed, done.summary)
+    return failures
 
 
 def _run_of(config: Config, path: Path) -> RunFolder:

@@ -155,6 +155,11 @@ class Training:
         """Number of optimiser steps taken."""
         return self.epoch * self.steps_per_epoch + self._num_taken
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are behind it."""
+        return self.epoch >= self.num_epochs
+
     def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
         """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
         with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well

@@ -193,12 +193,33 @@ def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason
         stack(*settings)
 
 
-def test_a_model_that_diverges_is_named() -> None:
+def test_a_model_that_diverges_does_not_touch_the_others() -> None:
+    """Neither while it is still among them nor, from the next epoch on, without it."""
+    together = stack(seeds=(*SEEDS, 5))
+    together.run_epoch()
+    with torch.no_grad():
+        together.trainings[0].pair.guide.encoder.heads[1].linear.bias.fill_(float("inf"))  # type: ignore[union-attr]
+    failed, *records = together.run_epoch()
+    message = f"the ELBO became nan at step {steps_per_epoch(70, 20) + 1}, training has diverged: lower "
+    assert isinstance(failed, InputError)
+    assert str(failed).startswith(message)
+    others = together.trainings[1:]
+    StackedTraining(others, together._states[1:]).run_epoch()
+    for seed, training, record in zip((SEEDS[1], 5), others, records, strict=True):
+        alone, expected, _ = train_alone(seed=seed, epochs=3)
+        assert_equal(training, alone)
+        assert_records_equal([record], expected[1:2])
+
+
+def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
     together = stack()
     with torch.no_grad():
-        together.trainings[1].pair.guide.encoder.heads[1].linear.bias.fill_(float("inf"))  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=f"^seed {SEEDS[1]}: the ELBO became nan at step 1, training has diverged"):
-        together.run_epoch()
+        for training in together.trainings:
+            training.pair.guide.encoder.heads[1].linear.bias.fill_(float("inf"))  # type: ignore[union-attr]
+    taken: list[None] = []
+    failures = together.run_epoch(lambda: taken.append(None))
+    assert len(taken) == 1
+    assert all(isinstance(failure, InputError) for failure in failures)
 
 
 def test_random_states_take_turns() -> None:

@@ -13,7 +13,7 @@ from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.settings import override
 from pyro_mfcvae.stacked import StackedTraining
 from pyro_mfcvae.sweeping import compare, facet_agreement, sweep
-from pyro_mfcvae.training import EpochRecord
+from pyro_mfcvae.training import EpochRecord, Training
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,40 @@ def test_runs_that_train_together_are_those_of_fit(
     before = (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns
     run()  # all are finished
     assert (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_that_fails_among_others_leaves_them_to_finish(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_default_dtype(torch.float64)
+    config = override(config, ["training.epochs=[2, 1]"])
+    for seed in (2, 7):
+        fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
+    note_step = Training.note_step
+
+    def diverge(self: Training, elbo: float, terms: torch.Tensor) -> None:
+        note_step(self, float("nan") if self.seed == 5 and self.step == 2 else elbo, terms)
+
+    monkeypatch.setattr(Training, "note_step", diverge)
+    done: list[int] = []
+
+    def run(seeds: list[int]) -> None:
+        folder = tmp_path / "many"
+        sweep(config, folder, seeds=seeds, device="cpu", together=True, on_done=lambda seed, _: done.append(seed))
+
+    message = r"^seed 5 failed: the ELBO became nan at step 3, .*\. Finished, and kept in .*many: 2 of 3 runs$"
+    for _ in range(2):  # the second time it goes on from its first epoch, and fails alone
+        with pytest.raises(InputError, match=message):
+            run([2, 5, 7])
+    assert done == [2, 7, 2, 7]
+    assert len(RunFolder(tmp_path / "many/seed-5").read_metrics()) == 1
+    with pytest.raises(InputError, match=r"^the ELBO became nan at step 3, training has diverged"):
+        run([5])
+    for seed in (2, 7):
+        here, there = (
+            load_file(tmp_path / name / "model.safetensors") for name in (f"alone-{seed}", f"many/seed-{seed}")
+        )
+        assert all(torch.allclose(tensor, there[name], rtol=0, atol=1e-9) for name, tensor in here.items())
 
 
 def test_what_cannot_train_together_is_refused_before_anything_is_written(tmp_path: Path, config: Config) -> None:

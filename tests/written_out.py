@@ -67,7 +67,7 @@ def evaluate(elbo: ELBO, model: MultiFacetModel, guide: MultiFacetGuide, x: Tens
 
 
 def assert_equal(actual: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
-    # Gradients reach a thousand here: their last digits, summed in another order on another CPU, are 1e-10 of their own.
+    # Gradients reach a thousand here, whose last digits another CPU sums in another order.
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-10)
 
 
