@@ -138,7 +138,7 @@ class ConvLadderEncoder(LadderEncoder):
         for level in self.levels:
             maps.append(level(maps[-1]))
         return [
-            head(rung(maps[level]).unflatten(0, batch_shape))
+            head((h := rung(maps[level])).reshape(*batch_shape, *h.shape[1:]))
             for level, rung, head in zip(self.pyramid.rungs, self.rungs, self.heads, strict=True)
         ]
 
@@ -162,7 +162,10 @@ class SeparateEncoder(LadderEncoder):
             )
         kinds = {(encoder.in_shape, encoder.covariance) for encoder in encoders}
         if len(kinds) > 1:
-            raise InputError(f"all encoders must have the same in_shape and family of q(z | x), got {sorted(kinds)}")
+            raise InputError(
+                "all encoders must have the same in_shape and family of q(z | x), got "
+                + " and ".join(sorted(f"{shape} with {covariance or 'a flow'}" for shape, covariance in kinds))
+            )
         super().__init__([encoder.facets[0] for encoder in encoders], encoders[0].in_shape)
         self.encoders = nn.ModuleList(encoders)
         self.covariance = encoders[0].covariance

@@ -148,7 +148,7 @@ class ConvLadderDecoder(LadderDecoder):
                 h = torch.cat([below, alpha[j] * self.rungs[j](flat[j])], 1)
             h = self.steps[level - 1](h)
         # Under autocast the layers give low precision; densities keep the parameters' one.
-        return h.to(alpha.dtype).unflatten(0, batch_shape)
+        return h.to(alpha.dtype).reshape(*batch_shape, *h.shape[1:])
 
     def hidden_layers(self) -> Iterator[nn.Module]:
         yield from weight_layers(self.rungs)

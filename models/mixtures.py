@@ -176,6 +176,11 @@ class StudentTMixturePrior(MixturePrior):
             raise InputError(f"the degrees of freedom of a Student-t mixture must be > 2, got {df}")
         self.df = PyroParam(torch.full((facet.num_clusters,), float(df)), dist.constraints.greater_than(2.0))
 
+    @torch.no_grad()
+    def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
+        """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom stay as they are."""
+        super().set_mixture(loc, covariance * ((self.df - 2) / self.df)[:, None, None], probs=probs)
+
     def components(self) -> dist.TorchDistribution:
         return dist.MultivariateStudentT(self.df, self.loc, self.scale_trils())
 

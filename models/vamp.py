@@ -56,12 +56,13 @@ class VampPrior(FacetPrior):
         encoder = self._encoder[0]
         if not isinstance(encoder, nn.Module):
             return encoder(self.pseudo_inputs)[self.j]
-        was_training = encoder.training
+        modes = [(module, module.training) for module in encoder.modules()]
         encoder.eval()
         try:
             posterior: dist.TorchDistribution = encoder(self.pseudo_inputs)[self.j]
         finally:
-            encoder.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
         return posterior
 
     def _mixture(self) -> MixturePrior:

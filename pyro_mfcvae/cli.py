@@ -1,6 +1,5 @@
 """The command line: ``mfcvae fit | sweep | evaluate | check | compare | sample | presets | datasets``."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from pyro_mfcvae.datasets import DATASETS, load_dataset
 from pyro_mfcvae.devices import open_fabric
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate as evaluate_split
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.files import write_json
 from pyro_mfcvae.fitting import Monitor
 from pyro_mfcvae.fitting import fit as fit_run
 from pyro_mfcvae.monitors import ProgressMonitor, TensorBoardMonitor
@@ -157,7 +156,7 @@ def sweep(
     result = run_sweep(
         config, folder, seeds=range(seeds), root=root, device=device, workers=workers, together=together, on_done=tell
     )
-    write_text(folder / "sweep.json", json.dumps(result.summary(), indent=2) + "\n")
+    write_json(folder / "sweep.json", result.summary())
     print_sweep(result)
     say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
     say(f"Everything of this sweep lies in {folder}.")

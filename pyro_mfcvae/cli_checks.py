@@ -1,6 +1,5 @@
 """Checks on the command line: ``mfcvae check | compare``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,9 @@ from pyro_mfcvae.criticism import criticise, to_json
 from pyro_mfcvae.datasets import Split, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.files import write_json, write_text
 from pyro_mfcvae.inference_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.parts import find_part
 from pyro_mfcvae.plots import save_figure
 from pyro_mfcvae.posterior_draws import draw_log_weights
@@ -66,22 +66,22 @@ def check(
     own = load_dataset(config.data, root=root, seed=config.seed)
     dataset = load_dataset(data, root=root, seed=config.seed) if data else own
     dataset.check_event_shape(pair.model.event_shape)
+    others = _other_pairs(run, sweep, pair)
     pyro.set_rng_seed(seed)
     chosen = _choose(dataset.test, items)
-    shared = dataset is own and torch.equal(own.train.images, own.test.images)
+    is_new = dataset is not own or own.holds_out
     posterior = to_inference_data(
         pair,
         chosen.images,
         labels=chosen.labels,
-        reference=None if shared else _choose(own.train, _NUM_REFERENCE).images,
+        reference=_choose(own.train, _NUM_REFERENCE).images if is_new else None,
         num_samples=draws,
         statistics=statistics,
         pixels=False,
     )
-    others = _other_runs(run, sweep)
     if others:
         found = assigned_clusters(posterior)
-        agreement = [facet_agreement(found, evaluate(other.load_pair(), chosen).assignments) for other in others]
+        agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]
         attach(posterior, "sample_stats", "seed_agreement", (("facet",), np.mean(agreement, 0)))
     checks = criticise(posterior)
     target = run / "checks"
@@ -136,7 +136,7 @@ def compare(
         dataset.check_event_shape(pair.model.event_shape)
         log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
     rows = compare_evidence(log_weights)
-    write_text(out / "comparison.json", json.dumps([row.record() for row in rows], indent=2) + "\n")
+    write_json(out / "comparison.json", [row.record() for row in rows])
     save_figure(plot_comparison(rows), out / "comparison.png")
     print_comparison(rows)
     say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
@@ -153,17 +153,23 @@ def _check_draws(draws: int) -> None:
         raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
 
 
-def _other_runs(run: Path, sweep: Path | None) -> list[RunFolder]:
-    """The finished runs of the sweep, but for this one."""
+def _other_pairs(run: Path, sweep: Path | None, pair: MFCVAE) -> list[MFCVAE]:
+    """What the finished runs of the sweep found, but for this one; refused where they are not of its kind."""
     if sweep is None:
         if not (run.resolve().parent / "sweep.json").is_file():
             return []
         sweep = run.resolve().parent
-    others = [
-        RunFolder.open(path.parent)
+    others = {
+        path.parent: RunFolder.open(path.parent).load_pair()
         for path in sorted(sweep.glob("seed-*/model.safetensors"))
         if path.parent.resolve() != run.resolve()
-    ]
+    }
     if not others:
         raise InputError(f"expected finished runs seed-0, seed-1 … in {sweep}, but there are none besides {run}")
-    return others
+    for path, other in others.items():
+        if (other.num_facets, other.model.event_shape) != (pair.num_facets, pair.model.event_shape):
+            raise InputError(
+                f"expected runs of {pair.num_facets} facets on items of shape {pair.model.event_shape} in {sweep}, got "
+                f"{path.name} of {other.num_facets} on {other.model.event_shape}: give the sweep that the run is of"
+            )
+    return list(others.values())

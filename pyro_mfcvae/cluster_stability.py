@@ -47,7 +47,9 @@ def split_half_agreement(z: NDArray[Any], num_clusters: int, *, seed: int = 0) -
 
 
 def check_stability(data: Any) -> list[Check]:
-    """Redundancy over all facets; twins, split halves and, where a sweep was given, other seeds per facet."""
+    """Redundancy over all facets; per facet twins, split halves that have an item per cluster in use, and other seeds
+    where a sweep was given.
+    """
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -75,10 +77,7 @@ def check_stability(data: Any) -> list[Check]:
             continue
         pairs = twins(values(data, "sample_stats_prior", f"overlap_{j}"), use)
         with_twin = {k for a, b, _ in pairs for k in (a, b)}
-        with warnings.catch_warnings():  # a mixture that is still moving is a fit like another here
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            agreement = split_half_agreement(values(data, "posterior", f"z_{j}").mean(0).astype(float), in_use)
-        checks += [
+        checks.append(
             Check(
                 name="twin clusters",
                 asks="Are there clusters that are one cluster in truth?",
@@ -90,19 +89,26 @@ def check_stability(data: Any) -> list[Check]:
                 + ". Offer fewer clusters if there are many.",
                 facet=j,
                 details={"pairs": pairs, "in_use": in_use},
-            ),
-            Check(
-                name="halves of the data",
-                asks="Do two halves of these items have the same clusters?",
-                value=1 - agreement,
-                unit="1 - ARI",
-                threshold=AGREEMENT,
-                advice="Which of several partitions is found is luck: offer fewer clusters, and trust what different "
-                "numbers of clusters have in common.",
-                facet=j,
-                details={"ari": agreement, "num_clusters": in_use},
-            ),
-        ]
+            )
+        )
+        z = values(data, "posterior", f"z_{j}").mean(0).astype(float)
+        if min(len(z), _MOST_ITEMS) // 2 >= in_use:  # a mixture needs an item per component
+            with warnings.catch_warnings():  # one that is still moving is a fit like another here
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                agreement = split_half_agreement(z, in_use)
+            checks.append(
+                Check(
+                    name="halves of the data",
+                    asks="Do two halves of these items have the same clusters?",
+                    value=1 - agreement,
+                    unit="1 - ARI",
+                    threshold=AGREEMENT,
+                    advice="Which of several partitions is found is luck: offer fewer clusters, and trust what "
+                    "different numbers of clusters have in common.",
+                    facet=j,
+                    details={"ari": agreement, "num_clusters": in_use},
+                )
+            )
         if "seed_agreement" in data["sample_stats"]:
             across = float(values(data, "sample_stats", "seed_agreement")[j])
             checks.append(

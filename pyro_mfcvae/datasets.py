@@ -73,6 +73,11 @@ class Dataset:
         """Shape of one image, (C, H, W)."""
         return tuple(self.train.images.shape[1:])
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether the test items are others than those that train."""
+        return self.test is not self.train and self.test.held_out
+
     def check_event_shape(self, expected: tuple[int, ...]) -> None:
         """Refuse the data for a run that was trained on images of another shape."""
         if self.event_shape != expected:

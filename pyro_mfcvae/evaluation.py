@@ -20,7 +20,7 @@ class Evaluation:
     Attributes:
         assignments: most probable cluster, (N, J).
         confidence: its probability q(c_j | x), (N, J).
-        elbo: mean ELBO per item, in nats.
+        elbo: mean ELBO per item, in nats; every facet's KL counts in full, whatever weight it trained with.
         scores: agreement with the labels.
     """
 
@@ -44,7 +44,8 @@ def evaluate(pair: MFCVAE, split: Split, *, batch_size: int = 1024) -> Evaluatio
             best = [probs.max(-1) for probs in pair.assign(x)]
             assignments.append(_stack([b.indices for b in best]))
             confidence.append(_stack([b.values for b in best]))
-            elbo += pair.elbo_terms(x).total.sum().item()
+            terms = pair.elbo_terms(x)
+            elbo += (terms.reconstruction - terms.kl.sum(-1)).sum().item()
     clusters = torch.cat(assignments).numpy()
     return Evaluation(
         assignments=clusters,

@@ -29,6 +29,7 @@ class Split:
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1].
         labels: int64 (N,) per label set; used for scoring only, never for training.
+        held_out: of items to score on: whether none of them trains.
 
     Raises:
         InputError: if a label set does not have one label per image, or labels none.
@@ -36,6 +37,7 @@ class Split:
 
     images: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
+    held_out: bool = True
 
     def __post_init__(self) -> None:
         for name, labels in self.labels.items():

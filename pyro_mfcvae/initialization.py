@@ -146,6 +146,7 @@ def initialize_mixtures(
                 seen = (guide.posteriors(items)[j].mean, known[j]) if items is not None and j in known else None
                 fit_mixture(prior, z, unit=unit, variance=variance, seed=seed, seen=seen)
             case VampPrior():
+                _check_enough(z, prior.facet.num_clusters)
                 central = x[_central_items(z / unit, prior.facet.num_clusters, seed)]
                 prior.set_pseudo_inputs(guide.encoder_input(central))
             case _:
@@ -185,10 +186,7 @@ def fit_mixture(
     from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
     num_clusters = prior.facet.num_clusters
-    if len(z) < num_clusters:
-        raise InputError(
-            f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
-        )
+    _check_enough(z, num_clusters)
     kind = "diag" if prior.covariance == "diagonal" else prior.covariance
     if unit is None or kind == "spherical":
         unit = torch.ones_like(z[0])
@@ -279,8 +277,7 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
 
     for j, clusters in known.items():
         prior = model.priors[j]
-        if not isinstance(prior, MixturePrior):
-            raise InputError(f"only a MixturePrior can be renumbered, and facet {j} has a {type(prior).__name__}")
+        check_can_be_renumbered(prior, j)
         z = guide.posteriors(x)[j].mean
         probs = (prior.log_weights() + prior.log_prob(z)).softmax(-1)
         num_clusters = prior.facet.num_clusters
@@ -291,9 +288,25 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
     guide.restart_globals(known)
 
 
+def check_can_be_renumbered(prior: FacetPrior, j: int) -> None:
+    """Refuse known clusters of a facet whose prior is fitted to the data, but cannot be renumbered to suit them."""
+    if can_be_fitted(prior) and not isinstance(prior, MixturePrior):
+        raise InputError(
+            f"the clusters of facet {j} cannot be known, since its {type(prior).__name__} numbers them as it likes: "
+            "take a MixturePrior (prior.kind=gaussian), or leave supervision.label out"
+        )
+
+
 def can_be_fitted(prior: FacetPrior) -> bool:
     """Whether `initialize_mixtures` knows how to fit a prior."""
     return isinstance(prior, MixturePrior | VampPrior)
+
+
+def _check_enough(z: Tensor, num_clusters: int) -> None:
+    if len(z) < num_clusters:
+        raise InputError(
+            f"a mixture of {num_clusters} components needs at least as many items, got {len(z)}: give more"
+        )
 
 
 def _central_items(z: Tensor, num_clusters: int, seed: int) -> Tensor:

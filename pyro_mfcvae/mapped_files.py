@@ -83,6 +83,6 @@ def _splits(array: NDArray[np.generic], labels: dict[str, Tensor], path: Path) -
                 validate_images(part.contiguous())
         scored = torch.linspace(0, len(images) - 1, min(len(images), _NUM_SCORED), dtype=torch.float64).long()
         train = Split(images, labels)
-        return train, Split(images[scored], {name: values[scored] for name, values in labels.items()})
+        return train, Split(images[scored], {name: values[scored] for name, values in labels.items()}, held_out=False)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

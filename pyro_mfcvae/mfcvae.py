@@ -58,6 +58,8 @@ class MFCVAE(nn.Module):
 
     def impute(self, x: Tensor) -> Tensor:
         """``x`` (N, *event_shape) with E[x' | z] in place of every NaN."""
+        if not self.model.missing and x.isnan().any():
+            raise InputError("x has missing elements, NaN, and this model expects none: build it with missing=True")
         return torch.where(x.isnan(), self.reconstruct(x), x)
 
     def render(self, zs: Sequence[Tensor]) -> Tensor:
@@ -108,7 +110,7 @@ class MFCVAE(nn.Module):
         return self.render([z if j == facet else other for j, other in enumerate(zs)])
 
     @torch.no_grad()
-    def log_evidence(self, x: Tensor, *, num_samples: int = 64) -> Tensor:
+    def log_evidence(self, x: Tensor, num_samples: int = 64) -> Tensor:
         """Importance-weighted log p(x) of every item, (N,), in nats; a bound that tightens with S (Burda et al. 2016).
 
         log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture.

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.image_files import as_float
+from pyro_mfcvae.image_files import as_float, check_complete
 from pyro_mfcvae.image_statistics import Statistic
 from pyro_mfcvae.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -229,6 +229,8 @@ def _items_at_a_time(pair: MFCVAE) -> int:
 
 def _batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     """The items as floats on the pair's device, so many at a time that memory stays bounded."""
+    if not pair.model.missing:
+        check_complete(x)
     with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
         for images in x.split(max(_items_at_a_time(pair) // num_samples, 1)):
             if len(images):

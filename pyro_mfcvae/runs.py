@@ -17,7 +17,7 @@ from typing import Any
 from pyro_mfcvae.checkpoints import load_pair
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.files import write_json, write_text
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.settings import read_config, to_toml
 from pyro_mfcvae.training import EpochRecord
@@ -112,7 +112,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace ``summary.json``."""
-        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+        write_json(self.summary_path, summary)
 
     def read_summary(self) -> dict[str, Any]:
         """What came out of the finished run."""

@@ -47,7 +47,7 @@ def choose_anchors(
 
     Args:
         images: all training items, uint8 or floats in [0, 1].
-        labels: by name, the labels of all items (N,).
+        labels: by name, the labels of all items (N,), negative where unknown.
         label: which one.
         facet: the facet to tie it to.
         items_per_value: how many items of each value.
@@ -59,16 +59,17 @@ def choose_anchors(
     """
     if label not in labels:
         raise InputError(f"the data have no labels {label!r}: expected one of {', '.join(labels) or 'none at all'}")
-    values, numbers = np.unique(np.asarray(labels[label]), return_inverse=True)
+    of_items = np.asarray(labels[label])
+    values = np.unique(of_items[of_items >= 0])
     generator = np.random.default_rng(seed)
     chosen = []
-    for k, value in enumerate(values):
-        members = np.flatnonzero(numbers == k)
+    for value in values:
+        members = np.flatnonzero(of_items == value)
         if len(members) < items_per_value:
             raise InputError(
                 f"expected {items_per_value} items with {label} = {value}, got {len(members)}: lower "
                 "supervision.items_per_value"
             )
         chosen.append(generator.choice(members, items_per_value, replace=False))
-    indices = torch.from_numpy(np.concatenate(chosen))
-    return Anchors(images[indices], {facet: torch.from_numpy(numbers)[indices]}, batch_size)
+    clusters = torch.arange(len(values)).repeat_interleave(items_per_value)
+    return Anchors(images[torch.from_numpy(np.concatenate(chosen))], {facet: clusters}, batch_size)

@@ -20,6 +20,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.image_files import as_float, check_complete, fingerprint
 from pyro_mfcvae.initialization import (
     can_be_fitted,
+    check_can_be_renumbered,
     check_posterior_units,
     initialize_data_dependent,
     initialize_mixtures,
@@ -111,6 +112,8 @@ class Training:
             check_complete(images)
         if anchors is not None:
             pair.model.check_items(anchors.items, None, anchors.known)
+            for j in anchors.known:
+                check_can_be_renumbered(pair.model.priors[j], j)
         self.pair = pair
         self.images = images
         self.anchors = anchors

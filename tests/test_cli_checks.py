@@ -75,6 +75,44 @@ def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: Non
     )
 
 
+def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run) -> None:
+    shutil.copytree("run", "sweep/seed-0")
+    one = ["facets.num_clusters=[4]", "facets.latent_dim=[2]", "networks.encoder_dims=[8]", "networks.decoder_dims=[8]"]
+    assert mfcvae("fit", "--data", "data.npz", "--out", "sweep/seed-1", "--set", *TINY, *one)[0] == 0
+    assert mfcvae("check", "run", "--sweep", "sweep", *SMALL)[::2] == (
+        2,
+        "mfcvae: expected runs of 2 facets on items of shape (1, 6, 6) in sweep, got seed-1 of 1 on (1, 6, 6): give "
+        "the sweep that the run is of\n",
+    )
+
+
+@pytest.mark.parametrize("args", [["check", "run"], ["compare", "run", "same"]])
+def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, args: list[str]) -> None:
+    images = make_images(120) / 255
+    images[7, 2, 3] = np.nan
+    save_data(Path("data.npz"), images)
+    shutil.copytree("run", "same")
+    code, _, err = mfcvae(*args, *SMALL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("mfcvae: expected no missing pixels, got NaN for 1 of the values")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_items_that_trained_are_not_held_out(mfcvae: Run, without_figures: None, suffix: str) -> None:
+    """Also where some are missing, and where fewer are scored than train."""
+    images = (make_images(10_050) / 255).astype(np.float32)
+    images[::7, 2, 3] = np.nan
+    if suffix == "npz":
+        save_data(Path("many.npz"), images)
+    else:
+        np.save("many.npy", images)
+    settings = [*TINY, "likelihood.missing=true", "training.batch_size=2000"]
+    assert mfcvae("fit", "--data", f"many.{suffix}", "--out", "many", "--set", *settings)[0] == 0
+    code, out, err = mfcvae("check", "many", *SMALL)
+    assert (code, err) == (0, "")
+    assert not re.search(r"^\w+ +(overfitting|outliers) ", out, re.MULTILINE)
+
+
 def test_the_page_of_the_docs_works_as_it_stands(
     mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

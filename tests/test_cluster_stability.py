@@ -49,3 +49,14 @@ def test_what_is_wrong_is_told() -> None:
     assert "0 and 1 (100%)" in checks["twin clusters", 1].advice
     assert checks["other seeds", 0].verdict == "bad" and checks["other seeds", 0].value == 0.7
     assert checks["other seeds", 1].verdict == "good"
+
+
+def test_halves_are_not_asked_where_they_have_fewer_items_than_clusters() -> None:
+    data = copy.deepcopy(known_data())
+    num = data["sample_stats"].sizes["item"]
+    in_use = num // 2 + 1
+    attach(data, "sample_stats", "assignment_0", (("item", "many"), np.full((num, in_use), 1 / in_use)))
+    attach(data, "sample_stats_prior", "overlap_0", (("many", "other"), np.eye(in_use) / 2))
+    names = {(check.name, check.facet) for check in check_stability(data)}
+    assert ("twin clusters", 0) in names and ("halves of the data", 1) in names
+    assert ("halves of the data", 0) not in names

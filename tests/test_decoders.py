@@ -102,6 +102,7 @@ def test_convolutions_give_any_size_from_any_number_of_facets(
     decoder = ConvLadderDecoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1, gated=True)
     zs = [torch.randn(3, 2 + j) for j in range(num_facets)]
     assert decoder(zs, torch.ones(num_facets)).shape == (3, *shape)
+    assert decoder.eval()([z[0] for z in zs], torch.ones(num_facets)).shape == shape
 
 
 def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:

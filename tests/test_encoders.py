@@ -99,7 +99,9 @@ def test_convolutions_take_any_size_and_number_of_facets(
 ) -> None:
     encoder = ConvLadderEncoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1, joining_gain=1.0)
     x = torch.rand(2, 3, *shape)
-    for j, posterior in enumerate(encoder(x)):
+    single = [posterior.batch_shape for posterior in encoder.eval()(x[0, 0])]
+    assert single == [()] * num_facets
+    for j, posterior in enumerate(encoder.train()(x)):
         assert (posterior.batch_shape, posterior.event_shape) == ((2, 3), (2 + j,))
         assert posterior.mean.flatten(0, 1).std(0).min() > 0
 

@@ -49,6 +49,14 @@ def test_an_evaluation_is_what_the_pair_says(make: Callable[..., MFCVAE], split:
     assert result.scores.facet_records() == expected.facet_records()
 
 
+def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Split) -> None:
+    """Whatever weight a facet trained with, so that runs can be compared."""
+    pair = make()
+    expected = evaluate(pair, split).elbo
+    pair.model.beta.copy_(torch.tensor([0.5, 8.0]))
+    assert evaluate(pair, split).elbo == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
 def test_batches_change_nothing(make: Callable[..., MFCVAE], split: Split, batch_size: int) -> None:
     pair = make()

@@ -1,9 +1,11 @@
+import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pyro_mfcvae.files import write_atomically, write_text
+from pyro_mfcvae.files import write_atomically, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -14,6 +16,12 @@ def test_text_is_written_in_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "größer ≥ 1\n")
     assert (tmp_path / "a.txt").read_bytes() == "größer ≥ 1\n".encode()
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_json_is_what_every_reader_reads(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [float("nan"), np.float64("inf"), np.int64(3)], "b": (True, "é")})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [None, None, 3], "b": [True, "é"]}
 
 
 def test_folders_above_are_made(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from pyro_mfcvae.models import (
     MixturePrior,
     MLPLadderDecoder,
     MultiFacetModel,
+    VampPrior,
 )
 from pyro_mfcvae.models.mixtures import Covariance
 
@@ -375,6 +376,10 @@ def test_few_known_points_find_clusters_that_k_means_does_not() -> None:
 
 def test_errors() -> None:
     model, guide = known_pair([MixturePrior(FACET)])
+    with pytest.raises(InputError, match="a mixture of 3 components needs at least as many items, got 2: give more"):
+        initialize_mixtures(model, guide, separated(2))
+    imagined = VampPrior(FACET, encoder=guide.encoder, j=0, pseudo_inputs=separated(3))
+    model, guide = known_pair([imagined])
     with pytest.raises(InputError, match="a mixture of 3 components needs at least as many items, got 2: give more"):
         initialize_mixtures(model, guide, separated(2))
 

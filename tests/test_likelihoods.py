@@ -248,6 +248,9 @@ def test_imputation_keeps_what_is_observed(case: Case) -> None:
     filled = pair.impute(x)
     assert torch.equal(filled[~x.isnan()], x[~x.isnan()])
     assert torch.equal(filled[x.isnan()], pair.reconstruct(x)[x.isnan()])
+    model.missing = False
+    with pytest.raises(InputError, match="missing elements, NaN, and this model expects none: build it with"):
+        pair.impute(x)
 
 
 def test_draws_have_the_stated_mean(case: Case) -> None:

@@ -53,6 +53,7 @@ def test_the_items_that_are_scored_are_spread_over_the_set(tmp_path: Path) -> No
     assert len(test) == 10_000
     assert set(test[:, 0, 0, 0].tolist()) == set(range(250))
     assert test[[0, -1], 0, 0, 0].tolist() == [0, 249]
+    assert not load_dataset(tmp_path / "a.npy").holds_out
 
 
 def test_an_hdf5_file_with_labels(tmp_path: Path) -> None:

@@ -196,5 +196,9 @@ def test_errors() -> None:
         MLPLadderEncoder([FACETS[0]], SHAPE, rung_dims=(7,)),
         MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FullCovarianceHead),
     ]
-    with pytest.raises(InputError, match="all encoders must have the same in_shape and family"):
+    message = r"all encoders must have the same in_shape and family of q\(z \| x\), got "
+    with pytest.raises(InputError, match=message + r"\(1, .*\) with diagonal and \(1, .*\) with full$"):
+        SeparateEncoder(mixed)  # type: ignore[arg-type]
+    mixed[1] = MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FlowHead)
+    with pytest.raises(InputError, match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal$"):
         SeparateEncoder(mixed)  # type: ignore[arg-type]

@@ -189,8 +189,10 @@ def test_a_prior_without_closed_form_says_so_and_works_by_sampling(make_x: Calla
 def test_student_t_by_its_formula() -> None:
     """log p = lgamma((v + D)/2) - lgamma(v/2) - D/2 log(v pi) - log|L| - (v + D)/2 log(1 + |L⁻¹ (z - loc)|² / v)."""
     prior = StudentTMixturePrior(FACET, df=3.5)
-    loc, full = torch.randn(4, 3), positive_definite()
-    prior.set_mixture(loc, full, probs=PROBS)
+    loc, covariance = torch.randn(4, 3), positive_definite()
+    prior.set_mixture(loc, covariance, probs=PROBS)
+    torch.testing.assert_close(prior.components().variance.detach(), covariance.diagonal(dim1=-2, dim2=-1))
+    full = covariance * 1.5 / 3.5
     z = torch.randn(6, 3)
     difference = z[:, None] - loc
     distance = torch.einsum("nkd,kde,nke->nk", difference, torch.linalg.inv(full), difference)

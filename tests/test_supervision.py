@@ -32,6 +32,15 @@ def test_so_many_items_of_every_value_in_order_of_the_values() -> None:
     assert not torch.equal(choose(seed=1).items, anchors.items)
 
 
+def test_an_unlabelled_item_is_no_anchor() -> None:
+    """A negative label means unlabelled: it is not a value."""
+    labels = {"sort": torch.where(torch.arange(12) % 3 == 0, -1, LABELS["sort"])}
+    anchors = choose_anchors(IMAGES, labels, label="sort", facet=1, items_per_value=2, batch_size=5)
+    numbers = anchors.items[:, 0, 0, 0].long()
+    assert labels["sort"][numbers].tolist() == [2, 2, 7, 7, 9, 9]
+    assert anchors.known[1].tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_anchors_join_a_batch_with_their_clusters() -> None:
     anchors = choose()
     x, known = anchors.join(torch.zeros(3, 1, 2, 2))
@@ -47,6 +56,19 @@ def test_mistakes_are_told() -> None:
         choose(label="kind")
     with pytest.raises(InputError, match=r"expected 4 items with sort = 2, got 3: lower supervision\.items_per_value"):
         choose(items_per_value=4)
+
+
+def test_clusters_of_a_prior_that_numbers_them_itself_cannot_be_known() -> None:
+    settings = ["facets.num_clusters=[2, 3]", "facets.latent_dim=[2, 2]", "prior.kind=vamp"]
+    pair = build_pair(override(Config(data="none"), settings), (1, 2, 2))
+    with pytest.raises(InputError, match=r"the clusters of facet 1 cannot be known, since its VampPrior numbers"):
+        Training(
+            pair,
+            IMAGES,
+            schedule=ProgressiveSchedule(stage_steps=(2, 2)),
+            settings=override(Config(data="none"), ["training.batch_size=6"]).training,
+            anchors=choose(),
+        )
 
 
 @pytest.mark.parametrize("covariance", ("diagonal", "full", "spherical", "tied"))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from pyro_mfcvae import Facet, InputError
 from pyro_mfcvae.guides import (
@@ -37,6 +38,9 @@ def test_batch_norm_does_not_notice_the_pseudo_inputs() -> None:
     prior.log_prob(torch.randn(5, 2)).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert encoder.training
+    frozen = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    prior.components()
+    assert not frozen.training and encoder.training
     assert prior.pseudo_inputs.grad.abs().max() > 0
 
 
