@@ -183,5 +183,6 @@ def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: Lad
         if rule.needs_closed_form and not prior.has_closed_form(encoder.covariance):
             raise InputError(
                 f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} has not"
-                f"{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment"
+                f"{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
+                "(assignment.rule=monte_carlo or sample)"
             )

@@ -1,6 +1,7 @@
 """From a configuration to objects: the one table of names."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ from pyro_mfcvae.models import (
 from pyro_mfcvae.models.decoders import ladder_dims
 from pyro_mfcvae.parts import make_part
 from pyro_mfcvae.schedules import Fade, ProgressiveSchedule, cosine_fade, linear_fade
+from pyro_mfcvae.training import steps_per_epoch
 
 PRIORS: dict[str, Callable[[PriorConfig, int, LadderEncoder], FacetPrior]] = {
     "gaussian": lambda c, j, encoder: MixturePrior(
@@ -196,6 +198,16 @@ def _rule(config: AssignmentConfig, facets: Sequence[Facet]) -> AssignmentRule:
         return ASSIGNMENT_RULES[config.rule](config, facets)
     rule: AssignmentRule = make_part(config.rule, AssignmentRule, **config.options)
     return rule
+
+
+def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
+    """The configuration of a data set of another size: as many steps in every stage, rounded up to whole epochs.
+
+    Warm-ups, fades and fits are counted in steps, and would outlast stages of as many epochs of a smaller set.
+    """
+    before, now = (steps_per_epoch(num, config.training.batch_size) for num in (made_for, num_items))
+    epochs = tuple(-(-num * before // now) for num in config.stage_epochs)
+    return replace(config, training=replace(config.training, epochs=epochs))
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SIZE = 3.4  # of a panel, in inches
 _POINTS = 1000  # of a cloud
+_MOST_LINES = 12  # that a legend names
 
 
 def plot_predictions(data: Any, checks: Sequence[Check]) -> "Figure":
@@ -98,7 +99,14 @@ def plot_ranks(data: Any, checks: Sequence[Check]) -> "Figure":
         band = 1.36 / np.sqrt(len(ranks))  # Kolmogorov's 95 % point
         axes.axhspan(-band, band, color=SHADE, zorder=0)
         for index, column in enumerate(ranks.T):
-            axes.plot(column, grid - column, linewidth=1.2, color=COLOURS[index % len(COLOURS)])
+            style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+            axes.plot(
+                column, grid - column, style, linewidth=1.2, color=COLOURS[index % len(COLOURS)], label=str(index)
+            )
+        if ranks.shape[1] <= _MOST_LINES:
+            axes.legend(
+                frameon=False, fontsize=TEXT_SIZE - 2, ncols=4, title="coordinate", title_fontsize=TEXT_SIZE - 2
+            )
         _describe(axes, f"facet {check.facet}", f"largest distance {check.value:.3f}", "rank of the true z in q(z|x)")
         axes.set_ylabel("excess over uniform (band: chance)", fontsize=TEXT_SIZE)
     return _finish(figure, panels)
@@ -116,7 +124,7 @@ def plot_aggregate(data: Any, checks: Sequence[Check]) -> "Figure":
         above.plot(range(len(order)), use[order], "o", color=COLOURS[0], markersize=4, label="use")
         above.set_ylim(0, 1.3 * float(max(weights.max(), use.max())))
         above.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper right")
-        _describe(above, f"facet {j}", "share of items", "cluster, from the heaviest")
+        _describe(above, f"facet {j}", "share of items", "rank of the cluster by weight")
         prior, z = values(data, "prior", f"z_{j}"), values(data, "posterior", f"z_{j}")[0]
         clouds = ((prior, "prior", FAINT), (z, "data", COLOURS[0]))
         if prior.shape[-1] == 1:

@@ -82,7 +82,10 @@ def _load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+        raise InputError(
+            f"{path} is not a readable safetensors file: {error}; bring it back (mfcvae fit --resume writes a "
+            "model.safetensors again)"
+        ) from None
     if key not in metadata:
         raise InputError(f"{path} holds other tensors: expected the metadata {key!r}, as mfcvae fit writes them")
     return tensors, metadata
@@ -92,4 +95,7 @@ def _fill(pair: MFCVAE, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         pair.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit its configuration: {' '.join(str(error).split())}") from None
+        told = next((line.strip() for line in str(error).splitlines()[1:]), "")
+        raise InputError(
+            f"{path} does not fit its configuration: {told}; bring back the config.toml that it was trained with"
+        ) from None

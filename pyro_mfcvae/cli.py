@@ -1,7 +1,7 @@
 """The command line: ``mfcvae fit | sweep | evaluate | check | compare | sample | presets | datasets``."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from pyro_mfcvae.build import adapt_epochs
 from pyro_mfcvae.cli_checks import check, compare
 from pyro_mfcvae.cli_images import sample
 from pyro_mfcvae.config import Config
@@ -48,7 +49,8 @@ def fit(
     """Train a model and show its clusters.
 
     Without any argument this is the demo: it draws images of figures on coloured grounds and finds hue and shape as two
-    separate clusterings, in a few minutes on a laptop.
+    separate clusterings, in a few minutes on a laptop. For data of another size than the preset's, its epochs change so
+    that the number of steps does not, unless training.epochs is set.
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
@@ -71,13 +73,14 @@ def fit(
         config = run.read_config()
     else:
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
-        config = _configure(preset, data, chain.from_iterable(set))
+        config = _configure(preset, data, list(chain.from_iterable(set)), root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = not fabric.is_global_zero
     dataset = load_dataset(config.data, root=root, seed=config.seed)
     say(
         f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
-        f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters"
+        f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters, "
+        f"{' and '.join(map(str, config.stage_epochs))} epochs"
     )
     with ExitStack() as stack:
         monitors: list[Monitor] = [stack.enter_context(ProgressMonitor(console))]
@@ -110,6 +113,8 @@ def evaluate(
     pair, config = folder.load_pair(), folder.read_config()
     dataset = load_dataset(data or config.data, root=root, seed=config.seed)
     dataset.check_event_shape(pair.model.event_shape)
+    if data is None and (before := folder.read_summary()["data_fingerprint"]) != (now := dataset.fingerprint()):
+        say(f"These are not the data that the run was trained on (fingerprint {before}, now {now}).")
     result = evaluate_split(pair, dataset.test)
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     print_scores(result.scores)
@@ -147,8 +152,14 @@ def sweep(
     """
     if seeds < 1 or (workers is not None and workers < 1):
         raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers}")
-    config = _configure(preset, data, chain.from_iterable(set))
+    settings = list(chain.from_iterable(set))
+    if "seed" in map(_key, settings):
+        raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
+    config = _configure(preset, data, settings, root)
     folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
+    if RunFolder(folder).config_path.is_file():
+        raise InputError(f"{folder} holds a single run: choose another --out")
+    say(f"Training seeds 0 to {seeds - 1}. How far each is stands in {folder / 'seed-N' / 'metrics.jsonl'}.")
 
     def tell(seed: int, summary: dict[str, Any]) -> None:
         say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
@@ -192,13 +203,34 @@ def datasets() -> None:
     say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")
 
 
-def _configure(preset: str | None, data: str | None, settings: Iterable[str]) -> Config:
+def _configure(preset: str | None, data: str | None, settings: Sequence[str], root: Path | None) -> Config:
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)
+    made_for = _num_items(config, root)
+    keys = [_key(setting) for setting in settings]
     if data is not None:
+        if "data" in keys:
+            raise InputError("expected the data once, got them as --data and as --set data: leave one out")
         config = replace(config, data=data)
-    return override(config, settings)
+    config = override(config, settings)
+    num_items = _num_items(config, root)
+    if config.data not in DATASETS:  # a run is found again from other folders as well
+        config = replace(config, data=str(Path(config.data).expanduser().resolve()))
+    if "training.epochs" in keys or num_items == made_for:
+        return config
+    return adapt_epochs(config, made_for=made_for, num_items=num_items)
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].strip()
+
+
+def _num_items(config: Config, root: Path | None) -> int:
+    known = DATASETS.get(config.data)
+    if known is not None and known.num_items is not None:
+        return known.num_items
+    return len(load_dataset(config.data, root=root, seed=config.seed).train)
 
 
 def _new_folder(name: str, kind: str = "") -> Path:
@@ -211,6 +243,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         app.cli(prog="mfcvae", description="Several clusterings of your images at once.", args=args)
     except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            error = InputError(f"cannot use {error.filename}: {(error.strerror or 'it failed').lower()}")
         Console(stderr=True).print(f"mfcvae: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pyro
 import torch
 import tyro
 
@@ -12,6 +11,7 @@ from pyro_mfcvae.check_plots import FIGURES
 from pyro_mfcvae.comparison import compare_evidence, plot_comparison
 from pyro_mfcvae.criticism import criticise, to_json
 from pyro_mfcvae.datasets import Split, load_dataset
+from pyro_mfcvae.devices import set_seed
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.files import write_json, write_text
@@ -67,7 +67,7 @@ def check(
     dataset = load_dataset(data, root=root, seed=config.seed) if data else own
     dataset.check_event_shape(pair.model.event_shape)
     others = _other_pairs(run, sweep, pair)
-    pyro.set_rng_seed(seed)
+    set_seed(seed)
     chosen = _choose(dataset.test, items)
     is_new = dataset is not own or own.holds_out
     posterior = to_inference_data(
@@ -128,7 +128,7 @@ def compare(
             "compared; choose runs with likelihoods of one kind"
         )
     dataset = load_dataset(configs[0].data, root=root, seed=configs[0].seed)
-    pyro.set_rng_seed(seed)
+    set_seed(seed)
     chosen = _choose(dataset.test, items)
     log_weights = {}
     for path, folder in zip(runs, folders, strict=True):

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import pyro
 import torch
 import tyro
 from torch import Tensor
 
 from pyro_mfcvae.compositions import compose, generate_clusters, largest_clusters, typical_items
 from pyro_mfcvae.datasets import Split, as_float, load_dataset
+from pyro_mfcvae.devices import set_seed
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -49,7 +49,7 @@ def sample(
         raise InputError(f"expected --num 1 or more, got {num}")
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    pyro.set_rng_seed(seed)
+    set_seed(seed)
     if clusters:
         chosen = _parse_clusters(clusters)
         with torch.no_grad():
@@ -91,5 +91,9 @@ def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
         facet, _, cluster = text.partition("=")
         if not (facet.isdigit() and cluster.isdigit()):
             raise InputError(f"a cluster to draw from looks like 0=3 (facet 0, cluster 3), got {text!r}")
+        if int(facet) in chosen:
+            raise InputError(
+                f"expected one cluster of every facet, got two of facet {int(facet)}: draw them one by one"
+            )
         chosen[int(facet)] = int(cluster)
     return chosen

@@ -248,6 +248,18 @@ class Config:
     supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
 
     def __post_init__(self) -> None:
+        for name, kind, options in (
+            ("prior", self.prior.kind, self.prior.options),
+            ("likelihood", self.likelihood.kind, self.likelihood.options),
+            ("networks", self.networks.kind, self.networks.options),
+            ("assignment", self.assignment.rule, self.assignment.options),
+        ):
+            if options and not is_import_path(kind):
+                raise InputError(f"{name}.options are for a part of your own, and {kind} is ours: leave them out")
+        if self.supervision.label is None and self.supervision.facet is not None:
+            raise InputError(
+                f"supervision.facet = {self.supervision.facet} has no label to be tied to: give supervision.label too"
+            )
         num_facets = len(self.facets.num_clusters)
         per_facet = {
             "facets.latent_dim": self.facets.latent_dim,

@@ -33,6 +33,7 @@ class DatasetInfo:
         likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None where open.
         label_names: names of the label sets; empty where the data decide.
         split: one sentence on which items train and which score.
+        num_items: how many items train; None where the data decide.
         read: from the data folder and a seed to the training and the test split.
     """
 
@@ -42,6 +43,7 @@ class DatasetInfo:
     likelihood: str | None
     label_names: tuple[str, ...]
     split: str
+    num_items: int | None
     read: Reader
 
 
@@ -109,7 +111,8 @@ def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: in
     known = isinstance(name_or_path, str) and name_or_path in DATASETS
     info = DATASETS[str(name_or_path)] if known else _path_info(name_or_path)
     train, test = info.read(root, seed)
-    info = replace(info, event_shape=tuple(train.images.shape[1:]), label_names=tuple(train.labels))
+    shape, labels = tuple(train.images.shape[1:]), tuple(train.labels)
+    info = replace(info, event_shape=shape, label_names=labels, num_items=len(train))
     return Dataset(info.name, train, test, info)
 
 
@@ -136,14 +139,18 @@ def _path_info(name_or_path: str | Path) -> DatasetInfo:
         likelihood=None,
         label_names=(),
         split="test_images of the file where it has them; otherwise all items serve for training and scoring",
+        num_items=None,
         read=lambda root, seed: reader(path),
     )
+
+
+_NUM_DRAWN = 20_000
 
 
 def _draw(draw: Callable[..., tuple[Tensor, dict[str, Tensor]]], root: Path | None, seed: int) -> tuple[Split, Split]:
     # torch's generator keeps 32 bits of a seed: a seed derived by adding 2**32, say, would draw the training set again.
     test_seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
-    return Split(*draw(20_000, seed=seed)), Split(*draw(4_000, seed=test_seed))
+    return Split(*draw(_NUM_DRAWN, seed=seed)), Split(*draw(4_000, seed=test_seed))
 
 
 _SHARED = "all items serve for training and scoring, as is usual for this set"
@@ -161,6 +168,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("shape", "hue"),
             split=_DRAWN,
+            num_items=_NUM_DRAWN,
             read=partial(_draw, draw_shapes),
         ),
         DatasetInfo(
@@ -170,6 +178,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="bernoulli",
             label_names=("digit",),
             split=_PUBLISHED,
+            num_items=60_000,
             read=partial(read_idx, "MNIST", "digit"),
         ),
         DatasetInfo(
@@ -179,6 +188,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="bernoulli",
             label_names=("class",),
             split=_PUBLISHED,
+            num_items=60_000,
             read=partial(read_idx, "FashionMNIST", "class"),
         ),
         DatasetInfo(
@@ -188,6 +198,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("upper", "lower"),
             split=_SHARED,
+            num_items=900,
             read=partial(read_rows, "stickfigures.data", (20, 20, 1), ("upper", "lower")),
         ),
         DatasetInfo(
@@ -197,6 +208,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("letter", "colour", "corner"),
             split=_SHARED,
+            num_items=10_000,
             read=partial(read_rows, "nrLetters.data", (9, 7, 3), ("letter", "colour", "corner")),
         ),
         DatasetInfo(
@@ -206,6 +218,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=("digit",),
             split="73,257 train, 26,032 test as published",
+            num_items=73_257,
             read=read_svhn,
         ),
         *(
@@ -216,6 +229,7 @@ DATASETS: dict[str, DatasetInfo] = {
                 likelihood="gaussian",
                 label_names=("shape", f"{part}_hue"),
                 split=_FOUR_FIFTHS,
+                num_items=3_840,
                 read=partial(read, selection),
             )
             for name, what, read in (
@@ -231,6 +245,7 @@ DATASETS: dict[str, DatasetInfo] = {
             likelihood="gaussian",
             label_names=tuple(FACTORS),
             split=_DRAWN,
+            num_items=_NUM_DRAWN,
             read=partial(_draw, draw_scenes),
         ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -55,3 +56,10 @@ def change_once(fabric: Fabric, change: Callable[[], object], *modules: nn.Modul
         for module in modules:
             for tensor in module.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def set_seed(seed: int) -> None:
+    """`pyro.set_rng_seed`, for a seed that a user gives."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
+    pyro.set_rng_seed(seed)

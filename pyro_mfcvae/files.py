@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all."""
+"""Reading text, and writing files so that they appear whole or not at all."""
 
 import json
 import math
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pyro_mfcvae.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,6 +28,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected text in UTF-8 in {path}, got other bytes ({error.reason}): save it again") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """The main job: from a configuration to a finished run folder."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pyro_mfcvae.runs import RunFolder
 from pyro_mfcvae.stacked import RandomState, StackedTraining
 from pyro_mfcvae.supervision import Anchors, choose_anchors
 from pyro_mfcvae.training import EpochRecord, Training, steps_per_epoch
+
+_log = logging.getLogger(__name__)
 
 
 class Monitor(Protocol):
@@ -141,6 +144,11 @@ def fit_together(
 
 def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
     """The training, from where the folder's checkpoint stands; nothing is written."""
+    if not run.checkpoint_path.is_file() and run.cannot_begin:
+        raise InputError(
+            f"{run.path} has epochs behind it, but no checkpoint to go on from: bring {run.checkpoint_path} back, or "
+            "start a run in another folder"
+        )
     pyro.set_rng_seed(config.seed)
     training = Training(
         build_pair(config, data.event_shape),
@@ -153,6 +161,14 @@ def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Tra
     )
     if run.checkpoint_path.is_file():
         load_training(training, run.checkpoint_path)
+    for j in range(training.schedule.num_facets):
+        if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
+            _log.warning(
+                "facet %d will be faded in to %.2g only: training.fade_in_steps outlasts its stage; shorten the fade, "
+                "or lengthen the stage (training.epochs)",
+                j,
+                share,
+            )
     return training
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 
 _NUM_AT_ONCE = 10_000
-_DTYPES = ("uint8", "float16", "float32", "float64")
+_DTYPES = ("bool", "uint8", "float16", "float32", "float64")
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: what tells (N, C, H, W) from (N, H, W, C)
 _TEST = "test_"
 _GREY_MODES = frozenset({"1", "L"})
@@ -74,19 +74,22 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
     """Check an array of images and bring it to (N, C, H, W).
 
     Args:
-        images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4; uint8 in 0..255 or floats in [0, 1].
-            Where both readings fit, C comes first.
+        images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4; uint8 in 0..255, floats in [0, 1], or
+            bool. Where both readings fit, C comes first.
 
     Returns:
-        (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype.
+        (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype, True is the byte 255.
 
     Raises:
-        InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, or a value
-            lies outside [0, 1]. NaN passes, for a pixel that is missing: `check_complete` looks for these.
+        InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, a float
+            lies outside [0, 1], or 1 is the largest byte. NaN passes, for a pixel that is missing: `check_complete`
+            looks for these.
     """
     if isinstance(images, np.ndarray) and images.dtype.name in _DTYPES:
         # torch refuses a foreign byte order and negative strides, and warns of memory that it may not write.
         images = torch.from_numpy(np.require(images, images.dtype.newbyteorder("="), ["C", "W"]))
+    if isinstance(images, Tensor) and images.dtype == torch.bool:
+        images = images.to(torch.uint8) * 255
     if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         kind = getattr(images, "dtype", type(images).__name__)
         raise InputError(f"expected an array of uint8 or floats, got {kind}; convert it, e.g. with .astype('uint8')")
@@ -102,6 +105,8 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
                 "0..255 as uint8"
             )
         images = images.to(torch.get_default_dtype())
+    elif images.max() == 1:
+        raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
     return images.contiguous()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pyro_mfcvae.compilation import first_line
 from pyro_mfcvae.errors import InputError
 
 Statistic = Callable[[Tensor], Tensor]
@@ -31,7 +32,13 @@ def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[
     for name, statistic in statistics.items():
         if name == "x":
             raise InputError("a statistic cannot be called 'x', as the items themselves are: give it another name")
-        found = statistic(items)
+        try:
+            found = statistic(items)
+        except Exception as error:  # of any kind: whatever a function of the user's own raises
+            raise InputError(
+                f"the statistic {name!r} fails on a tensor of shape {tuple(items.shape)}: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from error
         if not isinstance(found, Tensor) or found.shape != (2, 3):
             what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise InputError(

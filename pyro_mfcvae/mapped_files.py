@@ -29,7 +29,8 @@ def read_npy(path: Path) -> tuple[Split, Split]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {path}: {error}; save the array with np.save") from error
+        told = "it holds no plain array" if "pickle" in str(error) else error
+        raise InputError(f"cannot read {path}: {told}; save the array with np.save") from error
     return _splits(array, {}, path)
 
 

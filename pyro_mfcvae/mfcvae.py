@@ -78,8 +78,8 @@ class MFCVAE(nn.Module):
     ) -> list[Tensor]:
         """The z_j, (num, D_j) each, that `sample` renders."""
         clusters = clusters or {}
-        if temperature < 0:
-            raise InputError(f"temperature must be ≥ 0, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise InputError(f"temperature must be finite and ≥ 0, got {temperature}")
         for j, k in clusters.items():
             self._check_facet(j)
             if not 0 <= k < self.model.facets[j].num_clusters:

@@ -242,7 +242,7 @@ def _describe_use(in_use: int, num_clusters: int | None, shown: int) -> str:
         parts.append(f"{num_clusters - in_use} empty")
     if shown < in_use:
         parts.append(f"the {shown} largest shown")
-    return " · ".join(parts)
+    return " · ".join([*parts, "surest items first"])
 
 
 def _draw_tiles(

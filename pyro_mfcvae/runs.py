@@ -17,7 +17,7 @@ from typing import Any
 from pyro_mfcvae.checkpoints import load_pair
 from pyro_mfcvae.config import Config
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.files import write_json, write_text
+from pyro_mfcvae.files import read_text, write_json, write_text
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.settings import read_config, to_toml
 from pyro_mfcvae.training import EpochRecord
@@ -86,7 +86,7 @@ class RunFolder:
 
     def read_config(self) -> Config:
         """The run's configuration."""
-        return read_config(self.config_path.read_text(encoding="utf-8"), source=str(self.config_path))
+        return read_config(read_text(self.config_path), source=str(self.config_path))
 
     def load_pair(self) -> MFCVAE:
         """The fitted model and guide, on the CPU."""
@@ -99,16 +99,22 @@ class RunFolder:
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**asdict(record), "seconds": round(seconds, 3)}) + "\n")
 
+    @property
+    def cannot_begin(self) -> bool:
+        """Whether to begin anew would lose something: a model, or more than an epoch that was not checkpointed."""
+        return self.model_path.is_file() or len(self.read_lines()) > 1
+
+    def read_lines(self) -> list[str]:
+        """The lines of ``metrics.jsonl``, with their ends; the last may be half a line."""
+        return read_text(self.metrics_path).splitlines(keepends=True) if self.metrics_path.is_file() else []
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every epoch's record so far."""
-        if not self.metrics_path.is_file():
-            return []
-        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
+        return [_parse(line, self.metrics_path) for line in self.read_lines()]
 
     def keep_metrics(self, num_epochs: int) -> None:
         """Keep an epoch's line each: of an epoch that was not checkpointed nothing is left, nor of half a line."""
-        text = self.metrics_path.read_text(encoding="utf-8") if self.metrics_path.is_file() else ""
-        write_text(self.metrics_path, "".join(text.splitlines(keepends=True)[:num_epochs]))
+        write_text(self.metrics_path, "".join(self.read_lines()[:num_epochs]))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace ``summary.json``."""
@@ -116,5 +122,14 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """What came out of the finished run."""
-        summary: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
-        return summary
+        return _parse(read_text(self.summary_path), self.summary_path)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        record = str(error)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is spoiled, expected JSON objects as mfcvae fit writes them: bring the file back")
+    return record

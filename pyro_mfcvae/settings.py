@@ -102,6 +102,8 @@ def _complaint(details: Any) -> str:
     # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
     path = [str(part) for part in details["loc"] if str(part).isidentifier()]
     message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "tuple_type":
+        message = "expected a list such as [20, 10]"
     got = (
         "" if isinstance(details["input"], dict) or details["type"] == "value_error" else f", got {details['input']!r}"
     )

@@ -51,7 +51,7 @@ def print_sweep(result: Sweep) -> None:
     rows = table("facet", "ARI across seeds", *(f"{label}: accuracy, NMI" for label in accuracy))
     for j, stability in enumerate(result.stability()):
         cells = [f"{_spread(accuracy[label][:, j])}, {_spread(nmi[label][:, j])}" for label in accuracy]
-        rows.add_row(str(j), f"{stability:.2f}", *cells)
+        rows.add_row(str(j), "–" if np.isnan(stability) else f"{stability:.2f}", *cells)
     console.print()
     console.print(rows)
 
@@ -88,4 +88,4 @@ def print_comparison(rows: Sequence[Comparison]) -> None:
 
 
 def _spread(values: NDArray[np.float64]) -> str:
-    return f"{values.mean():.3f} ± {values.std(ddof=1) if len(values) > 1 else 0.0:.3f}"
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")

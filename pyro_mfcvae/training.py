@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -169,7 +170,8 @@ class Training:
             for x in self.start_epoch():
                 self.prepare_step()
                 batch = (x,) if self.anchors is None else self.anchors.join(x)
-                loss, reconstruction, kl = self._objective(*batch)
+                with self._divergence_told():
+                    loss, reconstruction, kl = self._objective(*batch)
                 self._stepper.zero_grad()
                 self.fabric.backward(loss)
                 self._stepper.step()
@@ -226,10 +228,7 @@ class Training:
         self._num_taken += 1
         self._total += terms
         if not math.isfinite(elbo):
-            raise InputError(
-                f"the ELBO became {elbo} at step {self.step}, training has diverged: lower training.learning_rate or "
-                "raise likelihood.scale"
-            )
+            raise _diverged(f"the ELBO became {elbo} at step {self.step}")
 
     def finish_epoch(self) -> EpochRecord:
         """Count an epoch whose steps were taken, and tell about it."""
@@ -271,11 +270,25 @@ class Training:
             return first
         return last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
 
+    @contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if "Expected parameter" not in str(error):  # of torch's distributions, with all values
+                raise
+            raise _diverged(f"a distribution has invalid parameters after step {self.step}") from None
+
     @torch.no_grad()
     def _count_active(self) -> list[int]:
         self.pair.eval()
-        probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
+        with self._divergence_told():
+            probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]
+
+
+def _diverged(what: str) -> InputError:
+    return InputError(f"{what}, training has diverged: lower training.learning_rate or raise likelihood.scale")
 
 
 def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:

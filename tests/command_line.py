@@ -17,6 +17,7 @@ TINY = [
     "training.batch_size=20",
     "training.warmup_steps=2",
     "training.refit_steps=[]",
+    "training.fade_in_steps=4",
 ]
 
 

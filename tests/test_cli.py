@@ -26,9 +26,9 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     run = Path("here/run")
     assert {"config.toml", "model.safetensors", "checkpoint", "metrics.jsonl", "summary.json", "figures"} <= names(run)
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["data"], summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
+    assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
     lines = out.splitlines()
-    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, 2 facets of 4 and 3 clusters"
+    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every cluster: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
@@ -48,7 +48,7 @@ def test_fit_writes_tensorboard_events() -> None:
 @pytest.mark.usefixtures("fitted")
 def test_settings_and_data_reach_the_configuration() -> None:
     config = RunFolder(Path("run")).read_config()
-    assert config.data == "data.npz"
+    assert config.data == str(Path("data.npz").resolve())  # found from other folders as well
     assert config.training.epochs == 2
     assert config.facets.num_clusters == (4, 3)
     assert config.likelihood == load_preset("shapes").likelihood  # all else is the default preset's
@@ -68,6 +68,45 @@ def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
+def test_evaluate_finds_a_runs_data_from_anywhere_and_tells_when_they_have_changed(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = str(Path("run").resolve())
+    save_data(Path("data.npz"), make_images(90))
+    monkeypatch.chdir(tmp_path.parent)
+    code, out, err = mfcvae("evaluate", run)
+    assert (code, err) == (0, "")
+    assert re.match(r"These are not the data that the run was trained on \(fingerprint \w+, now \w+\)\.\n90 items", out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ([], (468, 780)),  # the demo's 3 and 5 epochs of 20,000 items are 468 and 780 batches; 80 items are one
+        (["training.batch_size=40"], (750, 1250)),
+        (["training.epochs=[2, 7]"], (2, 7)),
+    ],
+)
+def test_data_of_another_size_get_as_many_steps(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, settings: list[str], epochs: tuple[int, ...]
+) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(cli, "fit_run", see)
+    mfcvae("fit", "--data", "data.npz", "--set", "seed=0", *settings)
+    assert seen[0].stage_epochs == epochs
+
+
+def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "training.fade_in_steps=80")[0] == 0
+    assert "facet 0 will be faded in to 0.1 only: training.fade_in_steps outlasts its stage" in caplog.text
+
+
+@pytest.mark.usefixtures("fitted")
 def test_evaluate_takes_other_data(mfcvae: Run) -> None:
     save_data(Path("other.npz"), make_images(50))
     code, out, _ = mfcvae("evaluate", "run", "--data", "other.npz")
@@ -82,7 +121,7 @@ def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> 
     summary = json.loads(Path("run/summary.json").read_text())
     code, out, err = mfcvae("fit", "--resume", "--out", "run")
     assert (code, err) == (0, "")
-    assert "epoch" not in out
+    assert "epoch 1/4" not in out and "epoch 4/4" not in out
     assert [Path("run", name).read_bytes() for name in kept] == before
     again = json.loads(Path("run/summary.json").read_text())
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
@@ -111,7 +150,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
 
 
 def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
-    raise FileNotFoundError(f"{config.data} would go to {run.path}")
+    raise FileNotFoundError(f"{Path(config.data).name} would go to {run.path}")
 
 
 @pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])
@@ -216,7 +255,8 @@ def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
     assert names(folder) == {"seed-0", "seed-1", "sweep.json"}
     best = json.loads((folder / "sweep.json").read_text())["best_seed"]
     lines = out.splitlines()
-    assert sorted(line.partition(":")[0] for line in lines[:2]) == ["seed 0", "seed 1"]
+    assert lines[0].startswith("Training seeds 0 to 1. ") and lines[0].endswith("/seed-N/metrics.jsonl.")
+    assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
     assert "ARI across seeds" in out
     assert f"By its ELBO one would pick seed {best}: runs/data-sweep-1/seed-{best}" in lines
     assert lines[-1] == "Everything of this sweep lies in runs/data-sweep-1."

@@ -157,6 +157,11 @@ def test_compare_ranks_runs(mfcvae: Run) -> None:
             "the statistic 'per_channel' must give a number per item: from (2, 3, 1, 6, 6) expected a tensor of shape "
             "(2, 3), got shape (2, 3, 1); reduce the last 3 dimensions only",
         ),
+        (
+            ["check", "run", "--statistic", "math.sin"],
+            "the statistic 'sin' fails on a tensor of shape (2, 3, 1, 6, 6): ",
+        ),
+        (["check", "run", "--seed", "-1"], "expected a seed from 0 to 2**32 - 1, got -1"),
         (["check", "run", "--statistic", "none.of_it"], "cannot import none for none.of_it (No module named 'none')"),
         (["check", "run", "--statistic", "darkest"], "expected an import path such as my_module.my_function, got"),
         (

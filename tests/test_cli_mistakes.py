@@ -28,10 +28,24 @@ pytestmark = pytest.mark.usefixtures("place")
         (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
         (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
         (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
-        (["--data", "data.npz", "--set", "training.batch_size=80"], "warmup_steps=200 would outlast a stage of .*"),
+        (
+            ["--data", "data.npz", "--set", "training.batch_size=80", "training.epochs=3"],
+            "warmup_steps=200 would outlast a stage of .*",
+        ),
         (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
         (["mnist"], "expected to be told where the data are; set MFCVAE_DATA to the folder that holds MNIST/raw, .*"),
         (["mnist", "--root", "nowhere"], "expected MNIST/raw in nowhere, found none; .*"),
+        (
+            ["--data", "data.npz", "--set", "data=shapes"],
+            "expected the data once, got them as --data and as --set data.*",
+        ),
+        (
+            ["--data", "data.npz", "--set", "facets.num_clusters=5"],
+            ".*num_clusters: expected a list .*, got 5",
+        ),
+        (["--data", "data.npz", "--set", "prior.options.x=1"], ".*prior.options are for a part of your own, .*"),
+        (["--data", "data.npz", "--set", "supervision.facet=1"], ".*supervision.facet = 1 has no label to be tied .*"),
+        (["--data", "data.npz", "--out", "text.txt/x", "--set", *TINY], "cannot use .*text.txt.*: not a directory"),
         (["--resume"], "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"),
         (["--resume", "--out", "run", "--set", "seed=1"], "--resume goes on with .*: give --out and no settings"),
         (["mnist", "--resume", "--out", "run"], "--resume goes on with .*: give --out and no settings"),
@@ -69,7 +83,7 @@ def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: 
         ),
         (["cut"], "cut/model.safetensors is not a readable safetensors file: .*"),
         (["changed"], "changed/model.safetensors does not fit its configuration: .*"),
-        (["gone"], "no data set, file or folder is called 'gone.npz'; .*"),
+        (["gone"], "no data set, file or folder is called '.*gone.npz'; .*"),
     ],
 )
 def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
@@ -119,6 +133,7 @@ def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
     for args, told in (
         (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'"),
+        (["--set", "seed=3"], "the seeds of a sweep count from 0: leave --set seed out"),
         (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot"),
     ):
         code, _, err = mfcvae("sweep", *args)
@@ -132,12 +147,59 @@ def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
     ("args", "told"),
     [
         (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
+        (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: draw them one by one"),
+        (["--seed", "-1"], r"expected a seed from 0 to 2\*\*32 - 1, got -1"),
         (["--clusters", "0=9"], "facet 0 has clusters 0 … 3, got 9"),
         (["--num", "0"], "expected --num 1 or more, got 0"),
-        (["--temperature", "-1"], "temperature must be ≥ 0, got -1.0"),
+        (["--temperature", "-1"], "temperature must be finite and ≥ 0, got -1.0"),
     ],
 )
 def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:
     code, _, err = mfcvae("sample", "run", *args)
     assert code == 2
     assert re.fullmatch(f"mfcvae: {told}\n", err)
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_sweep_does_not_go_into_a_single_runs_folder(mfcvae: Run) -> None:
+    code, _, err = mfcvae("sweep", "--data", "data.npz", "--out", "run", "--set", *TINY)
+    assert (code, err) == (2, "mfcvae: run holds a single run: choose another --out\n")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_what_was_trained_is_not_begun_anew_where_the_checkpoint_is_gone(mfcvae: Run) -> None:
+    kept = [Path("run", name) for name in ("model.safetensors", "metrics.jsonl", "summary.json")]
+    before = [path.read_bytes() for path in kept]
+    Path("run/checkpoint/training.safetensors").unlink()
+    code, _, err = mfcvae("fit", "--resume", "--out", "run")
+    assert code == 2
+    assert err.startswith("mfcvae: run has epochs behind it, but no checkpoint to go on from: bring run/checkpoint/")
+    assert [path.read_bytes() for path in kept] == before
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.toml", b'description = "caf\xe9"', r"expected text in UTF-8 in run/config.toml, got other bytes \(.*"),
+        (
+            "metrics.jsonl",
+            b"garb{\n" * 4,
+            "run/metrics.jsonl is spoiled, expected JSON objects as .*",
+        ),
+        ("metrics.jsonl", b"\xff\xfe\n" * 4, r"expected text in UTF-8 in run/metrics.jsonl, got other bytes \(.*"),
+    ],
+)
+def test_a_spoiled_text_is_told(mfcvae: Run, name: str, content: bytes, told: str) -> None:
+    Path("run", name).write_bytes(content)
+    code, _, err = mfcvae("fit", "--resume", "--out", "run")
+    assert code == 2
+    assert re.fullmatch(f"mfcvae: {told}\n", err)
+
+
+def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_told(mfcvae: Run) -> None:
+    """Its ELBO was found before the step."""
+    settings = [*TINY, "training.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings, "training.fade_in_steps=1")
+    assert code == 2
+    assert re.fullmatch(r"mfcvae: .* training has diverged: lower training.learning_rate or raise .*\n", err)

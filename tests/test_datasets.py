@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_arrays_that_torch_refuses_are_taken() -> None:
         (np.zeros((2, 5, 6, 7)), r"1, 3 or 4 channels in axis 1 or 3, got images of shape \(2, 5, 6, 7\)"),
         (np.zeros((0, 5, 6)), r"at least one image .*\(0, 5, 6\)"),
         (np.zeros((2, 5, 6), dtype=np.int64), "uint8 or floats, got int64"),
-        (torch.zeros(2, 5, 6, dtype=torch.bool), "uint8 or floats, got torch.bool"),
+        (torch.eye(5, 6, dtype=torch.uint8)[None], r"expected bytes 0\.\.255, got none above 1, which is black: multi"),
         (np.full((2, 5, 6), 255.0), r"in \[0, 1\], got values from 255 to 255; rescale"),
         (np.linspace(-0.5, 1, 8).reshape(2, 2, 2), "values from -0.5 to 1"),
     ],
@@ -81,6 +83,13 @@ def test_arrays_that_torch_refuses_are_taken() -> None:
 def test_what_is_no_image_is_refused(images: NDArray[np.generic], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate_images(images)
+
+
+@pytest.mark.parametrize("of", [np.asarray, torch.as_tensor])
+def test_truth_is_white(of: Callable[[Any], Any]) -> None:
+    images = validate_images(of(np.eye(4, dtype=bool)[None]))
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[0, 0], 255 * torch.eye(4, dtype=torch.uint8))
 
 
 def test_values_that_are_not_finite_are_counted_and_placed() -> None:

@@ -192,8 +192,9 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         pair.sample(3, clusters={-1: 0})
     with pytest.raises(InputError, match="facet 1 has clusters 0 … 3, got 4"):
         pair.sample(3, clusters={1: 4})
-    with pytest.raises(InputError, match="temperature must be ≥ 0, got -1"):
-        pair.sample(3, temperature=-1)
+    for temperature in (-1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"temperature must be finite and ≥ 0, got {temperature}"):
+            pair.sample(3, temperature=temperature)
     with pytest.raises(InputError, match="facet 0 has dimensions 0 … 1, got 2"):
         pair.traverse(x, facet=0, dim=2, values=torch.zeros(3))
     with pytest.raises(InputError, match="num_samples must be ≥ 1, got 0"):

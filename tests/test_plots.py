@@ -45,13 +45,13 @@ def test_cluster_examples_put_the_populous_and_the_confident_first() -> None:
     (axes,) = figure.axes
     assert levels(axes) == [[0.3, 0.4], [0.1, 1.0]]  # 1.0: white where cluster 4 has no second item
     assert row_labels(axes) == ["cluster 2 · 3 items (75.0 %)", "cluster 4 · 1 item (25.0 %)"]
-    assert texts(axes) == ["facet 0", "2 of 6 clusters in use · 4 empty"]
+    assert texts(axes) == ["facet 0", "2 of 6 clusters in use · 4 empty · surest items first"]
 
 
 def test_cluster_examples_tell_when_clusters_are_left_out() -> None:
     figure = plot_cluster_examples(plain(0, 0, 0.5, 1), [0, 0, 1, 2], np.ones(4), title="deep", max_clusters=1)
     assert levels(figure.axes[0]) == [[0.0, 0.0]]
-    assert texts(figure.axes[0]) == ["deep", "3 clusters in use · the 1 largest shown"]
+    assert texts(figure.axes[0]) == ["deep", "3 clusters in use · the 1 largest shown · surest items first"]
 
 
 def test_bytes_are_shares_of_255() -> None:
@@ -64,8 +64,8 @@ def test_facets_stand_side_by_side_under_their_names() -> None:
     images, assignments = plain(0.2, 0.4, channels=3), np.array([[0, 1], [0, 3]])
     figure = plot_facets(images, assignments, np.ones((2, 2)), num_clusters=(1, 5))
     assert [texts(axes) for axes in figure.axes] == [
-        ["facet 0", "1 of 1 clusters in use"],
-        ["facet 1", "2 of 5 clusters in use · 3 empty"],
+        ["facet 0", "1 of 1 clusters in use · surest items first"],
+        ["facet 1", "2 of 5 clusters in use · 3 empty · surest items first"],
     ]
     assert [levels(axes) for axes in figure.axes] == [[[0.2, 0.4]], [[0.2], [0.4]]]
     named = plot_facets(images, assignments, np.ones((2, 2)), names=("hue", "shape"))

@@ -3,22 +3,19 @@ from typing import Any
 import pytest
 
 from pyro_mfcvae.build import build_pair, build_schedule
+from pyro_mfcvae.config import Config
 from pyro_mfcvae.datasets import DATASETS
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.presets import DEFAULT, load_preset, preset_names
 from pyro_mfcvae.settings import override
 from pyro_mfcvae.training import steps_per_epoch
 
-NUM_TRAINING_ITEMS = {
-    "shapes": 20_000,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "stickfigures": 900,
-    "nrletters": 10_000,
-    "svhn": 73_257,
-    "shapes3d-floor": 3_840,
-    "shapes3d-wall": 3_840,
-}
+
+def num_items(config: Config) -> int:
+    """That train, of a preset's data."""
+    num = DATASETS[config.data].num_items
+    assert num is not None
+    return num
 
 
 def test_names_are_sorted_and_hold_the_default() -> None:
@@ -50,9 +47,9 @@ def test_a_preset_fits_its_data(name: str) -> None:
     assert config.likelihood.kind == info.likelihood
     assert info.event_shape is not None
     pair = build_pair(config, info.event_shape)
-    schedule = build_schedule(config, steps_per_epoch(NUM_TRAINING_ITEMS[config.data], config.training.batch_size))
+    schedule = build_schedule(config, steps_per_epoch(num_items(config), config.training.batch_size))
     assert pair.num_facets == schedule.num_facets
-    assert min(config.training.fit_items, NUM_TRAINING_ITEMS[config.data]) >= max(config.facets.num_clusters)
+    assert min(config.training.fit_items, num_items(config)) >= max(config.facets.num_clusters)
     last = schedule.num_steps - 1
     assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is faded in completely
     # A refit past every stage would never happen.
@@ -63,7 +60,7 @@ def test_a_preset_fits_its_data(name: str) -> None:
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 2.0])
 def test_a_preset_can_be_run_through_in_less_time_or_more(name: str, scale: float) -> None:
     config = override(load_preset(name), [f"training.schedule_scale={scale}"])
-    schedule = build_schedule(config, steps_per_epoch(NUM_TRAINING_ITEMS[config.data], config.training.batch_size))
+    schedule = build_schedule(config, steps_per_epoch(num_items(config), config.training.batch_size))
     last = schedule.num_steps - 1
     assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0
 

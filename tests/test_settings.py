@@ -149,7 +149,10 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("training.epochs.deep=5", "setting 'training.epochs.deep=5': epochs is a value and has no keys"),
         ("training.epochs", "a setting looks like training.epochs=5, got 'training.epochs'"),
         ("training=5", "--set: training: input should be .*, got 5"),
-        ("training.epochs=fast", "--set: training.epochs: input should be a valid .*integer, got 'fast'"),
+        (
+            "training.epochs=fast",
+            "--set: training.epochs: expected a list .*, got 'fast'; .*integer, got 'fast'",
+        ),
         ("training.batch_size=2.5", "--set: training.batch_size: input should be a valid integer, got 2.5"),
         ("training.batch_size=true", "--set: training.batch_size: input should be a valid integer, got True"),
         ("training.learning_rate=high", "--set: training.learning_rate: input should be a valid number, got 'high'"),
