@@ -105,7 +105,7 @@ def plot_ranks(data: Any, checks: Sequence[Check]) -> "Figure":
             )
         if ranks.shape[1] <= _MOST_LINES:
             axes.legend(
-                frameon=False, fontsize=TEXT_SIZE - 2, ncols=4, title="coordinate", title_fontsize=TEXT_SIZE - 2
+                edgecolor="none", fontsize=TEXT_SIZE - 2, ncols=4, title="coordinate", title_fontsize=TEXT_SIZE - 2
             )
         _describe(axes, f"facet {check.facet}", f"largest distance {check.value:.3f}", "rank of the true z in q(z|x)")
         axes.set_ylabel("excess over uniform (band: chance)", fontsize=TEXT_SIZE)
