@@ -16,7 +16,7 @@ from pyro_mfcvae.build import adapt_epochs
 from pyro_mfcvae.cli_checks import check, compare
 from pyro_mfcvae.cli_images import sample
 from pyro_mfcvae.config import Config
-from pyro_mfcvae.datasets import DATASETS, load_dataset
+from pyro_mfcvae.datasets import DATASETS, Dataset, load_dataset
 from pyro_mfcvae.devices import open_fabric
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.evaluation import evaluate as evaluate_split
@@ -70,15 +70,16 @@ def fit(
                 "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"
             )
         run = RunFolder.open(out)
-        config = run.read_config()
+        config, dataset = run.read_config(), None
     else:
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
-        config = _configure(preset, data, list(chain.from_iterable(set)), root)
+        config, dataset = _configure(preset, data, list(chain.from_iterable(set)), root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = not fabric.is_global_zero
-    dataset = load_dataset(config.data, root=root, seed=config.seed)
+    dataset = dataset or load_dataset(config.data, root=root, seed=config.seed)
     say(
         f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
+        f"{'labels ' + ' and '.join(dataset.train.labels) if dataset.train.labels else 'no labels'}, "
         f"{len(config.facets.num_clusters)} facets of {' and '.join(map(str, config.facets.num_clusters))} clusters, "
         f"{' and '.join(map(str, config.stage_epochs))} epochs"
     )
@@ -155,7 +156,7 @@ def sweep(
     settings = list(chain.from_iterable(set))
     if "seed" in map(_key, settings):
         raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
-    config = _configure(preset, data, settings, root)
+    config, _ = _configure(preset, data, settings, root)
     folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
     if RunFolder(folder).config_path.is_file():
         raise InputError(f"{folder} holds a single run: choose another --out")
@@ -203,34 +204,34 @@ def datasets() -> None:
     say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")
 
 
-def _configure(preset: str | None, data: str | None, settings: Sequence[str], root: Path | None) -> Config:
+def _configure(
+    preset: str | None, data: str | None, settings: Sequence[str], root: Path | None
+) -> tuple[Config, Dataset | None]:
+    """The configuration, and the data of a path, which had to be read to know how many they are."""
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)
-    made_for = _num_items(config, root)
+    made_for = DATASETS[config.data].num_items
     keys = [_key(setting) for setting in settings]
     if data is not None:
         if "data" in keys:
             raise InputError("expected the data once, got them as --data and as --set data: leave one out")
         config = replace(config, data=data)
     config = override(config, settings)
-    num_items = _num_items(config, root)
-    if config.data not in DATASETS:  # a run is found again from other folders as well
-        config = replace(config, data=str(Path(config.data).expanduser().resolve()))
-    if "training.epochs" in keys or num_items == made_for:
-        return config
-    return adapt_epochs(config, made_for=made_for, num_items=num_items)
+    dataset = None
+    if config.data in DATASETS:
+        num_items = DATASETS[config.data].num_items
+    else:
+        dataset = load_dataset(config.data, root=root, seed=config.seed)
+        num_items = len(dataset.train)
+        config = replace(config, data=str(Path(config.data).expanduser().resolve()))  # found from other folders as well
+    if made_for and num_items and num_items != made_for and "training.epochs" not in keys:
+        config = adapt_epochs(config, made_for=made_for, num_items=num_items)
+    return config, dataset
 
 
 def _key(setting: str) -> str:
     return setting.partition("=")[0].strip()
-
-
-def _num_items(config: Config, root: Path | None) -> int:
-    known = DATASETS.get(config.data)
-    if known is not None and known.num_items is not None:
-        return known.num_items
-    return len(load_dataset(config.data, root=root, seed=config.seed).train)
 
 
 def _new_folder(name: str, kind: str = "") -> Path:

@@ -151,7 +151,8 @@ def channels_first(images: Tensor) -> Tensor:
 def read_npz(path: Path) -> tuple[Split, Split]:
     """Read an ``.npz`` file: array ``images`` or ``x``, label sets, and optional ``test_`` twins of all of them.
 
-    Every other one-dimensional array of integers is a label set under its own name; what is neither is passed over.
+    Every other one-dimensional array of integers, truths or texts is a label set under its own name, texts numbered in
+    alphabetical order; what is neither is passed over.
 
     Args:
         path: the file; its images are of any form that `validate_images` takes.
@@ -162,7 +163,7 @@ def read_npz(path: Path) -> tuple[Split, Split]:
     Raises:
         InputError: if the file cannot be read, holds Python objects, has no images, or its images or labels do not fit.
     """
-    arrays = _load_arrays(path)
+    arrays = _number_texts(_load_arrays(path))
     members: dict[str, dict[str, NDArray[np.generic]]] = {"": {}, _TEST: {}}
     for key, array in arrays.items():
         members[_TEST if key.startswith(_TEST) else ""][key.removeprefix(_TEST)] = array
@@ -231,6 +232,19 @@ def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"cannot read array {key!r} in {path}: {error}; save the file again") from error
     return arrays
+
+
+def _number_texts(arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """Texts as numbers, the same in the arrays of both splits; truths as 0 and 1."""
+    numbered = dict(arrays)
+    for key, array in arrays.items():
+        if array.ndim == 1 and array.dtype.kind in "US":
+            name = key.removeprefix(_TEST)
+            both = [arrays[k] for k in (name, _TEST + name) if k in arrays and arrays[k].dtype.kind == array.dtype.kind]
+            numbered[key] = np.searchsorted(np.unique(np.concatenate(both)), array)
+        elif array.ndim == 1 and array.dtype.kind == "b":
+            numbered[key] = array.astype(np.int64)
+    return numbered
 
 
 def _split_of(arrays: dict[str, NDArray[np.generic]], path: Path, *, keys: list[str], prefix: str = "") -> Split:

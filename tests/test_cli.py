@@ -28,7 +28,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
     lines = out.splitlines()
-    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
+    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every cluster: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
@@ -243,7 +243,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monke
     settings = [*TINY, "training.epochs=1"]
     code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)
     assert (code, err) == (0, "")
-    assert out.startswith("stickfigures: 900 items of shape 1 × 20 × 20, 2 facets")
+    assert out.startswith("stickfigures: 900 items of shape 1 × 20 × 20, labels upper and lower, 2 facets")
     assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
 
 

@@ -147,6 +147,17 @@ def test_npz_without_test_arrays_scores_on_the_training_items(tmp_path: Path) ->
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(grey()))
 
 
+def test_texts_and_truths_are_labels(tmp_path: Path) -> None:
+    """Texts have the same numbers in both splits, even where one does not have them all."""
+    path = tmp_path / "a.npz"
+    kinds = {"kind": np.array(["cat", "ant", "dog"]), "test_kind": np.array(["dog", "cat"])}
+    truths = {"is_big": np.array([True, False, True]), "test_is_big": np.array([False, False])}
+    np.savez(path, images=grey(3), test_images=grey(2), **kinds, **truths)
+    data = load_dataset(path)
+    labels = [{name: values.tolist() for name, values in split.labels.items()} for split in (data.train, data.test)]
+    assert labels == [{"kind": [1, 0, 2], "is_big": [1, 0, 1]}, {"kind": [2, 1], "is_big": [0, 0]}]
+
+
 def test_npz_with_test_arrays_has_a_split_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, x=grey(3), y=np.arange(3), test_x=grey(2), test_y=np.array([7, 8]))
