@@ -114,8 +114,10 @@ def evaluate(
     pair, config = folder.load_pair(), folder.read_config()
     dataset = load_dataset(data or config.data, root=root, seed=config.seed)
     dataset.check_event_shape(pair.model.event_shape)
-    if data is None and (before := folder.read_summary()["data_fingerprint"]) != (now := dataset.fingerprint()):
-        say(f"These are not the data that the run was trained on (fingerprint {before}, now {now}).")
+    if data is None and folder.summary_path.is_file():
+        before, now = folder.read_summary().get("data_fingerprint"), dataset.fingerprint()
+        if before != now:
+            say(f"These are not the data that the run was trained on (fingerprint {before}, now {now}).")
     result = evaluate_split(pair, dataset.test)
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     print_scores(result.scores)

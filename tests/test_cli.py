@@ -65,6 +65,8 @@ def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
         assert re.search(rf"^{j} +{facet['clusters_in_use']} of {facet['num_clusters']} ", out, re.MULTILINE)
         assert f"{facet['accuracy']['side']:.3f} ({facet['nmi']['side']:.2f}, {facet['ari']['side']:z.2f})" in out
     assert names(Path("run")) == before
+    Path("run/summary.json").unlink()  # as if it had been stopped before its scores
+    assert mfcvae("evaluate", "run")[0] == 0
 
 
 @pytest.mark.usefixtures("fitted")
