@@ -74,6 +74,7 @@ def fit(
     fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
     training = _start(config, run, data, fabric)
     if fabric.is_global_zero:
+        _tell_fades(training)
         _write_start(config, run, training)
     seconds = _train(run, training, monitors if fabric.is_global_zero else ())
     return _finish(config, run, data, training, seconds)
@@ -114,6 +115,7 @@ def fit_together(
     for config, run, items, state in zip(configs, runs, data, states, strict=True):
         with state.in_turn():
             trainings.append(_start(config, run, items, fabric))
+    _tell_fades(trainings[0])
     seconds: list[float] = []
     failures: dict[int, InputError] = {}
     stack, members = None, []
@@ -161,6 +163,11 @@ def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Tra
     )
     if run.checkpoint_path.is_file():
         load_training(training, run.checkpoint_path)
+    return training
+
+
+def _tell_fades(training: Training) -> None:
+    """Warn of facets that are not faded in when the training ends."""
     for j in range(training.schedule.num_facets):
         if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
             _log.warning(
@@ -169,7 +176,6 @@ def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Tra
                 j,
                 share,
             )
-    return training
 
 
 def _write_start(config: Config, run: RunFolder, training: Training) -> float:
