@@ -22,10 +22,10 @@ import numpy as np
 import tyro
 from reproduction import RESULTS, machine
 
-from pyro_mfcvae.datasets import load_dataset
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.runs import RunFolder
-from pyro_mfcvae.shapes import draw_shapes
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.shapes import draw_shapes
+from pyro_mfcvae.runs.folder import RunFolder
 
 
 def write_shapes(path: Path, num_items: int) -> None:

@@ -13,9 +13,9 @@ from linear_gaussian import draw, linear_pair
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pyro_mfcvae.check_plots import FIGURES
-from pyro_mfcvae.criticism import criticise
-from pyro_mfcvae.inference_data import to_inference_data
+from pyro_mfcvae.checks.arviz_data import to_inference_data
+from pyro_mfcvae.checks.criticism import criticise
+from pyro_mfcvae.checks.plots import FIGURES
 from pyro_mfcvae.plots import INK, save_figure
 
 SHOWN = ("guide", "calibration", "ranks", "aggregate")

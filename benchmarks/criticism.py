@@ -19,12 +19,13 @@ from linear_gaussian import draw, exact_log_evidence, linear_pair
 from reproduction import RESULTS, machine
 
 from pyro_mfcvae import MFCVAE
-from pyro_mfcvae.criticism import criticise
-from pyro_mfcvae.datasets import as_float, load_dataset
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.checks.arviz_data import to_inference_data, values
+from pyro_mfcvae.checks.criticism import criticise
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.guides import AnalyticAssignment, AssignmentRule, MonteCarloAssignment, VaDEAssignment
-from pyro_mfcvae.inference_data import to_inference_data, values
-from pyro_mfcvae.runs import RunFolder
+from pyro_mfcvae.runs.folder import RunFolder
 
 GUIDES: dict[str, dict[str, Any]] = {
     "exact": {},

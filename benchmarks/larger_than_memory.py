@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from reproduction import RESULTS, machine
 
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.atomic_io import write_text
 
 SIDE = 32
 SETTINGS = [

@@ -15,13 +15,12 @@ import tyro
 from reproduction import RESULTS, best, machine
 from torch import Tensor
 
-from pyro_mfcvae.datasets import Dataset, load_dataset
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.fitting import fit
-from pyro_mfcvae.image_files import Split, as_float
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.runs import RunFolder
-from pyro_mfcvae.settings import override
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
 
 # Half of the pixels tell half as much about a figure: it needs more clusters and steps than without holes.
 SETTINGS = (

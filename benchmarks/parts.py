@@ -18,11 +18,11 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from reproduction import RESULTS, machine
 
 from pyro_mfcvae import FacetELBO, ImportanceWeightedELBO
-from pyro_mfcvae.build import build_pair
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.shapes import draw_shapes
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.data.shapes import draw_shapes
 
 BASE = [
     "prior.covariance=full",

@@ -8,8 +8,9 @@ import json
 from reproduction import RESULTS, machine
 from sklearn.cluster import KMeans
 
-from pyro_mfcvae.datasets import as_float, load_dataset
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.metrics import majority_accuracy, nmi
 
 

@@ -22,16 +22,15 @@ import numpy as np
 import torch
 import tyro
 
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.datasets import load_dataset
-from pyro_mfcvae.evaluation import evaluate
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.fitting import fit
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.metrics import FacetScores
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.runs import RunFolder
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.training import EpochRecord, Training
+from pyro_mfcvae.runs.evaluation import evaluate
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.train.training import EpochRecord, Training
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -103,10 +102,10 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
 def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
     """Train with the configuration's seed; what the record says of it."""
     dataset = load_dataset(config.data, seed=config.seed)
-    monitor = CurveMonitor(dataset.test)
+    callback = CurveMonitor(dataset.test)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) if keep is None else keep / f"seed-{config.seed}")
-        result = fit(config, run, data=dataset, monitors=(monitor,) if curve else ())
+        result = fit(config, run, data=dataset, callbacks=(callback,) if curve else ())
     scores = result.evaluation.scores
     record = {
         "seed": config.seed,
@@ -116,7 +115,7 @@ def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
         "elbo": result.summary["elbo"],
         "seconds": result.summary["seconds"],
     }
-    return record | ({"curve": monitor.curve} if curve else {})
+    return record | ({"curve": callback.curve} if curve else {})
 
 
 def tell(run: dict[str, Any]) -> str:

@@ -15,16 +15,15 @@ import numpy as np
 import tyro
 from reproduction import RESULTS, best, machine
 
-from pyro_mfcvae.datasets import load_dataset
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.fitting import fit
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.runs import RunFolder
-from pyro_mfcvae.settings import override
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the preset": (),
-    "heads that join start at zero": ("networks.joining_gain=0.0",),
+    "heads that join start at zero": ("networks.head_init_scale=0.0",),
     "the KL counts from the start of a stage": ("training.kl_delay_steps=[0, 0, 0]",),
     "mixtures fitted at the start of a stage only": ("training.warmup_steps=0", "training.refit_steps=[]"),
     "mixtures fitted once, after the warm-up": ("training.refit_steps=[]",),

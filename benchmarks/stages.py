@@ -17,14 +17,15 @@ import tyro
 from reproduction import RESULTS, machine
 from step_time import networks_alone
 
-from pyro_mfcvae.build import build_pair, build_schedule
-from pyro_mfcvae.checkpoints import save_training
-from pyro_mfcvae.datasets import load_dataset
-from pyro_mfcvae.evaluation import evaluate
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.initialization import initialize_mixtures
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.training import Objective, Training, steps_per_epoch
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.text import load_preset
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.runs.checkpoints import save_training
+from pyro_mfcvae.runs.evaluation import evaluate
+from pyro_mfcvae.train.training import Objective, Training
 
 
 def milliseconds(task: Callable[[], object], rounds: int) -> float:

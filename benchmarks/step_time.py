@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
 
 from pyro_mfcvae import FacetELBO
-from pyro_mfcvae.build import build_pair
-from pyro_mfcvae.compilation import CompiledObjective
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.training import Objective
+from pyro_mfcvae.train.training import Objective
 
 Step = Callable[[], None]
 Network = Literal["mlp", "conv", "tiny"]

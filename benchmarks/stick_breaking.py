@@ -17,12 +17,12 @@ from reproduction import RESULTS, machine
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from pyro_mfcvae.build import build_pair, build_schedule
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.files import write_text
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.training import Training
+from pyro_mfcvae.train.training import Training
 
 NUM_ITEMS, EPOCHS, BATCH = 4000, 40, 100
 SETTINGS = [

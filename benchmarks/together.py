@@ -19,13 +19,13 @@ import torch
 import tyro
 from reproduction import RESULTS, machine
 
-from pyro_mfcvae.build import build_pair, build_schedule
-from pyro_mfcvae.devices import open_fabric
-from pyro_mfcvae.files import write_text
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.stacked import RandomState, StackedTraining
-from pyro_mfcvae.training import Training, steps_per_epoch
+from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.stacked import RandomState, StackedTraining
+from pyro_mfcvae.train.training import Training
 
 SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 28)}
 # A fit would be measured instead of a step.

@@ -12,10 +12,11 @@ from pyro.infer import ELBO, SVI, TraceEnum_ELBO
 from pyro.optim import CosineAnnealingLR
 
 from pyro_mfcvae import MFCVAE, Facet, FacetELBO, ProgressiveSchedule, initialize_mixtures
-from pyro_mfcvae.datasets import as_float, load_dataset
-from pyro_mfcvae.evaluation import Evaluation, evaluate
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
 from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
+from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
 
 
 def train(loss: ELBO, *, stage_steps: tuple[int, int] = (468, 780), seed: int = 0) -> Evaluation:

@@ -57,7 +57,7 @@ class MLPLadderEncoder(LadderEncoder):
         in_shape: event shape of the data.
         rung_dims: width of h_j, shallowest first; by default, as for MNIST in the paper, 2000 for the deepest and 500
             for the others.
-        joining_gain: see `quieten_joining_heads`.
+        head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
     """
 
@@ -67,7 +67,7 @@ class MLPLadderEncoder(LadderEncoder):
         in_shape: Sequence[int],
         *,
         rung_dims: Sequence[int] | None = None,
-        joining_gain: float = 0.0,
+        head_init_scale: float = 0.0,
         head: MakeHead = GaussianHead,
     ) -> None:
         super().__init__(facets, in_shape)
@@ -76,7 +76,7 @@ class MLPLadderEncoder(LadderEncoder):
         self.rungs = nn.ModuleList(mlp(pair) for pair in zip(below, dims, strict=False))
         self.heads = nn.ModuleList(head(dim, f.latent_dim) for dim, f in zip(dims, self.facets, strict=True))
         self.covariance = _covariance(self.heads)
-        quieten_joining_heads(self.heads, joining_gain)
+        scale_head_init(self.heads, head_init_scale)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         h = x.flatten(-len(self.in_shape))
@@ -102,7 +102,7 @@ class ConvLadderEncoder(LadderEncoder):
         in_shape: event shape of the data, (channels, height, width).
         channels: of h_1, h_2, …; the last goes for all further maps too.
         num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
-        joining_gain: see `quieten_joining_heads`.
+        head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
     """
 
@@ -113,7 +113,7 @@ class ConvLadderEncoder(LadderEncoder):
         *,
         channels: Sequence[int] = (64, 128, 256),
         num_residual_blocks: int = 0,
-        joining_gain: float = 0.0,
+        head_init_scale: float = 0.0,
         head: MakeHead = GaussianHead,
     ) -> None:
         super().__init__(facets, in_shape)
@@ -130,7 +130,7 @@ class ConvLadderEncoder(LadderEncoder):
         self.rungs = nn.ModuleList(rungs)
         self.heads = nn.ModuleList(head(num, f.latent_dim) for num, f in zip(num_features, self.facets, strict=True))
         self.covariance = _covariance(self.heads)
-        quieten_joining_heads(self.heads, joining_gain)
+        scale_head_init(self.heads, head_init_scale)
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         batch_shape = x.shape[: -len(self.in_shape)]
@@ -186,7 +186,7 @@ def _covariance(heads: nn.ModuleList) -> PosteriorCovariance | None:
 
 
 @torch.no_grad()
-def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
+def scale_head_init(heads: nn.ModuleList, gain: float) -> None:
     """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
 
     With 0 their q(z_j | x) is the same for every x: a facet that joins a trained ladder starts by saying nothing, and
@@ -194,7 +194,7 @@ def quieten_joining_heads(heads: nn.ModuleList, gain: float) -> None:
     linear layer.
     """
     if gain < 0:
-        raise InputError(f"joining_gain must be ≥ 0, got {gain}")
+        raise InputError(f"head_init_scale must be ≥ 0, got {gain}")
     for head in list(heads)[:-1]:
         for parameter in cast(PosteriorHead, head).linear.parameters():
             parameter.mul_(gain)

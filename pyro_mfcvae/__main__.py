@@ -1,5 +1,5 @@
 """``python -m pyro_mfcvae`` is ``mfcvae``."""
 
-from pyro_mfcvae.cli import main
+from pyro_mfcvae.cli.app import main
 
 main()

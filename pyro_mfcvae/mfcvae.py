@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
-from pyro_mfcvae.importance import WeightedDraws, weigh
+from pyro_mfcvae.infer.importance import WeightedDraws, weigh
+from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior
-from pyro_mfcvae.objective import ELBOTerms, FacetELBO
 
 
 class MFCVAE(nn.Module):

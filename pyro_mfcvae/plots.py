@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,8 @@ import torch
 from command_line import TINY, Run, make_images, save_data
 from torch import Tensor, nn
 
-from pyro_mfcvae import Facet, cli
+from pyro_mfcvae import Facet
+from pyro_mfcvae.cli import app as cli
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
@@ -140,7 +141,7 @@ def mfcvae(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 def fitted(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a finished run on `data.npz`, without its figures, which take a second."""
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_mfcvae.fitting._draw", lambda *_: None)
+        patch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
         code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY)
     assert (code, err) == (0, "")
     return Path("run")

@@ -8,11 +8,10 @@ import pytest
 import torch
 from files_as_published import write_shapes3d, write_svhn
 
-from pyro_mfcvae.datasets import DATASETS
-from pyro_mfcvae.fitting import fit
-from pyro_mfcvae.presets import load_preset
-from pyro_mfcvae.runs import RunFolder
-from pyro_mfcvae.settings import override
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.data.datasets import DATASETS
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
 
 needs_data = pytest.mark.skipif("MFCVAE_DATA" not in os.environ, reason="MFCVAE_DATA names no folder of data sets")
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from pyro_mfcvae import FacetELBO, InputError
-from pyro_mfcvae.build import ASSIGNMENT_RULES, LIKELIHOODS, POSTERIORS, PRIORS, build_pair
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.settings import override
-from pyro_mfcvae.shapes import draw_shapes
+from pyro_mfcvae.config.build import ASSIGNMENT_RULES, LIKELIHOODS, POSTERIORS, PRIORS, build_pair
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.data.shapes import draw_shapes
 
 SMALL = ["facets.num_clusters=[4, 3]", "facets.latent_dim=[3, 2]", "networks.encoder_dims=[16, 16]"]
-SMALL += ["networks.decoder_dims=[16, 16]", "networks.hidden_dim=16", "networks.joining_gain=1.0"]
+SMALL += ["networks.decoder_dims=[16, 16]", "networks.hidden_dim=16", "networks.head_init_scale=1.0"]
 SMALL += ["likelihood.scale=0.5"]
 NEEDS = {
     "analytic": ("student_t", "spline", "autoregressive"),

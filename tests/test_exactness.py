@@ -11,9 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
-from torch.distributions import Normal
-from written_out import (
+from reference_elbo import (
     COVARIANCES,
     RULES,
     MakePair,
@@ -26,6 +24,8 @@ from written_out import (
     weighted,
     written_out_loss,
 )
+from torch import Tensor
+from torch.distributions import Normal
 
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.facets import cluster_site, latent_site

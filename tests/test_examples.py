@@ -14,8 +14,8 @@ from command_line import TINY, Run, make_images, save_data
 from pyro.infer import ELBO, TraceEnum_ELBO
 
 from pyro_mfcvae import FacetELBO
-from pyro_mfcvae.config import Config
-from pyro_mfcvae.settings import override
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -222,7 +222,7 @@ def test_a_convolutional_pair_with_batch_norm_does_what_others_do(training: bool
         ConvLadderDecoder(facets, shape, channels=(3,), num_residual_blocks=1),
         GaussianLikelihood(scale=0.5),
     )
-    encoder = ConvLadderEncoder(facets, shape, channels=(3,), num_residual_blocks=1, joining_gain=1.0)
+    encoder = ConvLadderEncoder(facets, shape, channels=(3,), num_residual_blocks=1, head_init_scale=1.0)
     guide = MultiFacetGuide(model, encoder=encoder)
     x = torch.rand(6, *shape)
     SVI(model, guide, ClippedAdam({"lr": 1e-3}), loss=FacetELBO()).step(x)  # moves batch norm's statistics

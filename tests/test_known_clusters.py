@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
+from identity_encoder import Identity, make_model
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.optim import Adam
-from seen_clusters import Identity, make_model
 from torch import Tensor
 
 from pyro_mfcvae import Facet, FacetELBO, InputError

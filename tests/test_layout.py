@@ -1,4 +1,4 @@
-"""The layout that DESIGN.md fixes: layers, packages, test files, and what an import loads."""
+"""The layout: folders and their order, arrows between and inside them, sizes, and what an import loads."""
 
 import ast
 import subprocess
@@ -13,24 +13,30 @@ ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
-# From top to bottom: a module imports from its own layer and from those below it.
-LAYERS = (
-    {"cli", "cli_images", "cli_checks", "terminal", "report", "explorer", "estimator"},
-    {"training", "stacked", "supervision", "fitting", "sweeping", "evaluation", "metrics", "criticism", "monitors"}
-    | {"plots", "compositions", "runs", "checkpoints", "config", "settings", "presets", "build", "parts"}
-    | {"devices", "batches", "mapped_files"}
-    | {"predictive_checks", "guide_quality", "calibration", "simulation_ranks", "aggregate_posterior"}
-    | {"cluster_stability", "typicality", "verdicts", "comparison", "check_plots"}
-    | {"inference_data", "posterior_draws", "image_statistics"}
-    | {"datasets", "image_files", "published_files", "shapes", "shapes3d", "scenes"},
-    {"mfcvae", "objective", "importance", "schedules", "initialization"},
-    {"guides"},
+# From the bottom to the top: a folder, or a file beside the folders, imports from its own row and from those before it.
+ORDER = (
+    {"errors", "atomic_io"},
+    {"facets", "metrics", "plots", "data"},
+    {"networks", "convolutions"},
     {"models"},
-    {"networks", "convolutions", "facets", "compilation", "errors", "files"},
+    {"guides"},
+    {"infer"},
+    {"mfcvae"},
+    {"groups", "config", "checks"},
+    {"train"},
+    {"runs"},
+    {"estimator", "report", "explore", "testing"},
+    {"cli"},
 )
-FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the door to the command line
+RANKS = {name: rank for rank, row in enumerate(ORDER) for name in row}
+FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the entry of the command line
+MOST_MODULES = 12
+MOST_LINES = 300
+# Tests of several modules together; every other test file has the name and the folder of a module.
 TESTS_OF_THE_WHOLE = {
-    "cli_mistakes",
+    "checks/arviz_versions",
+    "cli/mistakes",
+    "config/presets",
     "known_clusters",
     "combinations",
     "layout",
@@ -40,30 +46,36 @@ TESTS_OF_THE_WHOLE = {
     "interoperability",
     "examples",
     "benchmarks",
-    "arviz_versions",
 }
-HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "torchvision"}
+# Files that are still to be split, and a folder that is.
+LONG = {
+    "pyro_mfcvae/train/training.py",
+    "tests/test_traps.py",
+    "tests/train/test_training.py",
+    "tests/models/test_priors.py",
+    "tests/cli/test_app.py",
+    "tests/data/test_datasets.py",
+    "tests/infer/test_initialization.py",
+    "tests/infer/test_schedule.py",
+    "tests/infer/test_compilation.py",
+    "tests/runs/test_fit.py",
+}
+CROWDED = {"pyro_mfcvae.checks": 14}
+HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "pyarrow", "pandas"}
 
 
 def find_modules() -> dict[str, Path]:
-    """Full name → file of each module of the three flat packages."""
-    return {
-        package if path.stem == "__init__" else f"{package}.{path.stem}": path
-        for package, folder in PACKAGES.items()
-        for path in sorted((ROOT / folder).glob("*.py"))
-    }
+    """Full name → file of every module of the package."""
+    modules = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            modules[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return modules
 
 
 MODULES = find_modules()
-
-
-def layer_of(module: str) -> int:
-    """Rank of a module's layer, 0 at the top."""
-    part = module.split(".")[1]
-    for rank, layer in enumerate(LAYERS):
-        if part in layer:
-            return rank
-    pytest.fail(f"no layer names {module}: add {part!r} to LAYERS in tests/test_layout.py, and to CONTRIBUTING.md")
+FOLDERS = {name: path.parent for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def imports_of(source: str) -> set[str]:
@@ -78,23 +90,41 @@ def imports_of(source: str) -> set[str]:
     return named & MODULES.keys()
 
 
-LAYERED = {name: imports_of(path.read_text()) for name, path in MODULES.items() if name not in FREE}
+ARROWS = {name: imports_of(path.read_text()) for name, path in MODULES.items() if name not in FREE}
 
 
-@pytest.mark.parametrize("module", LAYERED)
+def rank_of(module: str) -> int:
+    """Row of a module's folder, 0 at the bottom."""
+    part = module.split(".")[1]
+    if part not in RANKS:
+        pytest.fail(f"no row of ORDER names {module}: add {part!r} to ORDER in tests/test_layout.py")
+    return RANKS[part]
+
+
+@pytest.mark.parametrize("module", ARROWS)
 def test_imports_point_down(module: str) -> None:
-    for target in LAYERED[module]:
+    for target in ARROWS[module]:
         assert target not in FREE, f"{module} imports {target}, which imports everything: name the module instead"
-        assert layer_of(target) >= layer_of(module), f"{module} imports {target}, which is in a higher layer"
+        assert rank_of(target) <= rank_of(module), f"{module} imports {target}, which is above it"
 
 
-@pytest.mark.parametrize("module", LAYERED)
-def test_every_module_has_a_layer(module: str) -> None:
-    assert 0 <= layer_of(module) < len(LAYERS)
+def test_folders_have_no_import_circle() -> None:
+    folders: dict[str, set[str]] = {}
+    for module, targets in ARROWS.items():
+        here = module.split(".")[1]
+        folders.setdefault(here, set()).update(target.split(".")[1] for target in targets)
+    TopologicalSorter({name: targets - {name} for name, targets in folders.items()}).prepare()
 
 
-def test_imports_have_no_cycle() -> None:
-    TopologicalSorter(LAYERED).prepare()
+def test_modules_have_no_import_circle() -> None:
+    TopologicalSorter(ARROWS).prepare()
+
+
+def test_a_folder_s_modules_do_not_import_the_folder() -> None:
+    """The names of a folder are for others: inside it a module imports the module that it needs."""
+    for module, targets in ARROWS.items():
+        if module not in FOLDERS:
+            assert module.rpartition(".")[0] not in targets, f"{module} imports its own folder"
 
 
 def test_imports_are_seen_in_every_form() -> None:
@@ -114,20 +144,40 @@ def f():
     }
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_are_small_and_say_what_they_are_for(folder: str) -> None:
+    modules = [path for path in FOLDERS[folder].glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert len(modules) <= CROWDED.get(folder, MOST_MODULES)
+    assert ast.get_docstring(ast.parse(MODULES[folder].read_text()))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in ("pyro_mfcvae", "models", "guides", "tests", "benchmarks", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_files_are_short(path: Path) -> None:
+    if path.relative_to(ROOT).as_posix() not in LONG:
+        assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
 def test_packages_on_disk_are_declared() -> None:
-    on_disk = {
-        path.parent.relative_to(ROOT).as_posix()
-        for folder in PACKAGES.values()
-        for path in (ROOT / folder).rglob("__init__.py")
+    declared = set(SETUPTOOLS["packages"])
+    on_disk = set(FOLDERS)
+    assert declared == on_disk
+
+
+def test_tests_mirror_the_folders() -> None:
+    expected = TESTS_OF_THE_WHOLE | {
+        "/".join(name.split(".")[1:]) for name, path in MODULES.items() if path.name != "__init__.py"
     }
-    assert on_disk == set(PACKAGES.values())
-    assert set(SETUPTOOLS["packages"]) == set(PACKAGES)
-
-
-def test_every_test_file_has_a_module() -> None:
-    stems = {path.stem for path in MODULES.values()} | TESTS_OF_THE_WHOLE
-    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
-    assert tests <= stems
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        stem = path.relative_to(ROOT / "tests").with_suffix("").as_posix().replace("test_", "")
+        assert stem in expected, f"tests/{stem} tests no module: give it the name and the folder of one"
 
 
 def test_import_loads_nothing_heavy() -> None:

@@ -9,9 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
-from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
-from written_out import (
+from reference_elbo import (
     COVARIANCES,
     MakePair,
     assert_equal,
@@ -22,6 +20,8 @@ from written_out import (
     optimal_logits,
     standard_error,
 )
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pyro_mfcvae import Facet, FacetELBO
 from pyro_mfcvae.facets import latent_site

@@ -1,0 +1,248 @@
+"""A fitted pair in ArviZ's language. The one place where ArviZ 0.23 and ArviZ 1.x are told apart.
+
+ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
+Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
+
+Only drawing needs torch: what was saved is read, checked and shown without it.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module  # imported by name, ArviZ counts as untyped, which 0.23 in part is
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_mfcvae.atomic_io import write_atomically
+from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_mfcvae.checks.draws import Groups
+    from pyro_mfcvae.checks.statistics import Statistic
+    from pyro_mfcvae.mfcvae import MFCVAE
+
+# Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
+_EQUAL_WEIGHTS = 1e-3
+_FACET_ITEMS = 250  # the first, of which single facets are weighed: that takes a decoding per facet and draw
+MIN_DRAWS = 30  # with fewer, one ArviZ or the other finds too few weights in the tail
+
+
+def to_inference_data(
+    pair: "MFCVAE",
+    x: "Tensor",
+    *,
+    labels: "Mapping[str, Tensor] | None" = None,
+    reference: "Tensor | None" = None,
+    num_samples: int = 64,
+    num_simulated: int = 2000,
+    statistics: "Mapping[str, Statistic] | None" = None,
+    pixels: bool = True,
+) -> Any:
+    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
+
+    ======================  ==========================================================================================
+    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
+                            parameters of the priors, such as probs_j (chain, draw, probs_j_dim_0), from q(theta)
+    posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
+    log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
+                            are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
+    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
+                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
+                            of two facets or more log_weight_j (chain, draw, weighed_item), of the first 250 items:
+                            log p(x, z_j | z_-j = means) - log q(z_j | x), see `draw_facet_log_weights`
+    prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
+    sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
+                            log_evidence (of the first eighth); of the prior: weight_j, overlap_j
+    observed_data           x, and its statistics (item)
+    constant_data           the labels (item)
+    ======================  ==========================================================================================
+
+    Of every item memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
+
+    Args:
+        pair: put in evaluation mode.
+        x: bytes, or floats as the model takes them.
+        labels: (N,) integers by name.
+        reference: items of the training data, (M, *event_shape), to compare the evidence with.
+        num_samples: S ≥ 30, draws per item.
+        num_simulated: items drawn from the model.
+        statistics: by name, on top of those of `statistics_for`.
+        pixels: keep replicated items, which take S times the memory of ``x``.
+
+    Returns:
+        An ``arviz.InferenceData``, or from ArviZ 1 on an ``xarray.DataTree``.
+
+    Raises:
+        InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
+    """
+    from pyro_mfcvae.checks.draws import (
+        draw_facet_log_weights,
+        draw_items,
+        draw_log_weights,
+        draw_theta,
+        evidence_of,
+        simulate,
+    )
+    from pyro_mfcvae.checks.statistics import check_statistics, statistics_for
+
+    if num_samples < MIN_DRAWS:
+        raise InputError(
+            f"num_samples must be ≥ {MIN_DRAWS}, the fewest that k-hat can be found from, got {num_samples}"
+        )
+    for name, values in (labels or {}).items():
+        if len(values) != len(x):
+            raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
+    check_statistics(statistics or {}, pair.model.event_shape)
+    pair.eval()
+    chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
+    groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    if pair.num_facets > 1:
+        alone = draw_facet_log_weights(pair, x[:_FACET_ITEMS], num_samples=num_samples)
+        groups["sample_stats"] |= alone["sample_stats"]
+    groups["posterior"] |= draw_theta(pair, num_samples=num_samples)
+    groups |= simulate(
+        pair, num=num_simulated, num_weighed=num_simulated // 8, num_samples=num_samples, statistics=chosen
+    )
+    if reference is not None:
+        evidence = evidence_of(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
+        groups["log_likelihood"]["x_reference"] = (("chain", "draw", "reference_item"), evidence[None, None])
+    if labels:
+        groups["constant_data"] = {name: (("item",), values.cpu().numpy()) for name, values in labels.items()}
+    return to_arviz(groups)
+
+
+def to_arviz(groups: "Groups") -> Any:
+    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
+    import xarray
+
+    arviz = import_module("arviz")
+    datasets = {}
+    for name in sorted(groups, key=lambda group: ("prior" in group, group != "posterior")):
+        sizes = {
+            dim: size for dims, array in groups[name].values() for dim, size in zip(dims, array.shape, strict=True)
+        }
+        coords = {dim: np.arange(size) for dim, size in sizes.items()}
+        datasets[name] = xarray.Dataset(
+            groups[name], coords=coords, attrs={"inference_library": "pyro_mfcvae", "arviz_version": arviz.__version__}
+        )
+    if not _takes_nested_groups(arviz):
+        return arviz.InferenceData(**datasets)
+    return xarray.DataTree.from_dict(datasets)
+
+
+def _takes_nested_groups(arviz: ModuleType) -> bool:
+    """Whether this is ArviZ 1: one nested dict where 0.23 has an argument per group."""
+    return "data" in signature(arviz.from_dict).parameters
+
+
+def save_inference_data(data: Any, path: Path) -> None:
+    """Write NetCDF, whole or not at all."""
+    write_atomically(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+
+
+def load_inference_data(path: Path) -> Any:
+    """Read what `save_inference_data` wrote, with either ArviZ, into memory."""
+    import xarray
+
+    arviz = import_module("arviz")
+    if not path.is_file():
+        raise InputError(f"expected the NetCDF file {path}, which is not there: mfcvae check RUN writes one")
+    if not _takes_nested_groups(arviz):
+        return arviz.from_netcdf(str(path), engine="h5netcdf").load()
+    with xarray.open_datatree(path, engine="h5netcdf") as tree:
+        return tree.load()
+
+
+def to_elpd(data: Any) -> Any:
+    """Evidence and k-hat of every item as ``arviz.loo`` gives them, for ``arviz.plot_khat`` and ``arviz.compare``.
+
+    The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: nothing is
+    left out, the effective number of parameters is 0. ArviZ's sums are over items, where `Comparison` has means.
+
+    Returns:
+        An ``arviz.ELPDData``, or from ArviZ 1.3 on the class of it that is for ``loo``.
+    """
+    import xarray
+
+    arviz = import_module("arviz")
+    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x")
+    num_items, num_samples = log_weights.shape
+    good_k = min(1 - 1 / np.log10(num_samples), 0.7)  # Vehtari et al. 2024, section 3.2.4
+    k_hat = pareto_k(log_weights)
+    elpd, se = float(evidence.sum()), float((num_items * evidence.var()) ** 0.5)
+    items = {"item": np.arange(num_items)}
+    record: dict[str, Any] = {
+        "elpd_loo": elpd,
+        "se": se,
+        "p_loo": 0.0,
+        "n_samples": num_samples,
+        "n_data_points": num_items,
+        "warning": bool((k_hat > good_k).any()),
+        "loo_i": xarray.DataArray(evidence, items, ("item",), name="loo_i"),
+        "pareto_k": xarray.DataArray(k_hat, items, ("item",), name="pareto_k"),
+        "scale": "log",
+        "good_k": good_k,
+    }
+    if not _takes_nested_groups(arviz):
+        return arviz.ELPDData(data=list(record.values()), index=list(record))
+    make = getattr(arviz, "ELPDDataLOO", arviz.ELPDData)
+    renamed = {"elpd_loo": "elpd", "p_loo": "p", "loo_i": "elpd_i"}
+    kind = {"kind": "loo"} if "kind" in signature(make).parameters else {}
+    return make(**kind, **{renamed.get(name, name): value for name, value in record.items()})
+
+
+def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], NDArray[Any]]) -> None:
+    """Add an array with its dims to a group that is there, in place."""
+    import xarray
+
+    dims, array = variable
+    data[group][name] = xarray.DataArray(array, dims=dims)
+
+
+def values(data: Any, group: str, name: str) -> NDArray[Any]:
+    """An array of a group, without the axes of chain and draw where it has one chain and one draw."""
+    variable = data[group][name]
+    if "chain" in variable.dims:
+        variable = variable.isel(chain=0)
+    if variable.sizes.get("draw") == 1:
+        variable = variable.isel(draw=0)
+    array: NDArray[Any] = variable.values
+    return array
+
+
+def num_facets(data: Any) -> int:
+    """J."""
+    return sum(str(name).startswith("z_") for name in data["posterior"].data_vars)
+
+
+def assigned_clusters(data: Any) -> NDArray[np.int64]:
+    """The most probable cluster of every item in every facet, (N, J)."""
+    return np.stack([values(data, "sample_stats", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)
+
+
+def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
+
+    Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
+    Where a weight is not finite it is infinite.
+    """
+    num_samples = log_weights.shape[-1]
+    weights = np.asarray(log_weights, dtype=np.float64).reshape(-1, num_samples)
+    tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(weights).all(-1))
+    k_hat = np.where(finite, 0.0, np.inf)
+    fitted = finite.copy()
+    fitted[finite] = np.ptp(np.quantile(weights[finite], [1 - tail_share, 1.0], axis=-1), axis=0) >= _EQUAL_WEIGHTS
+    if fitted.any():
+        arviz = import_module("arviz")
+        with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
+            if _takes_nested_groups(arviz):
+                k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
+            else:
+                k_hat[fitted] = arviz.psislw(weights[fitted])[1]
+    return k_hat.reshape(log_weights.shape[:-1])

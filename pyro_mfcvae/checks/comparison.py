@@ -1,0 +1,109 @@
+"""Which of several runs describes the same items best? By importance-weighted evidence, item by item."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_mfcvae.checks.arviz_data import pareto_k
+from pyro_mfcvae.checks.guide_quality import K_HAT
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside the best one.
+
+    Attributes:
+        name: of the run.
+        rank: 0 is the highest evidence.
+        evidence: mean of log p(x) per item, in nats.
+        standard_error: of that mean.
+        difference: evidence of the best run minus this one's, per item.
+        difference_standard_error: of the paired difference; items that all runs find hard do not count in it.
+        unreliable: share of items with k-hat > 0.7, whose evidence is too low by an unknown amount.
+    """
+
+    name: str
+    rank: int
+    evidence: float
+    standard_error: float
+    difference: float
+    difference_standard_error: float
+    unreliable: float
+
+    def record(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        return asdict(self)
+
+
+def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison]:
+    """Runs from the highest evidence to the lowest, like ``arviz.compare`` does for models with an ELPD.
+
+    The networks' weights are points, so log p(x) of held-out items is their expected log predictive density itself, and
+    no leave-one-out correction is needed.
+
+    Args:
+        log_weights: of every run, (S, N), for the same N items: log p(x, z) - log q(z | x) at S draws of z.
+    """
+    if len(log_weights) < 2:
+        raise InputError(f"expected at least two runs to compare, got {len(log_weights)}")
+    num_items = {array.shape[1] for array in log_weights.values()}
+    if len(num_items) > 1:
+        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} of them: weigh the same ones")
+    evidence = {
+        name: np.logaddexp.reduce(array.astype(float), 0) - np.log(len(array)) for name, array in log_weights.items()
+    }
+    order = sorted(evidence, key=lambda name: -evidence[name].mean())
+    best = evidence[order[0]]
+    return [
+        Comparison(
+            name=name,
+            rank=rank,
+            evidence=float(evidence[name].mean()),
+            standard_error=_standard_error(evidence[name]),
+            difference=float((best - evidence[name]).mean()),
+            difference_standard_error=_standard_error(best - evidence[name]),
+            unreliable=float(1 - np.mean(pareto_k(log_weights[name].T) <= K_HAT)),
+        )
+        for rank, name in enumerate(order)
+    ]
+
+
+def plot_comparison(rows: list[Comparison]) -> "Figure":
+    """Evidence per item with one standard error, and below it, hollow, the difference's own standard error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        axes.errorbar(row.evidence, row.rank, xerr=row.standard_error, fmt="o", color=COLOURS[0], capsize=3)
+        if row.rank:
+            axes.errorbar(
+                row.evidence,
+                row.rank - 0.25,
+                xerr=row.difference_standard_error,
+                fmt="^",
+                color=FAINT,
+                markerfacecolor="white",
+                capsize=3,
+            )
+    axes.axvline(rows[0].evidence, color=FAINT, linestyle=":", linewidth=1)
+    axes.set_yticks([row.rank for row in rows], [row.name for row in rows], fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(
+        "log p(x) per item, nats (dot: with its standard error; triangle: with that of the difference to the best)",
+        fontsize=TEXT_SIZE,
+    )
+    return figure
+
+
+def _standard_error(values: NDArray[Any]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -1,0 +1,66 @@
+"""Numbers that sum up an image, for predictive checks: raw pixels say little about whether a model draws the like."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.compilation import first_line
+
+Statistic = Callable[[Tensor], Tensor]
+"""From items (…, *event_shape) to a number each, (…)."""
+
+
+def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
+    """The statistics that make sense for items of a shape: mean and contrast for all, edges and strokes for images."""
+    num_dims = len(event_shape)
+    chosen: dict[str, Statistic] = {
+        "mean": lambda x: x.flatten(-num_dims).mean(-1),
+        "contrast": lambda x: x.flatten(-num_dims).std(-1, correction=0),
+    }
+    if num_dims == 3 and min(event_shape[1:]) > 1:
+        chosen["edge_energy"] = edge_energy
+        if event_shape[0] == 1:
+            chosen["stroke_width"] = stroke_width
+    return chosen
+
+
+def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[int]) -> None:
+    """Refuse a statistic that does not give a number per item, or has the name of the items themselves."""
+    items = torch.zeros(2, 3, *event_shape)  # draws of items
+    for name, statistic in statistics.items():
+        if name == "x":
+            raise InputError("a statistic cannot be called 'x', as the items themselves are: give it another name")
+        try:
+            found = statistic(items)
+        except Exception as error:  # of any kind: whatever a function of the user's own raises
+            raise InputError(
+                f"the statistic {name!r} fails on a tensor of shape {tuple(items.shape)}: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from error
+        if not isinstance(found, Tensor) or found.shape != (2, 3):
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError(
+                f"the statistic {name!r} must give a number per item: from {tuple(items.shape)} expected a tensor of "
+                f"shape (2, 3), got {what}; reduce the last {len(event_shape)} dimensions only"
+            )
+
+
+def edge_energy(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, down and across: (…, C, H, W) → (…)."""
+    return sum((d.square().flatten(-3).mean(-1) for d in _differences(images)), images.new_zeros(()))
+
+
+def stroke_width(images: Tensor) -> Tensor:
+    """Ink over half the length of its outline, in pixels, for light strokes on black: (…, 1, H, W) → (…).
+
+    A stroke of width w and length l ≫ w holds the ink w l and is outlined by 2 l. The outline is measured across and
+    down, which overrates slanted strokes by up to √2: good for comparing images, not as a ruler.
+    """
+    outline = sum((d.abs().flatten(-3).sum(-1) for d in _differences(images)), images.new_zeros(()))
+    return 2 * images.flatten(-3).sum(-1) / outline.clamp(min=1e-6)
+
+
+def _differences(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.diff(dim=-2), images.diff(dim=-1)

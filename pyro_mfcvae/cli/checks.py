@@ -1,0 +1,176 @@
+"""Checks on the command line: ``mfcvae check | compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from pyro_mfcvae.atomic_io import write_json, write_text
+from pyro_mfcvae.checks.arviz_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
+from pyro_mfcvae.checks.criticism import criticise, to_json
+from pyro_mfcvae.checks.draws import draw_log_weights
+from pyro_mfcvae.checks.plots import FIGURES
+from pyro_mfcvae.cli.terminal import print_checks, print_comparison, say
+from pyro_mfcvae.config.custom_parts import find_part
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.plots import save_figure
+from pyro_mfcvae.runs.evaluation import evaluate
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.sweep import facet_agreement
+from pyro_mfcvae.train.devices import set_seed
+
+_NUM_REFERENCE = 250
+_DENSITIES = {"gaussian", "continuous_bernoulli"}
+
+
+def check(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    /,
+    items: int = 2000,
+    draws: int = 64,
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
+    sweep: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    statistic: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE.FUNCTION")] = (),
+    seed: int = 0,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Ask whether a run's clusters are to be believed: posterior checks, with a verdict each.
+
+    Writes checks/posterior.nc (NetCDF for ArviZ, from which every verdict can be had again), checks/checks.json and
+    figures below the run's folder. docs/checks.md tells how to read them.
+
+    Args:
+        run: The run's folder.
+        items: How many test items to check on, at most.
+        draws: How many draws of the posterior per item, 30 or more.
+        data: Check on another data set's test items, such as data of which it is not known whether they are alike.
+        sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
+        statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
+            working folder is searched; give the option once per function.
+        seed: Of all draws.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if items < 100:
+        raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
+    _check_draws(draws)
+    statistics = {path.rpartition(".")[2]: find_part(path) for path in statistic}
+    if len(statistics) < len(statistic):
+        raise InputError(f"expected statistics with different names, got {' '.join(statistic)}")
+    folder = RunFolder.open(run)
+    pair, config = folder.load_pair(), folder.read_config()
+    own = load_dataset(config.data, root=root, seed=config.seed)
+    dataset = load_dataset(data, root=root, seed=config.seed) if data else own
+    dataset.check_event_shape(pair.model.event_shape)
+    others = _other_pairs(run, sweep, pair)
+    set_seed(seed)
+    chosen = _choose(dataset.test, items)
+    is_new = dataset is not own or own.holds_out
+    posterior = to_inference_data(
+        pair,
+        chosen.images,
+        labels=chosen.labels,
+        reference=_choose(own.train, _NUM_REFERENCE).images if is_new else None,
+        num_samples=draws,
+        statistics=statistics,
+        pixels=False,
+    )
+    if others:
+        found = assigned_clusters(posterior)
+        agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]
+        attach(posterior, "sample_stats", "seed_agreement", (("facet",), np.mean(agreement, 0)))
+    checks = criticise(posterior)
+    target = run / "checks"
+    save_inference_data(posterior, target / "posterior.nc")
+    write_text(target / "checks.json", to_json(checks))
+    for name, draw in FIGURES.items():
+        save_figure(draw(posterior, checks), target / f"{name}.png")
+    print_checks(checks)
+    counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("good", "warn", "bad")}
+    say(f"\n{len(chosen)} items of {dataset.name}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    say(f"Figures, numbers (checks.json) and draws for ArviZ (posterior.nc) lie in {target}.")
+
+
+def compare(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    /,
+    items: int = 1000,
+    draws: int = 64,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("comparison"),
+    seed: int = 0,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Rank runs by the evidence of the same items, with standard errors of the differences.
+
+    All runs are asked about the test items of the first one's data. Writes comparison.json and comparison.png.
+
+    Args:
+        runs: Folders of two or more runs.
+        items: How many test items, at most.
+        draws: How many draws of the posterior per item, 30 or more.
+        out: Folder to write to.
+        seed: Of all draws.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    if len(runs) < 2 or len(set(runs)) < len(runs):
+        raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
+    _check_draws(draws)
+    folders = [RunFolder.open(path) for path in runs]
+    configs = [folder.read_config() for folder in folders]
+    kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
+    if len(kinds) > 1:
+        raise InputError(
+            f"the runs' likelihoods are {' and '.join(sorted(kinds))}: densities and probabilities of x cannot be "
+            "compared; choose runs with likelihoods of one kind"
+        )
+    dataset = load_dataset(configs[0].data, root=root, seed=configs[0].seed)
+    set_seed(seed)
+    chosen = _choose(dataset.test, items)
+    log_weights = {}
+    for path, folder in zip(runs, folders, strict=True):
+        pair = folder.load_pair()
+        dataset.check_event_shape(pair.model.event_shape)
+        log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
+    rows = compare_evidence(log_weights)
+    write_json(out / "comparison.json", [row.record() for row in rows])
+    save_figure(plot_comparison(rows), out / "comparison.png")
+    print_comparison(rows)
+    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
+
+
+def _choose(split: Split, num: int) -> Split:
+    """At most ``num`` items, drawn at random."""
+    index = torch.randperm(len(split))[:num]
+    return Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
+
+
+def _check_draws(draws: int) -> None:
+    if draws < MIN_DRAWS:
+        raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
+
+
+def _other_pairs(run: Path, sweep: Path | None, pair: MFCVAE) -> list[MFCVAE]:
+    """What the finished runs of the sweep found, but for this one; refused where they are not of its kind."""
+    if sweep is None:
+        if not (run.resolve().parent / "sweep.json").is_file():
+            return []
+        sweep = run.resolve().parent
+    others = {
+        path.parent: RunFolder.open(path.parent).load_pair()
+        for path in sorted(sweep.glob("seed-*/model.safetensors"))
+        if path.parent.resolve() != run.resolve()
+    }
+    if not others:
+        raise InputError(f"expected finished runs seed-0, seed-1 … in {sweep}, but there are none besides {run}")
+    for path, other in others.items():
+        if (other.num_facets, other.model.event_shape) != (pair.num_facets, pair.model.event_shape):
+            raise InputError(
+                f"expected runs of {pair.num_facets} facets on items of shape {pair.model.event_shape} in {sweep}, got "
+                f"{path.name} of {other.num_facets} on {other.model.event_shape}: give the sweep that the run is of"
+            )
+    return list(others.values())

@@ -1,0 +1,142 @@
+"""Images in memory and in the user's own files: what a valid array of images is, and how files become one."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+
+_NUM_AT_ONCE = 10_000
+_DTYPES = ("bool", "uint8", "float16", "float32", "float64")
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: what tells (N, C, H, W) from (N, H, W, C)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The items of one split of a data set.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in [0, 1].
+        labels: int64 (N,) per label set; used for scoring only, never for training.
+        held_out: of items to score on: whether none of them trains.
+
+    Raises:
+        InputError: if a label set does not have one label per image, or labels none.
+    """
+
+    images: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    held_out: bool = True
+
+    def __post_init__(self) -> None:
+        for name, labels in self.labels.items():
+            if labels.shape != (len(self),):
+                raise InputError(
+                    f"expected one {name!r} label for each of {len(self)} images, got labels of shape "
+                    f"{tuple(labels.shape)}; give as many labels as images"
+                )
+            if not (labels >= 0).any():
+                raise InputError(
+                    f"expected the label set {name!r} to label at least one image, but every label is negative, which "
+                    "means unlabelled; leave the set out"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Pixels as floats in [0, 1]: uint8 / 255 in torch's default dtype; floats pass unchanged."""
+    return images if images.is_floating_point() else images.to(torch.get_default_dtype()) / 255
+
+
+def fingerprint(images: Tensor) -> str:
+    """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
+    pixels = images.cpu().numpy()
+    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
+    for start in range(0, len(pixels), _NUM_AT_ONCE):  # some at a time: what is memory-mapped may not fit into memory
+        digest.update(np.ascontiguousarray(pixels[start : start + _NUM_AT_ONCE]).data)
+    return digest.hexdigest()[:16]
+
+
+def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
+    """Check an array of images and bring it to (N, C, H, W).
+
+    Args:
+        images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4; uint8 in 0..255, floats in [0, 1], or
+            bool. Where both readings fit, C comes first.
+
+    Returns:
+        (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype, True is the byte 255.
+
+    Raises:
+        InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, a float
+            lies outside [0, 1], or 1 is the largest byte. NaN passes, for a pixel that is missing: `check_complete`
+            looks for these.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.name in _DTYPES:
+        # torch refuses a foreign byte order and negative strides, and warns of memory that it may not write.
+        images = torch.from_numpy(np.require(images, images.dtype.newbyteorder("="), ["C", "W"]))
+    if isinstance(images, Tensor) and images.dtype == torch.bool:
+        images = images.to(torch.uint8) * 255
+    if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise InputError(f"expected an array of uint8 or floats, got {kind}; convert it, e.g. with .astype('uint8')")
+    images = channels_first(images)
+    if images.is_floating_point():
+        if infinite := _count(images, torch.isinf):
+            raise InputError(f"expected finite pixels, got {infinite}; remove or replace them")
+        ends = [part.nan_to_num(0.0).aminmax() for part in images.split(_NUM_AT_ONCE)]
+        low, high = float(min(end.min for end in ends)), float(max(end.max for end in ends))
+        if low < 0 or high > 1:
+            raise InputError(
+                f"expected float pixels in [0, 1], got values from {low:g} to {high:g}; rescale them, or give "
+                "0..255 as uint8"
+            )
+        images = images.to(torch.get_default_dtype())
+    elif images.max() == 1:
+        raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
+    return images.contiguous()
+
+
+def check_complete(images: Tensor) -> None:
+    """Refuse images with missing pixels, NaN, where the model does not expect them."""
+    if images.is_floating_point() and (missing := _count(images, torch.isnan)):
+        raise InputError(
+            f"expected no missing pixels, got NaN for {missing}: remove or replace them, or fit with "
+            "likelihood.missing=true, which leaves them out of the likelihood"
+        )
+
+
+def _count(images: Tensor, is_bad: Callable[[Tensor], Tensor]) -> str:
+    """How many values are bad, and where the first is; empty where none is."""
+    # Some images at a time: what is memory-mapped may not fit into memory.
+    numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in images.split(_NUM_AT_ONCE)])
+    if not numbers.any():
+        return ""
+    return f"{int(numbers.sum())} of the values, the first in image {int(numbers.nonzero()[0])}"
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """A view (N, C, H, W) of images in any order that `validate_images` takes.
+
+    Raises:
+        InputError: if the rank or the shape is another, or there is no pixel.
+    """
+    shape = tuple(images.shape)
+    if images.ndim not in (3, 4):
+        raise InputError(f"expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {shape}; reshape them")
+    if images.numel() == 0:
+        raise InputError(f"expected at least one image with at least one pixel, got shape {shape}")
+    if images.ndim == 3:
+        return images[:, None]
+    if shape[1] in _CHANNELS:
+        return images
+    if shape[3] in _CHANNELS:
+        return images.permute(0, 3, 1, 2)
+    raise InputError(f"expected 1, 3 or 4 channels in axis 1 or 3, got images of shape {shape}; reshape them")

@@ -1,0 +1,108 @@
+"""The two selections of 3D Shapes that Falck et al. 2021 cluster, out of the published file or rendered by us."""
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.data.published import data_root
+from pyro_mfcvae.data.rendered3d import FACTORS, render_scenes
+from pyro_mfcvae.errors import InputError
+
+Selection = Mapping[str, int]
+"""The factors that are held fixed, and their values' numbers; all combinations of the others belong to the set."""
+
+FLOOR: Selection = {"wall_hue": 5, "object_hue": 6}
+"""Floor hue and shape are to be found (3DShapes 1 in the paper)."""
+
+WALL: Selection = {"floor_hue": 0, "object_hue": 6}
+"""Wall hue and shape are to be found (3DShapes 2 in the paper)."""
+
+_FILE = "3dshapes.h5"
+_HINT = "fetch 3dshapes.h5 (5 GB); github.com/google-deepmind/3d-shapes says where it is"
+_SIDE = 32
+
+# The file tells every factor's value as a number: the lowest and the highest of each.
+_RANGES = {
+    "floor_hue": (0.0, 0.9),
+    "wall_hue": (0.0, 0.9),
+    "object_hue": (0.0, 0.9),
+    "scale": (0.75, 1.25),
+    "shape": (0.0, 3.0),
+    "orientation": (-30.0, 30.0),
+}
+
+_ROWS = 2000  # of the file that are in memory at once: 25 MB
+
+
+def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:
+    """The selected images of ``3dshapes.h5`` (480,000 images of 64 × 64 pixels), each the mean of 2 × 2 pixels.
+
+    The file is read some rows at a time, and only where there are selected ones.
+
+    Args:
+        selection: the factors that are held fixed.
+        root: the folder of the file; environment variable MFCVAE_DATA if None.
+        seed: has no influence: the split is always the same.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is another.
+    """
+    import h5py
+
+    path = data_root(root, _FILE, hint=_HINT) / _FILE
+    try:
+        with h5py.File(path, "r") as file:
+            images, labels = file["images"], file["labels"]
+            if images.shape[1:] != (64, 64, 3) or labels.shape != (len(images), len(FACTORS)):
+                raise InputError(
+                    f"expected images (N, 64, 64, 3) and labels (N, {len(FACTORS)}) in {path}, got {images.shape} and "
+                    f"{labels.shape}; {_HINT}"
+                )
+            factors = _factor_numbers(labels[:])
+            fixed = [list(FACTORS).index(name) for name in selection]
+            rows = np.flatnonzero((factors[:, fixed] == list(selection.values())).all(1))
+            if len(rows) < 2:
+                raise InputError(f"expected images with {dict(selection)} in {path}, found none; {_HINT}")
+            parts = []
+            for start in range(0, len(images), _ROWS):
+                chosen = rows[(rows >= start) & (rows < start + _ROWS)]
+                if len(chosen):
+                    block = images[chosen[0] : chosen[-1] + 1][chosen - chosen[0]]
+                    small = block.reshape(-1, _SIDE, 2, _SIDE, 2, 3).mean((2, 4)).round().astype(np.uint8)
+                    parts.append(small.transpose(0, 3, 1, 2))
+    except (OSError, KeyError, AttributeError) as error:
+        raise InputError(f"cannot read {path}: {error}; {_HINT}") from error
+    return _split(np.concatenate(parts), factors[rows], selection)
+
+
+def render_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:
+    """The same combinations of factors and the same split, rendered by us."""
+    values = [[selection[name]] if name in selection else range(num) for name, num in FACTORS.items()]
+    factors = np.array(list(product(*values)))
+    columns = {name: torch.from_numpy(column) for name, column in zip(FACTORS, factors.T, strict=True)}
+    return _split(render_scenes(columns, size=_SIDE).numpy(), factors, selection)
+
+
+def _factor_numbers(labels: NDArray[np.float64]) -> NDArray[np.int64]:
+    """From the file's values to the numbers 0, 1, … of each factor's values."""
+    low, high = np.array([_RANGES[name] for name in FACTORS]).T
+    steps = np.array(list(FACTORS.values())) - 1
+    return np.rint((labels - low) / (high - low) * steps).astype(np.int64)
+
+
+def _split(images: NDArray[np.uint8], factors: NDArray[np.int64], selection: Selection) -> tuple[Split, Split]:
+    """Four fifths for training, by NumPy's legacy generator with seed 0, as the authors split; the rest in order."""
+    order = np.random.RandomState(0).permutation(len(images))
+    train, test = order[: int(0.8 * len(images))], np.sort(order[int(0.8 * len(images)) :])
+    scored = ["shape", *(name for name in FACTORS if name.endswith("_hue") and name not in selection)]
+
+    def part(rows: NDArray[np.int64]) -> Split:
+        labels = {name: torch.from_numpy(factors[rows, list(FACTORS).index(name)]) for name in scored}
+        return Split(torch.from_numpy(images[rows]), labels)
+
+    return part(train), part(test)

@@ -1,0 +1,17 @@
+"""Fit a pair: the ELBOs, the compiled objective, the progressive schedule, starting values and fits of mixtures."""
+
+from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
+from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule
+
+__all__ = [
+    "ELBOTerms",
+    "FacetELBO",
+    "ImportanceWeightedELBO",
+    "ProgressiveSchedule",
+    "initialize_data_dependent",
+    "initialize_glorot",
+    "initialize_mixtures",
+]

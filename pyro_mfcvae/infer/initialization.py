@@ -1,0 +1,61 @@
+"""Starting values of the networks' weights."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.mixtures import MixturePrior
+from pyro_mfcvae.networks import weight_layers
+
+
+def initialize_glorot(module: nn.Module) -> None:
+    """Weights of every layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010).
+
+    A mixture prior is treated alike: its means ~ Uniform(±sqrt(6 / (K + D))), unit covariances, uniform weights.
+    """
+    for layer in weight_layers(module):
+        nn.init.xavier_uniform_(layer.get_parameter("weight"))
+        nn.init.zeros_(layer.get_parameter("bias"))
+    for child in module.modules():
+        if isinstance(child, MixturePrior):
+            loc = nn.init.xavier_uniform_(torch.empty_like(child.loc))
+            child.set_mixture(loc, torch.eye(child.facet.latent_dim).to(loc).expand(len(loc), -1, -1))
+
+
+@torch.no_grad()
+def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> None:
+    """Shift and scale the hidden layers so that, over the batch ``x`` (and the places of a map), every unit has mean 0
+    and standard deviation 1 before its activation (Salimans & Kingma 2016).
+
+    The layers whose scale has a meaning stay as they are: the heads of q(z|x) and the decoder's last layer.
+
+    Args:
+        model: its decoder is rescaled, at z drawn from q(z|x).
+        guide: its encoder is rescaled.
+        x: some hundreds of items, (N, *event_shape).
+    """
+    layers = [layer for net in (guide.encoder, model.decoder) for layer in net.hidden_layers()]
+    handles = [layer.register_forward_hook(_standardize) for layer in layers]
+    try:
+        zs = [posterior.sample() for posterior in guide.posteriors(x)]
+        model.decoder(zs, torch.ones_like(model.alpha))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _standardize(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    units = output.movedim(1, -1).flatten(0, -2)
+    loc, scale = units.mean(0), units.std(0)
+    scale = torch.where(scale > 0, scale, 1.0)  # a unit that is constant over the batch is only shifted
+    out_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    weight.div_(_along(scale, out_dim, weight))
+    bias.copy_((bias - loc) / scale)
+    return (output - _along(loc, 1, output)) / _along(scale, 1, output)
+
+
+def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
+    """A vector laid along one dimension of a tensor."""
+    return values.reshape([-1 if d == dim else 1 for d in range(like.dim())])

@@ -1,0 +1,228 @@
+"""When each facet joins the ladder: the progressive schedule of Li et al. 2020 (pro-VLAE)."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.generative import MultiFacetModel
+
+Fade = Callable[[float], float]
+
+_ALIKE = "; a whole schedule is shortened with training.schedule_scale"
+
+
+def linear_fade(t: float) -> float:
+    """t, for t in [0, 1]."""
+    return t
+
+
+def cosine_fade(t: float) -> float:
+    """(1 - cos(pi t)) / 2, for t in [0, 1]: flat at both ends."""
+    return (1.0 - math.cos(math.pi * t)) / 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveSchedule:
+    """The deepest facet trains alone; then, one stage each, the next shallower facet is faded in.
+
+    Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
+
+        alpha_j = fade((step + 1 - T_s) / fade_in_steps),
+        beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
+
+    the fades held at 0 before and at 1 after; alpha of the deepest facet is 1 from the start. A KL that is faded in
+    later or more slowly than the decoder's contribution lets a facet find something to say before it has to pay in
+    full. A weight w_j > 1 (Higgins et al. 2017, beta-VAE) keeps a facet to what explains most: in stage s it is
+    kl_weights[s][j]; those of the last stage hold for ``kl_relax_steps[0]`` of its steps and go to 1 on a straight line
+    until ``kl_relax_steps[1]``, so that what is maximised in the end is the ELBO.
+
+    A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
+    could be fitted to, and again at each of ``refit_steps`` after T_s; those of all facets at each of
+    ``joint_refit_steps`` after the last stage's start.
+
+    A schedule is a function of the step alone and has no state: to resume, go on with the next step.
+
+    Args:
+        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
+        fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
+        kl_fade_in_steps: the same for the KL of each stage's facet, one per stage, deepest first, each ≥ 1. Where None,
+            1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
+        kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
+            None.
+        kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first; 1
+            where None.
+        kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
+            them the last stage's weights go to 1. Where None they stay as they are.
+        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
+            longer. One for each stage, deepest first, or one for all.
+        refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
+            past the end of its own stage, are left out.
+        joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
+            facets are fitted again; those past its end are left out.
+        fade: the shape of the fade, from [0, 1] to [0, 1].
+    """
+
+    stage_steps: tuple[int, ...]
+    fade_in_steps: int = 1
+    kl_fade_in_steps: tuple[int, ...] | None = None
+    kl_delay_steps: tuple[int, ...] | None = None
+    kl_weights: tuple[tuple[float, ...], ...] | None = None
+    kl_relax_steps: tuple[int, int] | None = None
+    warmup_steps: int | tuple[int, ...] = 0
+    refit_steps: tuple[int, ...] = ()
+    joint_refit_steps: tuple[int, ...] = ()
+    fade: Fade = linear_fade
+
+    def __post_init__(self) -> None:
+        if not self.stage_steps or any(steps < 1 for steps in self.stage_steps):
+            raise InputError(f"stage_steps needs one number ≥ 1 per facet, got {self.stage_steps}")
+        if self.fade_in_steps < 1 or (isinstance(self.warmup_steps, int) and self.warmup_steps < 0):
+            raise InputError(
+                f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
+            )
+        for name, least in (("kl_fade_in_steps", 1), ("kl_delay_steps", 0), ("warmup_steps", 0)):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and (
+                len(given) != len(self.stage_steps) or any(steps < least for steps in given)
+            ):
+                raise InputError(
+                    f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {given}"
+                )
+        weights, num = self.kl_weights, len(self.stage_steps)
+        if weights is not None and (
+            len(weights) != num or any(len(row) != num or any(w <= 0 for w in row) for row in weights)
+        ):
+            raise InputError(
+                f"kl_weights needs a row of {num} numbers > 0, one per facet, for each of {num} stages, got {weights}"
+            )
+        relax, last = self.kl_relax_steps, self.stage_steps[-1]
+        if relax is not None and not 0 <= relax[0] < relax[1] <= last:
+            raise InputError(
+                "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
+                f"{last}, got {relax}{_ALIKE}"
+            )
+        warmups = self._warmups
+        for warmup, stage in zip(warmups, self.stage_steps, strict=True):
+            if warmup >= stage:
+                raise InputError(
+                    f"warmup_steps={warmup} would outlast a stage of {stage} steps, so its mixture would never be "
+                    f"fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size){_ALIKE}"
+                )
+        if any(steps <= min(warmups) for steps in self.refit_steps):
+            raise InputError(f"refit_steps must lie after warmup_steps={min(warmups)}, got {self.refit_steps}")
+        if any(steps <= warmups[-1] for steps in self.joint_refit_steps):
+            raise InputError(
+                f"joint_refit_steps must lie after the last stage's warmup_steps={warmups[-1]}, got "
+                f"{self.joint_refit_steps}"
+            )
+
+    @classmethod
+    def from_epochs(cls, stage_epochs: Sequence[int], steps_per_epoch: int, **arguments: Any) -> "ProgressiveSchedule":
+        """A schedule whose stages are counted in epochs; further arguments as above."""
+        return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
+
+    def stretched(self, factor: float, *, unit: int = 1) -> "ProgressiveSchedule":
+        """The same course over ``factor`` > 0 times as many steps, fades, warm-ups and fits moved along with it.
+
+        Stages are rounded up to multiples of ``unit`` steps (an epoch), all else down. Fits that coincide become one.
+        """
+
+        def steps(num: int, least: int = 0) -> int:
+            return max(math.floor(round(num * factor, 6)), least)
+
+        def each(nums: tuple[int, ...] | None, least: int = 0) -> tuple[int, ...] | None:
+            return None if nums is None else tuple(steps(num, least) for num in nums)
+
+        def after(warmup: int, nums: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted({num for num in map(steps, nums) if num > warmup}))
+
+        warmups = tuple(map(steps, self._warmups))
+        relax = self.kl_relax_steps and (steps(self.kl_relax_steps[0]), steps(self.kl_relax_steps[1]))
+        return replace(
+            self,
+            stage_steps=tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps),
+            fade_in_steps=steps(self.fade_in_steps, 1),
+            kl_fade_in_steps=each(self.kl_fade_in_steps, 1),
+            kl_delay_steps=each(self.kl_delay_steps),
+            kl_relax_steps=relax and (relax[0], max(relax[1], relax[0] + 1)),
+            warmup_steps=warmups,
+            refit_steps=after(min(warmups), self.refit_steps),
+            joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
+        )
+
+    @property
+    def num_facets(self) -> int:
+        """J: there is a stage per facet."""
+        return len(self.stage_steps)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of all stages."""
+        return sum(self.stage_steps)
+
+    def start(self, j: int) -> int:
+        """T_s, the step at which facet ``j`` joins."""
+        return sum(self.stage_steps[: self.num_facets - 1 - j])
+
+    def alpha(self, j: int, step: int) -> float:
+        """Weight of facet j's decoder contribution at a step."""
+        return self._faded(step - self.start(j), self._stage_fade_in_steps(j))
+
+    def beta(self, j: int, step: int) -> float:
+        """Weight of facet j's KL at a step."""
+        stage = self.num_facets - 1 - j
+        num_steps = self._stage_fade_in_steps(j) if self.kl_fade_in_steps is None else self.kl_fade_in_steps[stage]
+        delay = 0 if self.kl_delay_steps is None else self.kl_delay_steps[stage]
+        return self._kl_weight(j, step) * self._faded(step - self.start(j) - delay, num_steps)
+
+    def _kl_weight(self, j: int, step: int) -> float:
+        if self.kl_weights is None:
+            return 1.0
+        since = step - self.start(0)
+        if self.kl_relax_steps is None or since < 0:
+            ends = itertools.accumulate(self.stage_steps[:-1])
+            return self.kl_weights[sum(step >= end for end in ends)][j]
+        first, second = self.kl_relax_steps
+        left = (second - since) / (second - first)
+        return 1.0 + (self.kl_weights[-1][j] - 1.0) * min(max(left, 0.0), 1.0)
+
+    def _stage_fade_in_steps(self, j: int) -> int:
+        return 1 if j == self.num_facets - 1 else self.fade_in_steps
+
+    def _faded(self, since: int, num_steps: int) -> float:
+        return self.fade(min(max((since + 1) / num_steps, 0.0), 1.0))
+
+    def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:
+        """Write alpha and beta of ``step`` into the model's buffers, in place.
+
+        Returns:
+            The facets whose mixture is due to be fitted before this step is taken.
+        """
+        if model.alpha.numel() != self.num_facets:
+            raise InputError(
+                f"the schedule has {self.num_facets} stages but the model has {model.alpha.numel()} facets: give "
+                "stage_steps one number per facet"
+            )
+        for buffer, weight in ((model.alpha, self.alpha), (model.beta, self.beta)):
+            buffer.copy_(buffer.new_tensor([weight(j, step) for j in range(self.num_facets)]))
+        return tuple(j for j in range(self.num_facets) if self._fits(j, step))
+
+    @property
+    def _warmups(self) -> tuple[int, ...]:
+        """Of every stage."""
+        warmup = self.warmup_steps
+        return warmup if isinstance(warmup, tuple) else (warmup,) * self.num_facets
+
+    def _fits(self, j: int, step: int) -> bool:
+        stage = self.num_facets - 1 - j
+        since, warmup = step - self.start(j), self._warmups[stage]
+        own = since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))
+        return own or step - self.start(0) in self.joint_refit_steps
+
+
+def steps_per_epoch(num_items: int, batch_size: int) -> int:
+    """Full batches in an epoch; what is left over comes in another epoch. A set smaller than a batch is one batch."""
+    return max(num_items // batch_size, 1)

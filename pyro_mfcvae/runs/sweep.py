@@ -1,0 +1,217 @@
+"""Many seeds of one configuration: how much of a result is the model's, and how much is luck."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.metrics import ari
+from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
+from pyro_mfcvae.runs.fit import fit, fit_together
+from pyro_mfcvae.runs.folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The runs of a sweep, all scored on the same test items.
+
+    Attributes:
+        seeds: S of them.
+        evaluations: one per seed.
+        agreement: `facet_agreement` of every pair of runs, (S, S, J).
+    """
+
+    seeds: tuple[int, ...]
+    evaluations: tuple[Evaluation, ...]
+    agreement: NDArray[np.float64]
+
+    @property
+    def best_seed(self) -> int:
+        """The seed whose run has the highest ELBO on the test items: a choice that needs no labels."""
+        return self.seeds[int(np.argmax([evaluation.elbo for evaluation in self.evaluations]))]
+
+    def scores(self, metric: str) -> Mapping[str, NDArray[np.float64]]:
+        """Label → one of ``accuracy``, ``hungarian``, ``nmi``, ``ari`` of every run and facet, (S, J)."""
+        tables = [getattr(evaluation.scores, metric) for evaluation in self.evaluations]
+        return {label: np.stack([table[label] for table in tables]) for label in tables[0]}
+
+    def stability(self) -> NDArray[np.float64]:
+        """Mean agreement of each facet over all pairs of different runs, (J,); NaN for a single run."""
+        pairs = self.agreement[np.triu_indices(len(self.seeds), 1)]
+        return pairs.mean(0) if len(pairs) else np.full(self.agreement.shape[-1], np.nan)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as JSON takes it."""
+        runs = [
+            {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.scores.facet_records()}
+            | {"redundancy": evaluation.scores.redundancy.tolist()}
+            for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
+        ]
+        return {"best_seed": self.best_seed, "stability": self.stability().tolist(), "runs": runs}
+
+
+def sweep(
+    config: Config,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    root: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    together: bool = False,
+    on_done: Callable[[int, dict[str, Any]], None] | None = None,
+) -> Sweep:
+    """Fit a configuration with every seed, each in a process and a run folder ``seed-N`` of its own, side by side.
+
+    Each is the run that `fit` makes with that seed. A run that is finished is not fitted again, and one that was
+    stopped goes on. All are then scored on the same test items, those of the configuration's own seed.
+
+    Together, one process takes the steps of all seeds at once, on one device (see `fit_together`): what fills a
+    fraction of a GPU with one seed fills more of it with ten. The runs differ from those of `fit` in rounding alone.
+
+    Args:
+        config: what to train.
+        folder: the runs' folder.
+        seeds: of the runs.
+        root: folder of the data sets' files, as for `load_dataset`.
+        device: as for `fit`.
+        workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
+        together: train all in this process, at once.
+        on_done: is told of every run that is ready, with its seed and summary.
+
+    Raises:
+        InputError: a seed failed; its training diverged, say. The others are finished first.
+    """
+    data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
+    if together:
+        if workers is not None:
+            raise InputError("seeds that train together take one process: give either workers or together")
+        failures = _fit_together(config, folder, seeds, root, device, on_done)
+    else:
+        failures = _fit_side_by_side(config, folder, seeds, root, device, workers, on_done)
+    if failures:
+        told = "; ".join(sorted({str(error) for error in failures.values()}))
+        if len(failures) == len(seeds):
+            raise InputError(told)
+        raise InputError(
+            f"seed {', '.join(map(str, sorted(failures)))} failed: {told}. Finished, and kept in {folder}: "
+            f"{len(seeds) - len(failures)} of {len(seeds)} runs"
+        )
+    return compare(folder, seeds=seeds, data=data)
+
+
+def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
+    """Score the finished runs ``seed-N`` of a folder on the test items, and against each other."""
+    evaluations = [evaluate(RunFolder.open(folder / f"seed-{seed}").load_pair(), data.test) for seed in seeds]
+    agreement = [[facet_agreement(a.assignments, b.assignments) for b in evaluations] for a in evaluations]
+    return Sweep(tuple(seeds), tuple(evaluations), np.array(agreement))
+
+
+def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.float64]:
+    """ARI of every facet's clusters with those of its match among another run's facets, (J,).
+
+    Facets are matched one to one, so that the sum of the ARIs is as large as can be: two runs that found the same
+    things in another order agree.
+
+    Args:
+        here: clusters of N items along the facets of one run, (N, J).
+        there: the same items along the facets of another run, (N, J).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = np.array([[ari(a, b) for b in there.T] for a in here.T])
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return np.asarray(table[rows, columns])
+
+
+def _fit_side_by_side(
+    config: Config,
+    folder: Path,
+    seeds: Sequence[int],
+    root: Path | None,
+    device: str,
+    workers: int | None,
+    on_done: Callable[[int, dict[str, Any]], None] | None,
+) -> dict[int, InputError]:
+    """Fit every seed in a process of its own; what failed."""
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or gpus or cores, len(seeds))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {
+            pool.submit(
+                _fit_one,
+                replace(config, seed=seed),
+                folder / f"seed-{seed}",
+                root,
+                f"cuda:{index % gpus}" if gpus else device,
+                max(cores // workers, 1),
+            ): seed
+            for index, seed in enumerate(seeds)
+        }
+        failures: dict[int, InputError] = {}
+        try:
+            for job in as_completed(jobs):
+                try:
+                    summary = job.result()
+                except InputError as error:
+                    failures[jobs[job]] = error
+                    continue
+                if on_done is not None:
+                    on_done(jobs[job], summary)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
+    run = _run_of(config, path)
+    if run.summary_path.is_file():
+        return run.read_summary()
+    torch.set_num_threads(threads)
+    data = load_dataset(config.data, root=root, seed=config.seed)
+    return fit(config, run, data=data, device=device).summary
+
+
+def _fit_together(
+    config: Config,
+    folder: Path,
+    seeds: Sequence[int],
+    root: Path | None,
+    device: str,
+    on_done: Callable[[int, dict[str, Any]], None] | None,
+) -> dict[int, InputError]:
+    """Fit all seeds in this process at once; what failed."""
+    configs, runs, failures = [], [], {}
+    for seed in seeds:
+        run = _run_of(replace(config, seed=seed), folder / f"seed-{seed}")
+        if not run.summary_path.is_file():
+            configs.append(replace(config, seed=seed))
+            runs.append(run)
+        elif on_done is not None:
+            on_done(seed, run.read_summary())
+    data = [load_dataset(c.data, root=root, seed=c.seed) for c in configs]
+    for fitted, done in zip(configs, fit_together(configs, runs, data=data, device=device), strict=True):
+        if isinstance(done, InputError):
+            failures[fitted.seed] = done
+        elif on_done is not None:
+            on_done(fitted.seed, done.summary)
+    return failures
+
+
+def _run_of(config: Config, path: Path) -> RunFolder:
+    run = RunFolder(path)
+    if run.config_path.is_file() and run.read_config() != config:
+        raise InputError(f"{path} holds a run of another configuration: choose another folder, or remove it")
+    return run

@@ -1,0 +1,8 @@
+"""Train a pair: the loop, its batches and devices, items of known clusters, callbacks, many seeds at once."""
+
+from pyro_mfcvae.train.callbacks import Callback
+from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.known import KnownItems
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+__all__ = ["Callback", "EpochRecord", "KnownItems", "Training", "open_fabric"]

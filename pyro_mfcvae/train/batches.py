@@ -1,0 +1,80 @@
+"""Training items on their way to the device: in which order they come, who takes which, where they lie before."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.errors import InputError
+
+
+class Batches:
+    """The items of a data set, every epoch in another order, in batches on Fabric's device, as floats in [0, 1].
+
+    The order depends on seed and epoch alone. Of every batch each of several devices takes its share, in order. What is
+    left over of an epoch comes in another one; a set smaller than a batch is one batch.
+
+    On a CUDA device that has room (half of its free memory) all items lie there as they are, bytes as bytes. Otherwise
+    they stay on the host, in memory or memory-mapped, and a thread gathers the next batch while one is computed on.
+
+    Args:
+        images: (N, *event_shape), uint8 or floats in [0, 1].
+        batch_size: of all devices together; a multiple of their number.
+        seed: of the order.
+        fabric: the devices.
+    """
+
+    def __init__(self, images: Tensor, *, batch_size: int, seed: int, fabric: Fabric) -> None:
+        self.num_items = len(images)
+        self.batch_size = min(batch_size, self.num_items)
+        if self.batch_size % fabric.world_size:
+            raise InputError(
+                f"a batch of {self.batch_size} items cannot be shared evenly by {fabric.world_size} devices: choose a "
+                "training.batch_size that is a multiple of their number"
+            )
+        self._seed = seed
+        self._fabric = fabric
+        device = fabric.device
+        self._on_device = device.type == "cuda" and images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+        self._images = images.to(device) if self._on_device else images
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        """This device's share of every full batch of an epoch."""
+        entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
+        order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
+        rank, size = self._fabric.global_rank, self.batch_size // self._fabric.world_size
+        shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
+        if len(order) % self.batch_size:
+            shares.pop()
+        if self._on_device:
+            yield from map(self.load, shares)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._gather, shares[0])
+            for following in (*shares[1:], None):
+                items = coming.result()
+                if following is not None:
+                    coming = reader.submit(self._gather, following)
+                yield self._send(items)
+
+    def load(self, indices: Tensor) -> Tensor:
+        """The items of the given numbers."""
+        if self._on_device:
+            return as_float(self._images[indices.to(self._images.device)])
+        return self._send(self._gather(indices))
+
+    def random(self, num: int) -> Tensor:
+        """``num`` items at random, or all where there are fewer; takes torch's random state."""
+        return self.load(torch.randperm(self.num_items)[:num])
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        # NumPy's indexing keeps to its thread; torch's would start threads beside those that compute.
+        items = torch.from_numpy(self._images.numpy()[indices.numpy()])
+        return items.pin_memory() if self._fabric.device.type == "cuda" else items
+
+    def _send(self, items: Tensor) -> Tensor:
+        return as_float(items.to(self._fabric.device, non_blocking=True))  # bytes travel, floats are made there

@@ -1,0 +1,95 @@
+"""Callbacks of a training: their protocol, a progress bar in the terminal, events for TensorBoard."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+# Without a terminal there is no bar, but about this many lines over the whole training.
+_NUM_LINES = 10
+
+
+class Callback(Protocol):
+    """What a training calls as it goes on."""
+
+    def on_start(self, training: Training) -> None:
+        """Before the first step; a resumed training has epochs behind it already."""
+
+    def on_step(self, elbo: float) -> None:
+        """After every step, with the batch's mean ELBO."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After every epoch."""
+
+
+class ProgressBar:
+    """A progress bar with the ELBO, the clusters in use and the time left; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("ELBO {task.fields[elbo]}  clusters {task.fields[clusters]}"),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=1, elbo="—", clusters="—")
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_start(self, training: Training) -> None:
+        self._num_epochs = training.num_epochs
+        self._steps_per_epoch = training.steps_per_epoch
+        self._progress.update(self._task, total=training.num_epochs, completed=training.epoch)
+
+    def on_step(self, elbo: float) -> None:
+        self._progress.update(self._task, advance=1 / self._steps_per_epoch, elbo=f"{elbo:.1f}")
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        clusters = " ".join(map(str, record.active_clusters))
+        self._progress.update(self._task, completed=record.epoch, elbo=f"{record.elbo:.1f}", clusters=clusters)
+        if self._progress.disable and record.epoch % max(self._num_epochs // _NUM_LINES, 1) == 0:
+            self._console.print(
+                f"epoch {record.epoch}/{self._num_epochs}  ELBO {record.elbo:.1f}  clusters in use {clusters}",
+                highlight=False,
+            )
+
+
+class TensorBoardCallback:
+    """Writes every epoch's record as TensorBoard events. Needs the extra ``log``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_start(self, training: Training) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # An epoch is written at the step that it ends with, which of the last one to be kept is training.step.
+        self._writer = SummaryWriter(str(self._folder), purge_step=training.step + 1)
+
+    def on_step(self, elbo: float) -> None:
+        pass
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        scalars = {"elbo": record.elbo, "reconstruction": record.reconstruction, "learning_rate": record.learning_rate}
+        for name, values in (("kl", record.kl), ("clusters", record.active_clusters), ("alpha", record.alpha)):
+            scalars |= {f"{name}/facet {j}": float(value) for j, value in enumerate(values)}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, record.step)
+        self._writer.flush()

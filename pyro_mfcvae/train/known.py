@@ -1,0 +1,75 @@
+"""A little supervision: items of known clusters, which tie a facet to a user's own categories."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.generative import Known
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """Items whose clusters are known.
+
+    Attributes:
+        items: (M, *event_shape), as the training items are.
+        known: by facet, their clusters (M,), negative where unknown.
+        batch_size: how many of them join every batch, at random and with replacement.
+    """
+
+    items: Tensor
+    known: Known
+    batch_size: int
+
+    def join(self, x: Tensor) -> tuple[Tensor, Known]:
+        """A batch (N, *event_shape) followed by known items, and what is known of both; takes torch's random state."""
+        chosen = torch.randint(len(self.items), (self.batch_size,))
+        known = {j: torch.cat([c.new_full((len(x),), -1), c[chosen]]).to(x.device) for j, c in self.known.items()}
+        return torch.cat([x, as_float(self.items[chosen]).to(x)]), known
+
+
+def choose_known_items(
+    images: Tensor,
+    labels: Mapping[str, Tensor],
+    *,
+    label: str,
+    facet: int,
+    items_per_value: int,
+    batch_size: int,
+    seed: int = 0,
+) -> KnownItems:
+    """A few items of every value of a label, at random, as known_items of a facet: value number k to cluster k.
+
+    Args:
+        images: all training items, uint8 or floats in [0, 1].
+        labels: by name, the labels of all items (N,), negative where unknown.
+        label: which one.
+        facet: the facet to tie it to.
+        items_per_value: how many items of each value.
+        batch_size: of `KnownItems`.
+        seed: of the choice.
+
+    Raises:
+        InputError: there is no such label, or too few items of a value.
+    """
+    if label not in labels:
+        raise InputError(f"the data have no labels {label!r}: expected one of {', '.join(labels) or 'none at all'}")
+    of_items = np.asarray(labels[label])
+    values = np.unique(of_items[of_items >= 0])
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for value in values:
+        members = np.flatnonzero(of_items == value)
+        if len(members) < items_per_value:
+            raise InputError(
+                f"expected {items_per_value} items with {label} = {value}, got {len(members)}: lower "
+                "supervision.items_per_value"
+            )
+        chosen.append(generator.choice(members, items_per_value, replace=False))
+    clusters = torch.arange(len(values)).repeat_interleave(items_per_value)
+    return KnownItems(images[torch.from_numpy(np.concatenate(chosen))], {facet: clusters}, batch_size)

@@ -1,0 +1,230 @@
+"""Several trainings of one configuration that take their steps at once, as one program over stacked tensors."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.compilation import Named, Program, call, compile_whole, first_line, trace
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+
+class RandomState:
+    """torch's random state of one of several programs that take turns in a process, at first the current one.
+
+    Args:
+        device: whose state it is, beside the CPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._state = self._read()
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Draw from this state inside, and leave the others' as it was."""
+        others = self._read()
+        self._write(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._read()
+            self._write(others)
+
+    def _read(self) -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
+    def _write(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        for cuda in state[1:]:
+            torch.cuda.set_rng_state(cuda, self._device)
+
+
+class StackedTraining:
+    """S trainings of one configuration, of other seeds, that take every step together.
+
+    The objective of one of them is traced together with its gradient; its operations are batched over the models, with
+    parameters and buffers (S, …), and one fused Adam updates all. What is not a step (fits of mixtures, order of the
+    items, records) every training does itself. Each draws its random numbers from a state of its own, in the order in
+    which it would draw them alone, so that it differs in rounding alone from a training on its own.
+
+    The trainings' tensors become slices of the stacks: between two epochs each is a whole training, that can be saved,
+    or go on alone. One that diverges does not touch the others.
+
+    Args:
+        trainings: at the same epoch, on one device.
+        states: their random states.
+
+    Raises:
+        InputError: the objective cannot be traced, or its random draws depend on parameters or data.
+    """
+
+    def __init__(self, trainings: Sequence[Training], states: Sequence[RandomState]) -> None:
+        first = trainings[0]
+        self.trainings = tuple(trainings)
+        self._states = tuple(states)
+        self._parameters: dict[str, nn.Parameter] = {
+            name: nn.Parameter(torch.stack([p[name].detach() for p in map(_parameters, trainings)]))
+            for name in _parameters(first)
+        }
+        self._buffers: Named = {
+            name: torch.stack([b[name] for b in map(_buffers, trainings)]) for name in _buffers(first)
+        }
+        self._values: Named = {name: stack.detach() for name, stack in self._parameters.items()}
+        self._adopt()
+        self._optimizer = torch.optim.Adam(self._parameters.values(), fused=True)
+        self._stack_moments()
+        self._draw, self._program = self._batch_objective()
+        self._failures: dict[int, InputError] = {}
+
+    def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
+        """Train one more epoch; the record of every training, or why it failed: it is of no use then.
+
+        ``on_step`` is called after every step.
+        """
+        with pyro.get_param_store().scope():  # see Training.run_epoch
+            batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
+            self._adopt()
+            for xs in zip(*batches, strict=True):
+                self._step(torch.stack(xs))
+                if on_step is not None:
+                    on_step()
+                if len(self._failures) == len(self.trainings):
+                    break
+            self._hand_back_moments()
+            return [
+                self._failures[s] if s in self._failures else self._in_turn(s, training.finish_epoch)
+                for s, training in enumerate(self.trainings)
+            ]
+
+    def _in_turn(self, s: int, act: Callable[[], Any]) -> Any:
+        with self._states[s].in_turn():
+            return act()
+
+    def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
+        """What was fitted, and the random numbers of a step."""
+        return [] if s in self._failures else self.trainings[s].prepare_step(), self._draw()
+
+    def _step(self, xs: Tensor) -> None:
+        turns = [self._in_turn(s, partial(self._prepare, s)) for s in range(len(self.trainings))]
+        first = next(s for s in range(len(self.trainings)) if s not in self._failures)
+        if fitted := turns[first][0]:  # the same in all
+            self._adopt()
+            for name, parameter in _parameters(self.trainings[first]).items():
+                if any(parameter is other for other in fitted):
+                    self._optimizer.state.pop(self._parameters[name], None)
+        noise = [torch.stack(draws) for draws in zip(*(draws for _, draws in turns), strict=True)]
+        (loss, reconstruction, kl), grads = call(self._program, self._values, self._buffers, xs, *noise)
+        for stack, grad in zip(self._parameters.values(), grads, strict=True):
+            stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
+        self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
+        self._optimizer.step()
+        terms = torch.cat([-loss[:, None], reconstruction[:, None], kl], 1)
+        for s, (training, elbo, row) in enumerate(zip(self.trainings, (-loss).tolist(), terms, strict=True)):
+            if s not in self._failures:
+                try:
+                    training.note_step(elbo, row)
+                except InputError as error:
+                    self._failures[s] = error
+
+    def _adopt(self) -> None:
+        """Make every model's tensors slices of the stacks, with the values that they have now."""
+        stacks = self._values | self._buffers
+        for s, training in enumerate(self.trainings):
+            for name, tensor in (*_parameters(training).items(), *_buffers(training).items()):
+                part = stacks[name][s]
+                if tensor.data_ptr() != part.data_ptr():  # it is new, or was replaced as a whole
+                    part.copy_(tensor.detach())
+                    tensor.data = part
+
+    def _stack_moments(self) -> None:
+        for name, stack in self._parameters.items():
+            states = [training.optimizer.state[_parameters(training)[name]] for training in self.trainings]
+            if states[0]:
+                moments = {key: torch.stack([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
+                self._optimizer.state[stack] = {"step": states[0]["step"].clone(), **moments}
+
+    def _hand_back_moments(self) -> None:
+        for s, training in enumerate(self.trainings):
+            for name, parameter in _parameters(training).items():
+                if state := self._optimizer.state.get(self._parameters[name]):
+                    moments = {key: state[key][s] for key in ("exp_avg", "exp_avg_sq")}
+                    training.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
+
+    def _batch_objective(self) -> tuple[GraphModule, Program]:
+        """The draws of one model's step, and the step's objective and gradient of all models."""
+        first, num = self.trainings[0], len(self.trainings)
+        first.pair.train()
+        x = first.batches.load(torch.arange(first.batches.batch_size))
+        try:
+            with first.fabric.autocast():
+                draw, rest = _split(trace(first.objective, x))
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                noise = draw()
+            inputs = [torch.stack([tensor] * num) for tensor in (x, *noise)]
+            buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}  # batch norm changes them
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch's, of operations that it batches by a loop
+                # Traced on real values: tensors without values do not always have the strides of real ones.
+                program: Any = make_fx(_batch(rest))(self._values, buffers, *inputs)
+        except Exception as error:  # of any kind: whatever a part does that cannot be traced, or batched
+            raise InputError(
+                f"these models cannot be trained together ({first_line(error)}): leave that out, and every seed "
+                "trains in a process of its own"
+            ) from None
+        compiled = compile_whole(program, self._values, self._buffers, *inputs) if first.compiles else None
+        return draw, program if compiled is None else compiled
+
+
+def _parameters(training: Training) -> dict[str, nn.Parameter]:
+    return dict(training.objective.named_parameters())
+
+
+def _buffers(training: Training) -> Named:
+    return dict(training.objective.named_buffers())
+
+
+def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Draws random numbers and does nothing else; and all the rest, which takes them as further inputs."""
+    nodes = list(traced.graph.nodes)
+    draws, rest = Graph(), Graph()
+    fixed: dict[Node, Node] = {}  # what depends on no input, among the draws
+    drawn = [node for node in nodes if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())]
+    for node in nodes:
+        if node.op not in ("placeholder", "output") and all(other in fixed for other in node.all_input_nodes):
+            fixed[node] = draws.node_copy(node, fixed.__getitem__)
+        elif node in drawn:
+            raise InputError(f"{node.target} draws random numbers that depend on parameters or on data")
+    draws.output(tuple(fixed[node] for node in drawn))
+    draws.eliminate_dead_code()
+    kept = {node: rest.node_copy(node) for node in nodes if node.op == "placeholder"}
+    kept |= {node: rest.placeholder(f"drawn_{i}") for i, node in enumerate(drawn)}
+    for node in nodes:
+        if node not in kept:
+            kept[node] = rest.node_copy(node, kept.__getitem__)
+    return GraphModule(traced, draws), GraphModule(traced, rest)
+
+
+def _batch(one: GraphModule) -> Program:
+    """A program of one model, as one of S models: every tensor has a first dimension more."""
+    (outputs,) = next(node for node in one.graph.nodes if node.op == "output").args
+    there = [output is not None for output in cast(Sequence[Any], outputs)]  # a parameter may have no gradient
+
+    def program(parameters: Named, buffers: Named, *inputs: Tensor) -> Any:
+        flat = (*parameters.values(), *buffers.values(), *inputs)
+        found = iter(vmap(lambda *args: tuple(output for output in one(*args) if output is not None))(*flat))
+        outputs = [next(found) if is_there else None for is_there in there]
+        num_results = len(outputs) - len(parameters)
+        return tuple(outputs[:num_results]), tuple(outputs[num_results:])
+
+    return program

@@ -1,0 +1,301 @@
+"""One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pyro_mfcvae.config.schema import TrainingConfig
+from pyro_mfcvae.data.images import as_float, check_complete, fingerprint
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.infer.initialization import initialize_data_dependent
+from pyro_mfcvae.infer.mixture_fit import (
+    can_be_fitted,
+    check_can_be_renumbered,
+    check_posterior_units,
+    initialize_mixtures,
+)
+from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models.generative import Known
+from pyro_mfcvae.train.batches import Batches
+from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
+from pyro_mfcvae.train.known import KnownItems
+
+# How many training items the number of active clusters is counted on.
+_NUM_MONITORED = 2000
+
+# Compiling takes up to a minute, which fewer steps than these do not win back (benchmarks/step_time.py).
+_MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What ``metrics.jsonl`` says of an epoch: means over its items in nats, and the schedule's values at its end.
+
+    ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
+    """
+
+    epoch: int
+    step: int
+    elbo: float
+    reconstruction: float
+    kl: list[float]
+    active_clusters: list[int]
+    alpha: list[float]
+    beta: list[float]
+    learning_rate: float
+
+
+class Objective(nn.Module):
+    """x ↦ the loss, the mean reconstruction, the mean KL per facet: a module, so that Fabric can wrap it.
+
+    The loss is minus the mean ELBO, but that the first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016,
+    appendix C):
+
+        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
+    """
+
+    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0) -> None:
+        super().__init__()
+        self.pair = pair
+        self.num_items = num_items
+        self.free_nats = free_nats
+        self.elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
+
+    def forward(self, x: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        # The modules own their parameters; whatever Pyro notes of them in its global store goes no further. Every
+        # density is ours and tested, so checking its arguments at each step would only cost time.
+        with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+            terms = self.elbo.terms(self.pair.model, self.pair.guide, x, known).mean()
+        loss = terms.kl_globals / self.num_items - terms.total
+        if self.free_nats:
+            loss = loss + (terms.beta * (self.free_nats - terms.kl).clamp_min(0)).sum()
+        return loss, terms.reconstruction.detach(), terms.kl.detach()
+
+
+class Training:
+    """A pair under training: its optimiser, and how many epochs it has behind it.
+
+    Args:
+        pair: model and guide; moved to Fabric's device.
+        images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
+        schedule: of the ladder; its number of steps ends the training.
+        settings: batch size, learning rates and the like.
+        seed: decides the order of the items, together with the epoch.
+        fabric: where and how to compute, launched; one CPU where None. Several devices train as one: losses and
+            gradients are means over all of a batch, but each normalises (batch norm) and frees nats over its share.
+        known_items: items whose clusters are known; some join every batch. Nothing is compiled then.
+    """
+
+    def __init__(
+        self,
+        pair: MFCVAE,
+        images: Tensor,
+        *,
+        schedule: ProgressiveSchedule,
+        settings: TrainingConfig,
+        seed: int = 0,
+        fabric: Fabric | None = None,
+        known_items: KnownItems | None = None,
+    ) -> None:
+        if not pair.model.missing:
+            check_complete(images)
+        if known_items is not None:
+            pair.model.check_items(known_items.items, None, known_items.known)
+            for j in known_items.known:
+                check_can_be_renumbered(pair.model.priors[j], j)
+        self.pair = pair
+        self.images = images
+        self.known_items = known_items
+        self.schedule = schedule
+        self.settings = settings
+        self.seed = seed
+        self.fabric = fabric if fabric is not None else open_fabric("cpu", precision=settings.precision)
+        self.batches = Batches(images, batch_size=settings.batch_size, seed=seed, fabric=self.fabric)
+        self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate, fused=True)
+        self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
+        if schedule.num_steps % self.steps_per_epoch:
+            raise InputError(
+                f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
+            )
+        if settings.fit_units == "posterior":
+            check_posterior_units(pair.guide)
+        num_fitted = min(len(images), settings.fit_items)
+        for j, facet in enumerate(pair.model.facets):
+            if num_fitted < facet.num_clusters:
+                raise InputError(
+                    f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num_fitted} items: choose "
+                    "fewer clusters, or more items (training.fit_items)"
+                )
+        self.num_epochs = schedule.num_steps // self.steps_per_epoch
+        self.epoch = 0
+        self._num_taken = 0  # steps of this epoch
+        self.objective = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
+        compile = settings.compile
+        if compile == "auto":
+            compile = compilation_pays(pair, device=self.fabric.device, num_steps=schedule.num_steps)
+        self.compiles = bool(compile) and known_items is None
+        objective = CompiledObjective(self.objective) if self.compiles else self.objective
+        self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Tells the training items from others."""
+        return fingerprint(self.images)
+
+    @property
+    def step(self) -> int:
+        """Number of optimiser steps taken."""
+        return self.epoch * self.steps_per_epoch + self._num_taken
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are behind it."""
+        return self.epoch >= self.num_epochs
+
+    def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
+        """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
+        with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well
+            for x in self.start_epoch():
+                self.prepare_step()
+                batch = (x,) if self.known_items is None else self.known_items.join(x)
+                with self._divergence_told():
+                    loss, reconstruction, kl = self._objective(*batch)
+                self._stepper.zero_grad()
+                self.fabric.backward(loss)
+                self._stepper.step()
+                elbo = -loss.item()
+                self.note_step(elbo, torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
+                if on_step is not None:
+                    on_step(elbo)
+            return self.finish_epoch()
+
+    def start_epoch(self) -> Iterator[Tensor]:
+        """All that is due before an epoch; returns its batches."""
+        model, guide = self.pair.model, self.pair.guide
+        if rank := self.fabric.global_rank:
+            # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
+            entropy = np.random.SeedSequence((self.seed, self.epoch, rank)).generate_state(1, np.uint32)
+            pyro.set_rng_seed(int(entropy[0]))
+        if self.step == 0 and self.settings.data_dependent_init:
+            on_rank_zero_then_broadcast(
+                self.fabric,
+                lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
+                self.pair,
+            )
+        self._total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
+        self.pair.train()
+        return self.batches.epoch(self.epoch)
+
+    def prepare_step(self) -> list[nn.Parameter]:
+        """All that is due before a step: the schedule's buffers, mixtures, the learning rate.
+
+        Returns:
+            The parameters that were fitted; Adam's moments, which belong to the mixtures before, are forgotten.
+        """
+        priors = self.pair.model.priors
+        due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
+        fitted: list[nn.Parameter] = []
+        if due:
+            on_rank_zero_then_broadcast(self.fabric, lambda: self._fit_mixtures(due), self.pair)
+            globals_guide = self.pair.guide.globals_guide
+            for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
+                fitted += part.parameters()
+            for parameter in fitted:
+                self.optimizer.state.pop(parameter, None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.step)
+        return fitted
+
+    def note_step(self, elbo: float, terms: Tensor) -> None:
+        """Count a step that was taken.
+
+        Args:
+            elbo: the batch's mean.
+            terms: that, the mean reconstruction, the mean KL per facet, (2 + J,).
+        """
+        self._num_taken += 1
+        self._total += terms
+        if not math.isfinite(elbo):
+            raise _diverged(f"the ELBO became {elbo} at step {self.step}")
+
+    def finish_epoch(self) -> EpochRecord:
+        """Count an epoch whose steps were taken, and tell about it."""
+        self.epoch += 1
+        self._num_taken = 0
+        # Of devices with as many items each.
+        total = cast(Tensor, self.fabric.all_reduce(self._total, reduce_op="mean"))
+        mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
+        return EpochRecord(
+            epoch=self.epoch,
+            step=self.step,
+            elbo=mean_elbo,
+            reconstruction=mean_reconstruction,
+            kl=mean_kl,
+            active_clusters=self._count_active(),
+            alpha=self.pair.model.alpha.tolist(),
+            beta=self.pair.model.beta.tolist(),
+            learning_rate=self._learning_rate(self.step - 1),
+        )
+
+    def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
+        known_items, device = self.known_items, self.fabric.device
+        initialize_mixtures(
+            self.pair.model,
+            self.pair.guide,
+            self.batches.random(self.settings.fit_items),
+            facets=facets,
+            to_means=self.settings.fit_to == "means",
+            posterior_units=self.settings.fit_units == "posterior",
+            variance=self.settings.mixture_variance,
+            seed=self.seed,
+            items=None if known_items is None else as_float(known_items.items).to(device),
+            known=None if known_items is None else {j: c.to(device) for j, c in known_items.known.items()},
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        first, last = self.settings.learning_rate, self.settings.final_learning_rate
+        if last is None:
+            return first
+        return last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
+
+    @contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if "Expected parameter" not in str(error):  # of torch's distributions, with all values
+                raise
+            raise _diverged(f"a distribution has invalid parameters after step {self.step}") from None
+
+    @torch.no_grad()
+    def _count_active(self) -> list[int]:
+        self.pair.eval()
+        with self._divergence_told():
+            probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
+        return [len(p.argmax(-1).unique()) for p in probs]
+
+
+def _diverged(what: str) -> InputError:
+    return InputError(f"{what}, training has diverged: lower training.learning_rate or raise likelihood.scale")
+
+
+def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
+    """Whether a training of so many steps is sooner done when it is compiled first.
+
+    Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
+    CPU convolutions take so long that nothing is gained.
+    """
+    convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
+    return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from linear_gaussian import draw, exact_log_evidence, linear_pair
+
+from pyro_mfcvae import InputError
+from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
+from pyro_mfcvae.checks.draws import draw_log_weights
+
+
+def test_differences_are_paired() -> None:
+    generator = np.random.default_rng(0)
+    hard = 100 * generator.standard_normal(50)  # items differ far more than runs do
+    noise = generator.standard_normal(50)
+    rows = compare_evidence({"worse": np.tile(hard - 1 + noise, (30, 1)), "better": np.tile(hard, (30, 1))})
+    assert [(row.name, row.rank) for row in rows] == [("better", 0), ("worse", 1)]
+    assert (rows[0].difference, rows[0].difference_standard_error) == (0.0, 0.0)
+    assert rows[1].difference == pytest.approx(np.mean(1 - noise))
+    assert rows[1].difference_standard_error == pytest.approx(noise.std(ddof=1) / np.sqrt(50))
+    assert rows[0].standard_error == pytest.approx(hard.std(ddof=1) / np.sqrt(50))
+    assert rows[0].unreliable == 0
+
+
+def test_the_evidence_is_that_of_the_model() -> None:
+    pair = linear_pair()
+    x = draw(pair, 100)
+    weights = {
+        "exact": draw_log_weights(pair, x, num_samples=50).numpy(),
+        "narrow guide": draw_log_weights(linear_pair(spread=0.4), x, num_samples=50).numpy(),
+    }
+    best, other = compare_evidence(weights)
+    assert best.name == "exact"
+    assert best.evidence == pytest.approx(exact_log_evidence(pair, x).mean().item(), abs=1e-10)
+    assert other.unreliable > 0.3
+    assert [label.get_text() for label in plot_comparison([best, other]).axes[0].get_yticklabels()] == [
+        "exact",
+        "narrow guide",
+    ]
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(InputError, match="expected at least two runs to compare, got 1"):
+        compare_evidence({"one": np.zeros((30, 5))})
+    with pytest.raises(InputError, match=r"expected the same items for all runs, got \[4, 5\] of them"):
+        compare_evidence({"one": np.zeros((30, 5)), "two": np.zeros((30, 4))})

@@ -1,0 +1,219 @@
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import NOISE, NUM_PIXELS, ExactEncoder, draw, linear_pair
+from torch import Tensor
+
+from pyro_mfcvae import MFCVAE, InputError
+from pyro_mfcvae.checks.arviz_data import to_inference_data
+from pyro_mfcvae.checks.draws import (
+    draw_facet_log_weights,
+    draw_items,
+    draw_log_weights,
+    draw_theta,
+    evidence_of,
+    overlap,
+    simulate,
+)
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.guides import SampleAssignment
+from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.models.generative import MultiFacetModel as Model
+
+Make = Callable[..., tuple[MultiFacetModel, object]]
+MakeX = Callable[[int], Tensor]
+
+
+def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
+    pair, x = MFCVAE(*make_pair(2)), make_x(50)
+    groups = draw_items(pair, x, num_samples=40, statistics={}, pixels=True)  # five batches
+    zs = [torch.from_numpy(groups["posterior"][f"z_{j}"][1][0]) for j in range(2)]
+    assert [tuple(z.shape) for z in zs] == [(40, 50, 2), (40, 50, 3)]
+    log_weights = pair.model.log_likelihood(zs, x)
+    elbo = log_weights.clone()
+    for z, q, prior, q_c in zip(zs, pair.encode(x), pair.model.priors, pair.assign(x), strict=True):
+        joint = prior.log_weights() + prior.log_prob(z)
+        log_weights = log_weights + joint.logsumexp(-1) - q.log_prob(z)
+        elbo = elbo + (q_c * (joint - q_c.log())).sum(-1) - q.log_prob(z)
+    stats = groups["sample_stats"]
+    np.testing.assert_allclose(stats["log_weight"][1][0], log_weights.detach(), atol=1e-10)
+    np.testing.assert_allclose(stats["elbo"][1], elbo.mean(0).detach(), atol=1e-10)
+    np.testing.assert_allclose(groups["log_likelihood"]["x"][1][0, 0], evidence_of(log_weights.detach()), atol=1e-10)
+    assert groups["posterior_predictive"]["x"][1].shape == (1, 40, 50, 1, 2, 3)
+    for j, q_c in enumerate(pair.assign(x)):
+        np.testing.assert_allclose(stats[f"assignment_{j}"][1], q_c.detach(), atol=1e-10)
+        drawn = torch.nn.functional.one_hot(torch.from_numpy(groups["posterior"][f"c_{j}"][1][0]).long(), 3 + j)
+        # Mean of 40 draws of 50 items, each against its own probability: standard error below 0.012.
+        torch.testing.assert_close(drawn.double().mean((0, 1)), q_c.mean(0), atol=0.05, rtol=0)
+
+
+def test_a_facets_weights_are_those_of_its_draws_beside_the_others_means(make_pair: Make, make_x: MakeX) -> None:
+    pair, x = MFCVAE(*make_pair(3)), make_x(12)
+    pyro.set_rng_seed(1)
+    stats = draw_facet_log_weights(pair, x, num_samples=30)["sample_stats"]
+    pyro.set_rng_seed(1)
+    posteriors = pair.encode(x)
+    for j, (q, prior) in enumerate(zip(posteriors, pair.model.priors, strict=True)):
+        z = q.sample((30,))
+        zs = [z if i == j else other.mean for i, other in enumerate(posteriors)]
+        prior_density = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
+        expected = pair.model.log_likelihood(zs, x) + prior_density - q.log_prob(z)
+        dims, log_weights = stats[f"log_weight_{j}"]
+        assert dims == ("chain", "draw", "weighed_item")
+        np.testing.assert_allclose(log_weights[0], expected.detach(), atol=1e-10)
+
+
+def test_the_best_independent_facets_of_a_normal_posterior_have_equal_weights() -> None:
+    """x = W z + noise, z ~ N(0, I): p(z | x) = N(P⁻¹ Wᵀ x / sigma², P⁻¹) with P = I + Wᵀ W / sigma². The best q of
+    independent facets has its mean, and the blocks of P as precisions (Bishop 2006, equation 10.13)."""
+    pair = linear_pair()
+    for prior in pair.model.priors:
+        num, dim = prior.facet.num_clusters, prior.facet.latent_dim
+        prior.set_mixture(torch.zeros(num, dim), torch.eye(dim).expand(num, dim, dim), probs=torch.ones(num) / num)
+    W = pair.model.decoder.weight.copy_(torch.randn(NUM_PIXELS, 3))
+    P = torch.eye(3) + W.T @ W / NOISE**2
+
+    class Best(ExactEncoder):
+        def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+            locs = torch.linalg.solve(P, (x @ W / NOISE**2).T).T.split([2, 1], -1)
+            blocks = (P[:2, :2], P[2:, 2:])
+            return [dist.MultivariateNormal(m, precision_matrix=b) for m, b in zip(locs, blocks, strict=True)]
+
+    pair.guide.encoder = Best(pair.model)
+    x = draw(pair, 20)
+    stats = draw_facet_log_weights(pair, x, num_samples=50)["sample_stats"]
+    for j in range(2):
+        log_weights = stats[f"log_weight_{j}"][1][0]
+        np.testing.assert_allclose(log_weights, log_weights[:1].repeat(50, 0), atol=1e-10)
+    assert draw_log_weights(pair, x, num_samples=50).std(0).min() > 0.1  # which the facets together have not
+
+
+def test_the_sample_rule_gives_the_collapsed_bound(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
+    pair = MFCVAE(*make_pair(2, rule=SampleAssignment))
+    stats = draw_items(pair, make_x(20), num_samples=30, statistics={}, pixels=False)["sample_stats"]
+    np.testing.assert_allclose(stats["elbo"][1], stats["log_weight"][1][0].mean(0), atol=1e-10)
+
+
+def test_importance_weights_find_the_exact_posterior_of_c() -> None:
+    """From a guide that is too wide; 2,000 draws, so that errors of single probabilities are about 0.01."""
+    x = draw(linear_pair(), 20)
+    exact = [q.mixture_distribution.probs.detach() for q in linear_pair().encode(x)]
+    groups = draw_items(linear_pair(spread=1.3), x, num_samples=2000, statistics={}, pixels=False)
+    for j, probs in enumerate(exact):
+        np.testing.assert_allclose(groups["sample_stats"][f"weighted_assignment_{j}"][1], probs, atol=0.06)
+
+
+def test_missing_elements_are_left_out_of_data_and_replications(make_pair: Make) -> None:
+    model, guide = make_pair(2)
+    assert isinstance(model, Model)
+    model.missing = True
+    x = torch.rand(8, 1, 2, 3)
+    x[:, :, 0] = torch.nan
+    statistics = {"top": lambda x: x[..., 0, :].abs().sum((-1, -2)), "all": lambda x: x.sum((-1, -2, -3))}
+    groups = draw_items(MFCVAE(model, guide), x, num_samples=30, statistics=statistics, pixels=False)  # type: ignore[arg-type]
+    assert not groups["posterior_predictive"]["top"][1].any() and not groups["observed_data"]["top"][1].any()
+    assert groups["posterior_predictive"]["all"][1].any()
+    assert np.isfinite(groups["sample_stats"]["log_weight"][1]).all()
+
+
+def test_bytes_count_as_shares_of_255(make_pair: Make) -> None:
+    pair = MFCVAE(*make_pair(1))
+    images = torch.randint(256, (10, 1, 2, 3), dtype=torch.uint8)
+    runs = []
+    for x in (images, images.double() / 255):
+        pyro.set_rng_seed(3)
+        runs.append(draw_log_weights(pair, x, num_samples=30))
+    assert torch.equal(*runs)
+
+
+def test_simulated_items_come_with_the_truth() -> None:
+    pair = linear_pair()
+    groups = simulate(pair, num=3000, num_weighed=10, num_samples=30, statistics={"mean": lambda x: x.mean(-1)})
+    c, z = groups["prior"]["c_0"][1][0], groups["prior"]["z_0"][1][0]
+    prior = pair.model.priors[0]
+    for k in range(3):
+        np.testing.assert_allclose((c == k).mean(), prior.log_weights()[k].exp().item(), atol=0.04)  # 4 standard errors
+        np.testing.assert_allclose(z[c == k].mean(0), prior.loc[k].detach(), atol=0.2)
+    noise = groups["prior_predictive"]["x"][1][0] @ pair.model.decoder.weight.numpy()
+    np.testing.assert_allclose((noise[:, :2] - z).std(), 1.5, atol=0.1)
+    assert np.isfinite(groups["sample_stats_prior"]["log_evidence"][1]).sum() == 10
+    rank = groups["sample_stats_prior"]["rank_0"][1]
+    assert rank.shape == (1, 3000, 2) and rank.min() > 0 and rank.max() < 1
+
+
+def test_overlap_is_half_the_shared_mass_and_one_for_twins() -> None:
+    pair = linear_pair()
+    prior = pair.model.priors[0]
+    loc = torch.tensor([[0.0, 0.0], [0.0, 0.0], [30.0, 0.0]])
+    prior.set_mixture(loc, torch.eye(2).expand(3, 2, 2), probs=torch.tensor([0.6, 0.3, 0.1]))
+    table = overlap(pair, 0)
+    torch.testing.assert_close(table[:2, :2], torch.tensor([[0.5, 1 / 3], [2 / 3, 0.5]]))
+    assert table[:2, 2].max() < 1e-6 and table[2, :2].max() < 1e-6
+
+
+def test_draws_that_do_not_fit_into_memory_are_refused(make_pair: Make) -> None:
+    pair = MFCVAE(*make_pair(2))
+    x = torch.rand(1, 1, 2, 3).expand(10**7, 1, 2, 3)
+    with pytest.raises(
+        InputError, match=r"100 draws for 10000000 items would take \d+\.\d GiB, more than 2: take fewer"
+    ):
+        draw_items(pair, x, num_samples=100, statistics={}, pixels=False)
+    with pytest.raises(InputError, match="or pixels=False"):
+        draw_items(pair, x, num_samples=100, statistics={}, pixels=True)
+
+
+def test_evidence_of_equal_weights_is_their_value() -> None:
+    assert evidence_of(torch.full((7, 2), -3.0)).tolist() == pytest.approx([-3.0, -3.0])
+    assert evidence_of(torch.tensor([[0.0], [math.log(3.0)]])).item() == pytest.approx(math.log(2.0))
+
+
+def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Callable[[int], Tensor]) -> None:
+    settings = ["facets.num_clusters=[3]", "facets.latent_dim=[2]", "prior=bayesian", "prior.covariance=full"]
+    pair = build_pair(override(Config(data="none"), settings), (1, 2, 3))
+    drawn = draw_theta(pair, num_samples=400)
+    assert {name: array.shape for name, (_, array) in drawn.items()} == {
+        "probs_0": (1, 400, 3),
+        "loc_0": (1, 400, 3, 2),
+        "scale_0": (1, 400, 3, 2),
+        "corr_0": (1, 400, 3, 2, 2),
+    }
+    dims, probs = drawn["probs_0"]
+    assert dims == ("chain", "draw", "probs_0_dim_0")
+    posterior = pair.guide.globals_guide._weights_posterior("probs_0")
+    error = posterior.stddev.detach().numpy() / 20
+    assert (abs(probs[0].mean(0) - posterior.mean.detach().numpy()) < 5 * error).all()
+    data = to_inference_data(pair, make_x(4), num_samples=30, num_simulated=16)
+    assert data["posterior"]["loc_0"].shape == (1, 30, 3, 2)
+    assert draw_theta(build_pair(Config(data="none"), (1, 2, 3)), num_samples=3) == {}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pixels_of_the_draws() -> None:
+    """Twice as many items of 12 kB, which replicated would be 360 MB more. Items, draws and statistics are 14 kB each;
+    allocators and caches make some MiB of noise."""
+    program = """
+import resource, torch
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.checks.statistics import statistics_for
+from pyro_mfcvae.checks.draws import draw_items
+from pyro_mfcvae.config.presets import load_preset
+
+shape = (3, 32, 32)
+pair = build_pair(load_preset("shapes"), shape).eval()
+x = torch.randint(256, (1500, *shape), dtype=torch.uint8)
+for num in (100, 500, 1500):
+    draw_items(pair, x[:num], num_samples=30, statistics=statistics_for(shape), pixels=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    _, few, many = map(float, found.stdout.split())
+    assert many - few < 100

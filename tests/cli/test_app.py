@@ -1,0 +1,329 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, Run, make_images, names, save_data
+from files_as_published import write_stickfigures
+
+from pyro_mfcvae.cli import app as cli
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import load_preset, preset_names
+from pyro_mfcvae.data.datasets import DATASETS
+from pyro_mfcvae.runs.fit import Fit
+from pyro_mfcvae.runs.folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
+    code, out, err = mfcvae("fit", "--data", "data.npz", "--out", "here/run", "--device", "cpu", "--set", *TINY)
+    assert (code, err) == (0, "")
+    run = Path("here/run")
+    assert {"config.toml", "model.safetensors", "checkpoint", "metrics.jsonl", "summary.json", "figures"} <= names(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
+    lines = out.splitlines()
+    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
+    assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
+    assert "Examples of every cluster: here/run/figures/clusters.png" in lines
+    assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
+    assert "side: accuracy (NMI, ARI)" in out
+    for j, facet in enumerate(summary["facets"]):
+        score = f"{facet['accuracy']['side']:.3f} ({facet['nmi']['side']:.2f}, {facet['ari']['side']:z.2f})"
+        row = next(line for line in lines if line.startswith(f"{j} "))
+        assert row.split("  ", 1)[1].split() == f"{facet['clusters_in_use']} of {facet['num_clusters']} {score}".split()
+
+
+@pytest.mark.usefixtures("fitted")
+def test_fit_writes_tensorboard_events() -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
+    assert [name.startswith("events.out.tfevents") for name in names(Path("run/tensorboard"))] == [True]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_settings_and_data_reach_the_configuration() -> None:
+    config = RunFolder(Path("run")).read_config()
+    assert config.data == str(Path("data.npz").resolve())  # found from other folders as well
+    assert config.training.epochs == 2
+    assert config.facets.num_clusters == (4, 3)
+    assert config.likelihood == load_preset("shapes").likelihood  # all else is the default preset's
+
+
+@pytest.mark.usefixtures("fitted")
+def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
+    before = names(Path("run"))
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    assert re.match(r"80 items of data; ELBO -\d+\.\d\d nats per item\n", out)
+    summary = json.loads(Path("run/summary.json").read_text())
+    for j, facet in enumerate(summary["facets"]):
+        assert re.search(rf"^{j} +{facet['clusters_in_use']} of {facet['num_clusters']} ", out, re.MULTILINE)
+        assert f"{facet['accuracy']['side']:.3f} ({facet['nmi']['side']:.2f}, {facet['ari']['side']:z.2f})" in out
+    assert names(Path("run")) == before
+    Path("run/summary.json").unlink()  # as if it had been stopped before its scores
+    assert mfcvae("evaluate", "run")[0] == 0
+
+
+@pytest.mark.usefixtures("fitted")
+def test_evaluate_finds_a_runs_data_from_anywhere_and_tells_when_they_have_changed(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = str(Path("run").resolve())
+    save_data(Path("data.npz"), make_images(90))
+    monkeypatch.chdir(tmp_path.parent)
+    code, out, err = mfcvae("evaluate", run)
+    assert (code, err) == (0, "")
+    assert re.match(r"These are not the data that the run was trained on \(fingerprint \w+, now \w+\)\.\n90 items", out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ([], (468, 780)),  # the demo's 3 and 5 epochs of 20,000 items are 468 and 780 batches; 80 items are one
+        (["training.batch_size=40"], (750, 1250)),
+        (["training.epochs=[2, 7]"], (2, 7)),
+    ],
+)
+def test_data_of_another_size_get_as_many_steps(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, settings: list[str], epochs: tuple[int, ...]
+) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(cli, "fit_run", see)
+    mfcvae("fit", "--data", "data.npz", "--set", "seed=0", *settings)
+    assert seen[0].stage_epochs == epochs
+
+
+def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "training.fade_in_steps=80")[0] == 0
+    assert "facet 0 will be faded in to 0.1 only: training.fade_in_steps outlasts its stage" in caplog.text
+
+
+@pytest.mark.usefixtures("fitted")
+def test_evaluate_takes_other_data(mfcvae: Run) -> None:
+    save_data(Path("other.npz"), make_images(50))
+    code, out, _ = mfcvae("evaluate", "run", "--data", "other.npz")
+    assert code == 0
+    assert out.startswith("50 items of other; ELBO ")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> None:
+    kept = ("config.toml", "model.safetensors", "metrics.jsonl", "checkpoint/training.safetensors")
+    before = [Path("run", name).read_bytes() for name in kept]
+    summary = json.loads(Path("run/summary.json").read_text())
+    code, out, err = mfcvae("fit", "--resume", "--out", "run")
+    assert (code, err) == (0, "")
+    assert "epoch 1/4" not in out and "epoch 4/4" not in out
+    assert [Path("run", name).read_bytes() for name in kept] == before
+    again = json.loads(Path("run/summary.json").read_text())
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+    assert Path("run/figures/clusters.png").is_file()
+
+
+def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_mfcvae.train.callbacks.TensorBoardCallback.on_epoch", interrupt)
+        patch.setattr("pyro_mfcvae.train.callbacks.ProgressBar.on_epoch", interrupt)
+        with pytest.raises(SystemExit, match="stopped; a fit goes on from its last whole epoch with --resume --out"):
+            cli.main(["fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY])
+    assert "model.safetensors" not in names(Path("stopped"))
+    code, _, err = mfcvae("evaluate", "stopped")
+    assert (code, err) == (
+        2,
+        "mfcvae: the run stopped is not finished: go on with mfcvae fit --resume --out stopped\n",
+    )
+    code, out, _ = mfcvae("fit", "--resume", "--out", "stopped")
+    assert code == 0
+    assert "epoch 2/4" in out and "epoch 1/4" not in out
+    assert Path("stopped/model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
+
+
+def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
+    raise FileNotFoundError(f"{Path(config.data).name} would go to {run.path}")
+
+
+@pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])
+def test_settings_may_stand_together_or_apart(mfcvae: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(cli, "fit_run", see)
+    mfcvae("fit", "--data", "data.npz", *given.split())
+    assert [(config.seed, config.training.epochs) for config in seen] == [(3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--data", "data.npz"], "data.npz would go to runs/data-1"),
+        (["stickfigures", "--data", "data.npz"], "data.npz would go to runs/stickfigures-1"),
+        (["--data", "data.npz", "--out", "x"], "data.npz would go to x"),
+    ],
+)
+def test_a_run_without_out_gets_a_folder_of_its_own(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], told: str
+) -> None:
+    monkeypatch.setattr(cli, "fit_run", stop_before_training)
+    assert mfcvae("fit", *args)[::2] == (2, f"mfcvae: {told}\n")
+
+
+def test_the_next_free_folder_is_taken(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "fit_run", stop_before_training)
+    for n in (1, 2, 4):
+        Path(f"runs/data-{n}").mkdir(parents=True)
+    assert mfcvae("fit", "--data", "data.npz")[2] == "mfcvae: data.npz would go to runs/data-3\n"
+
+
+def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, settings: object) -> Config:
+        seen.append(config)
+        return config
+
+    monkeypatch.setattr(cli, "override", see)
+    assert mfcvae("fit", "--data", "stickfigures")[0] == 2  # there is no data folder
+    assert seen == [load_preset("stickfigures")]
+
+
+def test_presets_are_listed(mfcvae: Run) -> None:
+    code, out, err = mfcvae("presets")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[1::2]] == preset_names()
+    assert "data mnist; clusters per facet 25, 25" in out
+    assert all(load_preset(name).description in out for name in preset_names())
+
+
+def test_data_sets_are_listed(mfcvae: Run) -> None:
+    code, out, err = mfcvae("datasets")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[1 : 1 + 2 * len(DATASETS) : 2]] == list(DATASETS)
+    assert "1 × 28 × 28, bernoulli; labels digit; 60,000 train, 10,000 test as published" in out
+    assert "A path works as well" in out
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "pyro_mfcvae", "presets"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1::2]] == preset_names()
+
+
+@pytest.mark.parametrize(
+    ("args", "mentions"),
+    [
+        (["--help"], ["fit", "evaluate", "presets", "datasets"]),
+        (["fit", "--help"], ["PRESET", "--data", "--out", "--set", "--resume", "--device", "--root", "MFCVAE_DATA"]),
+        (["evaluate", "--help"], ["RUN", "--data", "--root"]),
+    ],
+)
+def test_help_names_every_option(mfcvae: Run, args: list[str], mentions: list[str]) -> None:
+    code, out, err = mfcvae(*args)
+    assert (code, err) == (0, "")
+    assert [word for word in mentions if word not in out] == []
+
+
+def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(write_stickfigures(place / "published"))
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
+    settings = [*TINY, "training.epochs=1"]
+    code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert out.startswith("stickfigures: 900 items of shape 1 × 20 × 20, labels upper and lower, 2 facets")
+    assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
+
+
+@pytest.mark.parametrize("how", [(), ("--together",)])
+def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
+    code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", *how, "--set", *TINY)
+    assert (code, err) == (0, "")
+    folder = Path("runs/data-sweep-1")
+    assert names(folder) == {"seed-0", "seed-1", "sweep.json"}
+    best = json.loads((folder / "sweep.json").read_text())["best_seed"]
+    lines = out.splitlines()
+    assert lines[0].startswith("Training seeds 0 to 1. ") and lines[0].endswith("/seed-N/metrics.jsonl.")
+    assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
+    assert "ARI across seeds" in out
+    assert f"By its ELBO one would pick seed {best}: runs/data-sweep-1/seed-{best}" in lines
+    assert lines[-1] == "Everything of this sweep lies in runs/data-sweep-1."
+    assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        line
+        for j in range(2)
+        for line in (
+            f"drawn from the largest clusters of facet {j}: run/figures/generated-{j}.png",
+            f"the images at the left with facet {j} of those on top: run/figures/composed-{j}.png",
+        )
+    ]
+    files = [Path(f"run/figures/{name}-{j}.png") for name in ("generated", "composed") for j in range(2)]
+    first = [file.read_bytes() for file in files]
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert [file.read_bytes() for file in files] == first
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5", "--seed", "1")
+    assert files[0].read_bytes() != first[0]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--clusters", "0=3", "1=0", "--num", "2")
+    assert (code, err) == (0, "")
+    assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
+    assert Path("run/figures/drawn-0-3-1-0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["prior=bayesian", "prior.covariance=full"],
+        ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
+        ["prior=vamp", "networks.posterior=full"],
+        ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
+        ["networks.posterior=spline", "assignment=sample"],
+        ["supervision.label=side", "supervision.items_per_value=3", "supervision.batch_size=4"],
+    ],
+    ids=" ".join,
+)
+def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: Path, settings: list[str]) -> None:
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *settings)
+    assert (code, err) == (0, "")
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    told = re.search(r"ELBO (-?[\d.]+) nats", out)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
+
+
+def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
+    images = make_images() / 255
+    images[np.random.default_rng(1).random(images.shape) < 0.3] = np.nan
+    save_data(place / "holes.npz", images)
+    settings = [*TINY, "likelihood.missing=true"]
+    code, _, err = mfcvae("fit", "--data", "holes.npz", "--out", "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert (place / "run" / "figures" / "clusters.png").is_file()
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    assert "nan" not in out

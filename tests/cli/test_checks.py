@@ -1,0 +1,195 @@
+import json
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pytest
+from command_line import TINY, Run, make_images, names, save_data
+
+from pyro_mfcvae.checks.arviz_data import load_inference_data, values
+from pyro_mfcvae.checks.criticism import criticise, to_json
+from pyro_mfcvae.checks.plots import FIGURES
+
+pytestmark = pytest.mark.usefixtures("fitted")
+SMALL = ("--items", "100", "--draws", "30")
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds."""
+    monkeypatch.setattr("pyro_mfcvae.cli.checks.FIGURES", {})
+
+
+def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
+    code, out, err = mfcvae("check", "run", *SMALL)
+    assert (code, err) == (0, "")
+    figures = {f"{name}.png" for name in FIGURES}
+    assert names(Path("run/checks")) == figures | {"posterior.nc", "checks.json"}
+    text = Path("run/checks/checks.json").read_text()
+    records = json.loads(text)
+    for record in records:
+        facet = "" if record["facet"] is None else str(record["facet"])
+        row = rf"^{record['verdict']} +{re.escape(record['name'])} +{facet} +{record['value']:.3f} "
+        assert re.search(row, out, re.MULTILINE), row
+        assert record["verdict"] == "good" or record["advice"][:40] in out
+    assert to_json(criticise(load_inference_data(Path("run/checks/posterior.nc")))) == text
+    assert "80 items of data: " in out
+    assert "overfitting" not in {record["name"] for record in records}  # all items served for training
+
+
+def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, without_figures: None) -> None:
+    save_data(Path("other.npz"), make_images(150))
+    code, out, err = mfcvae("check", "run", "--data", "other.npz", *SMALL)
+    assert (code, err) == (0, "")
+    assert "100 items of other: " in out
+    assert re.search(r"^\w+ +overfitting ", out, re.MULTILINE)
+
+
+def test_check_asks_of_statistics_of_the_users_own(mfcvae: Run) -> None:
+    code, out, err = mfcvae("check", "run", "--statistic", "parts_of_a_user.darkest", *SMALL)
+    assert (code, err) == (0, "")
+    assert re.search(r"^\w+ +replicated darkest ", out, re.MULTILINE)
+    data = load_inference_data(Path("run/checks/posterior.nc"))
+    images = values(data, "observed_data", "x")
+    np.testing.assert_array_equal(values(data, "observed_data", "darkest"), images.min((-1, -2, -3)))
+    assert values(data, "posterior_predictive", "darkest").shape == (30, 80)
+    assert "darkest" in data["prior_predictive"].data_vars
+
+
+def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: None) -> None:
+    for seed in (0, 1):
+        shutil.copytree("run", f"sweep/seed-{seed}")
+    Path("sweep/sweep.json").write_text("{}")
+    assert mfcvae("check", "sweep/seed-0", *SMALL)[0] == 0
+    records = json.loads(Path("sweep/seed-0/checks/checks.json").read_text())
+    agreement = [record["details"]["ari"] for record in records if record["name"] == "other seeds"]
+    assert agreement == [1.0] * len(agreement) and agreement  # the runs are copies
+    assert mfcvae("check", "run", "--sweep", "empty", *SMALL)[::2] == (
+        2,
+        "mfcvae: expected finished runs seed-0, seed-1 … in empty, but there are none besides run\n",
+    )
+
+
+def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run) -> None:
+    shutil.copytree("run", "sweep/seed-0")
+    one = ["facets.num_clusters=[4]", "facets.latent_dim=[2]", "networks.encoder_dims=[8]", "networks.decoder_dims=[8]"]
+    assert mfcvae("fit", "--data", "data.npz", "--out", "sweep/seed-1", "--set", *TINY, *one)[0] == 0
+    assert mfcvae("check", "run", "--sweep", "sweep", *SMALL)[::2] == (
+        2,
+        "mfcvae: expected runs of 2 facets on items of shape (1, 6, 6) in sweep, got seed-1 of 1 on (1, 6, 6): give "
+        "the sweep that the run is of\n",
+    )
+
+
+@pytest.mark.parametrize("args", [["check", "run"], ["compare", "run", "same"]])
+def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, args: list[str]) -> None:
+    images = make_images(120) / 255
+    images[7, 2, 3] = np.nan
+    save_data(Path("data.npz"), images)
+    shutil.copytree("run", "same")
+    code, _, err = mfcvae(*args, *SMALL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("mfcvae: expected no missing pixels, got NaN for 1 of the values")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_items_that_trained_are_not_held_out(mfcvae: Run, without_figures: None, suffix: str) -> None:
+    """Also where some are missing, and where fewer are scored than train."""
+    images = (make_images(10_050) / 255).astype(np.float32)
+    images[::7, 2, 3] = np.nan
+    if suffix == "npz":
+        save_data(Path("many.npz"), images)
+    else:
+        np.save("many.npy", images)
+    settings = [*TINY, "likelihood.missing=true", "training.batch_size=2000"]
+    assert mfcvae("fit", "--data", f"many.{suffix}", "--out", "many", "--set", *settings)[0] == 0
+    code, out, err = mfcvae("check", "many", *SMALL)
+    assert (code, err) == (0, "")
+    assert not re.search(r"^\w+ +(overfitting|outliers) ", out, re.MULTILINE)
+
+
+def test_the_page_of_the_docs_works_as_it_stands(
+    mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
+    verdicts, in_arviz, statistics = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"^    mfcvae (check .*my_statistics.*)$", page, re.MULTILINE)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("my_statistics.py").write_text(statistics)
+    for name in ("shapes-1", "shapes-2"):
+        shutil.copytree("run", f"runs/{name}")
+        assert mfcvae(*command.replace("shapes-1", name).split(), *SMALL)[::2] == (0, "")
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ArviZ's own
+        exec(verdicts + in_arviz, {})
+        matplotlib.pyplot.close("all")
+    out = capsys.readouterr().out
+    assert "replicated top_heaviness None" in out  # the verdicts
+    assert "elpd_diff" in out and "z_0[0, 1]" in out
+
+
+def test_compare_ranks_runs(mfcvae: Run) -> None:
+    assert mfcvae("fit", "--data", "data.npz", "--out", "other", "--set", *TINY, "seed=1")[0] == 0
+    code, out, err = mfcvae("compare", "run", "other", *SMALL, "--out", "here")
+    assert (code, err) == (0, "")
+    rows = json.loads(Path("here/comparison.json").read_text())
+    assert {row["name"] for row in rows} == {"run", "other"} and [row["rank"] for row in rows] == [0, 1]
+    for row in rows:
+        assert re.search(rf"^{row['rank']} +{row['name']} +{row['evidence']:.3f} ± ", out, re.MULTILINE)
+    assert names(Path("here")) == {"comparison.json", "comparison.png"}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["check", "run", "--items", "99"], "expected --items 100 or more, for the checks to mean anything, got 99"),
+        (
+            ["check", "run", "--draws", "5"],
+            "expected --draws 30 or more, the fewest that k-hat can be found from, got 5",
+        ),
+        (
+            ["check", "run", "--statistic", "parts_of_a_user.per_channel"],
+            "the statistic 'per_channel' must give a number per item: from (2, 3, 1, 6, 6) expected a tensor of shape "
+            "(2, 3), got shape (2, 3, 1); reduce the last 3 dimensions only",
+        ),
+        (
+            ["check", "run", "--statistic", "math.sin"],
+            "the statistic 'sin' fails on a tensor of shape (2, 3, 1, 6, 6): ",
+        ),
+        (["check", "run", "--seed", "-1"], "expected a seed from 0 to 2**32 - 1, got -1"),
+        (["check", "run", "--statistic", "none.of_it"], "cannot import none for none.of_it (No module named 'none')"),
+        (["check", "run", "--statistic", "darkest"], "expected an import path such as my_module.my_function, got"),
+        (
+            ["check", "run", "--statistic", "math.sin", "--statistic", "cmath.sin"],
+            "expected statistics with different names, got math.sin cmath.sin",
+        ),
+        (["check", "none"], "none is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
+        (["compare", "run"], "expected two or more different runs to compare, got run"),
+        (["compare", "run", "run"], "expected two or more different runs to compare, got run run"),
+        (["compare", "run", "x", "--draws", "3"], "expected --draws 30 or more"),
+    ],
+)
+def test_mistakes_are_one_line(mfcvae: Run, args: list[str], told: str) -> None:
+    code, _, err = mfcvae(*args)
+    assert code == 2
+    assert err.startswith(f"mfcvae: {told}") and err.count("\n") == 1
+
+
+def test_data_and_likelihoods_must_fit(mfcvae: Run) -> None:
+    save_data(Path("wide.npz"), make_images(100, size=8))
+    code, _, err = mfcvae("check", "run", "--data", "wide.npz", *SMALL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "wide has items of shape (1, 8, 8), but the run was trained on (1, 6, 6): choose data of that shape" in err
+    shutil.copytree("run", "bernoulli")
+    config = Path("bernoulli/config.toml")
+    config.write_text(config.read_text().replace('kind = "gaussian"\nscale', 'kind = "bernoulli"\nscale'))
+    code, _, err = mfcvae("compare", "run", "bernoulli", *SMALL)
+    assert code == 2
+    assert (
+        "the runs' likelihoods are a density and bernoulli: densities and probabilities of x cannot be compared" in err
+    )

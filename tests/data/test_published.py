@@ -1,0 +1,144 @@
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from files_as_published import write_svhn
+
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.errors import InputError
+
+needs_data = pytest.mark.skipif(
+    not os.environ.get("MFCVAE_DATA"), reason="MFCVAE_DATA does not name the folder that holds the published data sets"
+)
+
+
+def write_idx(folder: Path, *, images: int = 2, labels: int = 2) -> Path:
+    """A data folder with MNIST files of two black 28 by 28 images a split, packed as they are published."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (images, 28, 28)) + bytes(images * 28 * 28)
+    digits = b"\x00\x00\x08\x01" + labels.to_bytes(4, "big") + bytes(range(labels))
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(pixels))
+        (raw / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(digits))
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MFCVAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_missing_data_say_which_folder_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MFCVAE_DATA", raising=False)
+    with pytest.raises(InputError, match="set MFCVAE_DATA to the folder that holds MNIST/raw, or pass root"):
+        load_dataset("mnist")
+    monkeypatch.setenv("MFCVAE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=f"expected multiclustering/nrLetters.data in {tmp_path}, found none"):
+        load_dataset("nrletters")
+    with pytest.raises(InputError, match="expected FashionMNIST/raw in /nowhere, found none"):
+        load_dataset("fashion_mnist", root=Path("/nowhere"))
+    (write_idx(tmp_path) / "MNIST/raw/t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(InputError, match=r"expected t10k-labels-idx1-ubyte.gz .* found none"):
+        load_dataset("mnist")
+
+
+def test_packed_files_are_unpacked_to_the_cache_once(tmp_path: Path, cache: Path) -> None:
+    root = write_idx(tmp_path / "data")
+    data = load_dataset("mnist", root=root)
+    assert data.train.images.shape == (2, 1, 28, 28)
+    assert data.test.labels["digit"].tolist() == [0, 1]
+    assert [file.suffix for file in (root / "MNIST/raw").iterdir()] == [".gz"] * 4
+    [folder] = cache.iterdir()
+    before = folder.stat().st_mtime_ns
+    load_dataset("mnist", root=root)
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [before]
+    assert len(load_dataset("mnist", root=folder).train) == 2  # a folder that is unpacked already is read as it is
+
+
+def test_other_packed_files_are_not_taken_from_the_cache(tmp_path: Path, cache: Path) -> None:
+    load_dataset("mnist", root=write_idx(tmp_path / "two"))
+    assert len(load_dataset("mnist", root=write_idx(tmp_path / "five", images=5, labels=5)).train) == 5
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_broken_packed_files_are_refused_and_leave_no_trace(tmp_path: Path, cache: Path) -> None:
+    root = write_idx(tmp_path / "data")
+    packed = root / "MNIST/raw/train-images-idx3-ubyte.gz"
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"cannot unpack .*MNIST/raw to .*cache"):
+        load_dataset("mnist", root=root)
+    assert list(cache.iterdir()) == []
+    packed.write_bytes(gzip.compress(b"\x00\x00\x08\x03 not images"))
+    with pytest.raises(InputError, match=r"cannot read the files in .*MNIST/raw"):
+        load_dataset("mnist", root=root)
+    with pytest.raises(InputError, match="one 'digit' label for each of 2 images"):
+        load_dataset("mnist", root=write_idx(tmp_path / "uneven", labels=3))
+
+
+def test_broken_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "multiclustering").mkdir()
+    for text in ("1,2,three\n", "1,2,3\n"):
+        (tmp_path / "multiclustering" / "stickfigures.data").write_text(text)
+        with pytest.raises(InputError, match=r"cannot read .*stickfigures.data"):
+            load_dataset("stickfigures", root=tmp_path)
+
+
+def test_rows_hold_labels_then_pixels_row_by_row_then_channels(tmp_path: Path) -> None:
+    (tmp_path / "multiclustering").mkdir()
+    rows = np.concatenate([[5, 2, 3], np.arange(189)])[None]
+    np.savetxt(tmp_path / "multiclustering" / "nrLetters.data", rows, fmt="%d", delimiter=",")
+    data = load_dataset("nrletters", root=tmp_path)
+    assert {name: label.tolist() for name, label in data.train.labels.items()} == {
+        "letter": [5],
+        "colour": [2],
+        "corner": [3],
+    }
+    assert data.train.images[0, 1, 2, 3] == (2 * 7 + 3) * 3 + 1
+
+
+def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_svhn(tmp_path, monkeypatch, num=(3, 2))
+    data = load_dataset("svhn", root=tmp_path)
+    assert (data.train.images.shape, data.test.images.shape) == ((3, 3, 32, 32), (2, 3, 32, 32))
+    assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert data.train.images[0, :, 4, 5].tolist() == [0, 0, 200]
+    assert data.train.labels["digit"].tolist() == [0, 1, 2]  # the file calls the digit 0 by the number 10
+
+
+def test_svhn_that_is_missing_or_spoiled_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"expected SVHN/train_32x32.mat in .* \(fetch train_32x32.mat and test"):
+        load_dataset("svhn", root=tmp_path)
+    write_svhn(tmp_path, monkeypatch, num=(3, 2))
+    (tmp_path / "SVHN/test_32x32.mat").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"cannot read the files in .*SVHN: .*; fetch train_32x32.mat"):
+        load_dataset("svhn", root=tmp_path)
+
+
+@needs_data
+def test_labels_of_stickfigures_name_the_half_that_they_change() -> None:
+    train = load_dataset("stickfigures").train
+    halves = {"upper": train.images[:, 0, :10].double(), "lower": train.images[:, 0, 10:].double()}
+    for name, half in halves.items():
+        other = "lower" if name == "upper" else "upper"
+        assert _explained(half, train.labels[name]) > 0.8
+        assert _explained(half, train.labels[other]) < 0.2
+
+
+@needs_data
+def test_corner_labels_of_nrletters_name_the_lit_corner() -> None:
+    train = load_dataset("nrletters").train
+    light = train.images.amax(dim=1)
+    corners = torch.stack([light[:, 0, 0], light[:, 0, -1], light[:, -1, 0], light[:, -1, -1]], dim=1)
+    assert torch.equal(corners.argmax(dim=1), train.labels["corner"])
+
+
+def _explained(pixels: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of the pixels' variance that lies between the means of the labels."""
+    total = (pixels - pixels.mean(dim=0)).square().sum()
+    within = sum((group - group.mean(dim=0)).square().sum() for group in (pixels[labels == k] for k in labels.unique()))
+    return float(1 - within / total)

@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from files_as_published import write_shapes3d
+
+from pyro_mfcvae.data.datasets import DATASETS, load_dataset
+from pyro_mfcvae.data.rendered3d import FACTORS
+from pyro_mfcvae.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_shapes3d(folder, walls=(4, 5), objects=(6, 7))
+    return folder
+
+
+def test_the_floor_selection_has_every_combination_once_in_a_split_of_four_to_one(folder: Path) -> None:
+    data = load_dataset("shapes3d-floor", root=folder)
+    assert data.info == DATASETS["shapes3d-floor"]
+    assert (len(data.train), len(data.test)) == (3840, 960)
+    images = torch.cat([data.train.images, data.test.images])
+    assert images.shape == (4800, 3, 32, 32)
+    assert (images == images[..., :1, :1]).all()  # each pixel is the mean of 2 × 2
+    floor, shape, scale = (images[:, :, 0, 0].long() - 4).T
+    labels = {name: torch.cat([data.train.labels[name], data.test.labels[name]]) for name in data.train.labels}
+    assert torch.equal(labels["floor_hue"], floor)
+    assert torch.equal(10 * labels["shape"], shape)
+    combinations, counts = torch.stack([floor, shape, scale], -1).unique(dim=0, return_counts=True)
+    assert len(combinations) == 10 * 4 * 8
+    assert (counts == 15).all()
+
+
+def test_the_split_is_that_of_numpys_legacy_generator_with_seed_0(folder: Path) -> None:
+    data = load_dataset("shapes3d-floor", root=folder, seed=7)
+    np.random.seed(0)
+    train = np.random.choice(4800, 3840, replace=False)
+    rows = np.array(list(product(range(10), range(8), range(4), range(15))))
+    assert data.train.labels["floor_hue"].tolist() == rows[train, 0].tolist()
+    assert data.test.labels["shape"].tolist() == np.delete(rows, np.sort(train), axis=0)[:, 2].tolist()
+
+
+def test_rendered_sets_have_the_same_labels_and_split_as_the_file(folder: Path) -> None:
+    published, rendered = load_dataset("shapes3d-floor", root=folder), load_dataset("rendered3d-floor")
+    for ours, theirs in ((rendered.train, published.train), (rendered.test, published.test)):
+        assert ours.images.shape == theirs.images.shape
+        assert ours.labels.keys() == theirs.labels.keys()
+        for name, labels in theirs.labels.items():
+            assert torch.equal(ours.labels[name], labels)
+
+
+def test_the_wall_selection_varies_the_wall() -> None:
+    data = load_dataset("rendered3d-wall")
+    assert data.info == DATASETS["rendered3d-wall"]
+    assert data.train.labels.keys() == {"shape", "wall_hue"}
+    assert len(data.train.labels["wall_hue"].unique()) == 10
+
+
+def test_all_factors_vary_in_rendered3d() -> None:
+    data = load_dataset("rendered3d")
+    assert data.info == DATASETS["rendered3d"]
+    assert {name: len(labels.unique()) for name, labels in data.test.labels.items()} == FACTORS
+
+
+def test_a_file_that_is_missing_or_another_says_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected 3dshapes.h5 in .* \(fetch 3dshapes.h5 .*3d-shapes says where"):
+        load_dataset("shapes3d-wall", root=tmp_path)
+    (tmp_path / "3dshapes.h5").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"cannot read .*3dshapes.h5: .*; fetch 3dshapes.h5"):
+        load_dataset("shapes3d-wall", root=tmp_path)
+    with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
+        file["images"], file["labels"] = np.zeros((5, 8, 8, 3), np.uint8), np.zeros((5, 6))
+    with pytest.raises(InputError, match=r"expected images \(N, 64, 64, 3\) and labels .* got \(5, 8, 8, 3\)"):
+        load_dataset("shapes3d-wall", root=tmp_path)
+    with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
+        file["pictures"] = np.zeros(3)
+    with pytest.raises(InputError, match=r"cannot read .*3dshapes.h5"):
+        load_dataset("shapes3d-wall", root=tmp_path)
+
+
+def test_a_file_without_the_selected_images_is_refused(tmp_path: Path) -> None:
+    write_shapes3d(tmp_path, walls=(1,), objects=(2,))
+    with pytest.raises(InputError, match=r"expected images with \{'wall_hue': 5, 'object_hue': 6\}"):
+        load_dataset("shapes3d-floor", root=tmp_path)
+
+
+def test_the_file_is_never_in_memory_as_a_whole(folder: Path) -> None:
+    """It holds 19,200 images, 236 MB; reading the 4,800 selected ones, 15 MB, must not take 150 MB more."""
+    program = """
+import resource, sys
+from pathlib import Path
+import h5py, torch
+from pyro_mfcvae.data.shapes3d import FLOOR, read_shapes3d
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_shapes3d(FLOOR, Path(sys.argv[1]), 0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(result.stdout) * unit < 150e6

@@ -1,0 +1,30 @@
+"""ArviZ data of the mixture whose posterior is known, for tests of single checks."""
+
+from functools import cache
+from typing import Any
+
+import pyro
+import torch
+from linear_gaussian import draw, linear_pair
+
+from pyro_mfcvae.checks.arviz_data import to_inference_data
+
+
+@cache
+def exact_mixture_data(
+    *,
+    spread: float = 1.0,
+    shift: float = 0.0,
+    off: tuple[int, ...] = (0, 1),
+    seed: int = 0,
+    reference: bool = True,
+    num_samples: int = 64,
+) -> Any:
+    """200 items, 4,000 simulated items. Shared by tests: never to be changed."""
+    assert torch.get_default_dtype() == torch.float64
+    pyro.set_rng_seed(seed)
+    pair = linear_pair(spread=spread, shift=shift, off=off)
+    x = draw(pair, 200)
+    other = draw(pair, 200) if reference else None
+    labels = {"side": torch.arange(200) % 2}
+    return to_inference_data(pair, x, labels=labels, reference=other, num_samples=num_samples, num_simulated=4000)

@@ -1,0 +1,353 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.guides import MultiFacetGuide
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade, linear_fade
+from pyro_mfcvae.models import MultiFacetModel
+
+
+class Model:
+    """All of a model that a schedule touches."""
+
+    def __init__(self, num_facets: int) -> None:
+        self.alpha = torch.full((num_facets,), 7.0)
+        self.beta = torch.full((num_facets,), 7.0)
+
+
+def weights(schedule: ProgressiveSchedule, step: int) -> list[float]:
+    """alpha, and beta the same, that a fresh model has at a step."""
+    model = Model(schedule.num_facets)
+    schedule.apply(model, step)
+    assert torch.equal(model.alpha, model.beta)
+    return model.alpha.tolist()
+
+
+def fits(schedule: ProgressiveSchedule) -> dict[int, tuple[int, ...]]:
+    """Step → facets whose mixture is due, over the whole training."""
+    model = Model(schedule.num_facets)
+    due = {step: schedule.apply(model, step) for step in range(schedule.num_steps)}
+    return {step: facets for step, facets in due.items() if facets}
+
+
+def test_fades_by_value() -> None:
+    assert [linear_fade(t) for t in (0.0, 0.25, 1.0)] == [0.0, 0.25, 1.0]
+    assert [cosine_fade(t) for t in (0.0, 1 / 3, 0.5, 1.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0], abs=1e-15)
+
+
+def test_a_single_facet_is_always_on() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(5,), fade_in_steps=4)
+    assert [weights(schedule, step) for step in (0, 3, 4, 9)] == [[1.0]] * 4
+
+
+def test_two_facets_fade_in_the_shallow_one() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 10), fade_in_steps=4)
+    shallow = [weights(schedule, step)[0] for step in range(9)]
+    assert shallow == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert all(weights(schedule, step)[1] == 1.0 for step in range(13))
+
+
+def test_three_facets_join_from_deep_to_shallow() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 3, 4), fade_in_steps=2)
+    assert [schedule.start(j) for j in range(3)] == [5, 2, 0]
+    assert [weights(schedule, step) for step in (1, 2, 3, 4, 5, 6, 8)] == [
+        [0.0, 0.0, 1.0],
+        [0.0, 0.5, 1.0],
+        [0.0, 1.0, 1.0],
+        [0.0, 1.0, 1.0],
+        [0.5, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+    ]
+
+
+def test_the_kl_may_be_faded_in_on_its_own() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=2, kl_fade_in_steps=(2, 4), fade=linear_fade)
+    model = Model(2)
+    seen = []
+    for step in range(6):
+        schedule.apply(model, step)
+        seen.append((model.alpha.tolist(), model.beta.tolist()))
+    assert [alpha for alpha, _ in seen] == [[w, 1.0] for w in (0.0, 0.5, 1.0, 1.0, 1.0, 1.0)]
+    deepest = (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert [beta for _, beta in seen] == [list(b) for b in zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.0), deepest, strict=True)]
+
+
+def test_the_kl_may_be_faded_in_later() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(3, 9), fade_in_steps=2, kl_fade_in_steps=(1, 2), kl_delay_steps=(1, 3), fade=linear_fade
+    )
+    model = Model(2)
+    seen = []
+    for step in range(9):
+        schedule.apply(model, step)
+        seen.append((model.alpha.tolist(), model.beta.tolist()))
+    assert [alpha[0] for alpha, _ in seen] == [0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert [beta[0] for _, beta in seen] == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0, 1.0]
+    assert [beta[1] for _, beta in seen] == [0.0, *[1.0] * 8]
+
+
+def betas(schedule: ProgressiveSchedule) -> list[list[float]]:
+    """Of every facet, shallowest first, step by step."""
+    return [[schedule.beta(j, step) for step in range(schedule.num_steps)] for j in range(schedule.num_facets)]
+
+
+def test_the_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(2, 6),
+        fade_in_steps=2,
+        kl_weights=((1.0, 20.0), (0.5, 9.0)),
+        kl_relax_steps=(1, 5),
+        fade=linear_fade,
+    )
+    assert betas(schedule) == [
+        [0.0, 0.0, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0],
+        [20.0, 20.0, 9.0, 9.0, 7.0, 5.0, 3.0, 1.0],
+    ]
+
+
+def test_kl_weights_stay_where_nothing_relaxes_them() -> None:
+    weights = ((1.0, 1.0, 4.0), (1.0, 3.0, 2.0), (5.0, 6.0, 7.0))
+    assert betas(ProgressiveSchedule(stage_steps=(1, 2, 1), kl_weights=weights)) == [
+        [0.0, 0.0, 0.0, 5.0],
+        [0.0, 3.0, 3.0, 6.0],
+        [4.0, 2.0, 2.0, 7.0],
+    ]
+
+
+def test_kl_weights_relax_in_the_last_of_three_stages() -> None:
+    weights = ((1.0, 1.0, 5.0), (1.0, 0.5, 9.0), (3.0, 5.0, 1.0))
+    schedule = ProgressiveSchedule(stage_steps=(1, 1, 3), kl_weights=weights, kl_relax_steps=(0, 2))
+    assert betas(schedule) == [[0.0, 0.0, 3.0, 2.0, 1.0], [0.0, 0.5, 5.0, 3.0, 1.0], [5.0, 9.0, 1.0, 1.0, 1.0]]
+
+
+def test_a_fade_may_outlast_its_stage() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(1, 2, 5), fade_in_steps=4)
+    assert weights(schedule, 3) == [0.25, 0.75, 1.0]
+
+
+def test_cosine_fade_by_value() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 9), fade_in_steps=3, fade=cosine_fade)
+    assert [weights(schedule, step)[0] for step in range(1, 6)] == pytest.approx([0.0, 0.25, 0.75, 1.0, 1.0], abs=1e-15)
+
+
+def test_without_a_fade_a_facet_is_there_at_once() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(2, 2))
+    assert [weights(schedule, step)[0] for step in range(4)] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_buffers_are_written_in_place() -> None:
+    model = Model(2)
+    alpha, beta = model.alpha, model.beta
+    addresses = [alpha.data_ptr(), beta.data_ptr()]
+    ProgressiveSchedule(stage_steps=(2, 2), fade_in_steps=2).apply(model, 2)
+    assert model.alpha is alpha and model.beta is beta
+    assert [alpha.data_ptr(), beta.data_ptr()] == addresses
+    assert alpha.tolist() == beta.tolist() == [0.5, 1.0]
+
+
+def test_buffers_keep_their_type() -> None:
+    model = Model(2)
+    model.alpha, model.beta = model.alpha.float(), model.beta.float()
+    ProgressiveSchedule(stage_steps=(2, 9), fade_in_steps=3).apply(model, 2)
+    assert model.alpha.dtype == torch.float32
+    assert torch.equal(model.alpha, torch.tensor([1 / 3, 1.0], dtype=torch.float32))
+
+
+def test_a_real_model_is_taken(make_pair: Callable[[int], tuple[MultiFacetModel, MultiFacetGuide]]) -> None:
+    model, _ = make_pair(2)
+    alpha = model.alpha
+    assert ProgressiveSchedule(stage_steps=(1, 4), fade_in_steps=4).apply(model, 1) == (0,)
+    assert alpha.tolist() == model.beta.tolist() == [0.25, 1.0]
+
+
+def test_fits_are_due_at_the_start_of_each_stage() -> None:
+    assert fits(ProgressiveSchedule(stage_steps=(2, 3, 4))) == {0: (2,), 2: (1,), 5: (0,)}
+
+
+def test_fits_wait_for_the_warmup() -> None:
+    assert fits(ProgressiveSchedule(stage_steps=(3, 5), warmup_steps=2)) == {2: (1,), 5: (0,)}
+
+
+def test_refits_stay_in_their_facets_own_stage() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=1, refit_steps=(3, 4, 6, 7))
+    assert fits(schedule) == {1: (1,), 3: (1,), 5: (0,), 7: (0,), 8: (0,), 10: (0,)}
+
+
+def test_every_stage_may_have_a_warmup_of_its_own() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=(0, 3), refit_steps=(1, 3, 5))
+    assert fits(schedule) == {0: (1,), 1: (1,), 3: (1,), 7: (0,), 9: (0,)}
+    alike = ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=(2, 2))
+    assert fits(alike) == fits(ProgressiveSchedule(stage_steps=(4, 7), warmup_steps=2))
+
+
+def test_joint_refits_are_of_all_facets_and_count_from_the_last_stage() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(2, 2, 5), warmup_steps=(1, 0, 1), refit_steps=(3,), joint_refit_steps=(2, 3, 5)
+    )
+    assert fits(schedule) == {1: (2,), 2: (1,), 5: (0,), 6: (0, 1, 2), 7: (0, 1, 2)}
+
+
+def test_a_schedule_has_no_state() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 4, 5), fade_in_steps=3, warmup_steps=1, refit_steps=(2,))
+    fresh = [(schedule.apply(model := Model(3), s), model.alpha.tolist()) for s in range(12)]
+    model = Model(3)
+    for step in [11, 4, 4, 0, 7, *reversed(range(12)), 4]:
+        due = schedule.apply(model, step)
+        assert (due, model.alpha.tolist()) == fresh[step]
+        assert torch.equal(model.alpha, model.beta)
+
+
+def test_stages_add_up() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 4, 5))
+    assert (schedule.num_facets, schedule.num_steps) == (3, 12)
+
+
+def test_from_epochs_multiplies() -> None:
+    schedule = ProgressiveSchedule.from_epochs(
+        [2, 3],
+        7,
+        fade_in_steps=5,
+        kl_fade_in_steps=(8, 9),
+        kl_delay_steps=(0, 1),
+        kl_weights=((1.0, 3.0), (2.0, 2.0)),
+        kl_relax_steps=(2, 20),
+        warmup_steps=4,
+        refit_steps=(6,),
+        joint_refit_steps=(7,),
+        fade=cosine_fade,
+    )
+    assert schedule == ProgressiveSchedule(
+        stage_steps=(14, 21),
+        fade_in_steps=5,
+        kl_fade_in_steps=(8, 9),
+        kl_delay_steps=(0, 1),
+        kl_weights=((1.0, 3.0), (2.0, 2.0)),
+        kl_relax_steps=(2, 20),
+        warmup_steps=4,
+        refit_steps=(6,),
+        joint_refit_steps=(7,),
+        fade=cosine_fade,
+    )
+    assert ProgressiveSchedule.from_epochs([2], 3) == ProgressiveSchedule(stage_steps=(6,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage_steps": ()}, r"stage_steps needs one number ≥ 1 per facet, got \(\)"),
+        ({"stage_steps": (3, 0)}, r"stage_steps needs one number ≥ 1 per facet, got \(3, 0\)"),
+        ({"stage_steps": (3,), "fade_in_steps": 0}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 0 and 0"),
+        ({"stage_steps": (3,), "warmup_steps": -1}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 1 and -1"),
+        (
+            {"stage_steps": (3,), "kl_fade_in_steps": (0,)},
+            r"kl_fade_in_steps needs one number ≥ 1 for each of 1 stages, got \(0,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_fade_in_steps": (2,)},
+            r"kl_fade_in_steps needs one number ≥ 1 for each of 2 stages, got \(2,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_delay_steps": (0, -1)},
+            r"kl_delay_steps needs one number ≥ 0 for each of 2 stages, got \(0, -1\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "warmup_steps": (1,)},
+            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "warmup_steps": (1, -1)},
+            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1, -1\)",
+        ),
+        ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
+        ({"stage_steps": (3, 9), "warmup_steps": (4, 1)}, "warmup_steps=4 would outlast a stage of 3 steps"),
+        (
+            {"stage_steps": (9,), "warmup_steps": 3, "refit_steps": (5, 3)},
+            r"refit_steps must lie after warmup_steps=3, got \(5, 3\)",
+        ),
+        (
+            {"stage_steps": (9, 9), "warmup_steps": (5, 3), "refit_steps": (4, 3)},
+            r"refit_steps must lie after warmup_steps=3, got \(4, 3\)",
+        ),
+        (
+            {"stage_steps": (9, 9), "warmup_steps": (3, 5), "joint_refit_steps": (5,)},
+            r"joint_refit_steps must lie after the last stage's warmup_steps=5, got \(5,\)",
+        ),
+        (
+            {"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0),)},
+            r"kl_weights needs a row of 2 numbers > 0, one per facet, for each of 2 stages, got \(\(2.0, 1.0\),\)",
+        ),
+        ({"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0), (2.0,))}, "kl_weights needs a row of 2 numbers > 0"),
+        ({"stage_steps": (3,), "kl_weights": ((0.0,),)}, "kl_weights needs a row of 1 numbers > 0"),
+        (
+            {"stage_steps": (9, 4), "kl_relax_steps": (2, 2)},
+            r"kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length 4, "
+            r"got \(2, 2\)",
+        ),
+        (
+            {"stage_steps": (9, 4), "kl_relax_steps": (2, 5)},
+            r"length 4, got \(2, 5\); a whole schedule is shortened with training.schedule_scale",
+        ),
+    ],
+)
+def test_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ProgressiveSchedule(**arguments)
+
+
+def test_a_stretched_schedule_moves_everything_along() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(20, 30),
+        fade_in_steps=6,
+        kl_fade_in_steps=(1, 9),
+        kl_delay_steps=(0, 8),
+        kl_weights=((1.0, 20.0), (2.0, 3.0)),
+        kl_relax_steps=(10, 21),
+        warmup_steps=4,
+        refit_steps=(6, 7, 11),
+        joint_refit_steps=(9, 20),
+        fade=cosine_fade,
+    )
+    assert schedule.stretched(1.0) == ProgressiveSchedule(**(vars(schedule) | {"warmup_steps": (4, 4)}))
+    assert schedule.stretched(0.5, unit=4) == ProgressiveSchedule(
+        stage_steps=(12, 16),
+        fade_in_steps=3,
+        kl_fade_in_steps=(1, 4),
+        kl_delay_steps=(0, 4),
+        kl_weights=((1.0, 20.0), (2.0, 3.0)),
+        kl_relax_steps=(5, 10),
+        warmup_steps=(2, 2),
+        refit_steps=(3, 5),
+        joint_refit_steps=(4, 10),
+        fade=cosine_fade,
+    )
+    assert schedule.stretched(3.0).stage_steps == (60, 90)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.07, 0.1, 0.3, 1.7])
+def test_every_factor_leaves_a_schedule_that_fits_and_fades_all_facets(factor: float) -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(300, 200),
+        fade_in_steps=90,
+        warmup_steps=(110, 100),
+        refit_steps=(120, 130),
+        joint_refit_steps=(150,),
+        kl_delay_steps=(0, 80),
+        kl_relax_steps=(120, 130),
+        kl_weights=((1.0, 1.0), (1.0, 2.0)),
+    ).stretched(factor, unit=10)
+    assert all(steps % 10 == 0 for steps in schedule.stage_steps)
+    assert {j for facets in fits(schedule).values() for j in facets} == {0, 1}
+    last = schedule.num_steps - 1
+    assert [schedule.alpha(j, last) for j in (0, 1)] == [1.0, 1.0]
+    assert [schedule.beta(j, last) for j in (0, 1)] == [1.0, 1.0]
+
+
+def test_a_model_with_other_facets_is_refused() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 3))
+    model = Model(3)
+    with pytest.raises(InputError, match="the schedule has 2 stages but the model has 3 facets"):
+        schedule.apply(model, 0)
+    assert model.alpha.tolist() == [7.0] * 3

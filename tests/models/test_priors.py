@@ -1,0 +1,377 @@
+import math
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyro_mfcvae import Facet, FacetELBO, InputError
+from pyro_mfcvae.guides import (
+    AmortizedAssignment,
+    AnalyticAssignment,
+    FullCovarianceHead,
+    GaussianHead,
+    MLPLadderEncoder,
+    MonteCarloAssignment,
+    MultiFacetGuide,
+    PosteriorHead,
+    SampleAssignment,
+    VaDEAssignment,
+)
+from pyro_mfcvae.models import (
+    BayesianMixturePrior,
+    BernoulliLikelihood,
+    FacetPrior,
+    MixturePrior,
+    MLPLadderDecoder,
+    MultiFacetModel,
+    StandardNormalPrior,
+    StudentTMixturePrior,
+    VampPrior,
+)
+from pyro_mfcvae.models.mixtures import Covariance
+
+FACET = Facet(num_clusters=4, latent_dim=3)
+PROBS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+every_covariance = pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
+
+
+def positive_definite() -> Tensor:
+    spread = torch.randn(4, 3, 3)
+    return spread @ spread.mT + 0.2 * torch.eye(3)
+
+
+def shaped(covariance: Covariance, full: Tensor) -> Tensor:
+    """What of a full covariance a prior keeps."""
+    variance = full.diagonal(dim1=-2, dim2=-1)
+    match covariance:
+        case "full":
+            return full
+        case "diagonal":
+            return torch.diag_embed(variance)
+        case "spherical":
+            return variance.mean(-1)[:, None, None] * torch.eye(3)
+        case "tied":
+            return full.mean(0).expand(4, 3, 3)
+
+
+def covariance_of(prior: MixturePrior) -> Tensor:
+    if prior.has_scale_tril:
+        return prior.scale_trils() @ prior.scale_trils().mT
+    return torch.diag_embed(prior.scale.square().expand(4, 3))
+
+
+@every_covariance
+@pytest.mark.parametrize("learn_weights", (True, False))
+def test_starting_values(covariance: Covariance, learn_weights: bool) -> None:
+    prior = MixturePrior(Facet(num_clusters=60, latent_dim=20), covariance=covariance, learn_weights=learn_weights)
+    bound = math.sqrt(6 / (60 + 20))
+    assert prior.loc.abs().max() <= bound
+    # Uniform(±b) has standard deviation b / sqrt(3); 1200 draws give it to 2 %: within 10 % is 5 standard errors.
+    assert prior.loc.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    torch.testing.assert_close(prior.log_weights().exp(), torch.full((60,), 1 / 60))
+    unit = dist.MultivariateNormal(prior.loc, torch.eye(20))
+    z = torch.randn(5, 20)
+    torch.testing.assert_close(prior.log_prob(z), unit.log_prob(z.unsqueeze(-2)))
+    torch.testing.assert_close(prior.precision_diagonal(), torch.ones(60, 20))
+
+
+@every_covariance
+def test_parameters_are_the_documented_ones(covariance: Covariance) -> None:
+    shapes = {name: tuple(p.shape) for name, p in MixturePrior(FACET, covariance=covariance).named_parameters()}
+    spread = {"diagonal": ("scale", (4, 3)), "spherical": ("scale", (4, 1)), "full": ("scale_tril", (4, 3, 3))}
+    spread |= {"tied": ("scale_tril", (1, 3, 3))}
+    name, shape = spread[covariance]
+    assert shapes == {"loc": (4, 3), "logits": (4,), f"{name}_unconstrained": shape}
+    fixed = MixturePrior(FACET, covariance=covariance, learn_weights=False)
+    assert "logits" not in dict(fixed.named_parameters())
+    assert torch.equal(dict(fixed.named_buffers())["logits"], torch.zeros(4))
+    assert not fixed.learns_weights
+
+
+@every_covariance
+def test_set_mixture_round_trip(covariance: Covariance) -> None:
+    prior = MixturePrior(FACET, covariance=covariance)
+    before = {name: id(p) for name, p in prior.named_parameters()}
+    loc, full = torch.randn(4, 3), positive_definite()
+    prior.set_mixture(loc, full, probs=PROBS)
+    torch.testing.assert_close(prior.loc.detach(), loc)
+    torch.testing.assert_close(covariance_of(prior).detach(), shaped(covariance, full))
+    torch.testing.assert_close(prior.log_weights().exp().detach(), PROBS)
+    assert {name: id(p) for name, p in prior.named_parameters()} == before
+
+    prior.set_mixture(loc, full)
+    torch.testing.assert_close(prior.log_weights().exp().detach(), torch.full((4,), 0.25))
+
+
+def test_set_mixture_refuses_weights_where_they_are_fixed_and_changes_nothing() -> None:
+    prior = MixturePrior(FACET, learn_weights=False)
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    with pytest.raises(InputError, match=r"weights are fixed at 1/K: pass probs=None, or learn_weights=True"):
+        prior.set_mixture(torch.randn(4, 3), positive_definite(), probs=PROBS)
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+
+
+@every_covariance
+def test_densities_are_those_of_the_mixture(covariance: Covariance) -> None:
+    prior = MixturePrior(FACET, covariance=covariance)
+    loc, full = torch.randn(4, 3), positive_definite()
+    prior.set_mixture(loc, full, probs=PROBS)
+    reference = torch.distributions.MultivariateNormal(loc, shaped(covariance, full))
+    z, c = torch.randn(6, 3), torch.tensor([0, 3, 1, 2, 2, 0])
+    expected = reference.log_prob(z.unsqueeze(-2))
+    torch.testing.assert_close(prior.log_prob(z), expected)
+    torch.testing.assert_close(prior.log_prob(z.expand(5, 6, 3)), expected.expand(5, 6, 4))
+    torch.testing.assert_close(prior.component(c).log_prob(z), expected[range(6), c])
+    torch.testing.assert_close(prior.component(c).mean, loc[c])
+    assert (prior.components().batch_shape, prior.components().event_shape) == ((4,), (3,))
+    assert prior.component(torch.zeros(2, 6, dtype=torch.long)).batch_shape == (2, 6)
+
+
+@every_covariance
+def test_expected_log_prob(covariance: Covariance) -> None:
+    """At scale 0 it is the density; its slope in scale² is minus half the precision. By quadrature: test_exactness."""
+    prior = MixturePrior(FACET, covariance=covariance)
+    prior.set_mixture(torch.randn(4, 3), positive_definite())
+    loc = torch.randn(6, 3)
+    torch.testing.assert_close(prior.expected_log_prob(loc, torch.zeros(6, 3)), prior.log_prob(loc))
+    precision = torch.linalg.inv(covariance_of(prior)).diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(prior.precision_diagonal(), precision)
+    for d in range(3):
+        scale = torch.zeros(6, 3)
+        scale[:, d] = 2.0
+        drop = prior.log_prob(loc) - prior.expected_log_prob(loc, scale)
+        torch.testing.assert_close(drop, (precision[:, d] * 4 / 2).expand(6, 4))
+
+
+def test_an_unknown_covariance_is_refused() -> None:
+    with pytest.raises(InputError, match="covariance must be 'diagonal', 'full', 'spherical' or 'tied', got 'round'"):
+        MixturePrior(FACET, covariance="round")  # type: ignore[arg-type]
+
+
+class StudentPrior(FacetPrior):
+    """A prior as a user would write it, with no closed form."""
+
+    def __init__(self, facet: Facet) -> None:
+        super().__init__(facet)
+        self.loc = nn.Parameter(torch.randn(facet.num_clusters, facet.latent_dim))
+
+    def log_weights(self) -> Tensor:
+        return torch.full((self.facet.num_clusters,), -math.log(self.facet.num_clusters))
+
+    def components(self) -> dist.TorchDistribution:
+        return dist.StudentT(4.0, self.loc, 1.0).to_event(1)
+
+    def component(self, c: Tensor) -> dist.TorchDistribution:
+        return dist.StudentT(4.0, self.loc[c], 1.0).to_event(1)
+
+
+def test_a_prior_without_closed_form_says_so_and_works_by_sampling(make_x: Callable[[int], Tensor]) -> None:
+    facets = (FACET,)
+    model = MultiFacetModel(
+        [StudentPrior(FACET)], MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(5,)), BernoulliLikelihood()
+    )
+    encoder = MLPLadderEncoder(facets, (1, 2, 3), rung_dims=(5,))
+    guide = MultiFacetGuide(model, encoder=encoder, assignment=MonteCarloAssignment(3))
+    x = make_x(4)
+    with pytest.raises(InputError, match=r"StudentPrior has no closed form.*MonteCarloAssignment.*TraceEnum_ELBO"):
+        FacetELBO().loss(model, guide, x)
+    losses = []
+    for loss in (TraceEnum_ELBO(max_plate_nesting=1), FacetELBO(closed_form=False)):
+        pyro.set_rng_seed(1)
+        losses.append(loss.loss(model, guide, x))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-10)
+
+
+def test_student_t_by_its_formula() -> None:
+    """log p = lgamma((v + D)/2) - lgamma(v/2) - D/2 log(v pi) - log|L| - (v + D)/2 log(1 + |L⁻¹ (z - loc)|² / v)."""
+    prior = StudentTMixturePrior(FACET, df=3.5)
+    loc, covariance = torch.randn(4, 3), positive_definite()
+    prior.set_mixture(loc, covariance, probs=PROBS)
+    torch.testing.assert_close(prior.components().variance.detach(), covariance.diagonal(dim1=-2, dim2=-1))
+    full = covariance * 1.5 / 3.5
+    z = torch.randn(6, 3)
+    difference = z[:, None] - loc
+    distance = torch.einsum("nkd,kde,nke->nk", difference, torch.linalg.inv(full), difference)
+    constant = math.lgamma((3.5 + 3) / 2) - math.lgamma(3.5 / 2) - 1.5 * math.log(3.5 * math.pi)
+    expected = constant - torch.logdet(full) / 2 - (3.5 + 3) / 2 * torch.log1p(distance / 3.5)
+    torch.testing.assert_close(prior.log_prob(z).detach(), expected)
+
+
+def test_student_t_approaches_the_gaussian() -> None:
+    student, gaussian = StudentTMixturePrior(FACET, df=1e5), MixturePrior(FACET, covariance="full")
+    loc, full, z = torch.randn(4, 3), positive_definite(), torch.randn(6, 3)
+    for prior in (student, gaussian):
+        prior.set_mixture(loc, full)
+    torch.testing.assert_close(student.log_prob(z), gaussian.log_prob(z), rtol=1e-3, atol=1e-3)
+
+
+def test_standard_normal() -> None:
+    prior = StandardNormalPrior(Facet(num_clusters=1, latent_dim=3))
+    z, scale = torch.randn(6, 3), torch.rand(6, 3)
+    expected = -1.5 * math.log(2 * math.pi) - z.square().sum(-1, keepdim=True) / 2
+    torch.testing.assert_close(prior.log_prob(z), expected)
+    torch.testing.assert_close(prior.expected_log_prob(z, scale), expected - scale.square().sum(-1, keepdim=True) / 2)
+    assert list(prior.parameters()) == []
+    with pytest.raises(InputError, match="must have num_clusters=1, got 4: set it to 1, or take a MixturePrior"):
+        StandardNormalPrior(FACET)
+
+
+@pytest.mark.parametrize("df", (2.0, math.nan))
+def test_degrees_of_freedom_are_checked(df: float) -> None:
+    with pytest.raises(InputError, match=f"degrees of freedom of a Student-t mixture must be > 2, got {df}"):
+        StudentTMixturePrior(FACET, df=df)
+
+
+# --- what holds for every prior: a new one joins by one line --------------------------------------------------------
+
+OTHER = Facet(num_clusters=2, latent_dim=2)
+
+
+def encoder_over(facet: Facet, head: type[PosteriorHead] = GaussianHead) -> MLPLadderEncoder:
+    return MLPLadderEncoder([OTHER, facet], (1, 2, 3), rung_dims=(9, 10), head_init_scale=1.0, head=head)
+
+
+PRIORS: dict[str, Callable[[], FacetPrior]] = {
+    **{
+        covariance: lambda covariance=covariance: MixturePrior(FACET, covariance=covariance)
+        for covariance in ("diagonal", "spherical", "full", "tied")
+    },
+    "fixed_weights": lambda: MixturePrior(FACET, learn_weights=False),
+    "student_t": lambda: StudentTMixturePrior(FACET),
+    "standard_normal": lambda: StandardNormalPrior(Facet(num_clusters=1, latent_dim=3)),
+    "of_a_user": lambda: StudentPrior(FACET),
+    "bayesian": lambda: BayesianMixturePrior(FACET),
+    "bayesian_full": lambda: BayesianMixturePrior(FACET, covariance="full"),
+    "bayesian_means": lambda: BayesianMixturePrior(FACET, covariance="spherical", random=("loc",)),
+    "stick_breaking": lambda: BayesianMixturePrior(FACET, covariance="tied", random=("probs",), stick_breaking=True),
+    "vamp": lambda: VampPrior(FACET, encoder=encoder_over(FACET), j=1, pseudo_inputs=torch.rand(4, 1, 2, 3)),
+    "vamp_full": lambda: VampPrior(
+        FACET, encoder=encoder_over(FACET, FullCovarianceHead), j=1, pseudo_inputs=torch.rand(4, 1, 2, 3)
+    ),
+}
+
+
+@pytest.fixture(params=PRIORS)
+def prior(request: pytest.FixtureRequest) -> FacetPrior:
+    prior = PRIORS[request.param]()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return prior
+
+
+def pair_with(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    other = MixturePrior(OTHER)
+    facets = (other.facet, prior.facet)
+    decoder = MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(9, 10), hidden_dim=8)
+    model = MultiFacetModel([other, prior], decoder, BernoulliLikelihood())
+    encoder = prior._encoder[0] if isinstance(prior, VampPrior) else encoder_over(prior.facet)
+    rule = None if prior.has_closed_form() else MonteCarloAssignment(4)
+    return model, MultiFacetGuide(model, encoder=encoder, assignment=rule)
+
+
+def test_shapes(prior: FacetPrior) -> None:
+    num_clusters, latent_dim = prior.facet.num_clusters, prior.facet.latent_dim
+    assert prior.log_weights().shape == (num_clusters,)
+    torch.testing.assert_close(prior.log_weights().exp().sum(), torch.tensor(1.0))
+    components = prior.components()
+    assert (components.batch_shape, components.event_shape) == ((num_clusters,), (latent_dim,))
+    c = torch.randint(num_clusters, (5, 7))
+    assert prior.component(c).sample().shape == (5, 7, latent_dim)
+    assert prior.log_prob(torch.randn(5, 7, latent_dim)).shape == (5, 7, num_clusters)
+
+
+def test_draws_come_from_their_clusters_and_in_their_shares(prior: FacetPrior) -> None:
+    """Shares and means of 20,000 draws within 5 standard errors: fails for 1 seed in 100,000."""
+    c, z = prior.sample(20_000)
+    assert (c.shape, z.shape) == ((20_000,), (20_000, 3))
+    for k, probability in enumerate(prior.log_weights().exp().tolist()):
+        own = z[c == k]
+        assert abs(len(own) / 20_000 - probability) <= 5 * (probability * (1 - probability) / 20_000) ** 0.5
+        mean = prior.component(torch.tensor(k)).mean
+        assert ((own.mean(0) - mean).abs() < 5 * own.std(0) / len(own) ** 0.5).all()
+
+
+def test_component_and_log_prob_agree(prior: FacetPrior) -> None:
+    z = torch.randn(6, 3)
+    for k in range(prior.facet.num_clusters):
+        torch.testing.assert_close(prior.component(torch.full((6,), k)).log_prob(z), prior.log_prob(z)[:, k])
+
+
+def test_draws_agree_with_the_density(prior: FacetPrior) -> None:
+    """E_p[q(z) / p(z)] = 1 for a narrow density q around a mean: 5 standard errors, fails for 1 seed in 500,000."""
+    c = torch.zeros(40_000, dtype=torch.long)
+    component = prior.component(c)
+    z = component.sample()
+    narrow = dist.Normal(component.mean[0], 0.3).to_event(1)
+    ratio = (narrow.log_prob(z) - component.log_prob(z)).exp()
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / 200
+
+
+def test_the_closed_form_is_the_mean_of_the_density(prior: FacetPrior) -> None:
+    """5 standard errors for 24 means: fails for 1 seed in 70,000."""
+    loc, scale = torch.randn(6, 3), 0.2 + torch.rand(6, 3)
+    if not prior.has_closed_form():
+        with pytest.raises(InputError, match="has no closed form of E"):
+            prior.expected_log_prob(loc, scale)
+        return
+    values = prior.log_prob(dist.Normal(loc, scale).sample((20_000,)))
+    error = values.std(0) / 20_000**0.5
+    assert ((values.mean(0) - prior.expected_log_prob(loc, scale)).abs() < 5 * error).all()
+
+
+def test_gradients_reach_every_parameter_and_pyro_agrees(prior: FacetPrior, make_x: Callable[[int], Tensor]) -> None:
+    model, guide = pair_with(prior)
+    x = make_x(5)
+    pyro.set_rng_seed(3)
+    pyros = TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(model, guide, x)
+    parameters = dict([*model.named_parameters("model"), *guide.named_parameters("guide")])
+    gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    assert gradients.keys() == parameters.keys()
+    model.zero_grad()
+    guide.zero_grad()
+    pyro.set_rng_seed(3)
+    assert FacetELBO(closed_form=False).loss_and_grads(model, guide, x) == pytest.approx(pyros, abs=1e-10)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=0.0, atol=1e-9)
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+def test_every_rule_that_makes_sense_trains_and_the_others_are_refused(
+    prior: FacetPrior, make_x: Callable[[int], Tensor]
+) -> None:
+    model, guide = pair_with(prior)
+    rules = [MonteCarloAssignment(3), SampleAssignment(), VaDEAssignment(3), AmortizedAssignment(model.facets)]
+    for rule in rules:
+        other = MultiFacetGuide(model, encoder=guide.encoder, assignment=rule)
+        closed_form = prior.has_closed_form() and not isinstance(rule, SampleAssignment)
+        assert other.has_closed_form is closed_form
+        assert math.isfinite(FacetELBO(closed_form=closed_form).loss_and_grads(model, other, make_x(4)))
+    if prior.has_closed_form():
+        MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
+    else:
+        name = type(prior).__name__
+        message = rf"AnalyticAssignment needs .* which the {name} of facet 1 has not: take MonteCarloAssignment or"
+        with pytest.raises(InputError, match=message):
+            MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
+
+
+def test_saved_and_loaded_and_in_single_precision(prior: FacetPrior) -> None:
+    state = {name: value.clone() for name, value in prior.state_dict().items()}
+    z = torch.randn(4, 3)
+    before = prior.log_prob(z)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(0.7)
+    prior.load_state_dict(state)
+    torch.testing.assert_close(prior.log_prob(z), before, rtol=0.0, atol=0.0)
+    if isinstance(prior, VampPrior):
+        prior._encoder[0].float()
+    single = prior.float().log_prob(z.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), before, rtol=1e-3, atol=1e-3)

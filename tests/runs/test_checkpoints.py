@@ -1,0 +1,234 @@
+import json
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.checkpoints import load_pair, load_training, save_pair, save_training
+from pyro_mfcvae.train.training import Training
+
+TINY = override(
+    Config(data="none"),
+    [
+        "facets.num_clusters=[3, 4]",
+        "facets.latent_dim=[1, 2]",
+        "networks.encoder_dims=[8, 9]",
+        "networks.decoder_dims=[8, 9]",
+        "networks.hidden_dim=8",
+        "prior.covariance=full",
+        "training.epochs=2",
+        "training.batch_size=20",
+        "training.fade_in_steps=4",
+        "training.warmup_steps=1",
+        "training.refit_steps=[4]",
+    ],
+)
+WIDER = override(TINY, ["networks.hidden_dim=9"])
+
+
+def prepare(config: Config = TINY) -> Training:
+    """A training of the same 60 images at other starting values each time."""
+    images = torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    pair = build_pair(config, (1, 6, 6))
+    return Training(pair, images, schedule=build_schedule(config, 3), settings=config.training)
+
+
+def state(pair: MFCVAE) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in pair.state_dict().items()}
+
+
+def assert_same(here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
+    assert here.keys() == there.keys()
+    for name, tensor in here.items():
+        assert tensor.dtype == there[name].dtype
+        assert torch.equal(tensor, there[name]), name
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    match how:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(content[:-10])
+        case "cut in the header":
+            path.write_bytes(content[:50])
+        case "something else":
+            path.write_bytes(b"PK\x03\x04 a zip file, say" * 20)
+
+
+SPOILED = ["empty", "cut", "cut in the header", "something else"]
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_comes_back_with_parameters_and_buffers(tmp_path: Path) -> None:
+    pair = build_pair(TINY, (1, 6, 6))
+    pair.model.alpha.copy_(torch.tensor([0.25, 1.0]))
+    save_pair(pair, tmp_path / "model.safetensors")
+    loaded = load_pair(TINY, tmp_path / "model.safetensors")
+    assert_same(state(loaded), state(pair))
+    assert loaded.model.event_shape == (1, 6, 6)
+    assert not loaded.training
+    x = torch.rand(5, 1, 6, 6)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.assign(x), pair.assign(x), strict=True))
+
+
+def test_the_file_is_safetensors_and_tells_the_event_shape(tmp_path: Path) -> None:
+    pair = build_pair(TINY, (1, 6, 6))
+    save_pair(pair, tmp_path / "model.safetensors")
+    assert os.listdir(tmp_path) == ["model.safetensors"]  # noqa: PTH208
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == set(pair.state_dict())
+        assert json.loads(file.metadata()["event_shape"]) == [1, 6, 6]
+
+
+def test_loading_a_pair_leaves_random_numbers_to_come_from_the_state_on_disk_alone(tmp_path: Path) -> None:
+    pair = build_pair(TINY, (1, 6, 6))
+    save_pair(pair, tmp_path / "model.safetensors")
+    pyro.set_rng_seed(5)
+    assert_same(state(load_pair(TINY, tmp_path / "model.safetensors")), state(pair))
+
+
+def test_a_pair_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+    save_pair(build_pair(WIDER, (1, 6, 6)), tmp_path / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"model.safetensors does not fit its configuration: .*size mismatch"
+    ) as caught:
+        load_pair(TINY, tmp_path / "model.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_model_file_is_told(tmp_path: Path, how: str) -> None:
+    save_pair(build_pair(TINY, (1, 6, 6)), tmp_path / "model.safetensors")
+    spoil(tmp_path / "model.safetensors", how)
+    with pytest.raises(InputError, match=r"model\.safetensors is not a readable safetensors file: ") as caught:
+        load_pair(TINY, tmp_path / "model.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected the saved tensors .*model.safetensors, which is not there"):
+        load_pair(TINY, tmp_path / "model.safetensors")
+
+
+def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="holds other tensors: expected the metadata 'event_shape'"):
+        load_pair(TINY, path)
+    save_pair(build_pair(TINY, (1, 6, 6)), path)
+    with pytest.raises(InputError, match="holds other tensors: expected the metadata 'epoch'"):
+        load_training(prepare(), path)
+
+
+# --- trainings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_comes_back_whole(tmp_path: Path) -> None:
+    training = prepare()
+    training.run_epoch()
+    save_training(training, tmp_path / "training.safetensors")
+    draws = torch.rand(3)
+    pyro.set_rng_seed(9)
+    other = prepare()
+    load_training(other, tmp_path / "training.safetensors")
+    assert torch.equal(torch.rand(3), draws)
+    assert (other.epoch, other.step) == (1, 3)
+    assert_same(state(other.pair), state(training.pair))
+    here, there = training.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
+    assert here.keys() == there.keys()
+    for index in here:
+        assert_same(here[index], there[index])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    torch.set_default_dtype(torch.float32)
+    pyro.set_rng_seed(0)
+    training = prepare()
+    whole = [training.run_epoch() for _ in range(4)]
+    pyro.set_rng_seed(0)
+    stopped = prepare()
+    for _ in range(stop):
+        stopped.run_epoch()
+    save_training(stopped, tmp_path / "training.safetensors")
+    pyro.set_rng_seed(9)
+    resumed = prepare()
+    load_training(resumed, tmp_path / "training.safetensors")
+    assert [resumed.run_epoch() for _ in range(4 - stop)] == whole[stop:]
+    assert_same(state(resumed.pair), state(training.pair))
+
+
+def test_a_training_on_other_data_is_told(tmp_path: Path) -> None:
+    training, other = prepare(), prepare()
+    save_training(training, tmp_path / "training.safetensors")
+    other.images = other.images.flip(0)
+    before = state(other.pair)
+    with pytest.raises(InputError, match=r"of a training on other data \(fingerprint [0-9a-f]{16}, now [0-9a-f]{16}\)"):
+        load_training(other, tmp_path / "training.safetensors")
+    assert_same(state(other.pair), before)
+
+
+def test_a_prior_that_was_just_refitted_has_no_moments_to_bring_back(tmp_path: Path) -> None:
+    training = prepare()
+    training.run_epoch()
+    for parameter in training.pair.model.priors[1].parameters():
+        del training.optimizer.state[parameter]
+    save_training(training, tmp_path / "training.safetensors")
+    other = prepare()
+    load_training(other, tmp_path / "training.safetensors")
+    assert not any(parameter in other.optimizer.state for parameter in other.pair.model.priors[1].parameters())
+    assert len(other.optimizer.state) == len(training.optimizer.state) > 0
+    other.run_epoch()
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_checkpoint_is_told(tmp_path: Path, how: str) -> None:
+    save_training(prepare(), tmp_path / "training.safetensors")
+    spoil(tmp_path / "training.safetensors", how)
+    with pytest.raises(InputError, match=r"training\.safetensors is not a readable safetensors file: "):
+        load_training(prepare(), tmp_path / "training.safetensors")
+
+
+def test_a_checkpoint_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+    training = prepare()
+    training.run_epoch()
+    save_training(training, tmp_path / "training.safetensors")
+    with pytest.raises(
+        InputError, match=r"training.safetensors does not fit its configuration: .*size mismatch"
+    ) as caught:
+        load_training(prepare(WIDER), tmp_path / "training.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint" / "training.safetensors"
+    training = prepare()
+    training.run_epoch()
+    save_training(training, path)
+    before = path.read_bytes()
+
+    def fail(tensors: dict[str, Tensor], file: Path, **_: object) -> None:
+        file.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pyro_mfcvae.runs.checkpoints.save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_training(training, path)
+    with pytest.raises(OSError, match="No space left"):
+        save_pair(training.pair, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -1,0 +1,97 @@
+from collections.abc import Callable
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.guides import AssignmentRule, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.metrics import score_facets
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.runs.evaluation import evaluate
+
+MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+
+
+@pytest.fixture
+def make(make_pair: MakePair) -> Callable[..., MFCVAE]:
+    """A factory of pairs of two facets whose decoder does not look at z, so that the ELBO needs no draws."""
+
+    def make(rule: type[AssignmentRule] | None = None) -> MFCVAE:
+        pair = MFCVAE(*(make_pair(2) if rule is None else make_pair(2, rule=rule)))
+        pair.model.alpha.zero_()
+        return pair
+
+    return make
+
+
+@pytest.fixture
+def split(make_x: Callable[[int], Tensor]) -> Split:
+    return Split(make_x(23), {"even": torch.arange(23) % 2, "third": torch.arange(23) % 3})
+
+
+def test_an_evaluation_is_what_the_pair_says(make: Callable[..., MFCVAE], split: Split) -> None:
+    pair = make()
+    result = evaluate(pair, split)
+    probs = pair.assign(split.images)
+    clusters = torch.stack([p.argmax(-1) for p in probs], -1).numpy()
+    assert result.assignments.dtype == np.int64
+    assert np.array_equal(result.assignments, clusters)
+    assert np.array_equal(result.confidence, torch.stack([p.amax(-1) for p in probs], -1).detach().numpy())
+    elbo = FacetELBO().terms(pair.model, pair.guide, split.images).total.mean()
+    assert result.elbo == pytest.approx(elbo.item(), rel=1e-12)
+    labels = {name: label.numpy() for name, label in split.labels.items()}
+    expected = score_facets(clusters, labels, num_clusters=[3, 4])
+    assert result.scores.facet_records() == expected.facet_records()
+
+
+def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Split) -> None:
+    """Whatever weight a facet trained with, so that runs can be compared."""
+    pair = make()
+    expected = evaluate(pair, split).elbo
+    pair.model.beta.copy_(torch.tensor([0.5, 8.0]))
+    assert evaluate(pair, split).elbo == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23])
+def test_batches_change_nothing(make: Callable[..., MFCVAE], split: Split, batch_size: int) -> None:
+    pair = make()
+    whole, parts = evaluate(pair, split), evaluate(pair, split, batch_size=batch_size)
+    assert np.array_equal(parts.assignments, whole.assignments)
+    assert np.allclose(parts.confidence, whole.confidence, rtol=0, atol=1e-12)
+    assert parts.elbo == pytest.approx(whole.elbo, rel=1e-12)
+    assert parts.scores.facet_records() == whole.scores.facet_records()
+
+
+def test_a_rule_that_looks_at_the_draw_is_evaluated_too(make: Callable[..., MFCVAE], split: Split) -> None:
+    pair = make(SampleAssignment)
+    result = evaluate(pair, split)
+    clusters = torch.stack([p.argmax(-1) for p in pair.assign(split.images)], -1).numpy()
+    assert np.array_equal(result.assignments, clusters)
+    assert np.isfinite(result.elbo)
+
+
+def test_bytes_are_evaluated_like_the_floats_they_stand_for(make: Callable[..., MFCVAE]) -> None:
+    pair = make()
+    images = torch.randint(256, (9, 1, 2, 3), dtype=torch.uint8)
+    here, there = evaluate(pair, Split(images)), evaluate(pair, Split(images / 255))
+    assert np.array_equal(here.confidence, there.confidence)
+    assert here.elbo == there.elbo
+
+
+def test_without_labels_there_are_no_scores(make: Callable[..., MFCVAE], make_x: Callable[[int], Tensor]) -> None:
+    result = evaluate(make(), Split(make_x(4)))
+    assert result.scores.accuracy == {}
+    assert result.assignments.shape == (4, 2)
+
+
+def test_nothing_is_left_behind(make: Callable[..., MFCVAE], split: Split) -> None:
+    pair = make()
+    evaluate(pair, split)
+    assert not pair.training
+    assert all(parameter.grad is None for parameter in pair.parameters())
+    assert list(pyro.get_param_store().keys()) == []

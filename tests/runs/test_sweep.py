@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.sweep import compare, facet_agreement, sweep
+from pyro_mfcvae.train.stacked import StackedTraining
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)  # figures take a second; not in other processes
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    images = np.random.default_rng(0).integers(256, size=(40, 6, 6), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, side=np.arange(40) % 2)
+    small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 2]", "networks.encoder_dims=[8, 8]"]
+    small += ["networks.decoder_dims=[8, 8]", "networks.hidden_dim=8", "training.epochs=1", "training.batch_size=20"]
+    return override(Config(data=str(tmp_path / "data.npz")), small)
+
+
+def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Path, config: Config) -> None:
+    single = fit(override(config, ["seed=5"]), RunFolder(tmp_path / "single"))
+    done: list[int] = []
+    result = sweep(
+        config, tmp_path / "many", seeds=[2, 5], device="cpu", workers=2, on_done=lambda seed, _: done.append(seed)
+    )
+    assert sorted(done) == [2, 5]
+    here, there = (load_file(tmp_path / name / "model.safetensors") for name in ("single", "many/seed-5"))
+    assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
+    assert result.evaluations[1].elbo == pytest.approx(single.evaluation.elbo, abs=0.5)  # draws of z differ
+    before = (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns
+    again = sweep(config, tmp_path / "many", seeds=[2], device="cpu", workers=1)
+    assert (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns == before
+    assert np.isnan(again.stability()).all()
+    other = override(config, ["training.batch_size=10"])
+    message = r"seed 2 failed: .*seed-2 holds a run of another configuration.* kept in .*many: 1 of 2 runs"
+    with pytest.raises(InputError, match=message):
+        sweep(other, tmp_path / "many", seeds=[2, 7], device="cpu", workers=1)
+    assert RunFolder.open(tmp_path / "many/seed-7").read_summary()["seed"] == 7
+
+
+def test_runs_that_train_together_are_those_of_fit(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they were stopped, one went on alone, and the others catch up with it."""
+    torch.set_default_dtype(torch.float64)
+    config = override(config, ["training.epochs=[2, 2]", "training.refit_steps=[2]"])
+    for seed in (2, 5, 7):
+        fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
+    done: list[int] = []
+
+    def run() -> None:
+        sweep(
+            config,
+            tmp_path,
+            seeds=[2, 5, 7],
+            device="cpu",
+            together=True,
+            on_done=lambda seed, summary: done.append(summary["seed"]) or done.append(seed),
+        )
+
+    whole_epoch, epochs = StackedTraining.run_epoch, iter(range(9))
+
+    def stop(self: StackedTraining) -> list[EpochRecord]:
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        return whole_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StackedTraining, "run_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert [len(RunFolder(tmp_path / f"seed-{seed}").read_metrics()) for seed in (2, 5, 7)] == [2, 2, 2]
+    fit(override(config, ["seed=5"]), RunFolder(tmp_path / "seed-5"), device="cpu")
+    (tmp_path / "seed-5" / "summary.json").unlink()  # as if it had been stopped before its scores
+    run()
+    assert done == [2, 2, 5, 5, 7, 7]
+    for seed in (2, 5, 7):
+        one, other = (RunFolder(tmp_path / f"{name}-{seed}") for name in ("alone", "seed"))
+        here, there = load_file(one.model_path), load_file(other.model_path)
+        assert all(torch.allclose(tensor, there[name], rtol=0, atol=1e-9) for name, tensor in here.items())
+        expected, got = one.read_summary(), other.read_summary()
+        assert got["elbo"] == pytest.approx(expected["elbo"], abs=1e-9)
+        assert {key for key in got if got[key] != expected[key]} <= {"elbo", "seconds", "redundancy"}
+        assert [record["epoch"] for record in other.read_metrics()] == [1, 2, 3, 4]
+        assert other.read_config() == one.read_config()
+    before = (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns
+    run()  # all are finished
+    assert (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_that_fails_among_others_leaves_them_to_finish(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_default_dtype(torch.float64)
+    config = override(config, ["training.epochs=[2, 1]"])
+    for seed in (2, 7):
+        fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
+    note_step = Training.note_step
+
+    def diverge(self: Training, elbo: float, terms: torch.Tensor) -> None:
+        note_step(self, float("nan") if self.seed == 5 and self.step == 2 else elbo, terms)
+
+    monkeypatch.setattr(Training, "note_step", diverge)
+    done: list[int] = []
+
+    def run(seeds: list[int]) -> None:
+        folder = tmp_path / "many"
+        sweep(config, folder, seeds=seeds, device="cpu", together=True, on_done=lambda seed, _: done.append(seed))
+
+    message = r"^seed 5 failed: the ELBO became nan at step 3, .*\. Finished, and kept in .*many: 2 of 3 runs$"
+    for _ in range(2):  # the second time it goes on from its first epoch, and fails alone
+        with pytest.raises(InputError, match=message):
+            run([2, 5, 7])
+    assert done == [2, 7, 2, 7]
+    assert len(RunFolder(tmp_path / "many/seed-5").read_metrics()) == 1
+    with pytest.raises(InputError, match=r"^the ELBO became nan at step 3, training has diverged"):
+        run([5])
+    for seed in (2, 7):
+        here, there = (
+            load_file(tmp_path / name / "model.safetensors") for name in (f"alone-{seed}", f"many/seed-{seed}")
+        )
+        assert all(torch.allclose(tensor, there[name], rtol=0, atol=1e-9) for name, tensor in here.items())
+
+
+def test_what_cannot_train_together_is_refused_before_anything_is_written(tmp_path: Path, config: Config) -> None:
+    for settings, message in {
+        (
+            "supervision.label=side",
+            "supervision.facet=1",
+        ): "models with known clusters cannot be trained together: leave",
+        ("prior.kind=bayesian",): "these models cannot be trained together",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            sweep(override(config, settings), tmp_path / "many", seeds=[0, 1], device="cpu", together=True)
+    with pytest.raises(InputError, match="give either workers or together"):
+        sweep(config, tmp_path / "many", seeds=[0, 1], workers=2, together=True)
+    assert not (tmp_path / "many").exists()
+
+
+def test_a_sweep_adds_up_its_runs(tmp_path: Path, config: Config) -> None:
+    singles = [fit(override(config, [f"seed={s}"]), RunFolder(tmp_path / f"seed-{s}")) for s in range(3)]
+    result = compare(tmp_path, seeds=range(3), data=singles[0].data)
+    assert result.agreement.shape == (3, 3, 2)
+    np.testing.assert_allclose(result.agreement[[0, 1, 2], [0, 1, 2]], 1.0)
+    pairs = result.agreement[[0, 0, 1], [1, 2, 2]]
+    np.testing.assert_allclose(result.stability(), pairs.mean(0))
+    accuracy = result.scores("accuracy")["side"]
+    assert accuracy.shape == (3, 2)
+    for row, single in zip(accuracy, singles, strict=True):
+        np.testing.assert_array_equal(row, single.evaluation.scores.accuracy["side"])
+    assert result.best_seed == int(np.argmax([evaluation.elbo for evaluation in result.evaluations]))
+    summary = json.loads(json.dumps(result.summary()))
+    assert [run["seed"] for run in summary["runs"]] == [0, 1, 2]
+    assert summary["runs"][1]["facets"] == singles[1].summary["facets"]
+
+
+def test_facets_are_matched_before_they_are_compared() -> None:
+    first, second = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])
+    here = np.stack([first, second], 1)
+    np.testing.assert_allclose(facet_agreement(here, here), [1.0, 1.0])
+    # The other run has the facets in the other order and calls the clusters otherwise.
+    np.testing.assert_allclose(facet_agreement(here, np.stack([1 - second, (first + 1) % 3], 1)), [1.0, 1.0])
+    noise = np.array([0, 1, 1, 0, 0, 1])
+    assert facet_agreement(here, np.stack([noise, first], 1))[1] < 0.5

@@ -1,0 +1,80 @@
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_mfcvae.atomic_io import write_atomically, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_in_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "größer ≥ 1\n")
+    assert (tmp_path / "a.txt").read_bytes() == "größer ≥ 1\n".encode()
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_json_is_what_every_reader_reads(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [float("nan"), np.float64("inf"), np.int64(3)], "b": (True, "é")})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [None, None, 3], "b": [True, "é"]}
+
+
+def test_folders_above_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "deep" / "deeper" / "a.txt", "x")
+    assert (tmp_path / "deep" / "deeper" / "a.txt").read_text() == "x"
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "a long old text")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_others_may_read_the_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "x")
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+def test_the_writer_works_beside_the_target_with_its_suffix(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        temporary.write_text("x")
+        assert not (tmp_path / "a.png").exists()
+
+    write_atomically(tmp_path / "a.png", write)
+    (temporary,) = seen
+    assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")
+    assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half of the n")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "a.txt", write)
+    assert names(tmp_path) == []

@@ -1,0 +1,112 @@
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from pyro_mfcvae.train.callbacks import Callback, ProgressBar, TensorBoardCallback
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+
+def record(epoch: int, *, elbo: float = -12.345) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch,
+        step=3 * epoch,
+        elbo=elbo,
+        reconstruction=-10.5,
+        kl=[0.25, 1.5],
+        active_clusters=[7, 4],
+        alpha=[0.5, 1.0],
+        beta=[0.5, 1.0],
+        learning_rate=0.125,
+    )
+
+
+def training(num_epochs: int, *, epoch: int = 0) -> Training:
+    """All of a training that a callback reads."""
+    stub = SimpleNamespace(num_epochs=num_epochs, steps_per_epoch=3, epoch=epoch, step=3 * epoch)
+    return stub  # type: ignore[return-value]
+
+
+def watch(callback: Callback, num_epochs: int, *, epoch: int = 0) -> None:
+    """A whole training of three steps an epoch, from an epoch on."""
+    callback.on_start(training(num_epochs, epoch=epoch))
+    for done in range(epoch + 1, num_epochs + 1):
+        for _ in range(3):
+            callback.on_step(-12.0)
+        callback.on_epoch(record(done))
+
+
+def lines(num_epochs: int, *, epoch: int = 0) -> list[str]:
+    """What is printed where there is no terminal."""
+    console = Console(file=io.StringIO(), force_terminal=False, width=100)
+    with ProgressBar(console) as callback:
+        watch(callback, num_epochs, epoch=epoch)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_without_a_terminal_there_is_a_line_per_epoch_of_a_short_training() -> None:
+    assert lines(3) == [f"epoch {epoch}/3  ELBO -12.3  clusters in use 7 4" for epoch in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("num_epochs", "num_lines"), [(10, 10), (40, 10), (100, 10), (1003, 10)])
+def test_without_a_terminal_a_long_training_prints_about_ten_lines(num_epochs: int, num_lines: int) -> None:
+    assert len(lines(num_epochs)) == num_lines
+
+
+def test_a_resumed_training_goes_on_counting() -> None:
+    assert [line.split()[1] for line in lines(5, epoch=3)] == ["4/5", "5/5"]
+
+
+def test_in_a_terminal_there_is_a_bar_instead() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with ProgressBar(console) as callback:
+        watch(callback, 3)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    last = shown[shown.rindex("epoch") :]
+    assert last.startswith("epoch 3/3")
+    assert "ELBO -12.3  clusters 7 4" in last
+    assert "clusters in use" not in shown
+
+
+def test_the_bar_is_taken_down_when_the_training_fails() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with pytest.raises(RuntimeError, match="stop"), ProgressBar(console) as callback:
+        callback.on_start(training(2))
+        raise RuntimeError("stop")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag → (step, value) of every scalar in a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_events_hold_the_records(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
+    watch(TensorBoardCallback(tmp_path / "tensorboard"), 2)
+    assert [path.name.startswith("events.out.tfevents") for path in (tmp_path / "tensorboard").iterdir()] == [True]
+    scalars = read_events(tmp_path / "tensorboard")
+    assert set(scalars) == {"elbo", "reconstruction", "learning_rate"} | {
+        f"{name}/facet {j}" for name in ("kl", "clusters", "alpha") for j in (0, 1)
+    }
+    assert scalars["elbo"] == [(3, pytest.approx(-12.345)), (6, pytest.approx(-12.345))]
+    assert scalars["learning_rate"] == [(3, 0.125), (6, 0.125)]
+    assert scalars["kl/facet 1"] == [(3, 1.5), (6, 1.5)]
+    assert scalars["clusters/facet 0"] == [(3, 7.0), (6, 7.0)]
+    assert scalars["alpha/facet 0"] == [(3, 0.5), (6, 0.5)]
+
+
+def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
+    watch(TensorBoardCallback(tmp_path), 2)
+    watch(TensorBoardCallback(tmp_path), 3, epoch=1)
+    assert [step for step, _ in read_events(tmp_path)["elbo"]] == [3, 6, 9]

@@ -1,0 +1,136 @@
+"""Two processes train as one: the same losses and parameters, from either to either."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import TINY, make_images, save_data
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.train.devices import open_fabric
+
+# Ranks draw other z than one process does for the same items. Here nobody draws any, so that all is deterministic but
+# the fits of the mixtures, which are the first rank's. Batch norm is left out: each rank normalises its own share.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import pyro, torch, torch.distributions.normal
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.runs.checkpoints import load_training, save_training
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.training import Training, steps_per_epoch
+
+world_size, num_epochs, checkpoint = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+torch.compile = lambda traced, **_: traced  # the traced operations one by one: compiling takes a minute
+torch.distributions.normal._standard_normal = lambda shape, **like: torch.zeros(shape, **like)
+config = override(Config(data="none"), [
+    "facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full", "networks.head_init_scale=1.0",
+    "networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8", "training.epochs=5",
+    "training.batch_size=20", "training.warmup_steps=3", "training.refit_steps=[7]", "training.fade_in_steps=9",
+    "training.learning_rate=0.003", "training.data_dependent_init=true",
+    *sys.argv[4:],
+])
+fabric = open_fabric("cpu", devices=world_size)
+pyro.set_rng_seed(0)
+images = torch.rand(105, 1, 4, 4)
+training = Training(
+    build_pair(config, (1, 4, 4)), images, schedule=build_schedule(config, steps_per_epoch(105, 20)),
+    settings=config.training, fabric=fabric,
+)
+if checkpoint.is_file():
+    load_training(training, checkpoint)
+fabric.barrier()
+records = [training.run_epoch() for _ in range(num_epochs)]
+if fabric.is_global_zero:
+    save_training(training, checkpoint)
+parameters = torch.cat([p.detach().flatten() for p in training.pair.parameters()])
+ranks = fabric.all_gather(parameters).reshape(world_size, -1)
+if fabric.is_global_zero:
+    print(json.dumps({
+        "steps": training.step, "elbo": [r.elbo for r in records], "kl": [r.kl for r in records],
+        "parameters": parameters.tolist(), "apart": (ranks - ranks[0]).abs().max().item(),
+    }))
+"""
+
+
+def train(folder: Path, name: str, *sittings: tuple[int, int], settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The last of several sittings, each of so many processes and epochs."""
+    (folder / "program.py").write_text(PROGRAM)
+    for world_size, num_epochs in sittings:
+        command = [sys.executable, folder / "program.py", str(world_size), str(num_epochs), folder / name, *settings]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0 and "not compiled" not in result.stderr, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return report
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Also where the gradients come out of a compiled program: the two are, the one is not."""
+    one = train(tmp_path, "one", (1, 10))
+    two = train(tmp_path, "two", (2, 10), settings=("training.compile=true",))
+    assert one["steps"] == two["steps"] == 50
+    assert two["apart"] == 0.0
+    for key in ("elbo", "kl", "parameters"):
+        assert np.allclose(one[key], two[key], rtol=0, atol=1e-9), key
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_more_processes_or_fewer(tmp_path: Path) -> None:
+    whole = train(tmp_path, "whole", (1, 10))
+    for name, sittings in {"fewer": [(2, 5), (1, 5)], "more": [(1, 5), (2, 5)]}.items():
+        stopped = train(tmp_path, name, *sittings)
+        assert np.allclose(whole["parameters"], stopped["parameters"], rtol=0, atol=1e-9), name
+        assert np.allclose(whole["elbo"][5:], stopped["elbo"], rtol=0, atol=1e-9), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["itself", "torchrun"])
+def test_the_command_line_on_two_processes(tmp_path: Path, launcher: str) -> None:
+    save_data(tmp_path / "data.npz", make_images())
+    start = ["-m"] if launcher == "itself" else ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]
+    command = [sys.executable, *start, "pyro_mfcvae", "fit", "--data", "data.npz", "--out", "run", "--device", "cpu"]
+    result = subprocess.run(
+        [*command, "--devices", "2", "--set", *TINY], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Everything of this run lies in run") == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["num_devices"], summary["epochs"]) == (2, 4)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_one_device() -> None:
+    fabric = open_fabric("cpu")
+    assert (fabric.world_size, fabric.global_rank, fabric.device.type) == (1, 0, "cpu")
+
+
+@pytest.mark.parametrize("device", ("cpu:0", "auto:1", "tpu", "cpu:x", "abacus"))
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(InputError, match=f"cannot compute on the device '{device}': [^\n]+$"):
+        open_fabric(device)
+
+
+def test_a_number_beyond_the_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Fabric says on a machine with one GPU that is asked for another."""
+
+    def refuse(**_: object) -> None:
+        raise MisconfigurationException("You requested gpu: [3]\n But your machine only has: [0]")
+
+    monkeypatch.setattr("pyro_mfcvae.train.devices.Fabric", refuse)
+    with pytest.raises(InputError, match=r"'cuda:3': You requested gpu: \[3\] But your machine only has: \[0\]$"):
+        open_fabric("cuda:3")
+
+
+@pytest.mark.parametrize(("device", "devices", "num_nodes"), [("cpu", 0, 1), ("cpu", 1, -1), ("cuda:1", 2, 1)])
+def test_numbers_that_make_no_sense(device: str, devices: int, num_nodes: int) -> None:
+    with pytest.raises(InputError, match=r"cannot compute on -?\d devices of -?\d machines called"):
+        open_fabric(device, devices=devices, num_nodes=num_nodes)

@@ -1,0 +1,241 @@
+"""Models that are trained together are those that are trained alone."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.checkpoints import load_training, save_training
+from pyro_mfcvae.train.stacked import RandomState, StackedTraining
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+SEEDS = (3, 8)
+SHAPE = (1, 6, 6)
+# Everything that a stage does: fits late and again, fades, a learning rate that falls.
+BASE = override(
+    Config(data="none"),
+    [
+        *("facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full"),
+        *("networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"),
+        *("training.epochs=[2, 2]", "training.batch_size=20", "training.learning_rate=0.01"),
+        *("training.final_learning_rate=0.001", "training.fade_in_steps=4", "training.kl_fade_in_steps=[3, 5]"),
+        *("training.kl_delay_steps=[1, 2]", "training.warmup_steps=2", "training.refit_steps=[4]"),
+    ],
+)
+CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1", "networks.gated=true"]
+
+
+def start(*settings: str, seed: int, num: int = 70) -> tuple[Training, RandomState]:
+    """A training of a seed, and the random state that it starts with."""
+    config = override(BASE, settings)
+    images = torch.rand(num, *SHAPE, generator=torch.Generator().manual_seed(1))
+    pyro.set_rng_seed(seed)
+    schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
+    training = Training(build_pair(config, SHAPE), images, schedule=schedule, settings=config.training, seed=seed)
+    return training, RandomState(torch.device("cpu"))
+
+
+def stack(*settings: str, seeds: tuple[int, ...] = SEEDS) -> StackedTraining:
+    return StackedTraining(*zip(*(start(*settings, seed=seed) for seed in seeds), strict=True))
+
+
+def train_alone(*settings: str, seed: int, epochs: int = 4) -> tuple[Training, list[EpochRecord], RandomState]:
+    training, state = start(*settings, seed=seed)
+    with state.in_turn():
+        records = [training.run_epoch() for _ in range(epochs)]
+    return training, records, state
+
+
+def wandering_biases(pair: MFCVAE) -> set[str]:
+    """Biases that batch norm takes off again, whose gradient is rounding alone: they wander, and its means follow."""
+    names = set()
+    for path, module in pair.named_modules():
+        if isinstance(module, nn.Sequential):
+            for i, layer in enumerate(module):
+                if isinstance(layer, nn.BatchNorm2d):
+                    before = max(k for k in range(i) if hasattr(module[k], "bias"))
+                    names |= {f"{path}.{before}.bias", f"{path}.{i}.running_mean"}
+    return names
+
+
+def assert_equal(here: Training, there: Training) -> None:
+    """Parameters, buffers (batch norm's among them) and all that Adam knows."""
+    ours, theirs = here.pair.state_dict(), there.pair.state_dict()
+    assert ours.keys() == theirs.keys()
+    biases = wandering_biases(here.pair)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-7 if name in biases else 1e-9)
+    moments, others = here.optimizer.state_dict()["state"], there.optimizer.state_dict()["state"]
+    assert moments.keys() == others.keys()
+    for index, state in moments.items():
+        assert state.keys() == others[index].keys()
+        for key, tensor in state.items():
+            torch.testing.assert_close(tensor, others[index][key], rtol=1e-9, atol=1e-9)
+
+
+def assert_records_equal(here: list[EpochRecord], there: list[EpochRecord]) -> None:
+    for ours, theirs in zip(here, there, strict=True):
+        for key, value in asdict(ours).items():
+            assert value == pytest.approx(getattr(theirs, key), abs=1e-9), key
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param([], id="full"),
+        pytest.param(CONV, id="conv", marks=slow),
+        pytest.param(
+            [*CONV, "training.data_dependent_init=true", "networks.head_init_scale=1.0"],
+            id="conv, standardised on a batch",
+        ),
+        pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
+        pytest.param(
+            ["assignment.rule=sample", "prior.learn_weights=false", "training.fit_to=means"],
+            id="rule of a draw",
+            marks=slow,
+        ),
+        pytest.param(
+            ["assignment.rule=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
+        ),
+        pytest.param(
+            ["assignment.rule=amortized", "likelihood.kind=gaussian", "likelihood.learn_scale=true"],
+            id="amortised",
+            marks=slow,
+        ),
+        pytest.param(["prior.kind=vamp", "networks.posterior=full"], id="clusters that are images", marks=slow),
+        pytest.param(["networks.posterior=autoregressive", "assignment.rule=sample"], id="flow", marks=slow),
+        pytest.param(["likelihood.missing=true"], id="missing pixels", marks=slow),
+    ],
+)
+def test_every_model_is_the_one_that_its_seed_trains_alone(settings: list[str]) -> None:
+    together = stack(*settings)
+    records = list(zip(*(together.run_epoch() for _ in range(4)), strict=True))
+    for seed, training, own, state in zip(SEEDS, together.trainings, records, together._states, strict=True):
+        alone, expected, drawn = train_alone(*settings, seed=seed)
+        assert_equal(training, alone)
+        assert_records_equal(list(own), expected)
+        assert torch.equal(state._state[0], drawn._state[0])
+
+
+def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda traced, **options: seen.append(options["fullgraph"]) or traced)
+    settings = [*CONV, "training.compile=true"]
+    together = stack(*settings)
+    assert seen == [True]
+    together.run_epoch()
+    for seed, training in zip(SEEDS, together.trainings, strict=True):
+        assert_equal(training, train_alone(*CONV, seed=seed, epochs=1)[0])
+
+
+@pytest.mark.slow
+def test_a_program_that_torch_compiles_is_that_of_all_models(caplog: pytest.LogCaptureFixture) -> None:
+    together = stack("training.compile=true")
+    together.run_epoch()
+    assert "not compiled" not in caplog.text
+    for seed, training in zip(SEEDS, together.trainings, strict=True):
+        assert_equal(training, train_alone(seed=seed, epochs=1)[0])
+
+
+@pytest.mark.slow
+def test_low_precision_is_that_of_the_networks() -> None:
+    torch.set_default_dtype(torch.float32)
+    elbos = [[r.elbo for r in stack(f"training.precision={p}").run_epoch()] for p in ("float32", "bf16")]
+    assert elbos[0] != elbos[1]
+    assert elbos[0] == pytest.approx(elbos[1], rel=0.05)
+
+
+def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> None:
+    """Saved after an epoch; each goes on alone, then together again."""
+    together = stack()
+    together.run_epoch()
+    for seed, training, state in zip(SEEDS, together.trainings, together._states, strict=True):
+        with state.in_turn():
+            save_training(training, tmp_path / str(seed))
+    again = []
+    for seed in SEEDS:
+        training, state = start(seed=seed)
+        torch.nn.init.zeros_(training.pair.model.priors[1].loc)  # type: ignore[arg-type]
+        with state.in_turn():
+            load_training(training, tmp_path / str(seed))
+        again.append((training, state))
+    trainings, states = zip(*again, strict=True)
+    for training, state in again:
+        with state.in_turn():
+            training.run_epoch()
+    StackedTraining(trainings, states).run_epoch()
+    for seed, training in zip(SEEDS, trainings, strict=True):
+        assert_equal(training, train_alone(seed=seed, epochs=3)[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["prior.kind=bayesian"], r"aten\.\S+ draws random numbers that depend on parameters or on data"),
+        (["networks.posterior=spline", "assignment.rule=sample"], "vmap: .*"),
+    ],
+)
+def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^these models cannot be trained together \({reason}\): leave that out, [^\n]+$"
+    ):
+        stack(*settings)
+
+
+def test_a_model_that_diverges_does_not_touch_the_others() -> None:
+    """Neither while it is still among them nor, from the next epoch on, without it."""
+    together = stack(seeds=(*SEEDS, 5))
+    together.run_epoch()
+    with torch.no_grad():
+        together.trainings[0].pair.guide.encoder.heads[1].linear.bias.fill_(float("inf"))  # type: ignore[union-attr]
+    failed, *records = together.run_epoch()
+    message = f"the ELBO became nan at step {steps_per_epoch(70, 20) + 1}, training has diverged: lower "
+    assert isinstance(failed, InputError)
+    assert str(failed).startswith(message)
+    others = together.trainings[1:]
+    StackedTraining(others, together._states[1:]).run_epoch()
+    for seed, training, record in zip((SEEDS[1], 5), others, records, strict=True):
+        alone, expected, _ = train_alone(seed=seed, epochs=3)
+        assert_equal(training, alone)
+        assert_records_equal([record], expected[1:2])
+
+
+def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
+    together = stack()
+    with torch.no_grad():
+        for training in together.trainings:
+            training.pair.guide.encoder.heads[1].linear.bias.fill_(float("inf"))  # type: ignore[union-attr]
+    taken: list[None] = []
+    failures = together.run_epoch(lambda: taken.append(None))
+    assert len(taken) == 1
+    assert all(isinstance(failure, InputError) for failure in failures)
+
+
+def test_random_states_take_turns() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    state = RandomState(torch.device("cpu"))
+    torch.manual_seed(7)
+    others = torch.rand(1), torch.rand(1)
+    torch.manual_seed(7)
+    with state.in_turn():
+        first = torch.rand(2)
+    assert torch.equal(torch.rand(1), others[0])
+    with pytest.raises(ZeroDivisionError), state.in_turn():
+        second = torch.rand(2)
+        raise ZeroDivisionError
+    assert torch.equal(torch.rand(1), others[1])
+    assert torch.equal(torch.cat([first, second]), expected)

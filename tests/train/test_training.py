@@ -1,0 +1,358 @@
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import chain
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.config.build import ASSIGNMENT_RULES, build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
+from pyro_mfcvae.train.training import Objective, Training
+
+TINY = override(
+    Config(data="none"),
+    [
+        "facets.num_clusters=[3, 4]",
+        "facets.latent_dim=[2, 2]",
+        "networks.encoder_dims=[8, 9]",
+        "networks.decoder_dims=[8, 9]",
+        "networks.hidden_dim=8",
+        "training.epochs=1",
+        "training.batch_size=20",
+    ],
+)
+STILL = 1e-300  # a learning rate that moves nothing, in double precision
+
+
+def draw_images(num: int) -> Tensor:
+    """Grey images whose first pixel tells their number: number / num."""
+    images = torch.rand(num, 1, 6, 6)
+    images[:, 0, 0, 0] = torch.arange(num) / num
+    return images
+
+
+def prepare(*settings: str, num: int = 60, seed: int = 0) -> Training:
+    config = override(TINY, settings)
+    schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
+    images = draw_images(num)
+    return Training(build_pair(config, (1, 6, 6)), images, schedule=schedule, settings=config.training, seed=seed)
+
+
+def watch_batches(training: Training) -> list[list[int]]:
+    """A list that fills with the item numbers of every training step's batch, as the encoder sees them."""
+    batches: list[list[int]] = []
+
+    def see(_: nn.Module, args: tuple[Tensor], __: object) -> None:
+        if torch.is_grad_enabled():  # neither the fits of the mixtures nor the count of clusters are
+            batches.append([round(number) for number in (args[0][:, 0, 0, 0] * len(training.images)).tolist()])
+
+    training.pair.guide.encoder.register_forward_hook(see)
+    return batches
+
+
+# --- what an epoch does and says ------------------------------------------------------------------------------------
+
+
+def test_the_record_is_the_mean_over_the_items() -> None:
+    training = prepare(f"training.learning_rate={STILL}")
+    pair = training.pair
+    nn.init.zeros_(pair.model.decoder.output.weight)  # type: ignore[arg-type]  # p(x|z) needs no draw of z
+    nn.init.normal_(pair.model.decoder.output.bias)  # type: ignore[arg-type]
+    record = training.run_epoch()
+    terms = FacetELBO().terms(pair.model, pair.guide, training.images).mean()
+    logits = pair.model.decoder.output.bias
+    assert isinstance(logits, Tensor)
+    x = training.images.flatten(1)
+    by_hand = (x * logits - nn.functional.softplus(logits)).sum(-1).mean()
+    assert record.reconstruction == pytest.approx(by_hand.item(), rel=1e-12)
+    assert record.kl == pytest.approx(terms.kl.tolist(), rel=1e-12)
+    assert record.elbo == pytest.approx(by_hand.item() - terms.kl[1].item(), rel=1e-12)  # facet 0 has not joined yet
+    assert (record.alpha, record.beta) == ([0.0, 1.0], [0.0, 1.0])
+    assert (record.epoch, record.step, record.learning_rate) == (1, 3, STILL)
+
+
+def test_the_elbo_weighs_each_step_by_its_own_beta() -> None:
+    training = prepare(f"training.learning_rate={STILL}", "training.fade_in_steps=3", "training.epochs=[1, 2]")
+    pair = training.pair
+    nn.init.zeros_(pair.model.decoder.output.weight)  # type: ignore[arg-type]
+    training.run_epoch()
+    batches = watch_batches(training)
+    elbos: list[float] = []
+    record = training.run_epoch(elbos.append)
+    expected = []
+    for batch, beta in zip(tuple(batches), (1 / 3, 2 / 3, 1.0), strict=True):
+        terms = FacetELBO().terms(pair.model, pair.guide, training.images[batch]).mean()
+        expected.append((terms.reconstruction - beta * terms.kl[0] - terms.kl[1]).item())
+    assert elbos == pytest.approx(expected, rel=1e-12)
+    assert record.elbo == pytest.approx(sum(expected) / 3, rel=1e-12)
+    assert record.alpha == record.beta == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("free_nats", [0.0, 0.5, 1e3])
+def test_free_nats_of_each_facets_kl_cost_nothing_and_have_no_gradient(free_nats: float) -> None:
+    pair = prepare().pair
+    pair.model.beta.copy_(torch.tensor([0.5, 1.0]))
+    x = draw_images(20)
+    pyro.set_rng_seed(3)
+    loss, reconstruction, kl = Objective(pair, num_items=len(x), free_nats=free_nats)(x)
+    expected = -reconstruction + 0.5 * kl[0].clamp_min(free_nats) + kl[1].clamp_min(free_nats)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    loss.backward()
+    paid = [prior.loc.grad is not None and bool(prior.loc.grad.any()) for prior in pair.model.priors]
+    assert paid == [bool(value > free_nats) for value in kl]
+
+
+def test_a_facet_without_clusters_is_trained_and_never_fitted() -> None:
+    training = prepare("facets.num_clusters=[1, 4]", "training.epochs=[1, 1]")
+    records = [training.run_epoch() for _ in range(2)]
+    assert all(record.active_clusters[0] == 1 for record in records)
+    assert math.isfinite(records[1].elbo)
+
+
+def test_active_clusters_are_counted_on_the_items() -> None:
+    training = prepare()
+    record = training.run_epoch()
+    assert record.active_clusters == [len(p.argmax(-1).unique()) for p in training.pair.assign(training.images)]
+
+
+def test_epochs_and_steps_are_counted() -> None:
+    training = prepare("training.epochs=[1, 2]")
+    assert (training.num_epochs, training.steps_per_epoch, training.epoch, training.step) == (3, 3, 0, 0)
+    records = [training.run_epoch() for _ in range(3)]
+    assert [(r.epoch, r.step) for r in records] == [(1, 3), (2, 6), (3, 9)]
+    assert (training.epoch, training.step) == (3, 9)
+
+
+@pytest.mark.parametrize("rule", ASSIGNMENT_RULES)
+def test_every_assignment_rule_trains(rule: str) -> None:
+    training = prepare(f"assignment.rule={rule}", "training.epochs=6", "training.learning_rate=0.01")
+    records = [training.run_epoch() for _ in range(12)]
+    assert all(math.isfinite(r.elbo) for r in records)
+    assert records[-1].reconstruction > records[0].reconstruction
+
+
+def test_bytes_train_like_the_floats_they_stand_for() -> None:
+    bytes_ = torch.randint(256, (60, 1, 6, 6), dtype=torch.uint8)
+    records = []
+    for images in (bytes_, bytes_.to(torch.get_default_dtype()) / 255):
+        pyro.set_rng_seed(3)
+        schedule = ProgressiveSchedule(stage_steps=(3, 3))
+        training = Training(build_pair(TINY, (1, 6, 6)), images, schedule=schedule, settings=TINY.training)
+        records.append(asdict(training.run_epoch()))
+    assert records[0] == records[1]
+
+
+def test_nothing_is_left_in_pyros_parameter_store() -> None:
+    training = prepare("training.warmup_steps=1", "training.data_dependent_init=true")
+    training.run_epoch()
+    assert list(pyro.get_param_store().keys()) == []
+
+
+def test_what_the_user_has_in_pyros_parameter_store_stays() -> None:
+    mine = pyro.param("mine", torch.tensor(3.0))
+    training = prepare()
+    training.run_epoch()
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    assert pyro.param("mine") is mine
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def batches_of(num: int, *, seed: int = 0, epochs: int = 1, ambient: int = 0) -> list[list[int]]:
+    pyro.set_rng_seed(ambient)
+    training = prepare(num=num, seed=seed)
+    batches = watch_batches(training)
+    for _ in range(epochs):
+        training.run_epoch()
+    return batches
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return list(chain(*batches))
+
+
+def test_batches_cover_every_item_once() -> None:
+    batches = batches_of(60)
+    assert [len(batch) for batch in batches] == [20, 20, 20]
+    assert sorted(flat(batches)) == list(range(60))
+    assert flat(batches) != list(range(60))
+
+
+def test_what_is_left_over_comes_in_another_epoch() -> None:
+    first, second = (flat(batches_of(75, epochs=2)[k : k + 3]) for k in (0, 3))
+    assert len(set(first)) == len(set(second)) == 60
+    assert set(range(75)) - set(first) != set(range(75)) - set(second)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    here = batches_of(60, epochs=2)
+    assert batches_of(60, epochs=2, ambient=7) == here
+    assert here[:3] != here[3:]
+    assert batches_of(60, seed=1) != here[:3]
+    # Seed and epoch do not add up: epoch 1 of seed 0 is not epoch 0 of seed 1.
+    assert batches_of(60, seed=1) != here[3:]
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    (batch,) = batches_of(10)
+    assert sorted(batch) == list(range(10))
+
+
+def test_steps_per_epoch_by_value() -> None:
+    assert [steps_per_epoch(num, 20) for num in (1, 19, 20, 39, 40)] == [1, 1, 1, 1, 2]
+
+
+# --- learning rate --------------------------------------------------------------------------------------------------
+
+
+def learning_rates(*settings: str) -> list[float]:
+    """Of the optimiser at every step of two epochs of three steps."""
+    training = prepare(*settings)
+    rates: list[float] = []
+    for _ in range(2):
+        record = training.run_epoch(lambda _: rates.append(training.optimizer.param_groups[0]["lr"]))
+        assert record.learning_rate == rates[-1]
+    return rates
+
+
+def test_the_learning_rate_stays_where_no_final_one_is_given() -> None:
+    assert learning_rates("training.learning_rate=0.02") == [0.02] * 6
+
+
+def test_the_learning_rate_falls_along_a_half_cosine() -> None:
+    rates = learning_rates("training.learning_rate=0.1", "training.final_learning_rate=0.01")
+    assert rates[0] == 0.1
+    assert rates[3] == pytest.approx(0.055, rel=1e-12)
+    assert rates[5] == pytest.approx(0.01 + 0.09 * (1 - math.sqrt(3) / 2) / 2, rel=1e-12)
+    assert rates == sorted(rates, reverse=True)
+
+
+# --- starting values and fits ---------------------------------------------------------------------------------------
+
+
+def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = prepare("training.epochs=2", "training.warmup_steps=1", "training.refit_steps=[4]")
+    fitted: list[tuple[int, tuple[int, ...], int]] = []
+    steps: list[float] = []
+
+    def see(*args: Tensor, facets: tuple[int, ...], **_: object) -> None:
+        fitted.append((len(steps), facets, len(args[2])))
+
+    monkeypatch.setattr("pyro_mfcvae.train.training.initialize_mixtures", see)
+    for _ in range(4):
+        training.run_epoch(steps.append)
+    assert fitted == [(1, (1,), 60), (4, (1,), 60), (7, (0,), 60), (10, (0,), 60)]
+
+
+def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = prepare("training.fit_items=25", "training.mixture_variance=0.04", "training.fit_units=posterior")
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        "pyro_mfcvae.train.training.initialize_mixtures",
+        lambda *args, variance, posterior_units, **_: seen.append((len(args[2]), variance, posterior_units)),
+    )
+    training.run_epoch()
+    assert seen == [(25, 0.04, True)]
+
+
+def test_a_fit_gives_the_prior_its_starting_variance() -> None:
+    training = prepare("training.mixture_variance=0.04", f"training.learning_rate={STILL}")
+    training.run_epoch()
+    fresh, fitted = training.pair.model.priors
+    assert torch.equal(fresh.scale, torch.ones(3, 2))
+    assert torch.allclose(fitted.scale, torch.full((4, 2), 0.2), rtol=0, atol=1e-12)
+
+
+def test_adams_moments_of_a_refitted_prior_are_dropped() -> None:
+    training = prepare("training.warmup_steps=1")
+    training.run_epoch()
+    training.run_epoch()
+    state = training.optimizer.state
+
+    def num_steps(module: nn.Module) -> set[float]:
+        return {state[parameter]["step"].item() for parameter in module.parameters()}
+
+    # Facet 1 is fitted before step 1 and facet 0 before step 4 of the steps 0 … 5.
+    assert num_steps(training.pair.guide) == num_steps(training.pair.model.decoder) == {6.0}
+    assert num_steps(training.pair.model.priors[1]) == {5.0}
+    assert num_steps(training.pair.model.priors[0]) == {2.0}
+
+
+def test_data_dependent_initialization_is_used_once_at_the_start() -> None:
+    settings = [f"training.learning_rate={STILL}", "training.batch_size=60", "training.epochs=1"]
+
+    def first_layer(training: Training) -> Tensor:
+        layer: Callable[[Tensor], Tensor] = next(iter(training.pair.guide.encoder.hidden_layers()))
+        return layer(training.images.flatten(1)).detach()
+
+    plain = prepare(*settings)
+    plain.run_epoch()
+    assert not torch.allclose(first_layer(plain).std(0), torch.ones(8), atol=0.1)
+    training = prepare(*settings, "training.data_dependent_init=true")
+    training.run_epoch()
+    assert torch.allclose(first_layer(training).mean(0), torch.zeros(8), atol=1e-10)
+    assert torch.allclose(first_layer(training).std(0), torch.ones(8), atol=1e-10)
+    before = first_layer(training)
+    training.run_epoch()
+    assert torch.equal(first_layer(training), before)
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_must_end_with_an_epoch() -> None:
+    with pytest.raises(InputError, match="the schedule must end with an epoch: got 7 steps, 3 an epoch"):
+        Training(
+            build_pair(TINY, (1, 6, 6)),
+            draw_images(60),
+            schedule=ProgressiveSchedule(stage_steps=(4, 3)),
+            settings=TINY.training,
+        )
+
+
+def test_more_clusters_than_items_are_refused_before_training() -> None:
+    with pytest.raises(InputError, match="the 3 clusters of facet 0 cannot be fitted to 2 items: choose fewer"):
+        prepare(num=2)
+    with pytest.raises(InputError, match="the 4 clusters of facet 1 cannot be fitted to 3 items"):
+        prepare("training.fit_items=3")
+    prepare("training.fit_items=4").run_epoch()
+
+
+def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
+    """bf16 has 8 significant bits: the terms move by some per cent and no more, and stay of the parameters' dtype."""
+    pair, x = build_pair(TINY, (1, 6, 6)).float(), torch.rand(64, 1, 6, 6, dtype=torch.float32)
+    for parameter in pair.guide.encoder.heads.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    elbo = FacetELBO(num_particles=50)
+    with torch.no_grad():
+        pyro.set_rng_seed(0)
+        full = elbo.terms(pair.model, pair.guide, x).mean()
+        pyro.set_rng_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = elbo.terms(pair.model, pair.guide, x).mean()
+    assert mixed.kl.dtype == mixed.reconstruction.dtype == torch.float32
+    assert not torch.equal(mixed.kl, full.kl)
+    torch.testing.assert_close(mixed.kl, full.kl, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(mixed.reconstruction, full.reconstruction, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_setting_decides_the_precision_of_the_networks_alone(precision: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    training = prepare(f"training.precision={precision}")
+    seen: set[torch.dtype] = set()
+    training.pair.guide.encoder.rungs[0].register_forward_hook(  # type: ignore[index]
+        lambda _, __, output: seen.add(output.dtype) if torch.is_grad_enabled() else None
+    )
+    record = training.run_epoch()
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert {p.dtype for p in training.pair.parameters()} == {torch.float32}
+    assert math.isfinite(record.elbo)
