@@ -3,6 +3,7 @@
 from pyro_mfcvae.checks.arviz_data import to_inference_data
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.groups import MergeTree
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
 from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
@@ -17,6 +18,7 @@ __all__ = [
     "FacetELBO",
     "ImportanceWeightedELBO",
     "InputError",
+    "MergeTree",
     "ProgressiveSchedule",
     "initialize_data_dependent",
     "initialize_glorot",

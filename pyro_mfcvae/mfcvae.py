@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.groups import MERGE_THRESHOLD, MergeTree, build_groups
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.importance import WeightedDraws, weigh
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
@@ -51,6 +52,28 @@ class MFCVAE(nn.Module):
         """q(c_j | x) per facet, (N, K_j). A rule that looks at a drawn z_j is given E[z_j | x]."""
         rule, priors = self.guide.assignment, self.priors
         return [rule(j, priors[j], q, q.mean).exp() for j, q in enumerate(self.encode(x))]
+
+    @torch.no_grad()
+    def groups(
+        self, x: Tensor | None = None, *, threshold: float = MERGE_THRESHOLD, batch_size: int = 1024, seed: int = 0
+    ) -> list[MergeTree]:
+        """Which clusters of each facet overlap so much that they are one group, see `pyro_mfcvae.groups`.
+
+        Args:
+            x: items (N, *event_shape), whose most probable clusters decide how large every cluster is and which ones
+                are in use; the prior's weights do where None.
+            threshold: groups that overlap by less stay apart.
+            batch_size: items that the encoder sees at once.
+            seed: of the draws that estimate overlaps; Pyro's random state stays as it is.
+        """
+        weights = None
+        if x is not None:
+            parts = zip(
+                *([probs.argmax(-1) for probs in self.assign(part)] for part in x.split(batch_size)), strict=True
+            )
+            sizes = [facet.num_clusters for facet in self.model.facets]
+            weights = [torch.cat(c).bincount(minlength=size) / len(x) for c, size in zip(parts, sizes, strict=True)]
+        return build_groups(self.priors, weights=weights, threshold=threshold, seed=seed)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """E[x' | z] at z = E[z | x], (N, *event_shape)."""
