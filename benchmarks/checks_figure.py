@@ -13,9 +13,8 @@ from linear_gaussian import draw, linear_pair
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pyro_mfcvae.checks.arviz_data import to_inference_data
 from pyro_mfcvae.checks.criticism import criticise
-from pyro_mfcvae.checks.plots import FIGURES
+from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.plots import INK, save_figure
 
 SHOWN = ("guide", "calibration", "ranks", "aggregate")
@@ -32,13 +31,14 @@ def main() -> None:
         pair = linear_pair(**guide)
         x = draw(pair, 500)
         data = to_inference_data(pair, x, reference=draw(pair, 500), num_samples=100, num_simulated=4000)
-        checks = criticise(data)
-        for check in checks:
+        criticism = criticise(data)
+        for check in criticism.checks:
             where = "" if check.facet is None else f" ({check.facet})"
             print(f"{title.split(':')[0]} | {check.name}{where} | {check.value:.3f} | {check.verdict}")
         with tempfile.TemporaryDirectory() as folder:
+            figures = criticism.figures()
             for name in SHOWN:
-                save_figure(FIGURES[name](data, checks), Path(folder) / f"{name}.png")
+                save_figure(figures[name], Path(folder) / f"{name}.png")
             columns.append([imread(Path(folder) / f"{name}.png")[..., :3] for name in SHOWN])
     width = max(image.shape[1] for column in columns for image in column)
     rows = [np.concatenate([_pad(image, width) for image in row], 1) for row in zip(*columns, strict=True)]

@@ -20,10 +20,10 @@ from reproduction import RESULTS, machine
 
 from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.atomic_io import write_text
-from pyro_mfcvae.checks.arviz_data import to_inference_data, values
 from pyro_mfcvae.checks.criticism import criticise
 from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.draws.arviz_data import to_inference_data, values
 from pyro_mfcvae.guides import AnalyticAssignment, AssignmentRule, MonteCarloAssignment, VaDEAssignment
 from pyro_mfcvae.runs.folder import RunFolder
 
@@ -47,7 +47,7 @@ def one(seed: int, guide: dict[str, Any]) -> dict[str, Any]:
     data = to_inference_data(
         pair, x, reference=draw(pair, NUM_ITEMS), num_samples=NUM_SAMPLES, num_simulated=NUM_SIMULATED
     )
-    checks = criticise(data)
+    checks = criticise(data).checks
     error = values(data, "log_likelihood", "x") - exact_log_evidence(pair, x).numpy()
     names = list(dict.fromkeys(check.name for check in checks))
     return {
@@ -76,7 +76,7 @@ def rules(
         pyro.set_rng_seed(seed)
         pair.guide.assignment = rule
         data = to_inference_data(pair, x, num_samples=64, num_simulated=num_simulated, pixels=False)
-        checks = criticise(data)
+        checks = criticise(data).checks
         found[name] = {
             "calibration": [check.value for check in checks if check.name == KNOWN[1]],
             "top_label_calibration": [

@@ -1,6 +1,6 @@
 """Multi-Facet Clustering Variational Autoencoders (Falck et al., NeurIPS 2021) in Pyro."""
 
-from pyro_mfcvae.checks.arviz_data import to_inference_data
+from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.groups import MergeTree

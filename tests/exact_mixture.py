@@ -7,7 +7,8 @@ import pyro
 import torch
 from linear_gaussian import draw, linear_pair
 
-from pyro_mfcvae.checks.arviz_data import to_inference_data
+from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.draws.check_data import CheckData
 
 
 @cache
@@ -28,3 +29,11 @@ def exact_mixture_data(
     other = draw(pair, 200) if reference else None
     labels = {"side": torch.arange(200) % 2}
     return to_inference_data(pair, x, labels=labels, reference=other, num_samples=num_samples, num_simulated=4000)
+
+
+@cache
+def exact_mixture_arrays(
+    *, spread: float = 1.0, shift: float = 0.0, off: tuple[int, ...] = (0, 1), seed: int = 0, reference: bool = True
+) -> CheckData:
+    """The same, as the checks read it."""
+    return CheckData.from_arviz(exact_mixture_data(spread=spread, shift=shift, off=off, seed=seed, reference=reference))

@@ -1,12 +1,18 @@
 """Are the assignments calibrated? On items drawn from the model, whose clusters are known."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import num_facets, values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import describe, draw_matrix, finish, make_panels
+from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.plots import COLOURS, FAINT, TEXT_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 THRESHOLD = Threshold(warn=0.05, bad=0.15, source="ours; chance by 50 draws of c from q(c | x) itself, 5 % level")
 
@@ -64,12 +70,11 @@ def confusion(probs: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
     return rates
 
 
-def check_calibration(data: Any) -> list[Check]:
+def check_calibration(data: CheckData) -> list[Check]:
     """Expected calibration error per facet."""
     checks, generator = [], np.random.default_rng(0)
-    for j in range(num_facets(data)):
-        probs = values(data, "sample_stats_prior", f"assignment_{j}").astype(float)
-        truth = values(data, "prior", f"c_{j}").astype(int)
+    for j, facet in enumerate(data.facets):
+        probs, truth = facet.prior_probs.astype(float), facet.prior_c
         confidence, hits = probs.max(-1), probs.argmax(-1) == truth
         error, curve = calibration_error(probs, truth), reliability(confidence, hits)
         cumulative = probs.cumsum(-1) / probs.sum(-1, keepdims=True)
@@ -106,3 +111,20 @@ def check_calibration(data: Any) -> list[Check]:
             )
         )
     return checks
+
+
+def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """Reliability of the most probable cluster; below, what clusters are taken for one another."""
+    figure, panels = make_panels(2, len(checks))
+    for (above, below), check in zip(panels.T, checks, strict=True):
+        curve = {name: np.array(entry) for name, entry in check.details["curve"].items()}
+        above.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        above.plot(curve["confidence"], curve["frequency"], "o-", color=COLOURS[0], markersize=5)
+        above.set_aspect("equal")
+        numbers = f"error {check.value:.3f}, of the most probable {check.details['expected_calibration_error']:.3f}"
+        describe(above, f"facet {check.facet}", numbers, "probability of the most probable cluster")
+        above.set_ylabel("how often it is right", fontsize=TEXT_SIZE)
+        facet = data.facets[check.facet or 0]
+        rates = confusion(facet.prior_probs, facet.prior_c)
+        draw_matrix(below, rates, f"facet {check.facet}: mean q(c|x) by true cluster", "cluster c", "true cluster")
+    return finish(figure, panels)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import pareto_k
-from pyro_mfcvae.checks.guide_quality import K_HAT
+from pyro_mfcvae.checks.guide import K_HAT
+from pyro_mfcvae.draws.arviz_data import pareto_k
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
 

@@ -1,13 +1,18 @@
 """Would one find the same clusters again? Redundant facets, twin clusters, halves of the data, other seeds."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import assigned_clusters, num_facets, values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import draw_matrix, finish, make_panels
+from pyro_mfcvae.draws.check_data import CheckData
 from pyro_mfcvae.metrics import ari, redundancy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REDUNDANCY = Threshold(warn=0.1, bad=0.3, source="ours")
 TWINS = Threshold(
@@ -46,7 +51,7 @@ def split_half_agreement(z: NDArray[Any], num_clusters: int, *, seed: int = 0) -
     return ari(*(mixture.predict(z) for mixture in mixtures))
 
 
-def check_stability(data: Any) -> list[Check]:
+def check_stability(data: CheckData) -> list[Check]:
     """Redundancy over all facets; per facet twins, split halves that have an item per cluster in use, and other seeds
     where a sweep was given.
     """
@@ -54,15 +59,14 @@ def check_stability(data: Any) -> list[Check]:
 
     from sklearn.exceptions import ConvergenceWarning
 
-    clusters, facets = assigned_clusters(data), range(num_facets(data))
-    table = redundancy(clusters)
+    table = redundancy(np.stack([facet.clusters for facet in data.facets], -1))
     checks = []
-    if len(facets) > 1:
+    if len(data.facets) > 1:
         checks.append(
             Check(
                 name="redundancy of facets",
                 asks="Do two facets sort by the same thing?",
-                value=float((table - np.eye(len(facets))).max()),
+                value=float((table - np.eye(len(data.facets))).max()),
                 unit="largest AMI of two facets",
                 threshold=REDUNDANCY,
                 advice="Set networks.head_init_scale=0, or train the deeper facet for longer before the shallower one "
@@ -70,12 +74,12 @@ def check_stability(data: Any) -> list[Check]:
                 details={"ami": table.tolist()},
             )
         )
-    for j in facets:
-        use = values(data, "sample_stats", f"assignment_{j}").mean(0)
+    for j, facet in enumerate(data.facets):
+        use = facet.use
         in_use = int(np.sum(use >= 0.1 / len(use)))
         if in_use < 2:
             continue
-        pairs = twins(values(data, "sample_stats_prior", f"overlap_{j}"), use)
+        pairs = twins(facet.overlap, use)
         with_twin = {k for a, b, _ in pairs for k in (a, b)}
         checks.append(
             Check(
@@ -91,7 +95,7 @@ def check_stability(data: Any) -> list[Check]:
                 details={"pairs": pairs, "in_use": in_use},
             )
         )
-        z = values(data, "posterior", f"z_{j}").mean(0).astype(float)
+        z = facet.z.mean(0).astype(float)
         if min(len(z), _MOST_ITEMS) // 2 >= in_use:  # a mixture needs an item per component
             with warnings.catch_warnings():  # one that is still moving is a fit like another here
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -109,8 +113,8 @@ def check_stability(data: Any) -> list[Check]:
                     details={"ari": agreement, "num_clusters": in_use},
                 )
             )
-        if "seed_agreement" in data["sample_stats"]:
-            across = float(values(data, "sample_stats", "seed_agreement")[j])
+        if data.seed_agreement is not None:
+            across = float(data.seed_agreement[j])
             checks.append(
                 Check(
                     name="other seeds",
@@ -124,3 +128,15 @@ def check_stability(data: Any) -> list[Check]:
                 )
             )
     return checks
+
+
+def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """Adjusted mutual information of the facets, and how far any two clusters overlap."""
+    facets = range(len(data.facets))
+    figure, panels = make_panels(1, len(facets) + 1)
+    if len(facets) > 1:
+        draw_matrix(panels[0, -1], np.array(checks[0].details["ami"]), "AMI of two facets", "facet", "facet")
+    for j in facets:
+        overlap = data.facets[j].overlap
+        draw_matrix(panels[0, j], overlap + overlap.T, f"facet {j}: overlap of clusters", "cluster", "cluster")
+    return finish(figure, panels)

@@ -1,12 +1,18 @@
 """Are the items new to the model? Held-out evidence against that of training items, and of the model's own draws."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram, finish, make_panels
+from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.plots import COLOURS, INK, TEXT_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OVERFITTING = Threshold(
     warn=0.1, bad=0.5, source="ours, in standard deviations over items; chance by 2 standard errors"
@@ -29,14 +35,12 @@ def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.fl
     return 2 * np.minimum(rank, 1 - rank)
 
 
-def check_typicality(data: Any) -> list[Check]:
+def check_typicality(data: CheckData) -> list[Check]:
     """Overfitting and outliers, where training items were given; and whether the data are typical of the model."""
-    evidence = values(data, "log_likelihood", "x").astype(float)
-    own = values(data, "sample_stats_prior", "log_evidence").astype(float)
-    own = own[np.isfinite(own)]
+    evidence, own = data.evidence.astype(float), data.simulated_evidence.astype(float)
     checks = []
-    if "x_reference" in data["log_likelihood"]:
-        reference = values(data, "log_likelihood", "x_reference").astype(float)
+    if data.reference_evidence is not None:
+        reference = data.reference_evidence.astype(float)
         gap = reference.mean() - evidence.mean()
         error = np.hypot(*(a.std(ddof=1) / np.sqrt(len(a)) for a in (evidence, reference)))
         p_values = typicality(evidence, reference)
@@ -76,3 +80,18 @@ def check_typicality(data: Any) -> list[Check]:
             )
         )
     return checks
+
+
+def plot_evidence(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """log p(x) of the items, of training items, and of the model's own."""
+    figure, panels = make_panels(1, 1, width=2 * PANEL_SIZE)
+    sets = [(data.evidence, "these items", COLOURS[0])]
+    if data.reference_evidence is not None:
+        sets.append((data.reference_evidence, "training items", INK))
+    sets.append((data.simulated_evidence, "drawn by the model", COLOURS[1]))
+    span = (min(float(array.min()) for array, *_ in sets), max(float(array.max()) for array, *_ in sets))
+    for array, label, colour in sets:
+        draw_histogram(panels[0, 0], array, span, label=label, colour=colour)
+    panels[0, 0].legend(frameon=False, fontsize=TEXT_SIZE)
+    describe(panels[0, 0], "evidence", "", "log p(x), nats, one per item")
+    return finish(figure, panels)

@@ -8,15 +8,14 @@ import torch
 import tyro
 
 from pyro_mfcvae.atomic_io import write_json, write_text
-from pyro_mfcvae.checks.arviz_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
 from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
-from pyro_mfcvae.checks.criticism import criticise, to_json
-from pyro_mfcvae.checks.draws import draw_log_weights
-from pyro_mfcvae.checks.plots import FIGURES
+from pyro_mfcvae.checks.criticism import criticise
 from pyro_mfcvae.cli.terminal import print_checks, print_comparison, say
 from pyro_mfcvae.config.custom_parts import find_part
 from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.draws.arviz_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
+from pyro_mfcvae.draws.items import draw_log_weights
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.plots import save_figure
@@ -84,14 +83,16 @@ def check(
         found = assigned_clusters(posterior)
         agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]
         attach(posterior, "sample_stats", "seed_agreement", (("facet",), np.mean(agreement, 0)))
-    checks = criticise(posterior)
+    criticism = criticise(posterior)
     target = run / "checks"
     save_inference_data(posterior, target / "posterior.nc")
-    write_text(target / "checks.json", to_json(checks))
-    for name, draw in FIGURES.items():
-        save_figure(draw(posterior, checks), target / f"{name}.png")
-    print_checks(checks)
-    counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("good", "warn", "bad")}
+    write_text(target / "checks.json", criticism.to_json())
+    for name, figure in criticism.figures().items():
+        save_figure(figure, target / f"{name}.png")
+    print_checks(criticism.checks)
+    counts = {
+        verdict: sum(check.verdict == verdict for check in criticism.checks) for verdict in ("good", "warn", "bad")
+    }
     say(f"\n{len(chosen)} items of {dataset.name}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     say(f"Figures, numbers (checks.json) and draws for ArviZ (posterior.nc) lie in {target}.")
 

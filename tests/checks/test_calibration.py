@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays
 
 from pyro_mfcvae.checks.calibration import calibration_error, check_calibration, confusion, reliability
 
@@ -34,7 +34,7 @@ def test_confusion_is_the_mean_by_true_cluster() -> None:
 
 
 def test_the_exact_guide_is_calibrated() -> None:
-    checks = check_calibration(exact_mixture_data())
+    checks = check_calibration(exact_mixture_arrays())
     assert [check.facet for check in checks] == [0, 1]
     assert {check.verdict for check in checks} == {"good"}
     assert max(check.value for check in checks) < 0.03  # 4,000 items: chance alone makes 0.02
@@ -42,12 +42,12 @@ def test_the_exact_guide_is_calibrated() -> None:
 
 @pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
 def test_guides_that_are_off_are_told(guide: dict[str, float]) -> None:
-    checks = check_calibration(exact_mixture_data(**guide))  # type: ignore[arg-type]
+    checks = check_calibration(exact_mixture_arrays(**guide))  # type: ignore[arg-type]
     assert all(check.value > check.details["chance"] for check in checks)
     assert "good" not in {check.verdict for check in checks}
 
 
 def test_the_clusters_that_are_most_confused_are_named() -> None:
-    worst = check_calibration(exact_mixture_data())[0].details["most_confused"]
+    worst = check_calibration(exact_mixture_arrays())[0].details["most_confused"]
     assert all(pair["true"] != pair["taken_for"] for pair in worst)
     assert [pair["rate"] for pair in worst] == sorted((pair["rate"] for pair in worst), reverse=True)

@@ -4,7 +4,7 @@ from linear_gaussian import draw, exact_log_evidence, linear_pair
 
 from pyro_mfcvae import InputError
 from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
-from pyro_mfcvae.checks.draws import draw_log_weights
+from pyro_mfcvae.draws.items import draw_log_weights
 
 
 def test_differences_are_paired() -> None:

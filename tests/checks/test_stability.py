@@ -1,10 +1,11 @@
 import copy
 
 import numpy as np
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays, exact_mixture_data
 
-from pyro_mfcvae.checks.arviz_data import attach
 from pyro_mfcvae.checks.stability import check_stability, split_half_agreement, twins
+from pyro_mfcvae.draws.arviz_data import attach
+from pyro_mfcvae.draws.check_data import CheckData
 
 
 def test_twins_overlap_by_half_and_are_in_use() -> None:
@@ -23,7 +24,7 @@ def test_halves_agree_where_there_are_clusters_and_not_where_there_are_none() ->
 
 
 def test_facets_of_independent_clusters_are_not_redundant() -> None:
-    checks = {(check.name, check.facet): check for check in check_stability(exact_mixture_data())}
+    checks = {(check.name, check.facet): check for check in check_stability(exact_mixture_arrays())}
     assert checks["redundancy of facets", None].verdict == "good"
     assert checks["twin clusters", 0].verdict == checks["twin clusters", 1].verdict == "good"
     assert ("other seeds", 0) not in checks
@@ -42,7 +43,7 @@ def spoilt() -> object:
 
 
 def test_what_is_wrong_is_told() -> None:
-    checks = {(check.name, check.facet): check for check in check_stability(spoilt())}
+    checks = {(check.name, check.facet): check for check in check_stability(CheckData.from_arviz(spoilt()))}
     assert checks["redundancy of facets", None].verdict == "bad"
     assert checks["twin clusters", 1].verdict == "bad"
     assert checks["twin clusters", 1].details["pairs"] == [(0, 1, 1.0)]
@@ -57,6 +58,6 @@ def test_halves_are_not_asked_where_they_have_fewer_items_than_clusters() -> Non
     in_use = num // 2 + 1
     attach(data, "sample_stats", "assignment_0", (("item", "many"), np.full((num, in_use), 1 / in_use)))
     attach(data, "sample_stats_prior", "overlap_0", (("many", "other"), np.eye(in_use) / 2))
-    names = {(check.name, check.facet) for check in check_stability(data)}
+    names = {(check.name, check.facet) for check in check_stability(CheckData.from_arviz(data))}
     assert ("twin clusters", 0) in names and ("halves of the data", 1) in names
     assert ("halves of the data", 0) not in names

@@ -2,10 +2,11 @@ import copy
 
 import numpy as np
 import pytest
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays, exact_mixture_data
 
-from pyro_mfcvae.checks.arviz_data import attach, values
 from pyro_mfcvae.checks.typicality import check_typicality, typicality
+from pyro_mfcvae.draws.arviz_data import attach, values
+from pyro_mfcvae.draws.check_data import CheckData
 
 
 def test_typicality_is_two_sided() -> None:
@@ -14,13 +15,13 @@ def test_typicality_is_two_sided() -> None:
 
 
 def test_items_like_the_training_items_pass() -> None:
-    checks = check_typicality(exact_mixture_data())
+    checks = check_typicality(exact_mixture_arrays())
     assert [check.name for check in checks] == ["overfitting", "outliers", "typical set"]
     assert {check.verdict for check in checks} == {"good"}
 
 
 def test_without_training_items_there_is_less_to_say() -> None:
-    assert [check.name for check in check_typicality(exact_mixture_data(reference=False))] == ["typical set"]
+    assert [check.name for check in check_typicality(exact_mixture_arrays(reference=False))] == ["typical set"]
 
 
 @pytest.mark.parametrize(
@@ -35,4 +36,4 @@ def test_evidence_that_is_off_either_way_is_told(by: float, expected: dict[str, 
     evidence = values(data, "log_likelihood", "x")
     shifted = (evidence + by * evidence.std())[None, None]
     attach(data, "log_likelihood", "x", (("chain", "draw", "item"), shifted))
-    assert {check.name: check.verdict for check in check_typicality(data)} == expected
+    assert {check.name: check.verdict for check in check_typicality(CheckData.from_arviz(data))} == expected

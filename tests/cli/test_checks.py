@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
 
-from pyro_mfcvae.checks.arviz_data import load_inference_data, values
-from pyro_mfcvae.checks.criticism import criticise, to_json
-from pyro_mfcvae.checks.plots import FIGURES
+from pyro_mfcvae.checks.criticism import KINDS, Criticism, criticise
+from pyro_mfcvae.draws.arviz_data import load_inference_data, values
 
 pytestmark = pytest.mark.usefixtures("fitted")
 SMALL = ("--items", "100", "--draws", "30")
@@ -22,13 +21,13 @@ SMALL = ("--items", "100", "--draws", "30")
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds."""
-    monkeypatch.setattr("pyro_mfcvae.cli.checks.FIGURES", {})
+    monkeypatch.setattr(Criticism, "figures", lambda self: {})
 
 
 def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     code, out, err = mfcvae("check", "run", *SMALL)
     assert (code, err) == (0, "")
-    figures = {f"{name}.png" for name in FIGURES}
+    figures = {f"{kind.name}.png" for kind in KINDS}
     assert names(Path("run/checks")) == figures | {"posterior.nc", "checks.json"}
     text = Path("run/checks/checks.json").read_text()
     records = json.loads(text)
@@ -37,7 +36,7 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
         row = rf"^{record['verdict']} +{re.escape(record['name'])} +{facet} +{record['value']:.3f} "
         assert re.search(row, out, re.MULTILINE), row
         assert record["verdict"] == "good" or record["advice"][:40] in out
-    assert to_json(criticise(load_inference_data(Path("run/checks/posterior.nc")))) == text
+    assert criticise(load_inference_data(Path("run/checks/posterior.nc"))).to_json() == text
     assert "80 items of data: " in out
     assert "overfitting" not in {record["name"] for record in records}  # all items served for training
 

@@ -1,12 +1,18 @@
 """Does the prior describe where the data's z lie? The aggregate posterior, E_x[q(z, c | x)], against it."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import num_facets, values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
+from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.plots import COLOURS, FAINT, SHADE, TEXT_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 USE = Threshold(
     warn=0.1, bad=0.25, source="ours: share of items in other clusters than the weights foresee; chance at 5 %"
@@ -20,6 +26,7 @@ HOLES = Threshold(
     warn=0.1, bad=0.25, source="ours; 0.05 where both distributions are the same, chance by 3 standard errors of it"
 )
 _POINTS = 500  # of each distribution, for pairwise distances
+_CLOUD = 1000  # points of a picture
 _NUM_PERMUTATIONS = 99
 
 
@@ -60,17 +67,15 @@ def hole_share(prior: NDArray[Any], posterior: NDArray[Any]) -> float:
     return float(np.mean(nearest.kneighbors(prior)[0] > usual))
 
 
-def check_aggregate(data: Any) -> list[Check]:
+def check_aggregate(data: CheckData) -> list[Check]:
     """Use of clusters against their weights, distance of z, and holes, per facet."""
     checks, generator = [], np.random.default_rng(0)
-    for j in range(num_facets(data)):
-        use = values(data, "sample_stats", f"assignment_{j}").astype(float)
-        weights = values(data, "sample_stats_prior", f"weight_{j}").astype(float)
+    for j, facet in enumerate(data.facets):
+        use, weights = facet.probs.astype(float), facet.weights.astype(float)
         drawn = generator.multinomial(len(use), weights / weights.sum(), size=200) / len(use)
         by_chance = float(np.quantile(np.abs(drawn - weights).sum(-1) / 2, 0.95))
         away = float(np.abs(use.mean(0) - weights).sum() / 2)
-        z = values(data, "posterior", f"z_{j}")[0].astype(float)
-        prior = values(data, "prior", f"z_{j}").astype(float)
+        z, prior = facet.z[0].astype(float), facet.prior_z.astype(float)
         some = [points[generator.permutation(len(points))[:_POINTS]] for points in (z, prior)]
         distance, p_value = energy_coefficient(*some)
         holes = hole_share(prior, z)
@@ -112,3 +117,33 @@ def check_aggregate(data: Any) -> list[Check]:
             ),
         ]
     return checks
+
+
+def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """Weights and use of the clusters; below, z of the prior and of the data along the prior's two widest axes."""
+    facets = range(len(data.facets))
+    figure, panels = make_panels(2, len(facets))
+    for j, (above, below) in enumerate(panels.T):
+        weights = data.facets[j].weights
+        order = np.argsort(-weights)
+        use = data.facets[j].use
+        above.bar(range(len(order)), weights[order], color=SHADE, edgecolor=FAINT, label="weight")
+        above.plot(range(len(order)), use[order], "o", color=COLOURS[0], markersize=4, label="use")
+        above.set_ylim(0, 1.3 * float(max(weights.max(), use.max())))
+        above.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper right")
+        describe(above, f"facet {j}", "share of items", "rank of the cluster by weight")
+        prior, z = data.facets[j].prior_z, data.facets[j].z[0]
+        clouds = ((prior, "prior", FAINT), (z, "data", COLOURS[0]))
+        if prior.shape[-1] == 1:
+            span = (float(min(prior.min(), z.min())), float(max(prior.max(), z.max())))
+            for points, label, colour in clouds:
+                draw_histogram(below, points[:, 0], span, label=label, colour=colour)
+        else:
+            centre = prior.mean(0)
+            plane = np.linalg.svd(prior - centre, full_matrices=False)[2][:2].T
+            for points, label, colour in clouds:
+                flat = (points[:_CLOUD] - centre) @ plane
+                below.plot(*flat.T, ".", color=colour, markersize=3, alpha=0.6, label=label)
+        below.legend(frameon=False, fontsize=TEXT_SIZE, markerscale=3)
+        describe(below, f"facet {j}: z of prior and data", "", "along the prior's widest axis")
+    return finish(figure, panels)

@@ -12,8 +12,11 @@ from linear_gaussian import NOISE, NUM_PIXELS, ExactEncoder, draw, linear_pair
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, InputError
-from pyro_mfcvae.checks.arviz_data import to_inference_data
-from pyro_mfcvae.checks.draws import (
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.draws.items import (
     draw_facet_log_weights,
     draw_items,
     draw_log_weights,
@@ -22,9 +25,6 @@ from pyro_mfcvae.checks.draws import (
     overlap,
     simulate,
 )
-from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config
-from pyro_mfcvae.config.text import override
 from pyro_mfcvae.guides import SampleAssignment
 from pyro_mfcvae.models import MultiFacetModel
 from pyro_mfcvae.models.generative import MultiFacetModel as Model
@@ -203,8 +203,8 @@ def test_memory_does_not_grow_with_the_pixels_of_the_draws() -> None:
     program = """
 import resource, torch
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.checks.statistics import statistics_for
-from pyro_mfcvae.checks.draws import draw_items
+from pyro_mfcvae.draws.statistics import statistics_for
+from pyro_mfcvae.draws.items import draw_items
 from pyro_mfcvae.config.presets import load_preset
 
 shape = (3, 32, 32)

@@ -1,13 +1,20 @@
 """Variational simulation-based calibration of z: where the true z of drawn items lies within q(z | x)."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import num_facets, values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import describe, finish, make_panels
+from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.plots import COLOURS, SHADE, TEXT_SIZE
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_LINES = 12  # that a legend names
 THRESHOLD = Threshold(
     warn=0.05,
     bad=0.1,
@@ -31,11 +38,11 @@ def asymmetry(ranks: NDArray[Any]) -> float:
     return float(ks_2samp(ranks, 1 - ranks).pvalue)
 
 
-def check_ranks(data: Any) -> list[Check]:
+def check_ranks(data: CheckData) -> list[Check]:
     """The worst coordinate of every facet."""
     checks = []
-    for j in range(num_facets(data)):
-        ranks = values(data, "sample_stats_prior", f"rank_{j}").astype(float)
+    for j, facet in enumerate(data.facets):
+        ranks = facet.ranks.astype(float)
         distances, p_values = np.array([rank_distance(column) for column in ranks.T]).T
         worst = int(distances.argmax())
         # Of ranks that are uniform 1: more where they crowd at both ends, since q is too narrow.
@@ -64,3 +71,25 @@ def check_ranks(data: Any) -> list[Check]:
             )
         )
     return checks
+
+
+def plot_ranks(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """Distribution function of the ranks minus the uniform one, a line per coordinate, with the 95 % band of chance."""
+    figure, panels = make_panels(1, len(checks))
+    for axes, check in zip(panels[0], checks, strict=True):
+        ranks = np.sort(data.facets[check.facet or 0].ranks, 0)
+        grid = (np.arange(len(ranks)) + 1) / len(ranks)
+        band = 1.36 / np.sqrt(len(ranks))  # Kolmogorov's 95 % point
+        axes.axhspan(-band, band, color=SHADE, zorder=0)
+        for index, column in enumerate(ranks.T):
+            style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+            axes.plot(
+                column, grid - column, style, linewidth=1.2, color=COLOURS[index % len(COLOURS)], label=str(index)
+            )
+        if ranks.shape[1] <= _MOST_LINES:
+            axes.legend(
+                edgecolor="none", fontsize=TEXT_SIZE - 2, ncols=4, title="coordinate", title_fontsize=TEXT_SIZE - 2
+            )
+        describe(axes, f"facet {check.facet}", f"largest distance {check.value:.3f}", "rank of the true z in q(z|x)")
+        axes.set_ylabel("excess over uniform (band: chance)", fontsize=TEXT_SIZE)
+    return finish(figure, panels)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyro_mfcvae.checks.statistics import edge_energy, statistics_for, stroke_width
+from pyro_mfcvae.draws.statistics import edge_energy, statistics_for, stroke_width
 
 
 def test_every_shape_gets_the_statistics_that_make_sense() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays
 from scipy.stats import norm
 
-from pyro_mfcvae.checks.simulation_ranks import asymmetry, check_ranks, rank_distance
+from pyro_mfcvae.checks.ranks import asymmetry, check_ranks, rank_distance
 
 GRID = norm.ppf((np.arange(20_000) + 0.5) / 20_000)  # a standard normal, without noise
 
@@ -21,12 +21,12 @@ def test_asymmetry_tells_bias_from_width() -> None:
 
 
 def test_the_exact_guide_passes() -> None:
-    assert {check.verdict for check in check_ranks(exact_mixture_data())} == {"good"}
+    assert {check.verdict for check in check_ranks(exact_mixture_arrays())} == {"good"}
 
 
 def test_guides_that_are_off_are_told_and_how() -> None:
     narrow, shifted, wide = (
-        check_ranks(exact_mixture_data(**guide))[0]  # type: ignore[arg-type]
+        check_ranks(exact_mixture_arrays(**guide))[0]  # type: ignore[arg-type]
         for guide in ({"spread": 0.5}, {"shift": 1.0}, {"spread": 1.3})
     )
     assert narrow.verdict == shifted.verdict == "bad" and wide.verdict == "warn"

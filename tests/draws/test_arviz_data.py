@@ -11,7 +11,8 @@ from exact_mixture import exact_mixture_data
 from linear_gaussian import draw, exact_log_evidence, linear_pair
 
 from pyro_mfcvae import InputError
-from pyro_mfcvae.checks.arviz_data import (
+from pyro_mfcvae.checks.comparison import compare_evidence
+from pyro_mfcvae.draws.arviz_data import (
     assigned_clusters,
     attach,
     load_inference_data,
@@ -23,7 +24,6 @@ from pyro_mfcvae.checks.arviz_data import (
     to_inference_data,
     values,
 )
-from pyro_mfcvae.checks.comparison import compare_evidence
 
 DIMS = {
     "posterior": {"c_0": "chain draw item", "z_0": "chain draw item z_0_dim", "c_1": "chain draw item"},

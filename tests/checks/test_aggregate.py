@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays
 from scipy.stats import norm
 
-from pyro_mfcvae.checks.aggregate_posterior import check_aggregate, energy_coefficient, hole_share
+from pyro_mfcvae.checks.aggregate import check_aggregate, energy_coefficient, hole_share
 
 
 def test_energy_by_hand() -> None:
@@ -34,7 +34,7 @@ def test_holes_are_where_no_data_lie() -> None:
 
 
 def test_the_model_s_own_items_pass() -> None:
-    checks = check_aggregate(exact_mixture_data())
+    checks = check_aggregate(exact_mixture_arrays())
     assert [(check.name, check.facet) for check in checks[:3]] == [
         ("use of clusters", 0),
         ("aggregate posterior", 0),
@@ -44,5 +44,5 @@ def test_the_model_s_own_items_pass() -> None:
 
 
 def test_a_guide_that_is_shifted_is_not_where_the_prior_is() -> None:
-    verdicts = {check.name: check.verdict for check in check_aggregate(exact_mixture_data(shift=1.0))}
+    verdicts = {check.name: check.verdict for check in check_aggregate(exact_mixture_arrays(shift=1.0))}
     assert verdicts["use of clusters"] != "good" and verdicts["aggregate posterior"] != "good"

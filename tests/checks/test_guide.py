@@ -2,15 +2,16 @@ import copy
 
 import numpy as np
 import pytest
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays, exact_mixture_data
 
-from pyro_mfcvae.checks.arviz_data import attach, values
 from pyro_mfcvae.checks.check import Check
-from pyro_mfcvae.checks.guide_quality import check_guide
+from pyro_mfcvae.checks.guide import check_guide
+from pyro_mfcvae.draws.arviz_data import attach, values
+from pyro_mfcvae.draws.check_data import CheckData
 
 
 def by_name(**guide: float) -> dict[str, Check]:
-    return {check.name: check for check in check_guide(exact_mixture_data(**guide))}  # type: ignore[arg-type]
+    return {check.name: check for check in check_guide(exact_mixture_arrays(**guide))}  # type: ignore[arg-type]
 
 
 def test_the_exact_guide_passes() -> None:
@@ -26,13 +27,15 @@ def test_the_exact_guide_passes() -> None:
 def test_a_facet_that_is_off_is_told_from_one_that_is_exact(guide: dict[str, float], off: int) -> None:
     """The facets are independent a posteriori, so the exact one has equal weights wherever the other is held."""
     data = exact_mixture_data(**guide, off=(off,))  # type: ignore[arg-type]
-    checks = {check.facet: check for check in check_guide(data) if check.name == "k-hat of q(z_j|x)"}
+    checks = {
+        check.facet: check for check in check_guide(CheckData.from_arviz(data)) if check.name == "k-hat of q(z_j|x)"
+    }
     assert {j for j, check in checks.items() if check.verdict != "good"} == {off}
     assert (checks[1 - off].value, checks[1 - off].details["median"]) == (0, 0)
     assert checks[off].details["items"] == 200
     log_weights = values(data, "sample_stats", f"log_weight_{1 - off}")
     np.testing.assert_allclose(log_weights, log_weights[:1].repeat(64, 0), atol=1e-10)
-    assert check_guide(data)[0].verdict != "good"
+    assert check_guide(CheckData.from_arviz(data))[0].verdict != "good"
 
 
 @pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
@@ -61,4 +64,4 @@ def test_items_whose_k_hat_cannot_be_found_are_not_trusted() -> None:
     log_weight = values(data, "sample_stats", "log_weight").copy()
     log_weight[:, :50] = np.nan
     attach(data, "sample_stats", "log_weight", (("chain", "draw", "item"), log_weight[None]))
-    assert check_guide(data)[0].value >= 0.25
+    assert check_guide(CheckData.from_arviz(data))[0].value >= 0.25

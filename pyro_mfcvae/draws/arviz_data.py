@@ -22,8 +22,8 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyro_mfcvae.checks.draws import Groups
-    from pyro_mfcvae.checks.statistics import Statistic
+    from pyro_mfcvae.draws.items import Groups
+    from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
 
 # Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
@@ -80,7 +80,7 @@ def to_inference_data(
     Raises:
         InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
     """
-    from pyro_mfcvae.checks.draws import (
+    from pyro_mfcvae.draws.items import (
         draw_facet_log_weights,
         draw_items,
         draw_log_weights,
@@ -88,7 +88,7 @@ def to_inference_data(
         evidence_of,
         simulate,
     )
-    from pyro_mfcvae.checks.statistics import check_statistics, statistics_for
+    from pyro_mfcvae.draws.statistics import check_statistics, statistics_for
 
     if num_samples < MIN_DRAWS:
         raise InputError(

@@ -11,8 +11,8 @@ import pytest
 from exact_mixture import exact_mixture_data
 
 import pyro_mfcvae
-from pyro_mfcvae.checks.arviz_data import load_inference_data, save_inference_data
-from pyro_mfcvae.checks.criticism import criticise, to_json
+from pyro_mfcvae.checks.criticism import criticise
+from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_data
 
 OTHERS = ("3.11",) if sys.version_info >= (3, 12) else ("3.14", "3.13", "3.12")
 
@@ -31,15 +31,13 @@ import matplotlib
 matplotlib.use("agg")
 warnings.simplefilter("ignore")
 import arviz
-from pyro_mfcvae.checks.plots import FIGURES
-from pyro_mfcvae.checks.criticism import criticise, to_json
-from pyro_mfcvae.checks.arviz_data import load_inference_data, save_inference_data, to_elpd
+from pyro_mfcvae.checks.criticism import criticise
+from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_data, to_elpd
 
 data = load_inference_data(Path("here.nc"))
 checks = criticise(data)
-Path("there.json").write_text(to_json(checks))
-for draw in FIGURES.values():
-    draw(data, checks)
+Path("there.json").write_text(checks.to_json())
+checks.figures()
 elpd = to_elpd(data)
 arviz.plot_khat(elpd)
 arviz.plot_compare(arviz.compare({"one": elpd, "same": elpd}))
@@ -76,7 +74,7 @@ def test_the_other_arviz_reads_our_file_and_comes_to_the_same_verdicts(tmp_path:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == ("0" if "3.11" in OTHERS else "1")
-    ours, theirs = (json.loads(text) for text in (to_json(criticise(here)), (tmp_path / "there.json").read_text()))
+    ours, theirs = (json.loads(text) for text in (criticise(here).to_json(), (tmp_path / "there.json").read_text()))
     for mine, other in zip(ours, theirs, strict=True):
         for key in ("name", "facet", "verdict"):
             assert mine[key] == other[key], mine["name"]

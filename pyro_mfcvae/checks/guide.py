@@ -1,11 +1,20 @@
 """Is the guide good? What the importance weights p(x, z) / q(z | x) say of q(z | x), on the data themselves."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.arviz_data import num_facets, pareto_k, values
 from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
+from pyro_mfcvae.draws.arviz_data import pareto_k
+from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.plots import COLOURS, SHADE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 K_HAT = 0.7
 _FEWEST = 30  # items with trusted weights, for a comparison with them
@@ -19,13 +28,11 @@ GAP = Threshold(
 DISTANCE = Threshold(warn=0.1, bad=0.25, source="ours: total variation; 64 draws alone make some hundredths of it")
 
 
-def check_guide(data: Any) -> list[Check]:
+def check_guide(data: CheckData) -> list[Check]:
     """k-hat of all facets together and of each alone, the gap between evidence and ELBO, q(c | x) against p(c | x)."""
-    log_weights = values(data, "sample_stats", "log_weight").T
-    evidence, elbo = values(data, "log_likelihood", "x"), values(data, "sample_stats", "elbo")
+    log_weights, evidence, elbo = data.log_weights.T, data.evidence, data.elbo
     k_hat = pareto_k(log_weights)
-    facets = range(num_facets(data))
-    num_dims = sum(data["posterior"].sizes[f"z_{j}_dim"] for j in facets)
+    num_dims = sum(facet.z.shape[-1] for facet in data.facets)
     gap = (evidence - log_weights.mean(-1)).astype(float)
     trusted = k_hat <= K_HAT  # a k-hat that could not be found is not
     checks = [
@@ -61,9 +68,9 @@ def check_guide(data: Any) -> list[Check]:
             },
         ),
     ]
-    for j in facets:
-        if f"log_weight_{j}" in data["sample_stats"]:
-            alone = pareto_k(values(data, "sample_stats", f"log_weight_{j}").T)
+    for j, facet in enumerate(data.facets):
+        if facet.log_weights is not None:
+            alone = pareto_k(facet.log_weights.T)
             checks.append(
                 Check(
                     name="k-hat of q(z_j|x)",
@@ -78,10 +85,8 @@ def check_guide(data: Any) -> list[Check]:
                     details={"median": float(np.median(alone)), "items": len(alone)},
                 )
             )
-    for j in facets if trusted.sum() >= _FEWEST else ():
-        here, there = (
-            values(data, "sample_stats", f"{name}_{j}")[trusted] for name in ("assignment", "weighted_assignment")
-        )
+    for j, facet in enumerate(data.facets) if trusted.sum() >= _FEWEST else ():
+        here, there = facet.probs[trusted], facet.weighted_probs[trusted]
         checks.append(
             Check(
                 name="q(c|x) against p(c|x)",
@@ -95,3 +100,28 @@ def check_guide(data: Any) -> list[Check]:
             )
         )
     return checks
+
+
+def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """k-hat of every item, what q(z | x) gives away of its evidence, and k-hat of single facets."""
+    log_weights = data.log_weights.T
+    alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
+    figure, panels = make_panels(2 if alone else 1, max(2, len(alone)))
+    _plot_k_hat(panels[0, 0], pareto_k(log_weights), "k-hat of q(z|x)")
+    axes = panels[0, 1]
+    gap = data.evidence - log_weights.mean(-1)
+    draw_histogram(axes, gap, (min(gap.min(), 0.0), max(np.quantile(gap, 0.995), 0.1)), colour=COLOURS[0])
+    describe(axes, "evidence minus ELBO", f"mean {gap.mean():z.2f}", "nats, one per item")
+    for (j, weights), axes in zip(alone, panels[-1], strict=False):
+        _plot_k_hat(axes, pareto_k(weights.T), f"facet {j} alone: k-hat of q(z_{j}|x)")
+    return finish(figure, panels)
+
+
+def _plot_k_hat(axes: "Axes", k_hat: NDArray[Any], title: str) -> None:
+    finite = k_hat[np.isfinite(k_hat)]
+    draw_histogram(
+        axes, finite, (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0))), colour=COLOURS[0]
+    )
+    axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
+    axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
+    describe(axes, title, f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")

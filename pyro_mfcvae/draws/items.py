@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor
 
-from pyro_mfcvae.checks.statistics import Statistic
 from pyro_mfcvae.data.images import as_float, check_complete
+from pyro_mfcvae.draws.statistics import Statistic
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE

@@ -1,0 +1,69 @@
+"""Panels of the checks' pictures."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_mfcvae.plots import INK, TEXT_SIZE, TITLE_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_SIZE = 3.4  # inches
+
+
+def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple["Figure", NDArray[Any]]:
+    """A figure and its panels, (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, 0.9 * PANEL_SIZE * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def draw_histogram(
+    axes: "Axes", array: NDArray[Any], span: tuple[float, float], *, colour: str, label: str | None = None
+) -> None:
+    """Density of an array as a stepped line, within a span."""
+    inside = array[(array >= span[0]) & (array <= span[1])]
+    if inside.size:
+        axes.hist(inside, bins=40, range=span, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
+    axes.set_yticks([])
+
+
+def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:
+    """A square of rates in [0, 1], as shades; as numbers too where it is small."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.imshow(rates, vmin=0, vmax=1, cmap="Blues")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(rates) <= 5:
+        for (row, column), rate in np.ndenumerate(rates):
+            ink = "white" if rate > 0.6 else INK
+            axes.text(column, row, f"{rate:.2f}", ha="center", va="center", fontsize=TEXT_SIZE, color=ink)
+        axes.set_xticks(range(len(rates)))
+        axes.set_yticks(range(len(rates)))
+    describe(axes, title, "", across)
+    axes.set_ylabel(down, fontsize=TEXT_SIZE)
+
+
+def describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
+    """Title, a line of numbers below it, and the name of the horizontal axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    text = f"{title}\n{numbers}" if numbers else title
+    axes.set_title(text, loc="left", fontsize=TITLE_SIZE - 1, color=INK)
+    axes.set_xlabel(across, fontsize=TEXT_SIZE)
+    axes.tick_params(labelsize=TEXT_SIZE)
+    if across.startswith("cluster"):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish(figure: "Figure", panels: NDArray[Any]) -> "Figure":
+    """Panels that nothing was drawn in go."""
+    for axes in panels.flat:
+        if not axes.has_data():
+            axes.set_axis_off()
+    return figure

@@ -1,0 +1,13 @@
+"""Draws of a fitted pair, from data and from the model itself: as ArviZ data, and as the arrays that checks read."""
+
+from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_data, to_elpd, to_inference_data
+from pyro_mfcvae.draws.check_data import CheckData, FacetData
+
+__all__ = [
+    "CheckData",
+    "FacetData",
+    "load_inference_data",
+    "save_inference_data",
+    "to_elpd",
+    "to_inference_data",
+]
