@@ -86,7 +86,7 @@ def fit(
         if find_spec("tensorboard") and fabric.is_global_zero:
             callbacks.append(TensorBoardCallback(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
-    print_scores(result.evaluation.scores)
+    print_scores(result.evaluation)
     say(f"\nExamples of every cluster: {run.clusters_figure}")
     say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
 
@@ -116,9 +116,9 @@ def evaluate(
         before, now = folder.read_summary().get("data_fingerprint"), dataset.fingerprint()
         if before != now:
             say(f"These are not the data that the run was trained on (fingerprint {before}, now {now}).")
-    result = evaluate_split(pair, dataset.test)
+    result = evaluate_split(pair, dataset.test, grouping=folder.read_grouping(pair))
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
-    print_scores(result.scores)
+    print_scores(result)
 
 
 @app.command

@@ -1,19 +1,27 @@
 """What the command line shows: lines, and the tables of scores."""
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pyro_mfcvae.checks.check import Check
 from pyro_mfcvae.checks.comparison import Comparison
-from pyro_mfcvae.metrics import FacetScores
+from pyro_mfcvae.runs.evaluation import Evaluation
 from pyro_mfcvae.runs.sweep import Sweep
 
+# Beside a terminal, a line is as long as it is: a table that is piped must not be cut.
+_NO_LIMIT = 10_000
+
 console = Console()
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = _NO_LIMIT
 
 _COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
@@ -27,22 +35,40 @@ def table(*columns: str) -> Table:
     """An empty table without lines."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        rows.add_column(column)
+        rows.add_column(Text(column))
     return rows
 
 
-def print_scores(scores: FacetScores) -> None:
-    """The facet × label table: accuracy, with NMI and ARI; the best facet of every label in bold."""
-    best = scores.best_facets()
-    rows = table("facet", "clusters in use", *(f"{label}: accuracy (NMI, ARI)" for label in scores.accuracy))
-    for j, record in enumerate(scores.facet_records()):
-        cells = []
-        for label in scores.accuracy:
-            cell = f"{record['accuracy'][label]:.3f} ({record['nmi'][label]:.2f}, {record['ari'][label]:z.2f})"
-            cells.append(f"[bold green]{cell}[/]" if best[label] == j else cell)
-        rows.add_row(str(j), f"{record['clusters_in_use']} of {record['num_clusters']}", *cells)
+def print_scores(result: Evaluation) -> None:
+    """A row per facet and label: how well groups, and clusters, agree with it; the best facet of a label in bold.
+
+    Below, how much of the same thing every two facets tell.
+    """
+    labels, best = list(result.group_scores.accuracy), result.group_scores.best_facets()
+    scores = ("accuracy", "NMI", "ARI", "of clusters: accuracy", "NMI", "ARI") if labels else ()
+    rows = table("facet", "groups", "clusters in use", *(("label", *scores) if labels else ()))
+    for j, record in enumerate(result.facet_records()):
+        head = [str(j), str(record["num_groups"]), f"{record['clusters_in_use']} of {record['num_clusters']}"]
+        for label in labels:
+            cells = [*_score_cells(record["groups"], label), *_score_cells(record, label)]
+            style = "bold green" if best[label] == j else ""
+            rows.add_row(*head, *(Text(cell, style) for cell in (label, *cells)))
+            head = ["", "", ""]
+        if not labels:
+            rows.add_row(*head)
     console.print()
     console.print(rows)
+    overlaps = [
+        f"facets {i} and {j}: {result.group_scores.redundancy[i, j]:z.2f}"
+        for i in range(len(result.grouping.facets))
+        for j in range(i + 1, len(result.grouping.facets))
+    ]
+    if overlaps:
+        say(f"\nInformation that groups share (0: none, 1: the same groups): {', '.join(overlaps)}")
+
+
+def _score_cells(record: dict[str, Any], label: str) -> list[str]:
+    return [f"{record[score][label]:z.{digits}f}" for score, digits in (("accuracy", 3), ("nmi", 2), ("ari", 2))]
 
 
 def print_sweep(result: Sweep) -> None:

@@ -1,63 +1,110 @@
-"""What a fitted pair says of a data set, item by item and in sum."""
+"""What a fitted pair says about a data set, item by item and in sum."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pyro_mfcvae.data.images import Split, as_float, check_complete
 from pyro_mfcvae.metrics import FacetScores, score_facets
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.grouping import Grouping
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clusters of N items along J facets.
+    """Clusters and groups of N items along J facets.
 
     Attributes:
         assignments: most probable cluster, (N, J).
         confidence: its probability q(c_j | x), (N, J).
         elbo: mean ELBO per item, in nats; every facet's KL counts in full, whatever weight it trained with.
-        scores: agreement with the labels.
+        scores: agreement of the clusters with the labels.
+        grouping: which clusters are one group.
+        groups: most probable group, (N, J).
+        group_confidence: its probability, the sum of q(c_j | x) over its clusters, (N, J).
+        group_scores: agreement of the groups with the labels.
     """
 
     assignments: NDArray[np.int64]
     confidence: NDArray[np.float64]
     elbo: float
     scores: FacetScores
+    grouping: Grouping
+    groups: NDArray[np.int64]
+    group_confidence: NDArray[np.float64]
+    group_scores: FacetScores
+
+    def facet_records(self) -> list[dict[str, Any]]:
+        """One record of plain numbers per facet, the entry ``facets`` of ``summary.json``."""
+        return [
+            clusters
+            | {"num_groups": groups["num_clusters"]}
+            | {"groups": {name: groups[name] for name in ("accuracy", "hungarian", "nmi", "ari")}}
+            for clusters, groups in zip(self.scores.facet_records(), self.group_scores.facet_records(), strict=True)
+        ]
 
 
 @torch.no_grad()
-def evaluate(pair: MFCVAE, split: Split, *, batch_size: int = 1024) -> Evaluation:
-    """Assign every item of a split, batch by batch on the pair's device, and score the clusters against its labels."""
+def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, batch_size: int = 1024) -> Evaluation:
+    """Assign every item of a split, batch by batch on the pair's device, and score clusters and groups against labels.
+
+    Args:
+        pair: model and guide.
+        split: the items.
+        grouping: which clusters are one group; what the model itself suggests where None.
+        batch_size: items at once.
+    """
     if not pair.model.missing:
         check_complete(split.images)
     device = pair.model.alpha.device
     pair.eval()
-    assignments, confidence, elbo = [], [], 0.0
+    clusters: list[list[NDArray[Any]]] = []
+    groups: list[list[NDArray[Any]]] = []
+    elbo = 0.0
     with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
+        grouping = grouping or Grouping.from_trees(pair.groups())
         for images in split.images.split(batch_size):
             x = as_float(images).to(device)
-            best = [probs.max(-1) for probs in pair.assign(x)]
-            assignments.append(_stack([b.indices for b in best]))
-            confidence.append(_stack([b.values for b in best]))
+            probs = [q.cpu().double().numpy() for q in pair.assign(x)]
+            clusters.append(_find_best(probs))
+            groups.append(_find_best([grouping.probs(j, q) for j, q in enumerate(probs)]))
             terms = pair.elbo_terms(x)
             elbo += (terms.reconstruction - terms.kl.sum(-1)).sum().item()
-    clusters = torch.cat(assignments).numpy()
+    labels = {name: label.numpy() for name, label in split.labels.items()}
+    assignments, confidence = map(np.concatenate, zip(*clusters, strict=True))
+    of_groups, group_confidence = map(np.concatenate, zip(*groups, strict=True))
     return Evaluation(
-        assignments=clusters,
-        confidence=torch.cat(confidence).double().numpy(),
+        assignments=assignments,
+        confidence=confidence,
         elbo=elbo / len(split),
-        scores=score_facets(
-            clusters,
-            {name: label.numpy() for name, label in split.labels.items()},
-            num_clusters=[f.num_clusters for f in pair.model.facets],
-        ),
+        scores=score_facets(assignments, labels, num_clusters=[f.num_clusters for f in pair.model.facets]),
+        grouping=grouping,
+        groups=of_groups,
+        group_confidence=group_confidence,
+        group_scores=score_facets(of_groups, labels, num_clusters=grouping.num_groups),
     )
 
 
-def _stack(columns: list[Tensor]) -> Tensor:
-    return torch.stack(columns, -1).cpu()
+def find_groups(pair: MFCVAE, split: Split, *, num_items: int = 10_000) -> Grouping:
+    """The groups that the model suggests; how large each cluster is, at most so many items decide, evenly spread.
+
+    Pyro's and torch's random states stay as they are.
+    """
+    chosen = torch.linspace(0, len(split) - 1, min(len(split), num_items), dtype=torch.float64).long()
+    pair.eval()
+    device = pair.model.alpha.device
+    devices = [device] if device.type == "cuda" else []
+    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        x = as_float(split.images[chosen]).to(device)
+        return Grouping.from_trees(pair.groups(x))
+
+
+def _find_best(probs: list[NDArray[np.float64]]) -> list[NDArray[Any]]:
+    """The most probable column of every facet's probabilities, and its probability: (N, J) each."""
+    best = np.stack([q.argmax(1) for q in probs], 1)
+    return [best, np.stack([q[np.arange(len(q)), best[:, j]] for j, q in enumerate(probs)], 1)]

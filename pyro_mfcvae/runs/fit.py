@@ -16,8 +16,9 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
 from pyro_mfcvae.runs.checkpoints import load_training, save_pair, save_training
-from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
+from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.known import KnownItems, choose_known_items
@@ -188,12 +189,16 @@ def _write_epoch(run: RunFolder, training: Training, record: EpochRecord, second
 def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, seconds: float) -> Fit:
     fabric, pair = training.fabric, training.pair
     on_rank_zero_then_broadcast(fabric, lambda: save_pair(pair, run.model_path), pair)
-    evaluation = evaluate(pair, data.test)
+    grouping = find_groups(pair, data.train)
+    if fabric.is_global_zero:
+        grouping = Grouping.read(run.groups_path, model=run.model_fingerprint()) or grouping
+        run.write_grouping(grouping)
+    evaluation = evaluate(pair, data.test, grouping=grouping)
     summary = {
         "data": config.data,
         "data_fingerprint": data.fingerprint(),
         "seed": config.seed,
-        "facets": evaluation.scores.facet_records(),
+        "facets": evaluation.facet_records(),
         "redundancy": evaluation.scores.redundancy.tolist(),
         "elbo": evaluation.elbo,
         "epochs": training.epoch,

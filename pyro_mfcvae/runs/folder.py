@@ -5,10 +5,12 @@ model.safetensors       parameters and buffers of the pair
 checkpoint/             all that ``--resume`` needs
 metrics.jsonl           one record per epoch
 summary.json            what came out
+groups.json             which clusters are one group, and what groups are called
 figures/                pictures
 tensorboard/            the same metrics as TensorBoard events, where tensorboard is installed
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from pyro_mfcvae.config.text import read_config, to_toml
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_pair
+from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.train.training import EpochRecord
 
 
@@ -65,6 +68,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def groups_path(self) -> Path:
+        return self.path / "groups.json"
+
+    @property
     def figures_path(self) -> Path:
         return self.path / "figures"
 
@@ -93,6 +100,24 @@ class RunFolder:
         if not self.model_path.is_file():
             raise InputError(f"the run {self.path} is not finished: go on with mfcvae fit --resume --out {self.path}")
         return load_pair(self.read_config(), self.model_path)
+
+    def model_fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of ``model.safetensors``."""
+        with self.model_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def read_grouping(self, pair: MFCVAE | None = None) -> Grouping:
+        """The groups as the user left them; those that the model itself suggests where there is no ``groups.json``.
+
+        Args:
+            pair: the run's, where it is loaded already.
+        """
+        pair = pair or self.load_pair()
+        return Grouping.read(self.groups_path, model=self.model_fingerprint()) or Grouping.from_trees(pair.groups())
+
+    def write_grouping(self, grouping: Grouping) -> None:
+        """Replace ``groups.json``."""
+        grouping.write(self.groups_path, model=self.model_fingerprint())
 
     def append_metrics(self, record: EpochRecord, *, seconds: float) -> None:
         """Add an epoch's record, with the training time so far."""

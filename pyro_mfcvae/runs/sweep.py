@@ -53,7 +53,7 @@ class Sweep:
     def summary(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
         runs = [
-            {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.scores.facet_records()}
+            {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.facet_records()}
             | {"redundancy": evaluation.scores.redundancy.tolist()}
             for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
         ]
@@ -112,7 +112,11 @@ def sweep(
 
 def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
     """Score the finished runs ``seed-N`` of a folder on the test items, and against each other."""
-    evaluations = [evaluate(RunFolder.open(folder / f"seed-{seed}").load_pair(), data.test) for seed in seeds]
+    evaluations = []
+    for seed in seeds:
+        run = RunFolder.open(folder / f"seed-{seed}")
+        pair = run.load_pair()
+        evaluations.append(evaluate(pair, data.test, grouping=run.read_grouping(pair)))
     agreement = [[facet_agreement(a.assignments, b.assignments) for b in evaluations] for a in evaluations]
     return Sweep(tuple(seeds), tuple(evaluations), np.array(agreement))
 

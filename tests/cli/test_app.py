@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,18 @@ from pyro_mfcvae.runs.folder import RunFolder
 pytestmark = pytest.mark.usefixtures("place")
 
 
+def check_scores(out: str, summary: dict[str, Any]) -> None:
+    """The table has the numbers of ``summary.json``."""
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    for j, facet in enumerate(summary["facets"]):
+        cells = [
+            f"{scores['accuracy']['side']:.3f} {scores['nmi']['side']:z.2f} {scores['ari']['side']:z.2f}"
+            for scores in (facet["groups"], facet)
+        ]
+        use = f"{facet['num_groups']} {facet['clusters_in_use']} of {facet['num_clusters']}"
+        assert f"{j} {use} side {' '.join(cells)}" in rows
+
+
 def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     code, out, err = mfcvae("fit", "--data", "data.npz", "--out", "here/run", "--device", "cpu", "--set", *TINY)
     assert (code, err) == (0, "")
@@ -32,11 +45,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every cluster: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
-    assert "side: accuracy (NMI, ARI)" in out
-    for j, facet in enumerate(summary["facets"]):
-        score = f"{facet['accuracy']['side']:.3f} ({facet['nmi']['side']:.2f}, {facet['ari']['side']:z.2f})"
-        row = next(line for line in lines if line.startswith(f"{j} "))
-        assert row.split("  ", 1)[1].split() == f"{facet['clusters_in_use']} of {facet['num_clusters']} {score}".split()
+    check_scores(out, summary)
 
 
 @pytest.mark.usefixtures("fitted")
@@ -61,9 +70,7 @@ def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
     assert (code, err) == (0, "")
     assert re.match(r"80 items of data; ELBO -\d+\.\d\d nats per item\n", out)
     summary = json.loads(Path("run/summary.json").read_text())
-    for j, facet in enumerate(summary["facets"]):
-        assert re.search(rf"^{j} +{facet['clusters_in_use']} of {facet['num_clusters']} ", out, re.MULTILINE)
-        assert f"{facet['accuracy']['side']:.3f} ({facet['nmi']['side']:.2f}, {facet['ari']['side']:z.2f})" in out
+    check_scores(out, summary)
     assert names(Path("run")) == before
     Path("run/summary.json").unlink()  # as if it had been stopped before its scores
     assert mfcvae("evaluate", "run")[0] == 0

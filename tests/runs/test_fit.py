@@ -136,6 +136,7 @@ def test_a_run_leaves_all_that_was_promised(whole: Fit) -> None:
         "checkpoint/training.safetensors",
         "metrics.jsonl",
         "summary.json",
+        "groups.json",
         "figures/clusters.png",
         "figures/curves.png",
     }
@@ -164,7 +165,7 @@ def test_the_summary_tells_what_came_out(whole: Fit) -> None:
     assert summary["data_fingerprint"] == make_data().fingerprint()
     assert (summary["seed"], summary["epochs"], summary["device"]) == (0, NUM_EPOCHS, "cpu")
     assert summary["elbo"] == whole.evaluation.elbo
-    assert summary["facets"] == whole.evaluation.scores.facet_records()
+    assert summary["facets"] == whole.evaluation.facet_records()
     assert [facet["num_clusters"] for facet in summary["facets"]] == [3, 4]
     assert set(summary["facets"][0]) >= {"clusters_in_use", "accuracy", "nmi", "ari"}
     assert np.shape(summary["redundancy"]) == (2, 2)
@@ -242,7 +243,7 @@ def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
 def test_a_run_stopped_after_its_training_is_finished_without_training(
     whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise StopError
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,212 @@
+"""What a run keeps of its user's view on groups: which cluster belongs to which group, and what a group is called."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_mfcvae.atomic_io import read_text, write_json
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.groups import Merge, MergeTree
+
+
+@dataclass(frozen=True, eq=False)
+class FacetGroups:
+    """The groups of one facet.
+
+    Attributes:
+        tree: how the facet's clusters merge.
+        labels: the group of every cluster, (K,): 0 … G-1, and every number occurs.
+        names: one per group, (G,); empty where the group has none.
+    """
+
+    tree: MergeTree
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        expected = self.tree.num_clusters
+        if self.labels.shape != (expected,) or not np.array_equal(np.unique(self.labels), np.arange(self.num_groups)):
+            raise InputError(
+                f"expected one group for each of {expected} clusters, numbered from 0 without a gap, got "
+                f"{self.labels.tolist()}: number them so"
+            )
+        if len(self.names) != self.num_groups:
+            raise InputError(
+                f"expected a name, which may be empty, for each of {self.num_groups} groups, got {len(self.names)}: "
+                "give one per group"
+            )
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the groups are those of a cut through the tree; otherwise a person has merged or split some."""
+        if self.num_groups > len(self.tree.merges) + 1:
+            return False
+        return {*_members(self.labels)} == {*_members(self.tree.labels(self.num_groups))}
+
+    def name(self, group: int) -> str:
+        """What the group is called: its name, or its number."""
+        return self.names[group] or f"group {group}"
+
+    def members(self, group: int) -> list[int]:
+        """The clusters of a group, in order."""
+        return np.flatnonzero(self.labels == group).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The groups of every facet. Each change gives another `Grouping`; groups that it leaves alone keep their names."""
+
+    facets: tuple[FacetGroups, ...]
+
+    @classmethod
+    def from_trees(cls, trees: Iterable[MergeTree]) -> "Grouping":
+        """The groups where each tree's merges stop overlapping, without names."""
+        return cls(tuple(FacetGroups(tree, tree.labels(), ("",) * tree.num_groups) for tree in trees))
+
+    @property
+    def num_groups(self) -> tuple[int, ...]:
+        """G of every facet."""
+        return tuple(groups.num_groups for groups in self.facets)
+
+    def labels(self, facet: int) -> NDArray[np.int64]:
+        """The group of every cluster of a facet, (K,)."""
+        return self._facet(facet).labels
+
+    def names(self, facet: int) -> tuple[str, ...]:
+        """What the groups of a facet are called, (G,): names, or numbers where there is none."""
+        groups = self._facet(facet)
+        return tuple(map(groups.name, range(groups.num_groups)))
+
+    def of_clusters(self, assignments: ArrayLike) -> NDArray[np.int64]:
+        """The group of the cluster of each item in each facet: (N, J) → (N, J)."""
+        columns = np.asarray(assignments).T
+        return np.stack([groups.labels[column] for groups, column in zip(self.facets, columns, strict=True)], 1)
+
+    def probs(self, facet: int, probs: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sums of q(c | x) over the clusters of each group: (N, K) → (N, G)."""
+        groups = self._facet(facet)
+        membership = groups.labels[:, None] == np.arange(groups.num_groups)
+        return np.asarray(probs, dtype=np.float64) @ membership
+
+    def cut(self, facet: int, num_groups: int) -> "Grouping":
+        """Cut the tree of a facet at a number of groups, 1 … clusters in use."""
+        return self._regroup(facet, self._facet(facet).tree.labels(num_groups))
+
+    def reset(self, facet: int) -> "Grouping":
+        """The groups that the tree itself suggests."""
+        return self.cut(facet, self._facet(facet).tree.num_groups)
+
+    def merge(self, facet: int, groups: Sequence[int]) -> "Grouping":
+        """Make one group of several; it takes the smallest number, and the first name among theirs."""
+        own = self._facet(facet)
+        chosen = sorted({self._check_group(own, group) for group in groups})
+        if len(chosen) < 2:
+            raise InputError(f"expected two groups or more to merge, got {len(chosen)}: name others")
+        labels = np.where(np.isin(own.labels, chosen), chosen[0], own.labels)
+        merged = self._regroup(facet, np.unique(labels, return_inverse=True)[1])
+        name = next((own.names[group] for group in chosen if own.names[group]), "")
+        return merged.rename(facet, chosen[0], name)
+
+    def split(self, facet: int, clusters: Sequence[int]) -> "Grouping":
+        """Take clusters out of their groups into a new group, the last one."""
+        own = self._facet(facet)
+        chosen = sorted(set(clusters))
+        if not chosen or not all(0 <= k < len(own.labels) for k in chosen):
+            raise InputError(f"expected clusters from 0 to {len(own.labels) - 1}, got {chosen}: name others")
+        labels = own.labels.copy()
+        labels[chosen] = own.num_groups
+        return self._regroup(facet, np.unique(labels, return_inverse=True)[1])
+
+    def rename(self, facet: int, group: int, name: str) -> "Grouping":
+        """Call a group by a name; an empty one takes the name away."""
+        own = self._facet(facet)
+        names = list(own.names)
+        names[self._check_group(own, group)] = " ".join(name.split())
+        return self._with(facet, replace(own, names=tuple(names)))
+
+    def write(self, path: Path, *, model: str) -> None:
+        """Replace ``groups.json``, in one step.
+
+        Args:
+            path: the file.
+            model: fingerprint of the saved model whose clusters these are.
+        """
+        write_json(path, {"model": model, "facets": [_record(groups) for groups in self.facets]})
+
+    @classmethod
+    def read(cls, path: Path, *, model: str) -> "Grouping | None":
+        """What `write` wrote; None where there is no file, or it is about another model."""
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(read_text(path))
+            if content["model"] != model:
+                return None
+            return cls(tuple(map(_from_record, content["facets"])))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"expected the groups of a run in {path}, got something else ({error!r}): remove the file, and the "
+                "groups are found again"
+            ) from None
+
+    def _facet(self, j: int) -> FacetGroups:
+        if not 0 <= j < len(self.facets):
+            raise InputError(f"expected a facet from 0 to {len(self.facets) - 1}, got {j}: choose one of these")
+        return self.facets[j]
+
+    def _check_group(self, own: FacetGroups, group: int) -> int:
+        if not 0 <= group < own.num_groups:
+            raise InputError(f"expected a group from 0 to {own.num_groups - 1}, got {group}: choose one of these")
+        return group
+
+    def _regroup(self, j: int, labels: NDArray[np.int64]) -> "Grouping":
+        own = self._facet(j)
+        before = dict(zip(_members(own.labels), own.names, strict=True))
+        names = tuple(before.get(members, "") for members in _members(labels))
+        return self._with(j, FacetGroups(own.tree, labels, names))
+
+    def _with(self, j: int, groups: FacetGroups) -> "Grouping":
+        return Grouping((*self.facets[:j], groups, *self.facets[j + 1 :]))
+
+
+def _members(labels: NDArray[np.int64]) -> list[tuple[int, ...]]:
+    return [tuple(np.flatnonzero(labels == g).tolist()) for g in range(labels.max() + 1)]
+
+
+def _record(groups: FacetGroups) -> dict[str, Any]:
+    tree = groups.tree
+    return {
+        "num_groups": groups.num_groups,
+        "labels": groups.labels.tolist(),
+        "names": list(groups.names),
+        "tree": {
+            "merges": [[merge.first, merge.second, merge.overlap] for merge in tree.merges],
+            "shares": tree.shares.tolist(),
+            "nearest": tree.nearest.tolist(),
+            "num_groups": tree.num_groups,
+        },
+    }
+
+
+def _from_record(record: dict[str, Any]) -> FacetGroups:
+    tree = record["tree"]
+    return FacetGroups(
+        MergeTree(
+            merges=tuple(Merge(int(a), int(b), float(overlap)) for a, b, overlap in tree["merges"]),
+            shares=np.array(tree["shares"], dtype=np.float64),
+            nearest=np.array(tree["nearest"], dtype=np.int64),
+            num_groups=int(tree["num_groups"]),
+        ),
+        np.array(record["labels"], dtype=np.int64),
+        tuple(map(str, record["names"])),
+    )
