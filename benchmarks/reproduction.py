@@ -53,7 +53,7 @@ class CurveMonitor:
     def on_start(self, training: Training) -> None:
         self.pair = training.pair
 
-    def on_step(self, elbo: float) -> None:
+    def on_steps(self, num_steps: int, elbo: float) -> None:
         pass
 
     def on_epoch(self, record: EpochRecord) -> None:

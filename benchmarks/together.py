@@ -85,7 +85,7 @@ def main(
 
     for preset in presets:
         alone, _ = prepare(preset, 0, device)
-        ways = {"alone": steps_of(lambda told, alone=alone: alone.run_epoch(lambda _: told()), clock)}
+        ways = {"alone": steps_of(lambda told, alone=alone: alone.run_epoch(lambda *_: told()), clock)}
         for num in seeds:
             stack = StackedTraining(*zip(*(prepare(preset, seed, device) for seed in range(num)), strict=True))
             ways[str(num)] = steps_of(stack.run_epoch, clock)

@@ -207,7 +207,8 @@ class ProgressiveSchedule:
                 "stage_steps one number per facet"
             )
         for buffer, weight in ((model.alpha, self.alpha), (model.beta, self.beta)):
-            buffer.copy_(buffer.new_tensor([weight(j, step) for j in range(self.num_facets)]))
+            for j in range(self.num_facets):
+                buffer[j].fill_(weight(j, step))  # a number travels with the kernel; a tensor would wait for a copy
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
     @property

@@ -217,14 +217,14 @@ def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) 
     before = _seconds_before(run)
     start = time.perf_counter()
 
-    def on_step(elbo: float) -> None:
+    def on_steps(num_steps: int, elbo: float) -> None:
         for callback in callbacks:
-            callback.on_step(elbo)
+            callback.on_steps(num_steps, elbo)
 
     for callback in callbacks:
         callback.on_start(training)
     while not training.is_finished:
-        record = training.run_epoch(on_step)
+        record = training.run_epoch(on_steps)
         if training.fabric.is_global_zero:
             _write_epoch(run, training, record, before + time.perf_counter() - start)
         for callback in callbacks:

@@ -46,6 +46,8 @@ class Batches:
         """This device's share of every full batch of an epoch."""
         entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
+        if self._on_device:
+            order = order.to(self._images.device)  # once an epoch, so that no batch waits for a copy
         rank, size = self._fabric.global_rank, self.batch_size // self._fabric.world_size
         shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
         if len(order) % self.batch_size:

@@ -19,8 +19,8 @@ class Callback(Protocol):
     def on_start(self, training: Training) -> None:
         """Before the first step; a resumed training has epochs behind it already."""
 
-    def on_step(self, elbo: float) -> None:
-        """After every step, with the batch's mean ELBO."""
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        """Every few steps, on a CPU after each, with the number of steps since the last call and their mean ELBO."""
 
     def on_epoch(self, record: EpochRecord) -> None:
         """After every epoch."""
@@ -58,8 +58,8 @@ class ProgressBar:
         self._steps_per_epoch = training.steps_per_epoch
         self._progress.update(self._task, total=training.num_epochs, completed=training.epoch)
 
-    def on_step(self, elbo: float) -> None:
-        self._progress.update(self._task, advance=1 / self._steps_per_epoch, elbo=f"{elbo:.1f}")
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        self._progress.update(self._task, advance=num_steps / self._steps_per_epoch, elbo=f"{elbo:.1f}")
 
     def on_epoch(self, record: EpochRecord) -> None:
         clusters = " ".join(map(str, record.active_clusters))
@@ -83,7 +83,7 @@ class TensorBoardCallback:
         # An epoch is written at the step that it ends with, which of the last one to be kept is training.step.
         self._writer = SummaryWriter(str(self._folder), purge_step=training.step + 1)
 
-    def on_step(self, elbo: float) -> None:
+    def on_steps(self, num_steps: int, elbo: float) -> None:
         pass
 
     def on_epoch(self, record: EpochRecord) -> None:

@@ -102,10 +102,14 @@ class StackedTraining:
                 if len(self._failures) == len(self.trainings):
                     break
             self._hand_back_moments()
-            return [
-                self._failures[s] if s in self._failures else self._in_turn(s, training.finish_epoch)
-                for s, training in enumerate(self.trainings)
-            ]
+            return [self._finish(s) for s in range(len(self.trainings))]
+
+    def _finish(self, s: int) -> EpochRecord | InputError:
+        if s not in self._failures:
+            with self._failure_kept(s):
+                record: EpochRecord = self._in_turn(s, self.trainings[s].finish_epoch)
+                return record
+        return self._failures[s]
 
     def _in_turn(self, s: int, act: Callable[[], Any]) -> Any:
         with self._states[s].in_turn():
@@ -113,11 +117,25 @@ class StackedTraining:
 
     def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
         """What was fitted, and the random numbers of a step."""
-        return [] if s in self._failures else self.trainings[s].prepare_step(), self._draw()
+        fitted: list[nn.Parameter] = []
+        if s not in self._failures:
+            with self._failure_kept(s):
+                fitted = self.trainings[s].prepare_step()
+        return fitted, self._draw()
+
+    @contextmanager
+    def _failure_kept(self, s: int) -> Iterator[None]:
+        """Note the error of a training that fails inside; the others go on."""
+        try:
+            yield
+        except InputError as error:
+            self._failures[s] = error
 
     def _step(self, xs: Tensor) -> None:
         turns = [self._in_turn(s, partial(self._prepare, s)) for s in range(len(self.trainings))]
-        first = next(s for s in range(len(self.trainings)) if s not in self._failures)
+        first = next((s for s in range(len(self.trainings)) if s not in self._failures), None)
+        if first is None:
+            return
         if fitted := turns[first][0]:  # the same in all
             self._adopt()
             for name, parameter in _parameters(self.trainings[first]).items():
@@ -130,12 +148,10 @@ class StackedTraining:
         self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         terms = torch.cat([-loss[:, None], reconstruction[:, None], kl], 1)
-        for s, (training, elbo, row) in enumerate(zip(self.trainings, (-loss).tolist(), terms, strict=True)):
+        for s, (training, row) in enumerate(zip(self.trainings, terms, strict=True)):
             if s not in self._failures:
-                try:
-                    training.note_step(elbo, row)
-                except InputError as error:
-                    self._failures[s] = error
+                with self._failure_kept(s):
+                    training.note_step(row)
 
     def _adopt(self) -> None:
         """Make every model's tensors slices of the stacks, with the values that they have now."""

@@ -31,6 +31,7 @@ from pyro_mfcvae.models.generative import Known
 from pyro_mfcvae.train.batches import Batches
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.known import KnownItems
+from pyro_mfcvae.train.step_log import StepLog
 
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
@@ -141,6 +142,8 @@ class Training:
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
         self._num_taken = 0  # steps of this epoch
+        self._log = StepLog(2 + pair.num_facets, self.fabric.device)
+        self._on_steps: Callable[[int, float], None] | None = None
         self.objective = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
         compile = settings.compile
         if compile == "auto":
@@ -164,8 +167,13 @@ class Training:
         """Whether all epochs are behind it."""
         return self.epoch >= self.num_epochs
 
-    def run_epoch(self, on_step: Callable[[float], None] | None = None) -> EpochRecord:
-        """Train one more epoch; ``on_step`` is called after every step with the batch's mean ELBO."""
+    def run_epoch(self, on_steps: Callable[[int, float], None] | None = None) -> EpochRecord:
+        """Train one more epoch.
+
+        No step waits for the device. ``on_steps`` is called every few steps, on a CPU after each, with the number of
+        steps since its last call and their mean ELBO.
+        """
+        self._on_steps = on_steps
         with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well
             for x in self.start_epoch():
                 self.prepare_step()
@@ -175,10 +183,7 @@ class Training:
                 self._stepper.zero_grad()
                 self.fabric.backward(loss)
                 self._stepper.step()
-                elbo = -loss.item()
-                self.note_step(elbo, torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
-                if on_step is not None:
-                    on_step(elbo)
+                self.note_step(torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
             return self.finish_epoch()
 
     def start_epoch(self) -> Iterator[Tensor]:
@@ -194,7 +199,7 @@ class Training:
                 lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
                 self.pair,
             )
-        self._total = torch.zeros(2 + self.pair.num_facets, device=self.fabric.device)
+        self._total = torch.zeros(2 + self.pair.num_facets)
         self.pair.train()
         return self.batches.epoch(self.epoch)
 
@@ -208,6 +213,7 @@ class Training:
         due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
         if due:
+            self.read_steps()  # a diverged encoder gives a fit nothing to work with
             on_rank_zero_then_broadcast(self.fabric, lambda: self._fit_mixtures(due), self.pair)
             globals_guide = self.pair.guide.globals_guide
             for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
@@ -218,24 +224,46 @@ class Training:
             group["lr"] = self._learning_rate(self.step)
         return fitted
 
-    def note_step(self, elbo: float, terms: Tensor) -> None:
+    def note_step(self, terms: Tensor) -> None:
         """Count a step that was taken.
 
         Args:
-            elbo: the batch's mean.
-            terms: that, the mean reconstruction, the mean KL per facet, (2 + J,).
+            terms: the batch's mean ELBO, mean reconstruction and mean KL per facet, (2 + J,), on the device.
         """
         self._num_taken += 1
-        self._total += terms
-        if not math.isfinite(elbo):
-            raise _diverged(f"the ELBO became {elbo} at step {self.step}")
+        self._log.add(terms)
+        if self._log.is_full:
+            self.read_steps()
+
+    def read_steps(self) -> None:
+        """Read the terms of the steps since the last read, and report them.
+
+        Raises:
+            InputError: a term is not finite; the message names the step and the term.
+        """
+        rows = self._log.read()
+        if not len(rows):
+            return
+        if not rows.isfinite().all():
+            step, term = (int(i) for i in (~rows.isfinite()).nonzero()[0])
+            names = ["ELBO", "reconstruction", *(f"KL of facet {j}" for j in range(self.pair.num_facets))]
+            # The ELBO is the sum of the other terms: it is named with the first of them that is not finite.
+            terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
+            because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
+            raise _diverged(
+                f"the {names[term]} became {rows[step, term]:g}{because} at step {self.step - len(rows) + step + 1}"
+            )
+        self._total += rows.sum(0)
+        if self._on_steps is not None:
+            self._on_steps(len(rows), rows[:, 0].mean().item())
 
     def finish_epoch(self) -> EpochRecord:
         """Count an epoch whose steps were taken, and tell about it."""
+        self.read_steps()
         self.epoch += 1
         self._num_taken = 0
-        # Of devices with as many items each.
-        total = cast(Tensor, self.fabric.all_reduce(self._total, reduce_op="mean"))
+        # All ranks see equally many items, so the mean over ranks is the mean over items.
+        total = cast(Tensor, self.fabric.all_reduce(self._total.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         return EpochRecord(
             epoch=self.epoch,

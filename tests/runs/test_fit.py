@@ -86,7 +86,7 @@ class Stopper:
     def on_start(self, training: Training) -> None:
         pass
 
-    def on_step(self, elbo: float) -> None:
+    def on_steps(self, num_steps: int, elbo: float) -> None:
         self.steps += 1
         if self.steps == self.step:
             raise StopError
@@ -276,7 +276,7 @@ def test_monitors_are_told_of_everything_in_order(tmp_path: Path) -> None:
         def on_start(self, training: Training) -> None:
             told.append(f"start {training.epoch}")
 
-        def on_step(self, elbo: float) -> None:
+        def on_steps(self, num_steps: int, elbo: float) -> None:
             told.append("step")
 
         def on_epoch(self, record: EpochRecord) -> None:

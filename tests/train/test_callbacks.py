@@ -34,7 +34,7 @@ def watch(callback: Callback, num_epochs: int, *, epoch: int = 0) -> None:
     callback.on_start(training(num_epochs, epoch=epoch))
     for done in range(epoch + 1, num_epochs + 1):
         for _ in range(3):
-            callback.on_step(-12.0)
+            callback.on_steps(1, -12.0)
         callback.on_epoch(record(done))
 
 

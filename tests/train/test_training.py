@@ -85,7 +85,7 @@ def test_the_elbo_weighs_each_step_by_its_own_beta() -> None:
     training.run_epoch()
     batches = watch_batches(training)
     elbos: list[float] = []
-    record = training.run_epoch(elbos.append)
+    record = training.run_epoch(lambda _, elbo: elbos.append(elbo))
     expected = []
     for batch, beta in zip(tuple(batches), (1 / 3, 2 / 3, 1.0), strict=True):
         terms = FacetELBO().terms(pair.model, pair.guide, training.images[batch]).mean()
@@ -218,7 +218,7 @@ def learning_rates(*settings: str) -> list[float]:
     training = prepare(*settings)
     rates: list[float] = []
     for _ in range(2):
-        record = training.run_epoch(lambda _: rates.append(training.optimizer.param_groups[0]["lr"]))
+        record = training.run_epoch(lambda *_: rates.append(training.optimizer.param_groups[0]["lr"]))
         assert record.learning_rate == rates[-1]
     return rates
 
@@ -248,7 +248,7 @@ def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("pyro_mfcvae.train.training.initialize_mixtures", see)
     for _ in range(4):
-        training.run_epoch(steps.append)
+        training.run_epoch(lambda _, elbo: steps.append(elbo))
     assert fitted == [(1, (1,), 60), (4, (1,), 60), (7, (0,), 60), (10, (0,), 60)]
 
 

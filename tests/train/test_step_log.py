@@ -1,0 +1,153 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.train import step_log
+from pyro_mfcvae.train.step_log import StepLog
+from pyro_mfcvae.train.training import Training
+
+SETTINGS = [
+    "facets.num_clusters=[3, 4]",
+    "facets.latent_dim=[2, 2]",
+    "networks.encoder_dims=[8, 9]",
+    "networks.decoder_dims=[8, 9]",
+    "networks.hidden_dim=8",
+    "training.epochs=1",
+    "training.batch_size=10",
+]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device: reads of a tensor's value."""
+
+    names = ("aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal", "aten::is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().split(".")[0]
+        if name in self.names:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def rare_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(step_log.READ_EVERY, "cpu", 4)
+
+
+def make_training(*settings: str, num: int = 60) -> Training:
+    config = override(Config(data="none"), [*SETTINGS, *settings])
+    schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
+    images = torch.rand(num, 1, 6, 6)
+    return Training(build_pair(config, (1, 6, 6)), images, schedule=schedule, settings=config.training)
+
+
+def spoil(training: Training, step: int, term: int) -> Callable[[], None]:
+    """Make one term of a step infinite, in what the objective returns."""
+    objective, taken = training._objective, [0]
+
+    def forward(*batch: Any) -> Any:
+        loss, reconstruction, kl = objective(*batch)
+        taken[0] += 1
+        if taken[0] == step:
+            kl = kl.clone()
+            kl[term] = torch.inf
+        return loss, reconstruction, kl
+
+    training._objective = forward
+    return lambda: None
+
+
+def test_values_are_read_as_they_were_added() -> None:
+    log = StepLog(2, torch.device("cpu"))
+    log.add(torch.tensor([1.0, 2.0]))
+    assert log.is_full
+    assert log.read().tolist() == [[1.0, 2.0]]
+    assert log.read().shape == (0, 2)
+
+
+@pytest.mark.usefixtures("rare_reads")
+def test_steps_are_reported_together_with_their_mean() -> None:
+    calls: list[tuple[int, float]] = []
+    record = make_training().run_epoch(lambda num, elbo: calls.append((num, elbo)))
+    assert [num for num, _ in calls] == [4, 2]
+    assert record.elbo == pytest.approx((4 * calls[0][1] + 2 * calls[1][1]) / 6, rel=1e-12)
+
+
+@pytest.mark.usefixtures("rare_reads")
+def test_rare_reads_change_no_number() -> None:
+    torch.manual_seed(0)
+    rare = make_training()
+    record = rare.run_epoch()
+    step_log.READ_EVERY["cpu"] = 1
+    torch.manual_seed(0)
+    often = make_training()
+    assert often.run_epoch().kl == pytest.approx(record.kl, rel=1e-12)
+    for a, b in zip(rare.pair.parameters(), often.pair.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("rare_reads")
+def test_the_step_and_the_term_that_diverged_are_named() -> None:
+    training = make_training()
+    spoil(training, step=3, term=1)
+    with pytest.raises(InputError, match=r"^the KL of facet 1 became inf at step 3, training has diverged: lower "):
+        training.run_epoch()
+
+
+@pytest.mark.usefixtures("rare_reads")
+@pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
+def test_no_step_reads_a_value(kind: str) -> None:
+    """Steps are counted between two reads of the log, without fits: there a step must not wait for the device."""
+    training = make_training(f"likelihood.kind={kind}", "training.warmup_steps=0")
+    batches = training.start_epoch()
+    x = next(iter(batches))
+    training.prepare_step()  # fits the mixture of the deepest facet
+    training._num_taken = 1
+    with HostReads() as reads:
+        for _ in range(3):
+            training.prepare_step()
+            loss, reconstruction, kl = training._objective(x)
+            training._stepper.zero_grad()
+            training.fabric.backward(loss)
+            training._stepper.step()
+            training.note_step(torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
+        assert reads.found == []
+        loss.item()
+    assert reads.found == ["aten::_local_scalar_dense"]
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_gpu() -> None:
+    from pyro_mfcvae.train.devices import open_fabric
+
+    config = override(Config(data="none"), SETTINGS)
+    images = torch.rand(60, 1, 6, 6)
+    schedule = build_schedule(config, steps_per_epoch(60, config.training.batch_size))
+    pair = build_pair(config, (1, 6, 6))
+    training = Training(pair, images, schedule=schedule, settings=config.training, fabric=open_fabric("cuda"))
+    batches = training.start_epoch()
+    training.prepare_step()
+    training._num_taken = 1
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for x in batches:
+            training.prepare_step()
+            loss, reconstruction, kl = training._objective(x)
+            training._stepper.zero_grad()
+            training.fabric.backward(loss)
+            training._stepper.step()
+            training._log.add(torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
