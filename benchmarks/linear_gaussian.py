@@ -71,7 +71,7 @@ class ExactEncoder(LadderEncoder):
             spread, shift = (self.spread, self.shift) if j in self.off else (1.0, 0.0)
             u = u.unsqueeze(-2)  # (N, 1, D)
             marginal = dist.Normal(prior.loc, (prior.scale.square() + NOISE**2).sqrt()).to_event(1)
-            logits = prior.log_weights() + marginal.log_prob(u)
+            logits = prior().log_weights() + marginal.log_prob(u)
             precision = prior.scale.square().reciprocal() + NOISE**-2
             loc = (prior.loc / prior.scale.square() + u / NOISE**2) / precision
             scale = precision.rsqrt().expand_as(loc)
@@ -121,5 +121,5 @@ def exact_log_evidence(pair: MFCVAE, x: Tensor) -> Tensor:
     total = -0.5 * off / NOISE**2 - num_off * (math.log(NOISE) + 0.5 * math.log(2 * math.pi))
     for u, prior in zip(projections.split([f.latent_dim for f in FACETS], -1), pair.model.priors, strict=True):
         marginal = dist.Normal(prior.loc, (prior.scale.square() + NOISE**2).sqrt()).to_event(1)
-        total = total + (prior.log_weights() + marginal.log_prob(u.unsqueeze(-2))).logsumexp(-1)
+        total = total + (prior().log_weights() + marginal.log_prob(u.unsqueeze(-2))).logsumexp(-1)
     return total

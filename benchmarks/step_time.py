@@ -95,7 +95,7 @@ def published_step(pair: MFCVAE, x: Tensor, labels: Tensor, autocast: torch.auto
             z = posterior.rsample()
             weights = Categorical(logits=prior.logits)
             if prior.has_scale_tril:
-                components = MultivariateNormal(prior.loc, scale_tril=prior.scale_trils())
+                components = MultivariateNormal(prior.loc, scale_tril=prior.scale_tril)
             else:
                 components = Independent(Normal(prior.loc, prior.scale), 1)
             log_p_z = components.log_prob(z[:, None])

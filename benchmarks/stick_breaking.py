@@ -61,7 +61,7 @@ def draw(num_clusters: int, seed: int) -> tuple[Tensor, Tensor]:
     model = build_pair(override(Config(data="none"), settings), (1, 1, 20)).model
     model.priors[0].set_mixture(means, covariances, probs=probs)
     with torch.no_grad():
-        c, z = model.priors[0].sample(NUM_ITEMS)
+        c, z = model.priors[0]().sample(NUM_ITEMS)
         model.decoder.output.weight /= model.decode([z]).std()  # as loud as standardised data
         return model.observation([z]).sample(), c
 

@@ -16,7 +16,8 @@ from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
-from pyro_mfcvae.models.priors import FacetPrior, PosteriorCovariance
+from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
+from pyro_mfcvae.models.priors import FacetPrior
 
 _serial = count()
 
@@ -113,13 +114,13 @@ class MultiFacetGuide(PyroModule):
                     pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel"})
 
     @pyro_method
-    def sample_globals(self) -> Sequence[FacetPrior]:
+    def sample_globals(self) -> Sequence[Mixture]:
         """Draw theta ~ q(theta); the priors at that value, or as they are where nothing in them is random."""
-        return self.model.priors if self.globals_guide is None else self.model.priors_given(self.globals_guide())
+        return self.model.priors_given({} if self.globals_guide is None else self.globals_guide())
 
-    def typical_priors(self) -> Sequence[FacetPrior]:
+    def typical_priors(self) -> Sequence[Mixture]:
         """The priors at the median of q(theta)."""
-        return self.model.priors if self.globals_guide is None else self.model.priors_given(self.globals_guide.median())
+        return self.model.priors_given({} if self.globals_guide is None else self.globals_guide.median())
 
     def restart_globals(self, facets: Iterable[int]) -> None:
         """Move q(theta) of some facets to where their priors stand, which were fitted; nothing without q(theta)."""
@@ -149,7 +150,7 @@ class MultiFacetGuide(PyroModule):
     def assignment_logits(
         self,
         j: int,
-        prior: FacetPrior,
+        prior: Mixture,
         posterior: dist.TorchDistribution,
         z: Tensor,
         known: Known | None = None,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 
 class AssignmentRule(nn.Module, ABC):
@@ -33,7 +33,7 @@ class AssignmentRule(nn.Module, ABC):
     """The rule reads mean and standard deviation of q(z_j | x), as a Gaussian has them."""
 
     @abstractmethod
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         """log q(c_j = c | x) for every c.
 
         Args:
@@ -50,7 +50,7 @@ class AnalyticAssignment(AssignmentRule):
     is_optimum = True
     needs_closed_form = True
 
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         expected = prior.expected_log_prob_under(posterior)
         return (prior.log_weights() + expected).log_softmax(-1)
 
@@ -66,7 +66,7 @@ class MonteCarloAssignment(AssignmentRule):
         super().__init__()
         self.num_samples = _check_num_samples(num_samples)
 
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         draws = posterior.rsample((self.num_samples,))
         return (prior.log_weights() + prior.log_prob(draws).mean(0)).log_softmax(-1)
 
@@ -80,7 +80,7 @@ class SampleAssignment(AssignmentRule):
     is_optimum = True
     needs_draw = True
 
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         return (prior.log_weights() + prior.log_prob(z)).log_softmax(-1)
 
 
@@ -95,7 +95,7 @@ class VaDEAssignment(AssignmentRule):
         super().__init__()
         self.num_samples = _check_num_samples(num_samples)
 
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         draws = posterior.rsample((self.num_samples,))
         log_probs = (prior.log_weights() + prior.log_prob(draws)).log_softmax(-1)
         return log_probs.logsumexp(0).log_softmax(-1)
@@ -118,7 +118,7 @@ class AmortizedAssignment(AssignmentRule):
             for f in check_facets(facets)
         )
 
-    def forward(self, j: int, prior: FacetPrior, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         logits: Tensor = self.heads[j](torch.cat([posterior.mean, posterior.stddev.log()], -1))
         return logits.log_softmax(-1)
 

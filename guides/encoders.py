@@ -15,7 +15,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.guides.posteriors import GaussianHead, PosteriorHead
 from pyro_mfcvae.models.decoders import ladder_dims
-from pyro_mfcvae.models.priors import PosteriorCovariance
+from pyro_mfcvae.models.mixtures import PosteriorCovariance
 from pyro_mfcvae.networks import mlp, weight_layers
 
 MakeHead = Callable[[int, int], PosteriorHead]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.models.priors import PosteriorCovariance
+from pyro_mfcvae.models.mixtures import PosteriorCovariance
 
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4

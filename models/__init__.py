@@ -13,7 +13,8 @@ from pyro_mfcvae.models.likelihoods import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
-from pyro_mfcvae.models.mixtures import MixturePrior, StudentTMixturePrior
+from pyro_mfcvae.models.mixture_priors import MixturePrior, StudentTMixturePrior
+from pyro_mfcvae.models.mixtures import Mixture, register_closed_form
 from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
 from pyro_mfcvae.models.vamp import VampPrior
 
@@ -29,6 +30,7 @@ __all__ = [
     "LadderDecoder",
     "Likelihood",
     "MLPLadderDecoder",
+    "Mixture",
     "MixturePrior",
     "MultiFacetModel",
     "NegativeBinomialLikelihood",
@@ -36,4 +38,5 @@ __all__ = [
     "StandardNormalPrior",
     "StudentTMixturePrior",
     "VampPrior",
+    "register_closed_form",
 ]

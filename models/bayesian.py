@@ -1,7 +1,7 @@
 """Mixtures whose weights, means and spreads are random themselves, with sites of their own in the model."""
 
-from collections.abc import Collection, Mapping
-from typing import ClassVar, Self
+from collections.abc import Collection
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.models.distributions import StickBreaking
-from pyro_mfcvae.models.mixtures import Covariance, MixturePrior
+from pyro_mfcvae.models.mixture_priors import Covariance, MixturePrior
+from pyro_mfcvae.models.mixtures import Mixture
+from pyro_mfcvae.models.priors import Theta
 
 
 class BayesianMixturePrior(MixturePrior):
@@ -103,14 +105,20 @@ class BayesianMixturePrior(MixturePrior):
                 distributions["corr"] = lkj.expand([num_spreads]).to_event(1)
         return distributions
 
-    def given(self, values: Mapping[str, Tensor]) -> Self:
-        attributes = dict(values)
-        if "probs" in attributes:
-            probs = attributes.pop("probs")
-            attributes["logits"] = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-        if "corr" in attributes:
-            attributes["scale_tril"] = attributes.pop("scale").unsqueeze(-1) * attributes.pop("corr")
-        return super().given(attributes)
+    def forward(self, theta: Theta | None = None) -> Mixture:
+        if not theta:
+            return super().forward()
+        logits = (
+            theta["probs"].clamp_min(torch.finfo(theta["probs"].dtype).tiny).log() if "probs" in theta else self.logits
+        )
+        loc = theta.get("loc", self.loc)
+        if "corr" in theta:
+            spread = theta["scale"].unsqueeze(-1) * theta["corr"]
+        elif "scale" in theta:
+            spread = theta["scale"]
+        else:
+            spread = self.scale_tril if self.has_scale_tril else self.scale
+        return Mixture(logits, self.components(loc, spread))
 
     @torch.no_grad()
     def point(self) -> dict[str, Tensor]:

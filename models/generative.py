@@ -16,6 +16,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.likelihoods import Likelihood
+from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior
 
 _serial = count()
@@ -84,24 +85,27 @@ class MultiFacetModel(PyroModule):
         ``known`` conditions c_j on known[j] (N,): the guide, which has the say over c_j, is then certain of it.
         """
         num_items = self.check_items(x, num, known)
-        priors = self.sample_globals()
+        mixtures = self.sample_globals()
         with self.plate(num_items):
             zs = []
-            for j, prior in enumerate(priors):
+            for j, mixture in enumerate(mixtures):
                 with self.kl_weight(j):
-                    c = pyro.sample(cluster_site(j), dist.Categorical(logits=prior.log_weights()))
-                    zs.append(pyro.sample(latent_site(j), prior.component(c)))
+                    c = pyro.sample(cluster_site(j), dist.Categorical(logits=mixture.log_weights()))
+                    zs.append(pyro.sample(latent_site(j), mixture.component(c)))
             filled, observed = (None, None) if x is None else self.split_missing(x)
             sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
         return sample
 
     @pyro_method
-    def sample_globals(self) -> list[FacetPrior]:
+    def sample_globals(self) -> list[Mixture]:
         """Draw the priors' random parameters, at sites such as ``probs_j``; returns the priors at these values."""
-        return [
-            prior.given({name: pyro.sample(global_site(name, j), p) for name, p in prior.hyperprior().items()})
-            for j, prior in enumerate(self.priors)
-        ]
+        mixtures = []
+        for j, prior in enumerate(self.priors):
+            theta: dict[str, Tensor] = {}
+            for name, p in prior.hyperprior().items():
+                theta[name] = pyro.sample(global_site(name, j), p if isinstance(p, dist.Distribution) else p(theta))
+            mixtures.append(prior(theta))
+        return mixtures
 
     @property
     def global_sites(self) -> list[str]:
@@ -113,10 +117,10 @@ class MultiFacetModel(PyroModule):
         chosen = range(len(self.facets)) if facets is None else facets
         return {global_site(name, j): value for j in chosen for name, value in self.priors[j].point().items()}
 
-    def priors_given(self, values: Mapping[str, Tensor]) -> list[FacetPrior]:
+    def priors_given(self, values: Mapping[str, Tensor]) -> list[Mixture]:
         """The priors at the values of all `global_sites`."""
         return [
-            prior.given({name: values[global_site(name, j)] for name in names})
+            prior({name: values[global_site(name, j)] for name in names})
             for j, (prior, names) in enumerate(zip(self.priors, self._global_names, strict=True))
         ]
 

@@ -1,188 +1,264 @@
-"""Priors with parameters of their own for every cluster: mixtures of Gaussians, and of Student-t."""
+"""Mixture values: what a prior returns, with E[log p(z | c)] where it has a closed form."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, final
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroParam
 from pyro.ops.indexing import Vindex
-from torch import Tensor, nn
+from torch import Tensor
+from torch import distributions as td
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.models.priors import FacetPrior
 
-Covariance = Literal["diagonal", "full", "spherical", "tied"]
+PosteriorCovariance = Literal["diagonal", "full"]
+
+ClosedForm = Callable[[Any, Tensor, Tensor], Tensor]
+"""(components, mean (…, D), standard deviations (…, D) or covariance (…, D, D)) ↦ E[log p(z | c)], (…, K)."""
+
+_CLOSED_FORMS: dict[tuple[type, PosteriorCovariance], ClosedForm] = {}
 
 
-class MixturePrior(FacetPrior):
-    """Mixture of Gaussians: ``c ~ Categorical(pi)``, ``z | c ~ Normal(loc_c, Sigma_c)`` (Falck et al. 2021, eq. 2).
+@final
+class Mixture:
+    """The distribution ``c ~ Categorical(pi)``, ``z | c ~ components[c]`` of one facet.
 
-    Parameters: ``loc`` (K, D), ``logits`` (K,) unless the weights are fixed at 1/K, and, by ``covariance``,
-
-    - ``"diagonal"``: ``scale`` (K, D), positive; Sigma_c = diag(scale_c²);
-    - ``"spherical"``: ``scale`` (K, 1), positive; Sigma_c = scale_c² I;
-    - ``"full"``: ``scale_tril`` (K, D, D), lower Cholesky; Sigma_c = scale_tril_c scale_trilᵀ_c;
-    - ``"tied"``: ``scale_tril`` (1, D, D), the same Sigma for all clusters.
-
-    A new prior has uniform weights, unit covariances, and Glorot-uniform means:
-    loc ~ Uniform(±sqrt(6 / (K + D))).
+    The families of the components and of q(z | x) decide whether E[log p(z | c)] has a closed form, by their exact
+    types. A subclass of a family may have another density, so it inherits no closed form; `register_closed_form` gives
+    it one. To change the density, pass other components: this class has no subclasses.
 
     Args:
-        facet: K and D.
-        covariance: the shape of Sigma_c.
-        learn_weights: whether pi is a parameter.
+        logits: log pi up to a constant, (K,); minus infinity for a cluster without weight.
+        components: all p(z | c), batch shape (K,), event shape (D,). Both arguments may have the same further batch
+            dimensions on the left.
+
+    Raises:
+        InputError: the shapes do not fit.
     """
 
-    scale: Any  # set as a PyroParam, read as a Tensor
-    scale_tril: Any
-
-    def __init__(self, facet: Facet, *, covariance: Covariance = "diagonal", learn_weights: bool = True) -> None:
-        super().__init__(facet)
-        num_clusters, latent_dim = facet.num_clusters, facet.latent_dim
-        self.covariance = covariance
-        self.loc = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_clusters, latent_dim)))
-        logits = torch.zeros(num_clusters)
-        if learn_weights:
-            self.logits = nn.Parameter(logits)
-        else:
-            self.register_buffer("logits", logits)
-        match covariance:
-            case "diagonal":
-                self.scale = PyroParam(torch.ones(num_clusters, latent_dim), dist.constraints.positive)
-            case "spherical":
-                self.scale = PyroParam(torch.ones(num_clusters, 1), dist.constraints.positive)
-            case "full" | "tied":
-                eye = torch.eye(latent_dim).repeat(num_clusters if covariance == "full" else 1, 1, 1)
-                self.scale_tril = PyroParam(eye, dist.constraints.lower_cholesky)
-            case _:
-                raise InputError(f"covariance must be 'diagonal', 'full', 'spherical' or 'tied', got {covariance!r}")
+    def __init__(self, logits: Tensor, components: dist.TorchDistribution) -> None:
+        if len(components.event_shape) != 1 or components.batch_shape[-1:] != logits.shape[-1:]:
+            raise InputError(
+                f"expected components of batch shape (K,) = ({logits.shape[-1]},) and event shape (D,), got "
+                f"{tuple(components.batch_shape)} and {tuple(components.event_shape)}: build them with one row per "
+                "cluster and end with .to_event(1)"
+            )
+        # Minus infinity times a probability of 0 is NaN. Half the smallest number leaves room for a density.
+        self._log_weights = logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min / 2)
+        self._components = components
 
     @property
-    def learns_weights(self) -> bool:
-        """Whether pi is a parameter."""
-        return isinstance(self.logits, nn.Parameter)
+    def num_clusters(self) -> int:
+        """K."""
+        return self._log_weights.shape[-1]
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self._components.event_shape[0]
 
     def log_weights(self) -> Tensor:
-        return self.logits.log_softmax(-1)
-
-    @property
-    def has_scale_tril(self) -> bool:
-        """Whether the covariances have off-diagonal elements."""
-        return self.covariance in ("full", "tied")
-
-    def scale_trils(self) -> Tensor:
-        """The lower Cholesky factor of every Sigma_c, (K, D, D); not for diagonal and spherical ones."""
-        scale_tril: Tensor = self.scale_tril
-        return scale_tril.expand(*scale_tril.shape[:-3], self.facet.num_clusters, -1, -1)
+        """log pi, (K,), normalised and finite."""
+        return self._log_weights
 
     def components(self) -> dist.TorchDistribution:
-        if self.has_scale_tril:
-            return dist.MultivariateNormal(self.loc, scale_tril=self.scale_trils())
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        """All p(z | c), c = 0 … K-1: batch shape (K,), event shape (D,)."""
+        return self._components
 
     def component(self, c: Tensor) -> dist.TorchDistribution:
-        loc = Vindex(self.loc)[..., c, :]
-        if self.has_scale_tril:
-            return dist.MultivariateNormal(loc, scale_tril=Vindex(self.scale_trils())[..., c, :, :])
-        return dist.Normal(loc, Vindex(self.scale)[..., c, :]).to_event(1)
+        """p(z | c) for an integer tensor ``c`` of any shape: batch shape ``c.shape``, event shape (D,)."""
+        p = self._components
+        match _family(p):
+            case dist.Normal:
+                loc, scale = (Vindex(values)[..., c, :] for values in (p.base_dist.loc, p.base_dist.scale))
+                return dist.Normal(loc, scale).to_event(1)
+            case dist.MultivariateNormal:
+                return dist.MultivariateNormal(Vindex(p.loc)[..., c, :], scale_tril=Vindex(p.scale_tril)[..., c, :, :])
+            case dist.MultivariateStudentT:
+                df, loc = Vindex(p.df)[..., c], Vindex(p.loc)[..., c, :]
+                return dist.MultivariateStudentT(df, loc, Vindex(p.scale_tril)[..., c, :, :])
+        return SelectedComponent(p, c)
 
-    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """log N(loc; loc_c, Sigma_c) - tr(Sigma_c⁻¹ diag(scale²)) / 2: (…, D), (…, D) → (…, K)."""
-        trace = scale.square().unsqueeze(-2) @ self.precision_diagonal().mT
-        return self.log_prob(loc) - trace.squeeze(-2) / 2
-
-    def expected_log_prob_full(self, loc: Tensor, covariance: Tensor) -> Tensor:
-        """log N(loc; loc_c, Sigma_c) - tr(Sigma_c⁻¹ covariance) / 2: (…, D), (…, D, D) → (…, K)."""
-        if not self.has_scale_tril:
-            return self.expected_log_prob(loc, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
-        inverse = self._inverse_scale_trils()
-        precision = (inverse.mT @ inverse).flatten(-2)
-        trace = (
-            covariance.flatten(-2).unsqueeze(-2)
-            @ precision.expand(*precision.shape[:-2], self.facet.num_clusters, -1).mT
-        )
-        return self.log_prob(loc) - trace.squeeze(-2) / 2
-
-    def precision_diagonal(self) -> Tensor:
-        """The diagonal of Sigma_c⁻¹, shape (K, D)."""
-        if self.has_scale_tril:
-            precision = self._inverse_scale_trils().square().sum(-2)
-        else:
-            precision = self.scale.square().reciprocal()
-        return precision.expand(*precision.shape[:-2], self.facet.num_clusters, self.facet.latent_dim)
-
-    def _inverse_scale_trils(self) -> Tensor:
-        scale_tril = self.scale_tril
-        eye = torch.eye(self.facet.latent_dim, dtype=scale_tril.dtype, device=scale_tril.device)
-        return torch.linalg.solve_triangular(scale_tril, eye, upper=False)
+    def marginal(self) -> dist.TorchDistribution:
+        """p(z) = sum_c pi_c p(z | c): batch shape (), event shape (D,)."""
+        return dist.MixtureSameFamily(dist.Categorical(logits=self._log_weights), self._components)
 
     @torch.no_grad()
-    def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
-        """Overwrite the parameters in place, so that optimisers and parameter stores keep seeing the same tensors.
+    def sample(self, num: int) -> tuple[Tensor, Tensor]:
+        """Draw ``num`` clusters (num,), and a z from each, (num, D)."""
+        c = dist.Categorical(logits=self._log_weights).sample((num,))
+        return c, self.component(c).sample()
 
-        Args:
-            loc: new means, (K, D).
-            covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
-                its mean, a tied one the mean of all.
-            probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z | c) for every c: (…, D) → (…, K)."""
+        log_prob: Tensor = self._components.log_prob(z.unsqueeze(-2))
+        return log_prob
+
+    def has_closed_form(self, covariance: PosteriorCovariance | None) -> bool:
+        """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with such a covariance; None: under
+        a q(z | x) of another family, where it never has one."""
+        return covariance is not None and (_family(self._components), covariance) in _CLOSED_FORMS
+
+    def expected_log_prob_under(self, posterior: td.Distribution) -> Tensor:
+        """E[log p(z | c)] over z ~ ``posterior``, batch shape (…), event shape (D,), for every c: (…, K).
+
+        Raises:
+            InputError: these components and this posterior have no closed form.
         """
-        if probs is not None and not self.learns_weights:
+        covariance: PosteriorCovariance | None = None
+        match _family(posterior):
+            case dist.Normal:
+                covariance, moments = "diagonal", (posterior.mean, posterior.stddev)
+            case dist.MultivariateNormal | dist.LowRankMultivariateNormal:
+                covariance, moments = "full", (posterior.mean, posterior.covariance_matrix)  # type: ignore[attr-defined]
+        if covariance is None or not self.has_closed_form(covariance):
             raise InputError(
-                "this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior"
+                f"expected components and a q(z | x) whose E[log p(z | c)] has a closed form, got "
+                f"{_name(self._components)} components and a {_name(posterior)} q(z | x): use MonteCarloAssignment or "
+                "SampleAssignment, with FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO"
             )
-        variance = covariance.diagonal(dim1=-2, dim2=-1)
-        self.loc.copy_(loc)
-        match self.covariance:
-            case "diagonal":
-                self.scale = variance.sqrt()
-            case "spherical":
-                self.scale = variance.mean(-1, keepdim=True).sqrt()
-            case "full":
-                self.scale_tril = torch.linalg.cholesky(covariance)
-            case "tied":
-                self.scale_tril = torch.linalg.cholesky(covariance.mean(0, keepdim=True))
-        self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())
+        return _CLOSED_FORMS[_family(self._components), covariance](self._components, *moments)
 
-    @torch.no_grad()
-    def renumber(self, order: Tensor) -> None:
-        """Make cluster ``order[k]`` the new cluster k, in place."""
-        for tensor in (*self.parameters(), *self.buffers()):
-            if tensor.dim() > 0 and len(tensor) == self.facet.num_clusters:
-                tensor.copy_(tensor[order])
+    def __init_subclass__(cls) -> None:
+        raise TypeError("Mixture has no subclasses: pass other components, a TorchDistribution, to Mixture itself")
 
 
-class StudentTMixturePrior(MixturePrior):
-    """Mixture of multivariate Student-t: ``z | c ~ StudentT(df_c, loc_c, Sigma_c)``, for clusters with outliers.
-
-    It has no closed form: take `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
-    `MixturePrior` with full covariances, where Sigma_c is the scale matrix (the covariance is Sigma_c df / (df - 2)),
-    and ``df`` (K,), which stays above 2, so that there is a covariance.
+def register_closed_form(family: type, covariance: PosteriorCovariance) -> Callable[[ClosedForm], ClosedForm]:
+    """Decorate the closed form of E[log p(z | c)] for components of a family and q(z | x) with such a covariance.
 
     Args:
-        facet: K and D.
-        df: initial degrees of freedom, > 2; a Gaussian is the limit of many.
-        learn_weights: whether pi is a parameter.
+        family: the exact class of the components, without the ``Independent`` that ``.to_event(1)`` adds.
+        covariance: "diagonal" or "full".
     """
 
-    df: Any  # set as a PyroParam, read as a Tensor
+    def register(closed_form: ClosedForm) -> ClosedForm:
+        _CLOSED_FORMS[family, covariance] = closed_form
+        return closed_form
 
-    expected_log_prob = FacetPrior.expected_log_prob  # the Gaussian's do not hold
-    expected_log_prob_full = FacetPrior.expected_log_prob_full
+    return register
 
-    def __init__(self, facet: Facet, *, df: float = 5.0, learn_weights: bool = True) -> None:
-        super().__init__(facet, covariance="full", learn_weights=learn_weights)
-        if not df > 2:
-            raise InputError(f"the degrees of freedom of a Student-t mixture must be > 2, got {df}")
-        self.df = PyroParam(torch.full((facet.num_clusters,), float(df)), dist.constraints.greater_than(2.0))
+
+class SelectedComponent(dist.TorchDistribution):
+    """``components[c]`` of any family: batch shape that of ``c``, event shape (D,).
+
+    A draw costs K draws of the components; densities cost no more than those of all components.
+
+    Args:
+        components: batch shape (K,), event shape (D,).
+        c: integers of any shape.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  (torch's own way)
+
+    def __init__(self, components: dist.TorchDistribution, c: Tensor) -> None:
+        self.components = components
+        batch_shape = torch.broadcast_shapes(c.shape, components.batch_shape[:-1])
+        self.c = c.expand(batch_shape)
+        super().__init__(batch_shape, components.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """That of the components."""
+        return self.components.support
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether the components have ``rsample``."""
+        return bool(self.components.has_rsample)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[z | c], (…, D)."""
+        return self._select(self.components.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[z | c], (…, D)."""
+        return self._select(self.components.variance)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "SelectedComponent":
+        """The same components, repeated to a batch shape."""
+        return SelectedComponent(self.components, self.c.expand(batch_shape))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``sample_shape`` + batch shape + (D,), with gradients."""
+        return self._select(self._every_component().rsample(sample_shape))
 
     @torch.no_grad()
-    def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
-        """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom stay as they are."""
-        super().set_mixture(loc, covariance * ((self.df - 2) / self.df)[:, None, None], probs=probs)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``sample_shape`` + batch shape + (D,)."""
+        return self._select(self._every_component().sample(sample_shape))
 
-    def components(self) -> dist.TorchDistribution:
-        return dist.MultivariateStudentT(self.df, self.loc, self.scale_trils())
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value | c)."""
+        log_probs = self.components.log_prob(value.unsqueeze(-2))
+        shape = torch.broadcast_shapes(log_probs.shape[:-1], self.c.shape)
+        index = self.c.expand(shape).unsqueeze(-1)
+        log_prob: Tensor = log_probs.expand(*shape, -1).gather(-1, index).squeeze(-1)
+        return log_prob
 
-    def component(self, c: Tensor) -> dist.TorchDistribution:
-        return dist.MultivariateStudentT(self.df[c], self.loc[c], self.scale_trils()[c])
+    def _every_component(self) -> dist.TorchDistribution:
+        return self.components.expand((*self.batch_shape, self.components.batch_shape[-1]))
+
+    def _select(self, values: Tensor) -> Tensor:
+        """(…, K, D) → (…, D) at c."""
+        shape = torch.broadcast_shapes(values.shape[:-2], self.c.shape)
+        index = self.c.expand(shape)[..., None, None].expand(*shape, 1, values.shape[-1])
+        return values.expand(*shape, *values.shape[-2:]).gather(-2, index).squeeze(-2)
+
+
+_PYRO: dict[type, type] = {
+    td.Normal: dist.Normal,
+    td.MultivariateNormal: dist.MultivariateNormal,
+    td.LowRankMultivariateNormal: dist.LowRankMultivariateNormal,
+}
+
+
+def _family(distribution: Any) -> type:
+    """The exact class of a distribution, without its ``Independent``; torch's Gaussians count as Pyro's."""
+    family = type(distribution)
+    if family in (dist.Independent, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
+        family = type(distribution.base_dist)
+    return _PYRO.get(family, family)
+
+
+def _name(distribution: Any) -> str:
+    return _family(distribution).__name__
+
+
+def _gaussian(components: Any, loc: Tensor, trace: Tensor) -> Tensor:
+    """log N(loc; loc_c, Sigma_c) - trace / 2, (…, K); the trace as (…, 1, K)."""
+    log_prob: Tensor = components.log_prob(loc.unsqueeze(-2))
+    return log_prob - trace.squeeze(-2) / 2
+
+
+@register_closed_form(dist.Normal, "diagonal")
+def _diagonal_under_diagonal(components: Any, loc: Tensor, scale: Tensor) -> Tensor:
+    precision = components.base_dist.scale.square().reciprocal()
+    return _gaussian(components, loc, scale.square().unsqueeze(-2) @ precision.mT)
+
+
+@register_closed_form(dist.Normal, "full")
+def _diagonal_under_full(components: Any, loc: Tensor, covariance: Tensor) -> Tensor:
+    precision = components.base_dist.scale.square().reciprocal()
+    return _gaussian(components, loc, covariance.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) @ precision.mT)
+
+
+@register_closed_form(dist.MultivariateNormal, "diagonal")
+def _full_under_diagonal(components: Any, loc: Tensor, scale: Tensor) -> Tensor:
+    precision = _inverse_scale_tril(components).square().sum(-2).expand(components.loc.shape)
+    return _gaussian(components, loc, scale.square().unsqueeze(-2) @ precision.mT)
+
+
+@register_closed_form(dist.MultivariateNormal, "full")
+def _full_under_full(components: Any, loc: Tensor, covariance: Tensor) -> Tensor:
+    inverse = _inverse_scale_tril(components)
+    precision = (inverse.mT @ inverse).flatten(-2).expand(*components.batch_shape, -1)
+    return _gaussian(components, loc, covariance.flatten(-2).unsqueeze(-2) @ precision.mT)
+
+
+def _inverse_scale_tril(components: Any) -> Tensor:
+    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; one for all clusters where they share it."""
+    scale_tril = components._unbroadcasted_scale_tril
+    eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
+    return torch.linalg.solve_triangular(scale_tril, eye, upper=False)

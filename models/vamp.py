@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.models.mixtures import MixturePrior
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
+from pyro_mfcvae.models.priors import FacetPrior, Theta
 
 
 class VampPrior(FacetPrior):
     """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
 
     A cluster is then an item of its own, which one can look at, and the prior follows the encoder wherever it goes.
-    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``mixture.logits`` (K,) unless the weights are fixed. Layers of
+    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``logits`` (K,) unless the weights are fixed. Layers of
     the encoder that look at the batch, such as batch norm, see the pseudo-inputs in evaluation mode.
 
     Args:
@@ -45,11 +45,11 @@ class VampPrior(FacetPrior):
         posteriors = self._posteriors()
         if isinstance(posteriors, torch.distributions.TransformedDistribution):
             raise InputError("a VampPrior needs an encoder whose q(z | x) is Gaussian, got a flow: take another head")
-        full = not isinstance(posteriors, torch.distributions.Independent)
-        # Holds the weights; its means and spreads come from the encoder at every call.
-        self.mixture = MixturePrior(facet, covariance="full" if full else "diagonal", learn_weights=learn_weights)
-        del self.mixture.loc
-        delattr(self.mixture, "scale_tril" if full else "scale")
+        logits = torch.zeros(facet.num_clusters)
+        if learn_weights:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits)
 
     def _posteriors(self) -> dist.TorchDistribution:
         """q(z_j | u_c), c = 0 … K-1."""
@@ -65,31 +65,14 @@ class VampPrior(FacetPrior):
                 module.training = was_training
         return posterior
 
-    def _mixture(self) -> MixturePrior:
+    def forward(self, theta: Theta | None = None) -> Mixture:
         posteriors = self._posteriors()
-        if self.mixture.has_scale_tril:
-            return self.mixture.given({"loc": posteriors.mean, "scale_tril": posteriors.scale_tril})
-        return self.mixture.given({"loc": posteriors.mean, "scale": posteriors.stddev})
-
-    def log_weights(self) -> Tensor:
-        return self.mixture.log_weights()
-
-    def components(self) -> dist.TorchDistribution:
-        return self._mixture().components()
-
-    def component(self, c: Tensor) -> dist.TorchDistribution:
-        return self._mixture().component(c)
-
-    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """That of the Gaussian mixture of the q(z_j | u_c)."""
-        return self._mixture().expected_log_prob(loc, scale)
-
-    def expected_log_prob_full(self, loc: Tensor, covariance: Tensor) -> Tensor:
-        """That of the Gaussian mixture of the q(z_j | u_c)."""
-        return self._mixture().expected_log_prob_full(loc, covariance)
+        if isinstance(posteriors, torch.distributions.LowRankMultivariateNormal):
+            posteriors = dist.MultivariateNormal(posteriors.mean, scale_tril=posteriors.scale_tril)
+        return Mixture(self.logits, posteriors)
 
     @torch.no_grad()
     def set_pseudo_inputs(self, items: Tensor) -> None:
         """Start again at other items (K, *in_shape), with uniform weights."""
         self.pseudo_inputs.copy_(items)
-        self.mixture.logits.zero_()
+        self.logits.zero_()

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 MERGE_THRESHOLD = 0.025
 """Groups that overlap by less stay apart (the default of Hennig 2010)."""
@@ -177,7 +177,7 @@ def _check_mass(joint_mass: ArrayLike) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def joint_mass(
-    prior: FacetPrior, *, weights: Tensor | None = None, num_draws: int = _NUM_DRAWS, seed: int = 0
+    prior: Mixture, *, weights: Tensor | None = None, num_draws: int = _NUM_DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
     """M[a, b] = w_a E_{z ~ p(z|a)}[ w_b p(z|b) / sum_k w_k p(z|k) ], (K, K): symmetric but for the error of the draws.
 
@@ -195,7 +195,7 @@ def joint_mass(
     if weights is not None:
         log_weights = (weights / weights.sum()).clamp_min(1e-6).to(log_weights).log().log_softmax(-1)
     num_clusters = len(log_weights)
-    at_once = max(1, _MAX_ELEMENTS // (num_clusters**2 * prior.facet.latent_dim))
+    at_once = max(1, _MAX_ELEMENTS // (num_clusters**2 * prior.latent_dim))
     total = log_weights.new_zeros(num_clusters, num_clusters, dtype=torch.float64)
     with torch.random.fork_rng(devices=[log_weights.device] if log_weights.is_cuda else []):
         torch.manual_seed(seed)
@@ -208,7 +208,7 @@ def joint_mass(
 
 
 def build_groups(
-    priors: Sequence[FacetPrior],
+    priors: Sequence[Mixture],
     *,
     weights: Sequence[Tensor] | None = None,
     threshold: float = MERGE_THRESHOLD,

@@ -13,7 +13,7 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.importance import WeightedDraws, weigh
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 
 class MFCVAE(nn.Module):
@@ -39,7 +39,7 @@ class MFCVAE(nn.Module):
         return len(self.model.facets)
 
     @property
-    def priors(self) -> Sequence[FacetPrior]:
+    def priors(self) -> Sequence[Mixture]:
         """p(c_j) and p(z_j | c_j); where parameters of theirs are random, at the median of q(theta)."""
         return self.guide.typical_priors()
 

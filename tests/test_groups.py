@@ -94,7 +94,7 @@ def test_no_joint_mass(mass: np.ndarray, message: str) -> None:
 def test_the_joint_mass_against_quadrature() -> None:
     prior = line([0.0, 2.0, 7.0])
     weights = torch.tensor([0.5, 0.3, 0.2])
-    mass = joint_mass(prior, weights=weights, num_draws=200_000)
+    mass = joint_mass(prior(), weights=weights, num_draws=200_000)
     z = torch.linspace(-12, 19, 40_001)
     joint = weights.log() + dist.Normal(torch.tensor([0.0, 2.0, 7.0]), 1.0).log_prob(z[:, None])
     density = joint.exp()
@@ -106,7 +106,7 @@ def test_the_joint_mass_against_quadrature() -> None:
 def test_the_draws_leave_the_random_state_alone() -> None:
     prior = line([0.0, 1.0])
     state = torch.get_rng_state()
-    first, second = (joint_mass(prior) for _ in range(2))
+    first, second = (joint_mass(prior()) for _ in range(2))
     assert torch.equal(state, torch.get_rng_state())
     assert np.array_equal(first, second)
 
@@ -134,13 +134,13 @@ def bayesian() -> BayesianMixturePrior:
 
 @pytest.mark.parametrize("make", [lambda: line([0.0, 1.0, 10.0, 11.0], scale=0.5), full_vamp, student, bayesian])
 def test_every_family_of_priors(make: Callable[[], FacetPrior]) -> None:
-    tree = merge_clusters(joint_mass(make()))
+    tree = merge_clusters(joint_mass(make()()))
     assert tree.num_groups == 2
     assert sorted(tree.members()) == [[0, 1], [2, 3]]
 
 
 def test_a_facet_without_clusters() -> None:
-    mass = joint_mass(StandardNormalPrior(Facet(num_clusters=1, latent_dim=2)))
+    mass = joint_mass(StandardNormalPrior(Facet(num_clusters=1, latent_dim=2))())
     assert mass.tolist() == [[1.0]]
     assert merge_clusters(mass).num_groups == 1
 

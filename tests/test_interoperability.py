@@ -42,7 +42,7 @@ def test_prior_draws_have_the_priors_weights_and_means(make_pair: MakePair, cova
     draws = Predictive(model, num_samples=20, parallel=True)(num=1000)
     for j, prior in enumerate(model.priors):
         c, z = draws[cluster_site(j)].flatten(), draws[latent_site(j)].flatten(0, 1)
-        probs = prior.log_weights().exp()
+        probs = prior().log_weights().exp()
         frequencies = c.bincount(minlength=len(probs)) / len(c)
         assert ((frequencies - probs).abs() < 4 * (probs * (1 - probs) / len(c)).sqrt()).all()
         for k, loc in enumerate(prior.loc):
@@ -62,7 +62,7 @@ def test_predictive_draws_from_the_posterior(make_pair: MakePair, make_x: MakeX)
     for j, posterior in enumerate(guide.posteriors(x)):
         error = (draws[latent_site(j)].mean(0) - posterior.mean).abs()
         assert (error < 4 * posterior.stddev / 4000**0.5).all()
-        probs = guide.assignment_logits(j, model.priors[j], posterior, posterior.mean).exp()
+        probs = guide.assignment_logits(j, model.priors[j](), posterior, posterior.mean).exp()
         frequencies = torch.nn.functional.one_hot(draws[cluster_site(j)], probs.shape[-1]).double().mean(0)
         assert ((frequencies - probs).abs() < 4 * (probs * (1 - probs) / 4000).sqrt() + 1e-3).all()
     assert shapes(Predictive(model, guide=guide, num_samples=3)(x))["x"] == (3, 5, 1, 2, 3)
@@ -89,7 +89,7 @@ def test_infer_discrete_at_temperature_zero_is_the_most_probable_cluster(make_pa
     inferred = infer_discrete(conditioned, first_available_dim=-2, temperature=0)
     trace = poutine.trace(inferred).get_trace(x)
     for j, prior in enumerate(model.priors):
-        most_probable = (prior.log_weights() + prior.log_prob(zs[latent_site(j)])).argmax(-1)
+        most_probable = (prior().log_weights() + prior().log_prob(zs[latent_site(j)])).argmax(-1)
         assert len(most_probable.unique()) > 1
         assert torch.equal(trace.nodes[cluster_site(j)]["value"], most_probable)
 
@@ -120,7 +120,7 @@ def test_known_clusters_are_conditioned_on(make_pair: MakePair, make_x: MakeX) -
 
     zs, posteriors = draw(guide, x), guide.posteriors(x)
     prior = model.priors[0]
-    known = posteriors[0].log_prob(zs[0]) - prior.component(c).log_prob(zs[0]) - prior.log_weights()[c]
+    known = posteriors[0].log_prob(zs[0]) - prior().component(c).log_prob(zs[0]) - prior().log_weights()[c]
     free = posteriors[1].log_prob(zs[1]) + cluster_terms(model, guide, x, 1, zs[1])
     expected = (known + free - model.observation(zs).log_prob(x)).sum()
     torch.testing.assert_close(loss, expected.item(), **TOLERANCE)
@@ -152,8 +152,8 @@ def draw(guide: MultiFacetGuide, x: Tensor) -> list[Tensor]:
 def cluster_terms(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, j: int, z: Tensor) -> Tensor:
     """sum_c q(c | x) (log q(c | x) - log pi_c - log p(z | c)) per item."""
     prior = model.priors[j]
-    logits = guide.assignment_logits(j, model.priors[j], guide.posteriors(x)[j], z)
-    return (logits.exp() * (logits - prior.log_weights() - prior.log_prob(z))).sum(-1)
+    logits = guide.assignment_logits(j, model.priors[j](), guide.posteriors(x)[j], z)
+    return (logits.exp() * (logits - prior().log_weights() - prior().log_prob(z))).sum(-1)
 
 
 def without(guide: MultiFacetGuide, site: str) -> Callable[[Tensor], None]:

@@ -24,7 +24,7 @@ def test_encode_and_assign(make_pair: MakePair, make_x: MakeX) -> None:
         assert torch.equal(posterior.mean, expected.mean)
         assert torch.equal(posterior.stddev, expected.stddev)
         rule = AnalyticAssignment()
-        logits = rule(j, model.priors[j], expected, expected.mean)
+        logits = rule(j, model.priors[j](), expected, expected.mean)
         torch.testing.assert_close(MFCVAE(model, guide).assign(x)[j], logits.exp())
 
 
@@ -32,7 +32,7 @@ def test_assign_gives_the_posterior_at_the_mean_where_the_rule_needs_a_draw(make
     model, guide = make_pair(rule=SampleAssignment)
     x = make_x(5)
     for prior, q, probs in zip(model.priors, guide.encoder(x), MFCVAE(model, guide).assign(x), strict=True):
-        joint = (prior.log_weights() + prior.log_prob(q.mean)).exp()
+        joint = (prior().log_weights() + prior().log_prob(q.mean)).exp()
         torch.testing.assert_close(probs, joint / joint.sum(-1, keepdim=True))
 
 

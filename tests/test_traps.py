@@ -200,10 +200,10 @@ def test_parts_that_were_used_alone_work_in_a_model(make_x: MakeX, likelihood: C
     decoder = MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(5,), hidden_dim=4)
     encoder = MLPLadderEncoder(facets, (1, 2, 3), rung_dims=(5,))
     x = make_x(16)
-    z = prior.component(torch.tensor([0, 1, 2])).sample()
-    prior.log_prob(z)
-    prior.log_weights()
-    prior.expected_log_prob(z, torch.ones_like(z))
+    z = prior().component(torch.tensor([0, 1, 2])).sample()
+    prior().log_prob(z)
+    prior().log_weights()
+    prior().expected_log_prob_under(dist.Normal(z, torch.ones_like(z)).to_event(1))
     part(decoder([z], torch.ones(1))).sample()
     part.mean(decoder([z], torch.ones(1)))
     encoder(x)
@@ -248,7 +248,7 @@ def test_grey_pixels_are_outside_the_bernoullis_support_and_allowed_in_ours(make
     trace.compute_log_prob()
     assert trace.nodes["x"]["log_prob"].isfinite().all()
     with pytest.raises(ValueError, match="within the support"):  # only that one site goes without the check
-        model.priors[0].component(torch.tensor(0)).log_prob(torch.full((2,), torch.nan))
+        model.priors[0]().component(torch.tensor(0)).log_prob(torch.full((2,), torch.nan))
 
 
 def test_particle_dimensions_reach_the_decoder(make_pair: MakePair, make_x: MakeX) -> None:

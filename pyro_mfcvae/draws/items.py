@@ -210,7 +210,7 @@ def overlap(pair: MFCVAE, j: int) -> Tensor:
     """
     prior = pair.priors[j]
     rows = []
-    for c in range(prior.facet.num_clusters):
+    for c in range(prior.num_clusters):
         z = prior.component(torch.full((_COMPONENT_DRAWS,), c, device=pair.model.alpha.device)).sample()
         joint = prior.log_weights() + prior.log_prob(z)
         rows.append((joint - joint[:, c : c + 1]).sigmoid().mean(0))

@@ -13,7 +13,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO, draw_globals
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 
 class ImportanceWeightedELBO(FacetELBO):
@@ -80,7 +80,7 @@ class WeightedDraws:
 
 def weigh(
     model: MultiFacetModel,
-    priors: Sequence[FacetPrior],
+    priors: Sequence[Mixture],
     posteriors: Sequence[dist.TorchDistribution],
     zs: Sequence[Tensor],
     x: Tensor,

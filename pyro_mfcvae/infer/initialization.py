@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.mixtures import MixturePrior
+from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.networks import weight_layers
 
 

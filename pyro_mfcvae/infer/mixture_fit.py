@@ -13,7 +13,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.bayesian import BayesianMixturePrior
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
-from pyro_mfcvae.models.mixtures import MixturePrior
+from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.priors import FacetPrior
 from pyro_mfcvae.models.vamp import VampPrior
 
@@ -230,7 +230,8 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
         prior = model.priors[j]
         check_can_be_renumbered(prior, j)
         z = guide.posteriors(x)[j].mean
-        probs = (prior.log_weights() + prior.log_prob(z)).softmax(-1)
+        mixture = prior()
+        probs = (mixture.log_weights() + mixture.log_prob(z)).softmax(-1)
         num_clusters = prior.facet.num_clusters
         gain = probs.new_zeros(num_clusters, num_clusters)  # of calling the column's cluster by the row's number
         gain.index_add_(0, clusters.clamp_min(0), probs * (clusters >= 0).unsqueeze(-1))

@@ -15,7 +15,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def _terms(
     return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals)
 
 
-def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[FacetPrior], Tensor]:
+def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[Mixture], Tensor]:
     """The priors at a draw of q(theta), and log q(theta) - log p(theta) there."""
     if guide.globals_guide is None:
-        return model.priors, torch.zeros_like(model.beta[0])
+        return model.priors_given({}), torch.zeros_like(model.beta[0])
     q = poutine.trace(guide.globals_guide).get_trace()
     p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
-    priors: Sequence[FacetPrior] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
+    priors: Sequence[Mixture] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
     return priors, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())
 
 

@@ -146,7 +146,7 @@ def test_vamp_priors_are_built_over_the_guides_encoder(posterior: str) -> None:
         assert isinstance(prior, VampPrior)
         z = torch.randn(2, pair.model.facets[j].latent_dim)
         expected = torch.stack([pair.guide.encoder(u[None])[j].log_prob(z) for u in prior.pseudo_inputs], -1)
-        torch.testing.assert_close(prior.log_prob(z), expected)
+        torch.testing.assert_close(prior().log_prob(z), expected)
 
 
 @pytest.mark.parametrize("networks", ("mlp", "conv"))

@@ -40,7 +40,7 @@ def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: C
     assert [tuple(z.shape) for z in zs] == [(40, 50, 2), (40, 50, 3)]
     log_weights = pair.model.log_likelihood(zs, x)
     elbo = log_weights.clone()
-    for z, q, prior, q_c in zip(zs, pair.encode(x), pair.model.priors, pair.assign(x), strict=True):
+    for z, q, prior, q_c in zip(zs, pair.encode(x), pair.priors, pair.assign(x), strict=True):
         joint = prior.log_weights() + prior.log_prob(z)
         log_weights = log_weights + joint.logsumexp(-1) - q.log_prob(z)
         elbo = elbo + (q_c * (joint - q_c.log())).sum(-1) - q.log_prob(z)
@@ -62,7 +62,7 @@ def test_a_facets_weights_are_those_of_its_draws_beside_the_others_means(make_pa
     stats = draw_facet_log_weights(pair, x, num_samples=30)["sample_stats"]
     pyro.set_rng_seed(1)
     posteriors = pair.encode(x)
-    for j, (q, prior) in enumerate(zip(posteriors, pair.model.priors, strict=True)):
+    for j, (q, prior) in enumerate(zip(posteriors, pair.priors, strict=True)):
         z = q.sample((30,))
         zs = [z if i == j else other.mean for i, other in enumerate(posteriors)]
         prior_density = (prior.log_weights() + prior.log_prob(z)).logsumexp(-1)
@@ -141,7 +141,9 @@ def test_simulated_items_come_with_the_truth() -> None:
     c, z = groups["prior"]["c_0"][1][0], groups["prior"]["z_0"][1][0]
     prior = pair.model.priors[0]
     for k in range(3):
-        np.testing.assert_allclose((c == k).mean(), prior.log_weights()[k].exp().item(), atol=0.04)  # 4 standard errors
+        np.testing.assert_allclose(
+            (c == k).mean(), prior().log_weights()[k].exp().item(), atol=0.04
+        )  # 4 standard errors
         np.testing.assert_allclose(z[c == k].mean(0), prior.loc[k].detach(), atol=0.2)
     noise = groups["prior_predictive"]["x"][1][0] @ pair.model.decoder.weight.numpy()
     np.testing.assert_allclose((noise[:, :2] - z).std(), 1.5, atol=0.1)

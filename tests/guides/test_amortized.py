@@ -23,7 +23,7 @@ def test_its_density_is_the_encoders_times_the_rules(make_pair: MakePair, make_x
         weight = model.beta[j] * 40 / 4
         z, c = trace.nodes[f"z_{j}"], trace.nodes[f"c_{j}"]
         torch.testing.assert_close(z["log_prob_sum"], weight * posterior.log_prob(z["value"]).sum())
-        logits = AnalyticAssignment()(j, model.priors[j], posterior, z["value"])
+        logits = AnalyticAssignment()(j, model.priors[j](), posterior, z["value"])
         torch.testing.assert_close(c["log_prob_sum"], weight * logits[range(4), c["value"]].sum())
         assert c["infer"]["enumerate"] == "parallel"
 

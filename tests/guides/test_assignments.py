@@ -42,24 +42,24 @@ def test_analytic_by_hand() -> None:
     variance = prior.scale.square()
     distance = (posterior.mean.unsqueeze(-2) - prior.loc).square() + posterior.variance.unsqueeze(-2)
     logits = torch.tensor([0.2, 0.3, 0.5]).log() - (distance / variance + variance.log()).sum(-1) / 2
-    torch.testing.assert_close(AnalyticAssignment()(0, prior, posterior, z).exp(), logits.softmax(-1))
+    torch.testing.assert_close(AnalyticAssignment()(0, prior(), posterior, z).exp(), logits.softmax(-1))
 
 
 def test_analytic_does_not_look_at_the_draw() -> None:
     prior, posterior, z = scene()
     rule = AnalyticAssignment()
-    assert torch.equal(rule(0, prior, posterior, z), rule(0, prior, posterior, z + 1))
+    assert torch.equal(rule(0, prior(), posterior, z), rule(0, prior(), posterior, z + 1))
 
 
 def test_sample_is_the_posterior_at_the_draw() -> None:
     prior, posterior, z = scene()
-    torch.testing.assert_close(SampleAssignment()(0, prior, posterior, z).exp(), posterior_of_clusters(prior, z))
+    torch.testing.assert_close(SampleAssignment()(0, prior(), posterior, z).exp(), posterior_of_clusters(prior, z))
 
 
 def test_vade_is_the_mean_posterior_over_draws() -> None:
     prior, posterior, z = scene()
     pyro.set_rng_seed(1)
-    probs = VaDEAssignment(7)(0, prior, posterior, z).exp()
+    probs = VaDEAssignment(7)(0, prior(), posterior, z).exp()
     pyro.set_rng_seed(1)
     expected = posterior_of_clusters(prior, posterior.sample((7,))).mean(0)
     torch.testing.assert_close(probs, expected)
@@ -68,7 +68,7 @@ def test_vade_is_the_mean_posterior_over_draws() -> None:
 def test_monte_carlo_is_the_geometric_mean_over_draws() -> None:
     prior, posterior, z = scene()
     pyro.set_rng_seed(1)
-    probs = MonteCarloAssignment(7)(0, prior, posterior, z).exp()
+    probs = MonteCarloAssignment(7)(0, prior(), posterior, z).exp()
     pyro.set_rng_seed(1)
     geometric = posterior_of_clusters(prior, posterior.sample((7,))).log().mean(0).exp()
     torch.testing.assert_close(probs, geometric / geometric.sum(-1, keepdim=True))
@@ -76,7 +76,7 @@ def test_monte_carlo_is_the_geometric_mean_over_draws() -> None:
 
 def test_the_rules_differ() -> None:
     prior, posterior, z = scene()
-    probs = [rule()(0, prior, posterior, z).exp() for rule in RULES]
+    probs = [rule()(0, prior(), posterior, z).exp() for rule in RULES]
     for i, one in enumerate(probs):
         for other in probs[:i]:
             assert (one - other).abs().max() > 1e-3
@@ -87,7 +87,7 @@ def test_at_a_point_all_rules_are_bayes_rule() -> None:
     prior, posterior, _ = scene()
     point = dist.Normal(posterior.mean, torch.full((5, 2), 1e-7)).to_event(1)
     for rule in RULES:
-        probs = rule()(0, prior, point, point.mean).exp()
+        probs = rule()(0, prior(), point, point.mean).exp()
         torch.testing.assert_close(probs, posterior_of_clusters(prior, point.mean), rtol=0.0, atol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_amortized_is_the_softmax_of_its_head(make_facets: Callable[[int], tuple
 def test_logits_are_normalised_also_for_particles(rule: type[AssignmentRule]) -> None:
     prior, posterior, _ = scene()
     built = AmortizedAssignment([FACET]) if rule is AmortizedAssignment else rule()
-    logits = built(0, prior, posterior, posterior.sample((4,)))
+    logits = built(0, prior(), posterior, posterior.sample((4,)))
     assert logits.shape == ((4, 5, 3) if rule is SampleAssignment else (5, 3))
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(logits.shape[:-1]))
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import pyro.distributions.transforms as T
 import pytest
 import torch
@@ -173,11 +174,13 @@ def test_the_expectation_under_a_full_covariance_is_that_of_the_diagonal_one_whe
 ) -> None:
     prior = MixturePrior(FACETS[1], covariance=covariance)  # type: ignore[arg-type]
     loc, scale = torch.randn(5, 3), torch.rand(5, 3)
-    full = prior.expected_log_prob_full(loc, torch.diag_embed(scale**2))
-    torch.testing.assert_close(full, prior.expected_log_prob(loc, scale), rtol=0.0, atol=1e-10)
+    q = dist.Normal(loc, scale).to_event(1)
+    full_q = dist.MultivariateNormal(loc, torch.diag_embed(scale**2))
+    full = prior().expected_log_prob_under(full_q)
+    torch.testing.assert_close(full, prior().expected_log_prob_under(q), rtol=0.0, atol=1e-10)
     standard = StandardNormalPrior(Facet(num_clusters=1, latent_dim=3))
-    full = standard.expected_log_prob_full(loc, torch.diag_embed(scale**2))
-    torch.testing.assert_close(full, standard.expected_log_prob(loc, scale), rtol=0.0, atol=1e-10)
+    full = standard().expected_log_prob_under(full_q)
+    torch.testing.assert_close(full, standard().expected_log_prob_under(q), rtol=0.0, atol=1e-10)
 
 
 def test_separate_encoders_share_nothing() -> None:

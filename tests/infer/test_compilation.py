@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI
@@ -152,9 +153,8 @@ def test_pyro_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 class ThresholdPrior(MixturePrior):
     """A user's own, whose Python looks at a value."""
 
-    def expected_log_prob(self, loc: Tensor, scale: Tensor) -> Tensor:
-        expected = super().expected_log_prob(loc, scale)
-        return expected if expected.max().item() < 1e9 else expected.clamp_max(1e9)
+    def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
+        return super().components(loc, spread if spread.max().item() < 1e9 else spread.clamp_max(1e9))
 
 
 def test_what_cannot_be_traced_is_computed_as_written_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:

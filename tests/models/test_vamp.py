@@ -25,8 +25,8 @@ def test_components_are_the_posteriors_of_the_pseudo_inputs() -> None:
         prior = VampPrior(FACETS[1], encoder=encoder, j=1, pseudo_inputs=items)
         z = torch.randn(5, 3)
         expected = torch.stack([encoder(item[None])[1].log_prob(z) for item in items], -1)
-        torch.testing.assert_close(prior.log_prob(z), expected, rtol=0.0, atol=1e-10)
-        assert dict(prior.named_parameters()).keys() == {"pseudo_inputs", "mixture.logits"}
+        torch.testing.assert_close(prior().log_prob(z), expected, rtol=0.0, atol=1e-10)
+        assert dict(prior.named_parameters()).keys() == {"pseudo_inputs", "logits"}
         fixed = VampPrior(FACETS[1], encoder=encoder, j=1, pseudo_inputs=items, learn_weights=False)
         assert dict(fixed.named_parameters()).keys() == {"pseudo_inputs"}
 
@@ -35,11 +35,11 @@ def test_batch_norm_does_not_notice_the_pseudo_inputs() -> None:
     encoder = ConvLadderEncoder(FACETS, SHAPE, channels=(4,), head_init_scale=1.0).train()
     prior = VampPrior(FACETS[0], encoder=encoder, j=0, pseudo_inputs=torch.rand(3, *SHAPE))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    prior.log_prob(torch.randn(5, 2)).sum().backward()
+    prior().log_prob(torch.randn(5, 2)).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert encoder.training
     frozen = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)).eval()
-    prior.components()
+    prior().components()
     assert not frozen.training and encoder.training
     assert prior.pseudo_inputs.grad.abs().max() > 0
 

@@ -78,9 +78,9 @@ def test_renumbering_moves_every_parameter(covariance: str) -> None:
         for parameter in prior.parameters():
             parameter.add_(torch.randn_like(parameter))
     z, order = torch.randn(5, 2), torch.tensor([2, 0, 1])
-    before = prior.log_weights() + prior.log_prob(z)
+    before = prior().log_weights() + prior().log_prob(z)
     prior.renumber(order)
-    torch.testing.assert_close(prior.log_weights() + prior.log_prob(z), before[:, order])
+    torch.testing.assert_close(prior().log_weights() + prior().log_prob(z), before[:, order])
 
 
 def blobs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +123,7 @@ def test_alignment_picks_the_best_renumbering() -> None:
     @torch.no_grad()
     def share() -> float:
         prior = pair.model.priors[0]
-        probs = (prior.log_weights() + prior.log_prob(pair.guide.posteriors(x)[0].mean)).softmax(-1)
+        probs = (prior().log_weights() + prior().log_prob(pair.guide.posteriors(x)[0].mean)).softmax(-1)
         return float(probs[torch.arange(5), known[0][:5]].sum())
 
     values = []
