@@ -20,7 +20,8 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from reproduction import RESULTS, machine
+from provenance import machine
+from reproduction import RESULTS
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.data.datasets import load_dataset

@@ -16,7 +16,8 @@ import pyro
 import torch
 import tyro
 from linear_gaussian import draw, exact_log_evidence, linear_pair
-from reproduction import RESULTS, machine
+from provenance import machine
+from reproduction import RESULTS
 
 from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.atomic_io import write_text

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from reproduction import RESULTS, machine
+from provenance import provenance
+from reproduction import RESULTS
 
 from pyro_mfcvae.atomic_io import write_text
 
@@ -88,7 +89,7 @@ def main(gigabytes: float = 2.0, limit: float = 1.8) -> None:
         if trained.returncode:
             sys.exit(trained.stderr)
         record = {
-            "machine": machine(),
+            **provenance(),
             "gibibytes": gigabytes,
             "limit_gibibytes": limit,
             "items": num_items,

@@ -8,11 +8,13 @@ squared error over the missing values, beside that of every pixel's mean over th
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import tyro
-from reproduction import RESULTS, best, machine
+from provenance import provenance
+from reproduction import RESULTS, best
 from torch import Tensor
 
 from pyro_mfcvae.atomic_io import write_text
@@ -67,6 +69,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), share: float = 0.5, set: tupl
         means = data.train.images.nanmean(0)
         record = {
             "seed": seed,
+            "data_fingerprint": data.fingerprint(),
             "labels": best(result.evaluation.scores),
             "imputation_error": root_mean_square(imputed - truth, missing),
             "error_of_the_means": root_mean_square(means - truth, missing),
@@ -79,7 +82,8 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), share: float = 0.5, set: tupl
             f"{record['error_of_the_means']:.4f}; {record['seconds']:.0f} s",
             flush=True,
         )
-    record = {"preset": "shapes", "set": list(set), "share": share, "machine": machine(), "runs": runs}
+    configuration = asdict(override(load_preset("shapes"), ["likelihood.missing=true", *set]))
+    record = {**provenance(), "configuration": configuration, "share": share, "runs": runs}
     write_text(RESULTS / "missing_pixels.json", json.dumps(record, indent=1) + "\n")
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import pyro
 import torch
 import tyro
+from provenance import provenance
 from pyro.infer import ELBO, TraceEnum_ELBO
-from reproduction import RESULTS, machine
+from reproduction import RESULTS
 
 from pyro_mfcvae import FacetELBO, ImportanceWeightedELBO
 from pyro_mfcvae.atomic_io import write_text
@@ -101,7 +102,7 @@ def main(repeats: int = 40) -> None:
     for name, ratio in relative.items():
         print(f"{name:42s} {ratio:5.2f}")
     record = {
-        "machine": machine(),
+        **provenance(),
         "threads": torch.get_num_threads(),
         "default_ms": round(1000 * medians["the default"], 2),
         "relative": relative,

@@ -5,7 +5,8 @@ python benchmarks/pixel_kmeans.py
 
 import json
 
-from reproduction import RESULTS, machine
+from provenance import provenance
+from reproduction import RESULTS
 from sklearn.cluster import KMeans
 
 from pyro_mfcvae.atomic_io import write_text
@@ -26,7 +27,7 @@ def main() -> None:
             row[f"{label}_nmi"] = nmi(clusters, values.numpy())
         rows.append(row)
         print("  ".join(f"{name} {value:.3f}" for name, value in row.items()))
-    result = {"data_fingerprint": data.fingerprint(), "machine": machine(), "kmeans": rows}
+    result = {"data_fingerprint": data.fingerprint(), **provenance(), "kmeans": rows}
     write_text(RESULTS / "pixel_kmeans.json", json.dumps(result, indent=1) + "\n")
 
 

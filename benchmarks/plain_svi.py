@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pyro
 import tyro
+from provenance import provenance
 from pyro.infer import TraceEnum_ELBO
-from reproduction import RESULTS, best, machine
+from reproduction import RESULTS, best
 
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.atomic_io import write_text
@@ -31,7 +32,7 @@ def main(seeds: tuple[int, ...] = (0,)) -> None:
             labels = best(train(loss, seed=seed).scores)
             runs.append({"loss": name, "seed": seed, "labels": labels, "seconds": time.perf_counter() - start})
             print(f"{name} seed {seed}: {labels}", flush=True)
-    write_text(RESULTS / "plain_svi.json", json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n")
+    write_text(RESULTS / "plain_svi.json", json.dumps({**provenance(), "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

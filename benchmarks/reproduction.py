@@ -9,11 +9,9 @@ majority label.
 """
 
 import json
-import os
-import platform
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from provenance import provenance
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.schema import Config
@@ -68,14 +67,6 @@ class CurveMonitor:
         )
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {instructions}), torch {torch.__version__}"
-
-
 def best(scores: FacetScores) -> dict[str, dict[str, float]]:
     """Per label: its facet, and that facet's accuracy and NMI; the largest NMI of any other facet with the label."""
     result = {}
@@ -109,6 +100,7 @@ def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
     scores = result.evaluation.scores
     record = {
         "seed": config.seed,
+        "data_fingerprint": dataset.fingerprint(),
         "labels": best(scores),
         "clusters_in_use": scores.clusters_in_use.tolist(),
         "redundancy": float(np.max(scores.redundancy - np.eye(len(config.facets.num_clusters)))),
@@ -152,7 +144,6 @@ def main(
     base = override(load_preset(preset), set)
     base = replace(base, data=data or base.data)
     name = name or "-".join([preset, *([data] if data else [])])
-    dataset = load_dataset(base.data, seed=seeds[0])
     num_threads = max(torch.get_num_threads() // workers, 1)
     runs: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (num_threads,)) as pool:
@@ -161,11 +152,10 @@ def main(
             runs = sorted([*runs, run], key=lambda other: seeds.index(other["seed"]))
             print(tell(run), flush=True)
             record = {
+                **provenance(),
                 "preset": preset,
                 "set": list(set),
-                "data": dataset.name,
-                "data_fingerprint": dataset.fingerprint(),
-                "machine": machine(),
+                "configuration": asdict(replace(base, seed=0)),
                 "workers": workers,
                 "accuracy": over_seeds(runs),
                 "runs": runs,

@@ -7,13 +7,14 @@ A label is lost where no facet of its own tells it with an accuracy of 0.9 or mo
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from reproduction import RESULTS, best, machine
+from provenance import provenance
+from reproduction import RESULTS, best
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.text import load_preset, override
@@ -43,7 +44,14 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = tuple(V
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 result = fit(replace(config, seed=seed), RunFolder(Path(folder)), data=data)
-            runs.append({"seed": seed, "elbo": result.summary["elbo"], "labels": best(result.evaluation.scores)})
+            runs.append(
+                {
+                    "seed": seed,
+                    "data_fingerprint": data.fingerprint(),
+                    "elbo": result.summary["elbo"],
+                    "labels": best(result.evaluation.scores),
+                }
+            )
         lost = [sum(label["accuracy"] < 0.9 for label in run["labels"].values()) for run in runs]
         mean = {
             label: float(np.mean([run["labels"][label]["accuracy"] for run in runs])) for label in runs[0]["labels"]
@@ -51,7 +59,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = tuple(V
         rows[name] = {"set": VARIANTS[name], "lost": lost, "accuracy": mean, "runs": runs}
         scores = ", ".join(f"{label} {value:.3f}" for label, value in mean.items())
         print(f"{name}: {scores}; labels lost per seed {lost}", flush=True)
-        result = {"data_fingerprint": data.fingerprint(), "machine": machine(), "variants": rows}
+        result = {**provenance(), "configuration": asdict(load_preset("nrletters")), "variants": rows}
         write_text(path, json.dumps(result, indent=1) + "\n")
 
 

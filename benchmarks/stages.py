@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 import tyro
-from reproduction import RESULTS, machine
+from provenance import provenance
+from reproduction import RESULTS
 from step_time import networks_alone
 
 from pyro_mfcvae.atomic_io import write_text
@@ -80,7 +81,7 @@ def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist", "shapes"), r
         rounds: Of every stage of a step.
     """
     torch.set_num_threads(1)
-    record: dict[str, object] = {"machine": machine(), "threads": 1}
+    record: dict[str, object] = {**provenance(), "threads": 1}
     for preset in presets:
         with tempfile.TemporaryDirectory() as folder:
             record[preset] = found = stages(preset, rounds, Path(folder))

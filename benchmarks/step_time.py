@@ -19,8 +19,9 @@ from typing import Annotated, Literal
 import pyro
 import torch
 import tyro
+from provenance import machine, provenance
 from pyro.infer import SVI, TraceEnum_ELBO
-from reproduction import RESULTS, machine
+from reproduction import RESULTS
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
 
@@ -240,7 +241,7 @@ def main(
         case |= {"threads": options.threads, "machine": machine()}
         medians = measure(ways(network, batch, num_facets, num_clusters, options), options)
         rows = [row for row in rows if any(row[key] != value for key, value in case.items())]
-        rows.append({**case, "milliseconds": medians})
+        rows.append({**provenance(), **case, "milliseconds": medians})
         write_text(path, json.dumps(rows, indent=1) + "\n")
         base, published = medians["networks"][clock], medians["published"][clock]
         print(f"{network}, batch {batch}, J = {num_facets}, K = {num_clusters}, {device}, {precision} ({clock} time)")

@@ -13,7 +13,8 @@ import json
 import pyro
 import torch
 import tyro
-from reproduction import RESULTS, machine
+from provenance import provenance
+from reproduction import RESULTS
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def main(
         right = sum(abs(n - num_clusters) <= 1 for n in used)
         print(f"{num_clusters} clusters: within 1 for {right} of {len(seeds)} seeds", flush=True)
         results.append({"true": num_clusters, "in_use": used, "ari": agreement, "within_one": right})
-    record = {"settings": SETTINGS, "concentration": concentration, "machine": machine(), "seeds": list(seeds)}
+    record = {"settings": SETTINGS, "concentration": concentration, **provenance(), "seeds": list(seeds)}
     write_text(RESULTS / "stick_breaking.json", json.dumps({**record, "results": results}, indent=1) + "\n")
 
 

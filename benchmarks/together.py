@@ -17,7 +17,8 @@ from typing import Literal
 import pyro
 import torch
 import tyro
-from reproduction import RESULTS, machine
+from provenance import machine, provenance
+from reproduction import RESULTS
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair, build_schedule
@@ -98,7 +99,7 @@ def main(
         medians = {name: statistics.median(values) for name, values in times.items()}
         case = {"preset": preset, "device": device, "machine": machine()}
         rows = [row for row in rows if any(row[key] != value for key, value in case.items())]
-        rows.append({**case, "milliseconds": medians})
+        rows.append({**provenance(), **case, "milliseconds": medians})
         write_text(path, json.dumps(rows, indent=1) + "\n")
         single = medians.pop("alone")
         print(f"{preset}, {device}: a step alone {single:.2f} ms")

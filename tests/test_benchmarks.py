@@ -1,6 +1,9 @@
 """What README promises of real input holds: whole trainings, minutes each."""
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +78,19 @@ def test_a_paper_preset_trains_on_its_real_format(preset: str, tmp_path: Path, m
     result = fit(config, RunFolder(tmp_path / "run"))
     assert result.summary["epochs"] == 2
     assert result.run.read_metrics()[1]["elbo"] > result.run.read_metrics()[0]["elbo"]
+
+
+@pytest.mark.slow
+def test_every_part_of_the_gpu_run_is_rehearsed_without_arviz_where_it_is_not_needed(tmp_path: Path) -> None:
+    """On the CPU and in miniature, with the modules that a GPU machine may lack blocked."""
+    for name in ("arviz", "h5py", "tensorboard"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not there')\n")
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    results = {}
+    for only, path in ((["steps", "together", "paper", "images", "accuracy"], str(tmp_path)), (["tests", "items"], "")):
+        out = tmp_path / "gpu.json"
+        command = [sys.executable, str(script), "--rehearse", "--minutes", "10", "--out", str(out), "--only", *only]
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=True)
+        results |= json.loads(out.read_text())["parts"]
+    assert all(part["rows"] and part["incomplete"] is None for part in results.values())
+    assert {row["way"] for row in results["steps"]["rows"]} >= {"networks", "ours", "published", "SVI FacetELBO"}

@@ -1,0 +1,253 @@
+"""The parts of benchmarks/gpu.py. Each yields its figures one by one, and `run` writes every figure at once."""
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from gpu_steps import Budget, Row, steps
+
+from pyro_mfcvae.config.build import adapt_epochs, build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import load_preset, override
+from pyro_mfcvae.data.datasets import DATASETS, Dataset, load_dataset
+from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.runs.evaluation import evaluate
+from pyro_mfcvae.runs.fit import fit, fit_together
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.training import EpochRecord, Training
+
+# How many items a rehearsal trains on.
+_FEW = 600
+
+
+def run(part: str, path: Path, *, seconds: float, rehearse: bool) -> None:
+    """Run a part; ``path`` always holds the figures that there are."""
+    torch.set_num_threads(1 if rehearse else torch.get_num_threads())
+    rows: list[Row] = []
+    for row in PARTS[part](Budget(rehearse, time.monotonic() + seconds)):
+        rows.append(row)
+        path.write_text(json.dumps(rows))
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def tests(budget: Budget) -> Iterator[Row]:
+    """Where there is no GPU the tests are only collected."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    found = subprocess.run(
+        command + ["--collect-only"] * budget.rehearse,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    yield {"code": found.returncode, "result": " ".join(found.stdout.strip().splitlines()[-1:])}
+
+
+# --- presets to their accuracy ----------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A callback that notes seconds of training and accuracy at the end of every epoch."""
+
+    def __init__(self, data: Dataset, label: str, wanted: float) -> None:
+        self.data, self.label, self.wanted = data, label, wanted
+        self.seconds, self.accuracy = 0.0, 0.0
+        self.reached: float | None = None
+
+    def on_start(self, training: Training) -> None:
+        self.pair, self.since = training.pair, time.perf_counter()
+
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        pass
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.seconds += time.perf_counter() - self.since
+        with torch.random.fork_rng(devices=[]):
+            scores = evaluate(self.pair, self.data.test).scores
+        self.accuracy = float(scores.accuracy[self.label].max())
+        if self.reached is None and self.accuracy >= self.wanted:
+            self.reached = round(self.seconds, 1)
+        self.since = time.perf_counter()
+
+
+def shortened(config: Config, budget: Budget) -> Config:
+    """Some dozens of steps for a rehearsal."""
+    if not budget.rehearse:
+        return config
+    adapted = adapt_epochs(config, made_for=DATASETS[config.data].num_items or 0, num_items=_FEW)
+    return override(adapted, ["training.schedule_scale=0.002"])
+
+
+def available(name: str, budget: Budget) -> Dataset:
+    """A data set; random pixels of MNIST's shape for a rehearsal without its files."""
+    try:
+        data = load_dataset(name)
+    except InputError:
+        if not budget.rehearse:
+            raise
+        images = torch.randint(256, (2000, 1, 28, 28), dtype=torch.uint8)
+        split = Split(images, {"digit": torch.arange(2000) % 10})
+        data = Dataset(name, split, split, load_dataset("shapes").info)
+    if not budget.rehearse:
+        return data
+
+    def few(split: Split) -> Split:
+        return Split(split.images[:_FEW], {label: values[:_FEW] for label, values in split.labels.items()})
+
+    return replace(data, train=few(data.train), test=few(data.test))
+
+
+def accuracy(budget: Budget) -> Iterator[Row]:
+    for preset, label, wanted in (("mnist", "digit", 0.95), ("shapes", "shape", 0.95)):
+        config = shortened(load_preset(preset), budget)
+        data = available(config.data, budget)
+        clock = Clock(data, label, wanted)
+        with tempfile.TemporaryDirectory() as folder:
+            result = fit(config, RunFolder(Path(folder)), data=data, device=budget.device, callbacks=(clock,))
+        yield {
+            "preset": preset,
+            "label": label,
+            "accuracy": round(clock.accuracy, 4),
+            "seconds": result.summary["seconds"],
+            f"seconds_to_{wanted}": clock.reached,
+        }
+
+
+# --- seeds together ---------------------------------------------------------------------------------------------------
+
+
+def together(budget: Budget) -> Iterator[Row]:
+    from together import SHAPES, prepare, steps_of
+
+    from pyro_mfcvae.train.stacked import StackedTraining
+
+    def clock() -> float:
+        if budget.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for preset in ("stickfigures",) if budget.rehearse else tuple(SHAPES):
+        alone, _ = prepare(preset, 0, budget.device)
+        num = 2 if budget.rehearse else 10
+        stack = StackedTraining(*zip(*(prepare(preset, seed, budget.device) for seed in range(num)), strict=True))
+        one = steps_of(lambda told, alone=alone: alone.run_epoch(lambda *_: told()), clock)
+        many = steps_of(stack.run_epoch, clock)
+        times = {"one": [], "many": []}  # type: dict[str, list[float]]
+        for turn in range(2 if budget.rehearse else 12):
+            for name, taken in (("one", one), ("many", many)):
+                seconds = taken()
+                if turn:  # the first epoch fits mixtures, too
+                    times[name].append(1e3 * seconds)
+        single, stacked = (sorted(values)[len(values) // 2] for values in times.values())
+        ratio = round(stacked / single, 3)
+        yield {"preset": preset, "seeds": num, "ms": round(stacked, 3), "ms_of_one": round(single, 3), "ratio": ratio}
+
+
+def paper(budget: Budget) -> Iterator[Row]:
+    """As many of ten seeds as the time allows, by the time that a short run of one and of ten takes."""
+    config = load_preset("mnist-paper")
+    data = available(config.data, budget)
+    if budget.rehearse:
+        config = override(config, ["training.schedule_scale=0.003"])
+    seeds = range(2 if budget.rehearse else 10)
+    with tempfile.TemporaryDirectory() as folder:
+        results = fit_together(
+            [replace(config, seed=seed) for seed in seeds],
+            [RunFolder(Path(folder) / f"seed-{seed}") for seed in seeds],
+            data=[data] * len(seeds),
+            device=budget.device,
+        )
+        for seed, result in zip(seeds, results, strict=True):
+            if isinstance(result, InputError):
+                yield {"seed": seed, "failed": str(result)}
+                continue
+            yield {
+                "seed": seed,
+                "accuracy": round(float(result.evaluation.scores.accuracy["digit"].max()), 4),
+                "seconds": result.summary["seconds"],
+            }
+
+
+# --- larger images ----------------------------------------------------------------------------------------------------
+
+
+def images(budget: Budget) -> Iterator[Row]:
+    sides, num, batch = ((32,), 64, 16) if budget.rehearse else ((64, 128, 224), 2048, 128)
+    streams = (False,) if budget.rehearse else (False, True)
+    for side, precision, streamed in itertools.product(sides, ("float32", "bf16"), streams):
+        config = override(
+            load_preset("shapes"),
+            [
+                f"training.precision={precision}",
+                f"training.batch_size={batch}",
+                "training.epochs=10000",
+                "training.warmup_steps=0",
+                "training.refit_steps=[]",
+                "training.compile=false",
+            ],
+        )
+        pixels = torch.randint(256, (num, 3, side, side), dtype=torch.uint8)
+        training = Training(
+            build_pair(config, (3, side, side)),
+            pixels,
+            schedule=build_schedule(config, steps_per_epoch(num, batch)),
+            settings=config.training,
+            fabric=open_fabric(budget.device, precision=precision),
+        )
+        if streamed:
+            training.batches._on_device, training.batches._images = False, pixels
+        if budget.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        training.run_epoch()
+        start = time.perf_counter()
+        training.run_epoch()
+        seconds = time.perf_counter() - start
+        memory = torch.cuda.max_memory_allocated() / 2**30 if budget.device == "cuda" else None
+        case = {
+            "side": side,
+            "precision": precision,
+            "batch": batch,
+            "data": "streamed" if streamed else "on the device",
+        }
+        yield {**case, "images_per_second": round(num / seconds), "GiB": memory and round(memory, 2)}
+
+
+# --- check and assign -------------------------------------------------------------------------------------------------
+
+
+def items(budget: Budget) -> Iterator[Row]:
+    from pyro_mfcvae.checks.criticism import criticise
+    from pyro_mfcvae.draws.arviz_data import to_inference_data
+
+    num = 300 if budget.rehearse else 60_000
+    pair = build_pair(load_preset("mnist"), (1, 28, 28)).to(budget.device).eval()
+    pixels = torch.randint(256, (num, 1, 28, 28), dtype=torch.uint8)
+    start = time.perf_counter()
+    evaluate(pair, Split(pixels))
+    yield {"what": "assign", "items": num, "seconds": round(time.perf_counter() - start, 2)}
+    start = time.perf_counter()
+    criticise(to_inference_data(pair, pixels[: num // 6].float().to(budget.device) / 255))
+    yield {"what": "check", "items": num // 6, "seconds": round(time.perf_counter() - start, 2)}
+
+
+PARTS: dict[str, Callable[[Budget], Iterator[Row]]] = {
+    "tests": tests,
+    "steps": steps,
+    "accuracy": accuracy,
+    "together": together,
+    "paper": paper,
+    "images": images,
+    "items": items,
+}

@@ -1,0 +1,50 @@
+"""Where a figure comes from: package version, commit, date, machine."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {instructions}), torch {torch.__version__}"
+
+
+def commit() -> str:
+    """The commit of the checkout, with ``+`` where files differ from it; ``unknown`` outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def provenance() -> dict[str, Any]:
+    """What every record of benchmarks/results begins with."""
+    try:
+        package = version("pyro-mfcvae")
+    except PackageNotFoundError:  # a source checkout on PYTHONPATH
+        package = "not installed"
+    return {
+        "version": package,
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+    }
