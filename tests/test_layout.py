@@ -19,7 +19,7 @@ ORDER = (
     {"facets", "metrics", "plots", "data"},
     {"networks", "convolutions"},
     {"models"},
-    {"guides", "groups"},
+    {"guides", "groups", "planes"},
     {"infer"},
     {"mfcvae"},
     {"config", "draws"},

@@ -1,4 +1,4 @@
-"""The command line: ``mfcvae fit | sweep | evaluate | check | compare | sample | presets | datasets``."""
+"""The command line: ``mfcvae fit | sweep | evaluate | assign | check | compare | sample | presets | datasets``."""
 
 import sys
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from pyro_mfcvae.atomic_io import write_json
+from pyro_mfcvae.cli.assign import assign
 from pyro_mfcvae.cli.checks import check, compare
 from pyro_mfcvae.cli.images import sample
 from pyro_mfcvae.cli.terminal import console, print_scores, print_sweep, say, table
@@ -88,6 +89,7 @@ def fit(
         result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
     print_scores(result.evaluation)
     say(f"\nExamples of every cluster: {run.clusters_figure}")
+    say(f"Which item is in which group: {run.assignments_path} (as csv: mfcvae assign {run.path})")
     say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
 
 
@@ -174,6 +176,7 @@ def sweep(
     say(f"Everything of this sweep lies in {folder}.")
 
 
+app.command(assign)
 app.command(check)
 app.command(compare)
 app.command(sample)

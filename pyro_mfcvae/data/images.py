@@ -24,16 +24,22 @@ class Split:
         images: (N, C, H, W), uint8 or float in [0, 1].
         labels: int64 (N,) per label set; used for scoring only, never for training.
         held_out: of items to score on: whether none of them trains.
+        names: of the items, such as their files; None where they have none.
 
     Raises:
-        InputError: if a label set does not have one label per image, or labels none.
+        InputError: if a label set does not have one label per image, or labels none; or names are fewer or more.
     """
 
     images: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
     held_out: bool = True
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.names is not None and len(self.names) != len(self):
+            raise InputError(
+                f"expected a name for each of {len(self)} images, got {len(self.names)}: give one per image, or none"
+            )
         for name, labels in self.labels.items():
             if labels.shape != (len(self),):
                 raise InputError(
@@ -102,6 +108,24 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
     elif images.max() == 1:
         raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
     return images.contiguous()
+
+
+def to_channels(images: Tensor, num: int) -> Tensor:
+    """Images (N, C, H, W) with ``num`` channels: grey is repeated, colours are weighed as ITU-R 601 does, alpha goes.
+
+    Raises:
+        InputError: between these numbers of channels there is no way.
+    """
+    if images.shape[1] == num:
+        return images
+    if images.shape[1] == 4 and num in (1, 3):
+        return to_channels(images[:, :3], num)
+    if images.shape[1] == 1 and num == 3:
+        return images.expand(-1, 3, -1, -1)
+    if images.shape[1] == 3 and num == 1:
+        grey = (images * images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]).sum(1, True)
+        return grey if images.is_floating_point() else grey.round().to(torch.uint8)
+    raise InputError(f"expected images of {num} channels, got {images.shape[1]}: convert them")
 
 
 def check_complete(images: Tensor) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_mfcvae.data.images import Split, channels_first, validate_images
+from pyro_mfcvae.data.labels import read_labels
 from pyro_mfcvae.errors import InputError
 
 # Of a set without test items so many are scored, spread evenly over it: those are in memory.
@@ -43,7 +44,7 @@ def read_npy(path: Path) -> tuple[Split, Split]:
 
 
 def read_hdf5(path: Path) -> tuple[Split, Split]:
-    """Map the data set ``images`` or ``x`` of an HDF5 file; every other one-dimensional one of integers is a label set.
+    """Map the data set ``images`` or ``x`` of an HDF5 file; the others are labels, see `read_labels`.
 
     Args:
         path: the file; its images are as for `read_npy` and lie in one piece, neither chunked nor compressed.
@@ -69,11 +70,10 @@ def read_hdf5(path: Path) -> tuple[Split, Split]:
                     "them with h5repack -l CONTI -f NONE, or save them with np.save"
                 )
             mapped = np.memmap(path, dtype=images.dtype, mode="r", offset=offset, shape=images.shape)
-            labels = {
-                key: torch.from_numpy(array[:].astype(np.int64))
-                for key, array in arrays.items()
-                if array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
-            }
+            labels: dict[str, Tensor] = {}
+            for key, array in arrays.items():
+                if array.ndim in (1, 2) and array.dtype.kind in "iubf":
+                    labels |= read_labels(key, array[:], len(mapped))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}; write the file again") from error
     return _splits(mapped, labels, path)
@@ -100,8 +100,8 @@ def _splits(array: NDArray[np.generic], labels: dict[str, Tensor], path: Path) -
 def read_npz(path: Path) -> tuple[Split, Split]:
     """Read an ``.npz`` file: array ``images`` or ``x``, label sets, and optional ``test_`` twins of all of them.
 
-    Every other one-dimensional array of integers, truths or texts is a label set under its own name, texts numbered in
-    alphabetical order; what is neither is passed over.
+    Every other array of whole numbers, truths or texts, one or more per image, is a label set under its own name, see
+    `read_labels`; texts are numbered in alphabetical order.
 
     Args:
         path: the file; its images are of any form that `validate_images` takes.
@@ -132,7 +132,7 @@ def read_image_folder(path: Path) -> tuple[Split, Split]:
 
     Returns:
         The same split twice, to train and to score on: uint8 images (N, C, H, W); label ``folder`` numbers the
-        sub-folders in sorted order.
+        sub-folders in sorted order; ``names`` are the files, relative to the folder.
 
     Raises:
         InputError: if there are no images, a file cannot be read or has more than 8 bits per channel, sizes differ, or
@@ -158,7 +158,8 @@ def read_image_folder(path: Path) -> tuple[Split, Split]:
             "sub-folder); move them into sub-folders of their own"
         )
     numbers = torch.tensor([names.index(folder) for folder in folders])
-    split = Split(images, {} if names == [""] else {"folder": numbers})
+    relative = tuple(file.relative_to(path).as_posix() for file in files)
+    split = Split(images, {} if names == [""] else {"folder": numbers}, names=relative)
     return split, split
 
 
@@ -184,15 +185,13 @@ def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _number_texts(arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """Texts as numbers, the same in the arrays of both splits; truths as 0 and 1."""
+    """Texts as numbers, the same in the arrays of both splits."""
     numbered = dict(arrays)
     for key, array in arrays.items():
-        if array.ndim == 1 and array.dtype.kind in "US":
+        if array.ndim in (1, 2) and array.dtype.kind in "US":
             name = key.removeprefix(_TEST)
             both = [arrays[k] for k in (name, _TEST + name) if k in arrays and arrays[k].dtype.kind == array.dtype.kind]
-            numbered[key] = np.searchsorted(np.unique(np.concatenate(both)), array)
-        elif array.ndim == 1 and array.dtype.kind == "b":
-            numbered[key] = array.astype(np.int64)
+            numbered[key] = np.searchsorted(np.unique(np.concatenate([part.ravel() for part in both])), array)
     return numbered
 
 
@@ -203,11 +202,10 @@ def _split_of(arrays: dict[str, NDArray[np.generic]], path: Path, *, keys: list[
             f"expected an array '{prefix}images' or '{prefix}x' in {path}, which has {', '.join(keys) or 'no arrays'}; "
             "name the images so"
         )
-    labels = {
-        key: torch.from_numpy(array.astype(np.int64))
-        for key, array in arrays.items()
-        if key != name and array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
-    }
+    labels: dict[str, Tensor] = {}
+    for key, array in arrays.items():
+        if key != name:
+            labels |= read_labels(key, array, len(arrays[name]))
     try:
         return Split(validate_images(arrays[name]), labels)
     except InputError as error:

@@ -15,6 +15,7 @@ from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
+from pyro_mfcvae.runs.assignments import assign_all
 from pyro_mfcvae.runs.checkpoints import load_training, save_pair, save_training
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
@@ -208,6 +209,7 @@ def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, s
     }
     if fabric.is_global_zero:
         run.write_summary(summary)
+        assign_all(run, pair, grouping, data)
         _draw(run, data, evaluation)
     return Fit(run, data, evaluation, summary)
 

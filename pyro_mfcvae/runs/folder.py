@@ -6,6 +6,7 @@ checkpoint/             all that ``--resume`` needs
 metrics.jsonl           one record per epoch
 summary.json            what came out
 groups.json             which clusters are one group, and what groups are called
+assignments.parquet     which item is in which group of which facet
 figures/                pictures
 tensorboard/            the same metrics as TensorBoard events, where tensorboard is installed
 """
@@ -70,6 +71,10 @@ class RunFolder:
     @property
     def groups_path(self) -> Path:
         return self.path / "groups.json"
+
+    @property
+    def assignments_path(self) -> Path:
+        return self.path / "assignments.parquet"
 
     @property
     def figures_path(self) -> Path:

@@ -110,6 +110,11 @@ def test_a_split_wants_one_label_per_image() -> None:
         Split(torch.zeros(3, 1, 2, 2), {"kind": torch.arange(4)})
 
 
+def test_a_split_wants_one_name_per_image() -> None:
+    with pytest.raises(InputError, match="expected a name for each of 3 images, got 2"):
+        Split(torch.zeros(3, 1, 2, 2), names=("a", "b"))
+
+
 def test_a_label_set_labels_something() -> None:
     assert Split(torch.zeros(2, 1, 2, 2), {"kind": torch.tensor([-1, 0])}).labels
     with pytest.raises(InputError, match="'kind' to label at least one image, but every label is negative"):
@@ -129,12 +134,12 @@ def test_the_two_splits_of_a_data_set_must_agree() -> None:
 
 def test_npz_without_test_arrays_scores_on_the_training_items(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    np.savez(path, images=grey(), kind=np.array([2, 0, 1], dtype=np.int16), weight=np.ones(3), table=np.ones((3, 2)))
+    np.savez(path, images=grey(), kind=np.array([2, 0, 1], dtype=np.int16), weight=np.ones(3) / 2)
     data = load_dataset(path)
     assert data.name == data.info.name == "mine"
     assert data.test is data.train
     assert data.event_shape == data.info.event_shape == (1, 4, 4)
-    assert data.info.label_names == ("kind",)  # floats and tables are no labels
+    assert data.info.label_names == ("kind",)  # other floats are no labels
     assert data.info.likelihood is None
     assert torch.equal(data.train.labels["kind"], torch.tensor([2, 0, 1]))
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(grey()))
@@ -204,6 +209,7 @@ def test_folder_is_read_in_sorted_order_and_sub_folders_are_a_label(tmp_path: Pa
     assert data.train.images[:, 0, 0, 0].tolist() == [10, 20, 30, 40]
     assert data.train.labels["folder"].tolist() == [0, 0, 1, 1]
     assert data.test is data.train
+    assert data.train.names == ("a/1.PNG", "a/deep/0.png", "b/1.png", "b/2.png")
 
 
 def test_one_coloured_file_makes_the_folder_rgb(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_a_run_leaves_all_that_was_promised(whole: Fit) -> None:
         "metrics.jsonl",
         "summary.json",
         "groups.json",
+        "assignments.parquet",
         "figures/clusters.png",
         "figures/curves.png",
     }

@@ -1,0 +1,135 @@
+"""Which item is in which group, on the command line: ``mfcvae assign``."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from pyro_mfcvae.cli.terminal import say
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.runs.assignments import Assigner, encode_thumbnails, lowest_alike, prepare_like, write_assignments
+from pyro_mfcvae.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# So many unlike items are named; the table has all of them.
+_NUM_NAMED = 5
+
+
+def assign(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None,
+    /,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    format: Literal["csv", "parquet", "jsonl"] = "csv",
+    sort_into: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    link: bool = False,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Write which item is in which group and cluster of every facet: one row per item.
+
+    Of other data than the run's, which are brought to the run's number of channels, items are told apart that the model
+    describes worse than 99.9 % of the items it was trained on: column `unlike`. docs/python.md explains every column.
+
+    Args:
+        run: The run's folder.
+        data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.
+        out: The file to write; by default assignments.FORMAT in the run's folder, with the name of other data.
+        format: Of the file; parquet has small images too, for embedding viewers.
+        sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.
+        link: Make symbolic links instead of copies.
+        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
+    """
+    folder = RunFolder.open(run)
+    pair, config = folder.load_pair(), folder.read_config()
+    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
+    splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
+    splits = {name: prepare_like(split, pair.model.event_shape) for name, split in splits.items()}
+    suffix = "" if data is None else f"-{dataset.name}"
+    out = out or folder.path / f"assignments{suffix}.{format}"
+    sorter = None if sort_into is None else _Sorter(sort_into, _files_of(data or config.data, dataset), link=link)
+    lowest = None if data is None else lowest_alike(folder.assignments_path)
+    assigner = Assigner(pair, folder.read_grouping(pair), thumbnails=format == "parquet", lowest=lowest)
+    counts = [Counter[str]() for _ in range(pair.num_facets)]
+    unlike: list[str] = []
+
+    def tables() -> Iterator["pa.Table"]:
+        for name, split in splits.items():
+            for table in assigner.rows(split, name=name):
+                for j, count in enumerate(counts):
+                    count.update(table[f"facet_{j}_name"].to_pylist())
+                if lowest is not None:
+                    chosen = table.filter(table["unlike"])
+                    unlike.extend(row["file"] or f"{name} {row['index']}" for row in _plain(chosen))
+                if sorter is not None:
+                    sorter.sort(table, split)
+                yield table
+
+    num_items = write_assignments(tables(), out, format=format)
+    say(f"{num_items} items of {dataset.name}: {out}")
+    for j, count in enumerate(counts):
+        say(f"facet {j}: {', '.join(f'{name} {number}' for name, number in count.most_common())}")
+    if unlike:
+        more = f" and {len(unlike) - _NUM_NAMED} more" if len(unlike) > _NUM_NAMED else ""
+        say(f"Unlike the training items, so do not rely on their groups: {', '.join(unlike[:_NUM_NAMED])}{more}")
+    if sorter is not None:
+        say(f"Sorted into {sort_into}")
+
+
+def _plain(table: "pa.Table") -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = table.select(["file", "index"]).to_pylist()
+    return rows
+
+
+def _files_of(source: str, dataset: Dataset) -> Path | None:
+    """The folder that the names of the items are relative to; None where items are no files."""
+    return None if dataset.train.names is None else Path(source).expanduser()
+
+
+class _Sorter:
+    """Copies or links items into a folder per facet and group; those of arrays become PNG files."""
+
+    def __init__(self, folder: Path, source: Path | None, *, link: bool) -> None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"expected --sort-into a new or empty folder, got {folder}: choose another one")
+        if link and source is None:
+            raise InputError("expected image files to link to, got an array: leave --link out, and files are written")
+        self.folder, self.source, self.link = folder, source, link
+
+    def sort(self, table: "pa.Table", split: Split) -> None:
+        """Sort the items of some rows."""
+        columns = [c for c in table.column_names if re.fullmatch(r"split|index|file|unlike|facet_\d+_(group|name)", c)]
+        for row in table.select(columns).to_pylist():
+            places = self._places(row)
+            if self.source is not None:
+                for place in places:
+                    self._put(self.source / row["file"], place / "-".join(Path(row["file"]).parts))
+                continue
+            picture = encode_thumbnails(split.images[row["index"]][None], size=max(split.images.shape[2:]))[0]
+            for place in places:
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{row['split']}-{row['index']}.png").write_bytes(picture)
+
+    def _places(self, row: Mapping[str, object]) -> list[Path]:
+        if row.get("unlike"):
+            return [self.folder / "unlike"]
+        places = []
+        for j in range(sum(key.endswith("_group") for key in row)):
+            number, name = row[f"facet_{j}_group"], str(row[f"facet_{j}_name"])
+            called = "" if name == f"group {number}" else "-" + re.sub(r"[^\w.-]+", "_", name).strip(".")
+            places.append(self.folder / f"facet-{j}" / f"group-{number}{called}")
+        return places
+
+    def _put(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.link:
+            target.symlink_to(source.resolve())
+        else:
+            shutil.copy2(source, target)

@@ -1,0 +1,268 @@
+"""Which item is in which group of which facet, as a table with a row per item: computed, written and read in batches.
+
+Columns, for every facet j: ``facet_j_group`` and ``facet_j_name``; ``facet_j_probability``, the sum of q(c_j | x) over
+the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probability`` (null where there is one group);
+``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``,
+E[z_j | x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which
+item it is, ``evidence`` how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
+``label_NAME`` are the labels of the data. In Parquet files ``image`` is a small PNG as {bytes, path}.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.atomic_io import write_atomically
+from pyro_mfcvae.data.datasets import Dataset
+from pyro_mfcvae.data.images import Split, as_float, check_complete, to_channels
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.planes import FacetPlane
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.grouping import Grouping
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow as pa
+
+FORMATS = ("csv", "parquet", "jsonl")
+
+# Items at once: every table is written in pieces of this size, so that memory does not grow with the data.
+_BATCH_SIZE = 1024
+
+# Thumbnails are at most so many pixels wide and high.
+_THUMBNAIL_SIZE = 64
+
+# A run's file has thumbnails up to so many items: they take some 30 MB for 100,000 grey images of 28 × 28 pixels.
+_MOST_THUMBNAILS = 100_000
+
+# An item is unlike the training items if its evidence is below this quantile of theirs.
+_UNLIKE_QUANTILE = 0.001
+
+
+@dataclass(frozen=True)
+class Assigner:
+    """Assigns items to groups, and makes the rows of the table.
+
+    Args:
+        pair: model and guide.
+        grouping: which clusters are one group.
+        thumbnails: whether rows have an ``image``; only those of images do.
+        lowest: where given, rows have a column ``unlike`` that is true for items whose evidence is below it.
+    """
+
+    pair: MFCVAE
+    grouping: Grouping
+    thumbnails: bool = True
+    lowest: float | None = None
+
+    def rows(self, split: Split, *, name: str) -> Iterator["pa.Table"]:
+        """The table of a split, some rows at a time; ``name`` fills the column ``split``."""
+        if not self.pair.model.missing:
+            check_complete(split.images)
+        planes = [FacetPlane.of(prior) for prior in self.pair.priors]
+        for start in range(0, len(split), _BATCH_SIZE):
+            yield self._table(split, slice(start, min(start + _BATCH_SIZE, len(split))), name, planes)
+
+    @torch.no_grad()
+    def _table(self, split: Split, chosen: slice, name: str, planes: Sequence[FacetPlane]) -> "pa.Table":
+        import pyarrow as pa
+
+        images = split.images[chosen]
+        num = len(images)
+        columns: dict[str, Any] = {
+            "split": pa.array([name] * num),
+            "index": pa.array(np.arange(chosen.start, chosen.stop)),
+            "file": pa.array([None] * num if split.names is None else split.names[chosen], pa.string()),
+        }
+        self.pair.eval()
+        with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(chosen.start)  # one draw of z per item: the same items get the same one
+            draws = self.pair.weigh(as_float(images).to(self.pair.model.alpha.device), num_samples=1)
+            rule, priors = self.pair.guide.assignment, self.pair.priors
+            probs = [rule(j, priors[j], q, q.mean).double().softmax(-1) for j, q in enumerate(draws.posteriors)]
+        for j, (q, posterior) in enumerate(zip(probs, draws.posteriors, strict=True)):
+            z = posterior.mean.cpu().double().numpy()
+            columns |= {f"facet_{j}_{key}": values for key, values in self._facet_columns(j, q.cpu().numpy()).items()}
+            columns[f"facet_{j}_x"], columns[f"facet_{j}_y"] = planes[j].project(z).T
+            columns[f"facet_{j}_z"] = pa.FixedSizeListArray.from_arrays(z.astype(np.float32).ravel(), z.shape[1])
+        columns["evidence"] = evidence = draws.log_weights[0].cpu().double().numpy()
+        if self.lowest is not None:
+            columns["unlike"] = evidence < self.lowest
+        columns |= {f"label_{label}": values[chosen].numpy() for label, values in split.labels.items()}
+        if self.thumbnails and images.ndim == 4:
+            files = encode_thumbnails(images)
+            paths = split.names[chosen] if split.names else [f"{name}-{chosen.start + i}.png" for i in range(num)]
+            columns["image"] = pa.array(
+                [{"bytes": file, "path": path} for file, path in zip(files, paths, strict=True)],
+                pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+            )
+        return pa.table(columns)
+
+    def _facet_columns(self, j: int, probs: NDArray[np.float64]) -> dict[str, Any]:
+        import pyarrow as pa
+
+        items = np.arange(len(probs))
+        of_groups = self.grouping.probs(j, probs)
+        best = of_groups.argmax(1)
+        others = of_groups.copy()
+        others[items, best] = -1.0
+        second = others.argmax(1)
+        alone = of_groups.shape[1] == 1
+        clusters = np.where(self.grouping.labels(j)[None] == best[:, None], probs, -1.0).argmax(1)
+        names = np.array(self.grouping.names(j), dtype=object)
+        return {
+            "group": best,
+            "name": pa.array(names[best], pa.string()),
+            "probability": of_groups[items, best],
+            "second_group": pa.array(second, mask=np.full(len(items), alone)),
+            "second_probability": pa.array(others[items, second], mask=np.full(len(items), alone)),
+            "cluster": clusters,
+            "cluster_probability": probs[items, clusters],
+        }
+
+
+def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) -> None:
+    """Write the ``assignments.parquet`` of a run: all items that trained, and those that were held out."""
+    splits = {"train": data.train} | ({"test": data.test} if data.holds_out else {})
+    assigner = Assigner(pair, grouping, thumbnails=sum(map(len, splits.values())) <= _MOST_THUMBNAILS)
+    tables = chain.from_iterable(assigner.rows(split, name=name) for name, split in splits.items())
+    write_assignments(tables, run.assignments_path, format="parquet")
+
+
+def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
+    """Items in the shape that a model was trained on: grey images become RGB, colours grey, transparency is dropped.
+
+    Raises:
+        InputError: they differ in more than channels.
+    """
+    images = split.images
+    if images.ndim == 4 and len(event_shape) == 3 and images.shape[1] != event_shape[0]:
+        images = to_channels(images, event_shape[0])
+    if tuple(images.shape[1:]) != tuple(event_shape):
+        raise InputError(
+            f"expected items of shape {tuple(event_shape)}, which the run was trained on, got "
+            f"{tuple(split.images.shape[1:])}: choose data of that shape"
+        )
+    return replace(split, images=images)
+
+
+def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[bytes]:
+    """Images (N, C, H, W), uint8 or floats in [0, 1], as PNG files of at most ``size`` pixels each way.
+
+    Missing pixels, NaN, are white; of RGBA, RGB is shown.
+    """
+    from PIL import Image
+
+    shown = images[:, :3] if images.shape[1] != 2 else images[:, :1]
+    if shown.is_floating_point():
+        shown = (shown.nan_to_num(1.0) * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels = shown.permute(0, 2, 3, 1).contiguous().numpy()
+    files = []
+    for image in pixels[..., 0] if pixels.shape[-1] == 1 else pixels:
+        picture = Image.fromarray(image)
+        picture.thumbnail((size, size))
+        file = io.BytesIO()
+        picture.save(file, "png", compress_level=1)
+        files.append(file.getvalue())
+    return files
+
+
+def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str) -> int:
+    """Write tables as one file, piece by piece; returns how many rows there are.
+
+    In csv files every coordinate of z has a column of its own, and there is no image; jsonl has no image either.
+
+    Args:
+        tables: the rows, see `Assigner.rows`.
+        path: the file; it appears whole or not at all.
+        format: csv, parquet or jsonl.
+    """
+    if format not in FORMATS:
+        raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
+    write = {"csv": _write_csv, "parquet": _write_parquet, "jsonl": _write_jsonl}[format]
+    num_rows = 0
+
+    def counted() -> Iterator["pa.Table"]:
+        nonlocal num_rows
+        for table in tables:
+            num_rows += len(table)
+            yield table
+
+    write_atomically(path, lambda temporary: write(counted(), temporary))
+    return num_rows
+
+
+def read_assignments(path: Path, *, images: bool = False) -> "pandas.DataFrame":
+    """The table of an ``assignments.parquet``; thumbnails only where wanted."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(f"expected the assignments {path}, got no such file: mfcvae assign RUN writes them")
+    names = [name for name in pq.read_schema(path).names if images or name != "image"]
+    return pq.read_table(path, columns=names).to_pandas()
+
+
+def lowest_alike(path: Path) -> float:
+    """The evidence below which an item is unlike the items that trained: nearly all of theirs (99.9 %) are above it.
+
+    Args:
+        path: the run's ``assignments.parquet``; minus infinity where there is none.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return -math.inf
+    return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))
+
+
+def _write_parquet(tables: Iterator["pa.Table"], path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterator["pa.Table"], path: Path) -> None:
+    from pyarrow import csv
+
+    first = _flatten(next(tables))
+    with csv.CSVWriter(path, first.schema, write_options=csv.WriteOptions(quoting_style="needed")) as writer:
+        for table in chain([first], map(_flatten, tables)):
+            writer.write_table(table)
+
+
+def _write_jsonl(tables: Iterator["pa.Table"], path: Path) -> None:
+    import json
+
+    with path.open("w", encoding="utf-8") as file:
+        for table in tables:
+            plain = table.drop_columns(["image"]) if "image" in table.column_names else table
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in plain.to_pylist())
+
+
+def _flatten(table: "pa.Table") -> "pa.Table":
+    """A table with a column for every coordinate of z, and without images."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_fixed_size_list(column.type):
+            values = column.combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+            columns |= {f"{name}_{d}": values[:, d] for d in range(values.shape[1])}
+        elif name != "image":
+            columns[name] = column
+    return pa.table(columns)

@@ -1,0 +1,19 @@
+import numpy as np
+import torch
+
+from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.models import MixturePrior
+from pyro_mfcvae.planes import FacetPlane
+
+
+def test_the_plane_is_where_clusters_lie_apart() -> None:
+    """Clusters apart along the first axis only; the second one spreads far, within clusters."""
+    prior = MixturePrior(Facet(num_clusters=2, latent_dim=3), covariance="diagonal")
+    with torch.no_grad():
+        prior.loc.copy_(torch.tensor([[-1.0, 0, 0], [1.0, 0, 0]]))
+        prior.scale.copy_(torch.tensor([[0.1, 5.0, 1.0]] * 2))
+    plane = FacetPlane.of(prior)
+    first = plane.axes[:, 0] / np.linalg.norm(plane.axes[:, 0])
+    assert abs(first[0]) > 0.99
+    line = FacetPlane.of(MixturePrior(Facet(num_clusters=2, latent_dim=1)))
+    assert line.project(np.ones((4, 1)))[:, 1].tolist() == [0.0] * 4
