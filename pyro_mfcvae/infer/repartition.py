@@ -1,0 +1,192 @@
+"""Repartition: choose anew which axes of the joint z make up each facet.
+
+The ladder decides by depth which facet learns what, and so facets may repeat each other although the joint z holds the
+characteristics apart, on other axes. The prior says that facets are independent mixtures. So among invertible maps of
+z, p(z) = |det A| prod_j mixture_j((zA)_j), the one with the highest likelihood is taken: independent subspace analysis
+with mixtures. Candidates come from the ladder's own axes and from `find_subspaces` with many numbers of clusters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.guides.rotated import RotatedEncoder
+from pyro_mfcvae.infer.subspaces import find_subspaces
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.rotated import RotatedDecoder
+
+Array = NDArray[np.float64]
+
+# Rotations that are tried, each the better of two starts, on this many items (benchmarks/repartition.py).
+_NUM_TRIES = 30
+_NUM_STARTS = 2
+_NUM_POINTS = 1000
+_MOST_ITEMS = 3000
+
+# Nats per item that a further component of a mixture must bring: of two mixtures as likely, the simpler one counts.
+_COMPONENT_COST = 0.02
+
+# Nats per item by which other axes must beat the ladder's: near ties stay as they are.
+_MARGIN = 0.2
+
+# Numbers of components that judge a subspace.
+_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
+_MOST_CLUSTERS = 12
+
+_MIN_VARIANCE = 1e-2  # in units of q(z | x)'s variance
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Axes of the joint z, and how well mixtures fit on them.
+
+    Attributes:
+        matrix: z ↦ z matrix gives the facets' latents, one slice per facet, (D, D).
+        score: held-out log-likelihood per item less the cost of the components, in nats, in units of q(z | x)'s
+            standard deviation.
+        ladder_score: the same of the ladder's axes.
+        sizes: number of components that each facet's slice is best described by.
+    """
+
+    matrix: Array
+    score: float
+    ladder_score: float
+    sizes: tuple[int, ...]
+
+
+def choose_axes(
+    loc: Array,
+    scale: Array,
+    dims: Sequence[int],
+    *,
+    most_clusters: int = 30,
+    seed: int = 0,
+    num_tries: int = _NUM_TRIES,
+) -> Axes | None:
+    """The axes on which facets of the given dimensions are the most likely as independent mixtures.
+
+    All is measured in units of the root mean square of ``scale``, in which a rotation keeps q(z | x) round. Half of a
+    draw of every q(z | x) is fitted, the other half judges.
+
+    Args:
+        loc: means of q(z | x), (N, D).
+        scale: their standard deviations, (N, D).
+        dims: D_j of each facet, of the sum D.
+        most_clusters: of any facet.
+        seed: of the draws and of the starts.
+        num_tries: how many rotations are tried.
+
+    Returns:
+        None where the ladder's axes are as good, or where no others give every facet at least two clusters.
+    """
+    rng = np.random.default_rng(seed)
+    unit = np.sqrt((scale**2).mean(0))
+    points = ((loc - loc.mean(0)) / unit)[rng.permutation(len(loc))[:_MOST_ITEMS]]
+    judge = _Judge(points + rng.normal(size=points.shape), dims, most_clusters)
+    ladder = np.eye(points.shape[1])
+    ladder_score, ladder_sizes = judge(ladder)
+    best: Axes | None = None
+    for n in range(num_tries):
+        offered = (
+            rng.permutation(ladder_sizes)
+            if n < 2
+            else np.exp(rng.uniform(np.log(2), np.log(min(_MOST_CLUSTERS, most_clusters) + 1), len(dims)))
+        )
+        sizes = [max(2, int(k)) for k in offered]
+        starts = [find_subspaces(judge.fit[:_NUM_POINTS], dims, sizes, rng) for _ in range(_NUM_STARTS)]
+        rotation = min(starts, key=lambda start: start[1])[0]
+        score, found = judge(rotation)
+        if min(found) > 1 and score > (ladder_score + _MARGIN if best is None else best.score):
+            best = Axes(rotation, score, ladder_score, tuple(found))
+    if best is None:
+        return None
+    rotation = _in_order(best.matrix, dims)
+    return Axes(rotation / unit[:, None], best.score, ladder_score, best.sizes)
+
+
+class _Judge:
+    """Held-out log-likelihood of independent mixtures of diagonal Gaussians on the slices of rotated points."""
+
+    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int) -> None:
+        self.fit, self.held_out = draws[::2], draws[1::2]
+        self.ends = np.cumsum(dims)[:-1]
+        self.sizes = [size for size in _SIZES if size <= min(most_clusters, len(self.fit) // 2)]
+
+    def __call__(self, rotation: Array) -> tuple[float, list[int]]:
+        """The score, and each slice's number of components."""
+        pairs = zip(
+            np.split(self.fit @ rotation, self.ends, 1), np.split(self.held_out @ rotation, self.ends, 1), strict=True
+        )
+        scores, sizes = zip(*(self._judge(*pair) for pair in pairs), strict=True)
+        return sum(scores), list(sizes)
+
+    def _judge(self, fit: Array, held_out: Array) -> tuple[float, int]:
+        import warnings
+
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        best = (-np.inf, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            for size in self.sizes:
+                if size > 2 * best[1]:
+                    break  # more components stopped helping
+                mixture = GaussianMixture(
+                    size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
+                ).fit(fit)
+                best = max(best, (float(mixture.score(held_out)) - _COMPONENT_COST * size, size))
+        return best
+
+
+def _in_order(rotation: Array, dims: Sequence[int]) -> Array:
+    """The rotation with its slices of equal dimensions in the order that keeps most of every facet where it was."""
+    from scipy.optimize import linear_sum_assignment
+
+    ends = np.cumsum(dims)
+    slices = [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
+    kept = np.array([[(rotation[old, new] ** 2).sum() for new in slices] for old in slices])
+    kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only equals change places
+    order = linear_sum_assignment(kept, maximize=True)[1]
+    return np.concatenate([rotation[:, slices[new]] for new in order], 1)
+
+
+@torch.no_grad()
+def repartition(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, seed: int = 0) -> Axes | None:
+    """Set the axes of a pair that has a `RotatedEncoder` and a `RotatedDecoder` to better ones, if there are any.
+
+    Reconstructions stay as they are but for the covariances of q(z | x); the mixtures are to be fitted afterwards.
+
+    Args:
+        model: its decoder's axes are set in place.
+        guide: its encoder's are.
+        x: some thousands of items, (N, *event_shape).
+        seed: see `choose_axes`.
+
+    Returns:
+        The axes, or None where all stays as it is.
+    """
+    encoder, decoder = guide.encoder, model.decoder
+    if not isinstance(encoder, RotatedEncoder) or not isinstance(decoder, RotatedDecoder):
+        return None
+    parts = [encoder.ladder(guide.encoder_input(part)) for part in x.split(_NUM_POINTS)]
+    loc, scale = (
+        torch.cat([torch.cat([getattr(q, moment) for q in part], -1) for part in parts]).double().cpu().numpy()
+        for moment in ("mean", "stddev")
+    )
+    axes = choose_axes(
+        loc,
+        scale,
+        [facet.latent_dim for facet in model.facets],
+        most_clusters=max(facet.num_clusters for facet in model.facets),
+        seed=seed,
+    )
+    if axes is not None:
+        encoder.axes.copy_(torch.from_numpy(axes.matrix))
+        decoder.inverse_axes.copy_(torch.from_numpy(np.linalg.inv(axes.matrix)))
+    return axes
