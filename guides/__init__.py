@@ -12,6 +12,7 @@ from pyro_mfcvae.guides.assignments import (
 from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder, SeparateEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide
 from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, GaussianHead, LowRankHead, PosteriorHead
+from pyro_mfcvae.guides.rotated import RotatedEncoder
 
 __all__ = [
     "AmortizedAssignment",
@@ -28,6 +29,7 @@ __all__ = [
     "MonteCarloAssignment",
     "MultiFacetGuide",
     "PosteriorHead",
+    "RotatedEncoder",
     "SampleAssignment",
     "SeparateEncoder",
     "VaDEAssignment",

@@ -24,6 +24,7 @@ from pyro_mfcvae.guides import (
     MLPLadderEncoder,
     MonteCarloAssignment,
     MultiFacetGuide,
+    RotatedEncoder,
     SampleAssignment,
     SeparateEncoder,
     VaDEAssignment,
@@ -45,6 +46,7 @@ from pyro_mfcvae.models import (
     MixturePrior,
     MLPLadderDecoder,
     MultiFacetModel,
+    RotatedDecoder,
     StandardNormalPrior,
     StudentTMixturePrior,
     VampPrior,
@@ -157,6 +159,8 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     )
     in_shape = with_mask(event_shape) if config.likelihood.missing else event_shape
     encoder, decoder = _ladder(config.networks, facets, in_shape, event_shape)
+    if config.training.repartition_step is not None:
+        encoder, decoder = RotatedEncoder(encoder), RotatedDecoder(decoder)
     model = MultiFacetModel(
         [_prior(config.prior, j, encoder) for j in range(len(facets))],
         decoder=decoder,
@@ -223,6 +227,7 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         warmup_steps=training.warmup_steps,
         refit_steps=training.refit_steps,
         joint_refit_steps=training.joint_refit_steps,
+        repartition_step=training.repartition_step,
         fade=FADES[training.fade],
     )
     if training.schedule_scale == 1:

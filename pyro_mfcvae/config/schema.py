@@ -172,6 +172,8 @@ class TrainingConfig:
         warmup_steps: from the start of a facet's stage to the first fit of its mixture; for each stage, or for all.
         refit_steps: after which, counted from the same start, the mixture is fitted again.
         joint_refit_steps: after which, counted from the last stage's start, all mixtures are fitted again.
+        repartition_step: after which, counted from the last stage's start, the axes of the joint z are shared out among
+            the facets once more, so that these repeat each other less; never where None.
         fit_items: how many items a mixture is fitted to.
         fit_to: draws of their q(z | x), or its means.
         fit_units: what z is measured in meanwhile: as it is, or in each dimension q(z | x)'s standard deviation.
@@ -197,6 +199,7 @@ class TrainingConfig:
     warmup_steps: PerStage | Annotated[int, Field(ge=0, strict=True)] = 0
     refit_steps: tuple[Count, ...] = ()
     joint_refit_steps: tuple[Count, ...] = ()
+    repartition_step: Count | None = None
     fit_items: Count = 10_000
     fit_to: Literal["draws", "means"] = "draws"
     fit_units: Literal["latent", "posterior"] = "latent"

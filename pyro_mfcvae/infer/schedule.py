@@ -62,6 +62,8 @@ class ProgressiveSchedule:
             past the end of its own stage, are left out.
         joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
             facets are fitted again; those past its end are left out.
+        repartition_step: steps after the last stage's start, > its warmup_steps, at which `repartition` chooses the
+            axes of the facets and all mixtures are fitted again; never where None, or past its end.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -74,6 +76,7 @@ class ProgressiveSchedule:
     warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
     joint_refit_steps: tuple[int, ...] = ()
+    repartition_step: int | None = None
     fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
@@ -118,6 +121,11 @@ class ProgressiveSchedule:
                 f"joint_refit_steps must lie after the last stage's warmup_steps={warmups[-1]}, got "
                 f"{self.joint_refit_steps}"
             )
+        if self.repartition_step is not None and self.repartition_step <= warmups[-1]:
+            raise InputError(
+                f"expected repartition_step after the last stage's warmup_steps={warmups[-1]}, got "
+                f"{self.repartition_step}: raise it"
+            )
 
     @classmethod
     def from_epochs(cls, stage_epochs: Sequence[int], steps_per_epoch: int, **arguments: Any) -> "ProgressiveSchedule":
@@ -151,6 +159,7 @@ class ProgressiveSchedule:
             warmup_steps=warmups,
             refit_steps=after(min(warmups), self.refit_steps),
             joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
+            repartition_step=self.repartition_step and steps(self.repartition_step, warmups[-1] + 1),
         )
 
     @property
@@ -211,6 +220,10 @@ class ProgressiveSchedule:
                 buffer[j].fill_(weight(j, step))  # a number travels with the kernel; a tensor would wait for a copy
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
+    def repartitions(self, step: int) -> bool:
+        """Whether `repartition` is due before a step."""
+        return self.repartition_step is not None and step - self.start(0) == self.repartition_step
+
     @property
     def _warmups(self) -> tuple[int, ...]:
         """Of every stage."""
@@ -221,7 +234,7 @@ class ProgressiveSchedule:
         stage = self.num_facets - 1 - j
         since, warmup = step - self.start(j), self._warmups[stage]
         own = since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))
-        return own or step - self.start(0) in self.joint_refit_steps
+        return own or step - self.start(0) in self.joint_refit_steps or self.repartitions(step)
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

@@ -25,6 +25,7 @@ from pyro_mfcvae.infer.mixture_fit import (
     initialize_mixtures,
 )
 from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.infer.repartition import repartition
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.generative import Known
@@ -210,6 +211,8 @@ class Training:
             The parameters that were fitted; Adam's moments, which belong to the mixtures before, are forgotten.
         """
         priors = self.pair.model.priors
+        if self.schedule.repartitions(self.step):
+            on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
         due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
         if due:
@@ -276,6 +279,12 @@ class Training:
             beta=self.pair.model.beta.tolist(),
             learning_rate=self._learning_rate(self.step - 1),
         )
+
+    def _repartition(self) -> None:
+        pair = self.pair
+        pair.eval()  # the axes are chosen for what the encoder gives when it is asked
+        repartition(pair.model, pair.guide, self.batches.random(self.settings.fit_items), seed=self.seed)
+        pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
         known_items, device = self.known_items, self.fabric.device
