@@ -48,9 +48,9 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     config = RunFolder.open(run).read_config()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pyro_mfcvae", "check", str(run), "--items", str(items)]
-        if len(load_dataset(config.data, seed=config.seed).test) < items:
-            if config.data != "shapes":
-                sys.exit(f"{config.data} has fewer than {items} test items")
+        if len(load_dataset(config.data.source, seed=config.seed).test) < items:
+            if config.data.source != "shapes":
+                sys.exit(f"{config.data.source} has fewer than {items} test items")
             write_shapes(Path(folder) / "more.npz", items)
             command += ["--data", str(Path(folder) / "more.npz")]
         start = time.perf_counter()
@@ -59,7 +59,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = RESULTS / "check_cost.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
-    results[f"{config.data}, {items} items, {threads} threads"] = {
+    results[f"{config.data.source}, {items} items, {threads} threads"] = {
         "machine": machine(),
         "seconds": round(seconds, 1),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 1),

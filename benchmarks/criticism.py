@@ -126,9 +126,13 @@ def main(run: Path | None = None, seeds: int = 20, items: int = 1000) -> None:
     if run is not None:
         folder = RunFolder.open(run)
         config = folder.read_config()
-        dataset = load_dataset(config.data, seed=config.seed)
-        print(f"rules on a run of {config.data}, seed {config.seed}")
-        result["rules_fit"] = {"data": config.data, "seed": config.seed, "data_fingerprint": dataset.fingerprint()}
+        dataset = load_dataset(config.data.source, seed=config.seed)
+        print(f"rules on a run of {config.data.source}, seed {config.seed}")
+        result["rules_fit"] = {
+            "data": config.data.source,
+            "seed": config.seed,
+            "data_fingerprint": dataset.fingerprint(),
+        }
         result["rules_fit"] |= rules(folder.load_pair(), as_float(dataset.test.images[:items]), AnalyticAssignment())
     write_text(RESULTS / "criticism.json", json.dumps(result, indent=1) + "\n")
 

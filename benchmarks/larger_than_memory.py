@@ -32,8 +32,8 @@ SETTINGS = [
     "networks.hidden_dim=32",
     "training.batch_size=4096",
     "training.epochs=1",
-    "training.warmup_steps=0",
-    "training.refit_steps=[]",
+    "mixture_fit.warmup_steps=0",
+    "mixture_fit.refit_steps=[]",
 ]
 
 

@@ -28,7 +28,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 SETTINGS = (
     "facets.num_clusters=[50, 20]",
     "training.epochs=[3, 8]",
-    "training.refit_steps=[400, 600, 800, 1000, 1200]",
+    "mixture_fit.refit_steps=[400, 600, 800, 1000, 1200]",
 )
 
 
@@ -55,7 +55,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), share: float = 0.5, set: tupl
     runs = []
     for seed in seeds:
         config = override(load_preset("shapes"), ["likelihood.missing=true", f"seed={seed}", *set])
-        whole = load_dataset(config.data, seed=seed)
+        whole = load_dataset(config.data.source, seed=seed)
         data = Dataset(
             whole.name, hide(whole.train, share, 2 * seed), hide(whole.test, share, 2 * seed + 1), whole.info
         )

@@ -21,7 +21,7 @@ from reproduction import RESULTS
 from pyro_mfcvae import FacetELBO, ImportanceWeightedELBO
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.data.shapes import draw_shapes
 
@@ -69,7 +69,7 @@ VARIANTS: dict[str, tuple[list[str], ELBO | None]] = {
 
 def make_step(settings: list[str], loss: ELBO | None, x: torch.Tensor) -> Callable[[], None]:
     pyro.set_rng_seed(0)
-    pair = build_pair(override(Config(data="shapes"), [*BASE, *settings]), tuple(x.shape[1:]))
+    pair = build_pair(override(Config(data=DataConfig(source="shapes")), [*BASE, *settings]), tuple(x.shape[1:]))
     elbo = loss if loss is not None else FacetELBO(closed_form=pair.guide.has_closed_form)
     optimizer = torch.optim.Adam(pair.parameters(), 1e-3, fused=True)
 

@@ -92,7 +92,7 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]
 
 def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
     """Train with the configuration's seed; what the record says of it."""
-    dataset = load_dataset(config.data, seed=config.seed)
+    dataset = load_dataset(config.data.source, seed=config.seed)
     callback = CurveMonitor(dataset.test)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) if keep is None else keep / f"seed-{config.seed}")

@@ -25,11 +25,11 @@ from pyro_mfcvae.runs.folder import RunFolder
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the preset": (),
     "heads that join start at zero": ("networks.head_init_scale=0.0",),
-    "the KL counts from the start of a stage": ("training.kl_delay_steps=[0, 0, 0]",),
-    "mixtures fitted at the start of a stage only": ("training.warmup_steps=0", "training.refit_steps=[]"),
-    "mixtures fitted once, after the warm-up": ("training.refit_steps=[]",),
+    "the KL counts from the start of a stage": ("schedule.kl_delay_steps=[0, 0, 0]",),
+    "mixtures fitted at the start of a stage only": ("mixture_fit.warmup_steps=0", "mixture_fit.refit_steps=[]"),
+    "mixtures fitted once, after the warm-up": ("mixture_fit.refit_steps=[]",),
     "diagonal covariances": ("prior.covariance=diagonal",),
-    "free nats (1.0) instead of a delayed KL": ("training.kl_delay_steps=[0, 0, 0]", "training.free_nats=1.0"),
+    "free nats (1.0) instead of a delayed KL": ("schedule.kl_delay_steps=[0, 0, 0]", "training.free_nats=1.0"),
 }
 
 

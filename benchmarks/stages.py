@@ -41,10 +41,12 @@ def milliseconds(task: Callable[[], object], rounds: int) -> float:
 def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
     """Milliseconds of every stage."""
     config = load_preset(preset)
-    data = load_dataset(config.data)
+    data = load_dataset(config.data.source)
     schedule = build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size))
     pair = build_pair(config, data.event_shape).train()
-    training = Training(pair, data.train.images, schedule=schedule, settings=config.training)
+    training = Training(
+        pair, data.train.images, schedule=schedule, settings=config.training, mixture_fit=config.mixture_fit
+    )
     batches, objective = training.batches, Objective(pair, num_items=len(training.images))
     x = batches.random(batches.batch_size)
     numbers = torch.randperm(len(data.train))[: batches.batch_size]
@@ -65,7 +67,7 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
         "epoch: checkpoint": milliseconds(lambda: save_training(training, folder / "training.safetensors"), 3),
     }
     for j in range(pair.num_facets):
-        items = batches.random(config.training.fit_items)
+        items = batches.random(config.mixture_fit.items)
         fit = lambda j=j, items=items: initialize_mixtures(pair.model, pair.guide, items, facets=(j,))  # noqa: E731
         found[f"stage: fit the mixture of facet {j}"] = milliseconds(fit, 1)
     found["once: tell the data apart"] = milliseconds(data.fingerprint, 1)

@@ -28,7 +28,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Multivariat
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -57,7 +57,11 @@ def build(network: Network, side: int | None, num_facets: int, num_clusters: int
     if network == "tiny":
         sizes += [f"networks.{name}_dims={[32] * num_facets}" for name in ("encoder", "decoder")]
     pyro.set_rng_seed(0)
-    return build_pair(override(Config(data="none"), [*settings, *sizes]), image_shape(network, side)).train().to(device)
+    return (
+        build_pair(override(Config(data=DataConfig(source="none")), [*settings, *sizes]), image_shape(network, side))
+        .train()
+        .to(device)
+    )
 
 
 def networks_alone(pair: MFCVAE, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.training import Training
@@ -42,9 +42,9 @@ SETTINGS = [
     f"training.batch_size={BATCH}",
     "training.learning_rate=3e-3",
     "training.final_learning_rate=1e-4",
-    "training.warmup_steps=400",
-    "training.refit_steps=[800, 1200]",
-    "training.fit_items=500",
+    "mixture_fit.warmup_steps=400",
+    "mixture_fit.refit_steps=[800, 1200]",
+    "mixture_fit.items=500",
 ]
 
 
@@ -59,7 +59,7 @@ def draw(num_clusters: int, seed: int) -> tuple[Tensor, Tensor]:
     covariances = 0.35**2 * torch.eye(2).expand(num_clusters, 2, 2)
     probs = torch.distributions.Dirichlet(torch.full((num_clusters,), 5.0)).sample()
     settings = [*SETTINGS, "prior=gaussian", f"facets.num_clusters=[{num_clusters}]"]
-    model = build_pair(override(Config(data="none"), settings), (1, 1, 20)).model
+    model = build_pair(override(Config(data=DataConfig(source="none")), settings), (1, 1, 20)).model
     model.priors[0].set_mixture(means, covariances, probs=probs)
     with torch.no_grad():
         c, z = model.priors[0]().sample(NUM_ITEMS)
@@ -69,11 +69,11 @@ def draw(num_clusters: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def train(x: Tensor, concentration: float, seed: int) -> MFCVAE:
     pyro.set_rng_seed(seed)
-    config = override(Config(data="none"), [*SETTINGS, f"prior.concentration={concentration}"])
+    config = override(Config(data=DataConfig(source="none")), [*SETTINGS, f"prior.concentration={concentration}"])
     pair = build_pair(config, x.shape[1:])
     steps = NUM_ITEMS // BATCH
     schedule = build_schedule(config, steps)
-    training = Training(pair, x, schedule=schedule, settings=config.training, seed=seed)
+    training = Training(pair, x, schedule=schedule, settings=config.training, mixture_fit=config.mixture_fit, seed=seed)
     for _ in range(EPOCHS):
         training.run_epoch()
     return pair.eval()

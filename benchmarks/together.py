@@ -30,7 +30,12 @@ from pyro_mfcvae.train.training import Training
 
 SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 28)}
 # A fit would be measured instead of a step.
-SETTINGS = ["training.warmup_steps=0", "training.refit_steps=[]", "training.compile=false", "training.epochs=10000"]
+SETTINGS = [
+    "mixture_fit.warmup_steps=0",
+    "mixture_fit.refit_steps=[]",
+    "training.compile=false",
+    "training.epochs=10000",
+]
 
 
 def prepare(preset: str, seed: int, device: str) -> tuple[Training, RandomState]:
@@ -43,6 +48,7 @@ def prepare(preset: str, seed: int, device: str) -> tuple[Training, RandomState]
         images,
         schedule=build_schedule(config, steps_per_epoch(num, config.training.batch_size)),
         settings=config.training,
+        mixture_fit=config.mixture_fit,
         seed=seed,
         fabric=open_fabric(device),
     )

@@ -185,5 +185,5 @@ def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: Lad
             raise InputError(
                 f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} has not"
                 f"{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
-                "(assignment.rule=monte_carlo or sample)"
+                "(assignment.kind=monte_carlo or sample)"
             )

@@ -31,7 +31,7 @@ class RotatedEncoder(LadderEncoder):
         if ladder.covariance != "diagonal":
             raise InputError(
                 f"expected a ladder with a diagonal Gaussian q(z | x), got one with covariance={ladder.covariance!r}: "
-                "choose networks.posterior=diagonal, or leave training.repartition_step out"
+                "choose networks.posterior=diagonal, or leave schedule.repartition_step out"
             )
         self.ladder = ladder
         self.register_buffer("axes", torch.eye(sum(facet.latent_dim for facet in self.facets)))

@@ -29,6 +29,10 @@ class Likelihood(AbstractPyroModule):
         """Shape of one item of the data, for a decoder with an output of ``output_shape``: the same by default."""
         return tuple(output_shape)
 
+    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the decoder's output for items of ``event_shape``: the inverse of `event_shape`."""
+        return tuple(event_shape)
+
 
 class BernoulliLikelihood(Likelihood):
     """x ~ Bernoulli(logits=output). Grey values in [0, 1] are taken as probabilities, as is usual for MNIST:
@@ -157,7 +161,14 @@ class CategoricalLikelihood(Likelihood):
     """x ~ Categorical(logits=output) over V codes 0 … V-1: for tables of coded answers.
 
     The decoder's output has the shape (*event_shape, V). ``mean`` is the most probable code.
+
+    Args:
+        num_categories: V; that of the decoder's output where None.
     """
+
+    def __init__(self, num_categories: int | None = None) -> None:
+        super().__init__()
+        self.num_categories = num_categories
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         return dist.Categorical(logits=output)
@@ -172,3 +183,8 @@ class CategoricalLikelihood(Likelihood):
                 f"{tuple(output_shape)}"
             )
         return tuple(output_shape[:-1])
+
+    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        if self.num_categories is None:
+            raise InputError("expected CategoricalLikelihood(num_categories=…), got none: say how many codes there are")
+        return (*event_shape, self.num_categories)

@@ -15,9 +15,9 @@ TINY = [
     "networks.hidden_dim=8",
     "training.epochs=2",
     "training.batch_size=20",
-    "training.warmup_steps=2",
-    "training.refit_steps=[]",
-    "training.fade_in_steps=4",
+    "mixture_fit.warmup_steps=2",
+    "mixture_fit.refit_steps=[]",
+    "schedule.fade_in_steps=4",
 ]
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pyro_mfcvae import Facet
 from pyro_mfcvae.guides import LadderEncoder, MLPLadderEncoder, MonteCarloAssignment
-from pyro_mfcvae.models import BernoulliLikelihood, LadderDecoder, MixturePrior, MLPLadderDecoder
+from pyro_mfcvae.models import BernoulliLikelihood, LadderDecoder, MixturePrior, MLPLadderDecoder, VampPrior
 
 
 class MyPrior(MixturePrior):
@@ -19,6 +20,11 @@ class MyLikelihood(BernoulliLikelihood):
 
 class MyRule(MonteCarloAssignment):
     pass
+
+
+def my_vamp(facet: Facet, *, encoder: LadderEncoder, j: int, gain: float = 1.0) -> VampPrior:
+    pseudo_inputs = torch.full((facet.num_clusters, *encoder.in_shape), gain)
+    return VampPrior(facet, encoder=encoder, j=j, pseudo_inputs=pseudo_inputs)
 
 
 def my_ladder(facets: Sequence[Facet], event_shape: Sequence[int]) -> tuple[LadderEncoder, LadderDecoder]:

@@ -14,7 +14,7 @@ from command_line import TINY, Run, make_images, save_data
 from pyro.infer import ELBO, TraceEnum_ELBO
 
 from pyro_mfcvae import FacetELBO
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 
 ROOT = Path(__file__).parents[1]
@@ -62,4 +62,4 @@ def test_every_setting_that_the_docs_name_is_there() -> None:
     settings = re.findall(r"`((?:prior|likelihood|assignment|networks)(?:\.\w+)?=\w+)`", page)
     assert len(settings) > 15
     for setting in settings:
-        override(Config(data="shapes"), [setting])
+        override(Config(data=DataConfig(source="shapes")), [setting])

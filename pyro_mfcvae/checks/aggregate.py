@@ -88,7 +88,8 @@ def check_aggregate(data: CheckData) -> list[Check]:
                 unit="total variation from pi",
                 threshold=USE,
                 is_noise=away <= by_chance,
-                advice="Learn the weights, fit the mixture again late (training.refit_steps), or offer fewer clusters.",
+                advice="Learn the weights, fit the mixture again late (mixture_fit.refit_steps), or offer "
+                "fewer clusters.",
                 facet=j,
                 details={"use": use.mean(0).tolist(), "weights": weights.tolist(), "chance": by_chance},
             ),
@@ -100,7 +101,7 @@ def check_aggregate(data: CheckData) -> list[Check]:
                 threshold=DISTANCE,
                 is_noise=p_value > 0.05,
                 advice="New images of this facet come from where no data are. Use full covariances or more clusters, "
-                "or fit the mixture again late (training.refit_steps).",
+                "or fit the mixture again late (mixture_fit.refit_steps).",
                 facet=j,
                 details={"p_value": p_value},
             ),

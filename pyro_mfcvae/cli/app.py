@@ -75,7 +75,7 @@ def fit(
         config, dataset = _configure(preset, data, list(chain.from_iterable(set)), root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = not fabric.is_global_zero
-    dataset = dataset or load_dataset(config.data, root=root, seed=config.seed)
+    dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
     say(
         f"{dataset.name}: {len(dataset.train)} items of shape {' × '.join(map(str, dataset.event_shape))}, "
         f"{'labels ' + ' and '.join(dataset.train.labels) if dataset.train.labels else 'no labels'}, "
@@ -112,7 +112,7 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
+    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
     dataset.check_event_shape(pair.model.event_shape)
     if data is None and folder.summary_path.is_file():
         before, now = folder.read_summary().get("data_fingerprint"), dataset.fingerprint()
@@ -190,7 +190,7 @@ def presets() -> None:
         config = load_preset(name)
         clusters = ", ".join(map(str, config.facets.num_clusters))
         rows.add_row(name, config.description)
-        rows.add_row("", f"data {config.data}; clusters per facet {clusters}", style="dim")
+        rows.add_row("", f"data {config.data.source}; clusters per facet {clusters}", style="dim")
     console.print(rows)
 
 
@@ -214,20 +214,21 @@ def _configure(
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)
-    made_for = DATASETS[config.data].num_items
+    made_for = DATASETS[config.data.source].num_items
     keys = [_key(setting) for setting in settings]
     if data is not None:
-        if "data" in keys:
-            raise InputError("expected the data once, got them as --data and as --set data: leave one out")
-        config = replace(config, data=data)
+        if not {"data", "data.source"}.isdisjoint(keys):
+            raise InputError("expected the data once, got them as --data and as --set data.source: leave one out")
+        config = replace(config, data=replace(config.data, source=data))
     config = override(config, settings)
     dataset = None
-    if config.data in DATASETS:
-        num_items = DATASETS[config.data].num_items
+    if config.data.source in DATASETS:
+        num_items = DATASETS[config.data.source].num_items
     else:
-        dataset = load_dataset(config.data, root=root, seed=config.seed)
+        dataset = load_dataset(config.data.source, root=root, seed=config.seed)
         num_items = len(dataset.train)
-        config = replace(config, data=str(Path(config.data).expanduser().resolve()))  # found from other folders as well
+        source = str(Path(config.data.source).expanduser().resolve())  # found from other folders as well
+        config = replace(config, data=replace(config.data, source=source))
     if made_for and num_items and num_items != made_for and "training.epochs" not in keys:
         config = adapt_epochs(config, made_for=made_for, num_items=num_items)
     return config, dataset

@@ -11,7 +11,7 @@ from pyro_mfcvae.atomic_io import write_json, write_text
 from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
 from pyro_mfcvae.checks.criticism import criticise
 from pyro_mfcvae.cli.terminal import print_checks, print_comparison, say
-from pyro_mfcvae.config.custom_parts import find_part
+from pyro_mfcvae.config.custom_parts import find_function
 from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.data.images import Split
 from pyro_mfcvae.draws.arviz_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
@@ -58,12 +58,12 @@ def check(
     if items < 100:
         raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
     _check_draws(draws)
-    statistics = {path.rpartition(".")[2]: find_part(path) for path in statistic}
+    statistics = {path.rpartition(".")[2]: find_function(path) for path in statistic}
     if len(statistics) < len(statistic):
         raise InputError(f"expected statistics with different names, got {' '.join(statistic)}")
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    own = load_dataset(config.data, root=root, seed=config.seed)
+    own = load_dataset(config.data.source, root=root, seed=config.seed)
     dataset = load_dataset(data, root=root, seed=config.seed) if data else own
     dataset.check_event_shape(pair.model.event_shape)
     others = _other_pairs(run, sweep, pair)
@@ -129,7 +129,7 @@ def compare(
             f"the runs' likelihoods are {' and '.join(sorted(kinds))}: densities and probabilities of x cannot be "
             "compared; choose runs with likelihoods of one kind"
         )
-    dataset = load_dataset(configs[0].data, root=root, seed=configs[0].seed)
+    dataset = load_dataset(configs[0].data.source, root=root, seed=configs[0].seed)
     set_seed(seed)
     chosen = _choose(dataset.test, items)
     log_weights = {}

@@ -59,7 +59,7 @@ def sample(
         title = ", ".join(f"facet {j} in cluster {k}" for j, k in chosen.items())
         tables: Iterable[_Table] = [(f"drawn-{name}", title, images, None)]
     else:
-        split = load_dataset(config.data, root=root, seed=config.seed).test
+        split = load_dataset(config.data.source, root=root, seed=config.seed).test
         tables = _draw_tables(pair, split, num, temperature)
     for name, title, images, row_labels in tables:
         path = folder.figures_path / f"{name}.png"

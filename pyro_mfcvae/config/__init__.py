@@ -1,16 +1,53 @@
 """The configuration of a run: its schema, its text, a user's own parts, and how it becomes a model and a guide."""
 
-from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from typing import TYPE_CHECKING, Any
+
+from pyro_mfcvae.config.custom_parts import import_parts
+from pyro_mfcvae.config.schema import (
+    AssignmentConfig,
+    Config,
+    DataConfig,
+    FacetsConfig,
+    LikelihoodConfig,
+    MixtureFitConfig,
+    NetworksConfig,
+    PriorConfig,
+    ScheduleConfig,
+    SupervisionConfig,
+    TrainingConfig,
+)
 from pyro_mfcvae.config.text import load_preset, override, preset_names, read_config, to_toml
 
+if TYPE_CHECKING:
+    from pyro_mfcvae.config.build import build_pair, build_schedule
+
 __all__ = [
+    "AssignmentConfig",
     "Config",
+    "DataConfig",
+    "FacetsConfig",
+    "LikelihoodConfig",
+    "MixtureFitConfig",
+    "NetworksConfig",
+    "PriorConfig",
+    "ScheduleConfig",
+    "SupervisionConfig",
+    "TrainingConfig",
     "build_pair",
     "build_schedule",
+    "import_parts",
     "load_preset",
     "override",
     "preset_names",
     "read_config",
     "to_toml",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What builds from a configuration loads torch, and comes when it is asked for."""
+    if name in ("build_pair", "build_schedule"):
+        from pyro_mfcvae.config import build
+
+        return getattr(build, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,212 +1,105 @@
-"""From a configuration to objects: the one table of names."""
+"""From a configuration to a model, a guide and a schedule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from importlib import import_module
 from typing import Any
 
-import torch
-from pyro.distributions.transforms import conditional_affine_autoregressive
+from pyro.nn import PyroModule
 
-from pyro_mfcvae.config.custom_parts import make_part
-from pyro_mfcvae.config.schema import AssignmentConfig, Config, LikelihoodConfig, NetworkConfig, PriorConfig
+from pyro_mfcvae.config.builders import FADES
+from pyro_mfcvae.config.custom_parts import Base, find_part, make_part
+from pyro_mfcvae.config.options import per_facet_names
+from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part
+from pyro_mfcvae.config.schema import Config, PriorConfig
 from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.guides import (
-    AmortizedAssignment,
-    AnalyticAssignment,
-    AssignmentRule,
-    ConvLadderEncoder,
-    FlowHead,
-    FullCovarianceHead,
-    GaussianHead,
-    LadderEncoder,
-    LowRankHead,
-    MLPLadderEncoder,
-    MonteCarloAssignment,
-    MultiFacetGuide,
-    RotatedEncoder,
-    SampleAssignment,
-    SeparateEncoder,
-    VaDEAssignment,
-    with_mask,
-)
-from pyro_mfcvae.guides.encoders import MakeHead
-from pyro_mfcvae.infer.schedule import Fade, ProgressiveSchedule, cosine_fade, linear_fade, steps_per_epoch
+from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
+from pyro_mfcvae.guides.assignments import AssignmentRule
+from pyro_mfcvae.guides.encoders import LadderEncoder
+from pyro_mfcvae.guides.rotated import RotatedEncoder
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import (
-    BayesianMixturePrior,
-    BernoulliLikelihood,
-    ContinuousBernoulliLikelihood,
-    ConvLadderDecoder,
-    DiscretizedLogisticLikelihood,
-    FacetPrior,
-    GaussianLikelihood,
-    LadderDecoder,
-    Likelihood,
-    MixturePrior,
-    MLPLadderDecoder,
-    MultiFacetModel,
-    RotatedDecoder,
-    StandardNormalPrior,
-    StudentTMixturePrior,
-    VampPrior,
-)
-from pyro_mfcvae.models.decoders import ladder_dims
-
-PRIORS: dict[str, Callable[[PriorConfig, int, LadderEncoder], FacetPrior]] = {
-    "gaussian": lambda c, j, encoder: MixturePrior(
-        encoder.facets[j], covariance=c.covariance_of(j), learn_weights=c.learn_weights
-    ),
-    "student_t": lambda c, j, encoder: StudentTMixturePrior(encoder.facets[j], learn_weights=c.learn_weights),
-    "bayesian": lambda c, j, encoder: BayesianMixturePrior(
-        encoder.facets[j],
-        covariance=c.covariance_of(j),
-        random=c.random,
-        stick_breaking=c.stick_breaking,
-        concentration=c.concentration,
-    ),
-    "vamp": lambda c, j, encoder: VampPrior(
-        encoder.facets[j],
-        encoder=encoder,
-        j=j,
-        pseudo_inputs=torch.rand(encoder.facets[j].num_clusters, *encoder.in_shape),  # until items are taken
-        learn_weights=c.learn_weights,
-    ),
-}
-
-
-def _scaled(config: LikelihoodConfig, event_shape: Sequence[int]) -> dict[str, Any]:
-    """The settings that likelihoods with a scale share."""
-    scale = torch.full((event_shape[0], 1, 1) if config.per_channel else (), config.scale)
-    return {"scale": scale, "learn_scale": config.learn_scale, "sigmoid_mean": config.sigmoid_mean}
-
-
-LIKELIHOODS: dict[str, Callable[[LikelihoodConfig, Sequence[int]], Likelihood]] = {
-    "bernoulli": lambda _, __: BernoulliLikelihood(),
-    "continuous_bernoulli": lambda _, __: ContinuousBernoulliLikelihood(),
-    "gaussian": lambda c, shape: GaussianLikelihood(**_scaled(c, shape)),
-    "discretized_logistic": lambda c, shape: DiscretizedLogisticLikelihood(**_scaled(c, shape)),
-}
-
-ASSIGNMENT_RULES: dict[str, Callable[[AssignmentConfig, Sequence[Facet]], AssignmentRule]] = {
-    "analytic": lambda _, __: AnalyticAssignment(),
-    "monte_carlo": lambda c, _: MonteCarloAssignment(c.num_samples),
-    "sample": lambda _, __: SampleAssignment(),
-    "vade": lambda c, _: VaDEAssignment(c.num_samples),
-    "amortized": lambda _, facets: AmortizedAssignment(facets),
-}
-
-
-POSTERIORS: dict[str, MakeHead] = {
-    "diagonal": GaussianHead,
-    "full": FullCovarianceHead,
-    "low_rank": LowRankHead,
-    "spline": FlowHead,
-    "autoregressive": partial(FlowHead, transform=conditional_affine_autoregressive),
-}
-
-
-def _mlp_ladder(
-    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
-) -> tuple[LadderEncoder, LadderDecoder]:
-    decoder = MLPLadderDecoder(
-        facets,
-        event_shape,
-        rung_dims=config.decoder_dims,
-        hidden_dim=config.hidden_dim,
-        merge_weight=config.merge_weight,
-    )
-    head = POSTERIORS[config.posterior]
-
-    def encode(facets: Sequence[Facet], rung_dims: Sequence[int] | None) -> LadderEncoder:
-        gain = config.head_init_scale
-        return MLPLadderEncoder(facets, in_shape, rung_dims=rung_dims, head_init_scale=gain, head=head)
-
-    if not config.separate:
-        return encode(facets, config.encoder_dims), decoder
-    dims = ladder_dims(facets, config.encoder_dims, "networks.encoder_dims")
-    return SeparateEncoder([encode([facet], [dim]) for facet, dim in zip(facets, dims, strict=True)]), decoder
-
-
-def _conv_ladder(
-    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
-) -> tuple[LadderEncoder, LadderDecoder]:
-    shared: dict[str, Any] = {"channels": config.channels, "num_residual_blocks": config.num_residual_blocks}
-    decoder = ConvLadderDecoder(facets, event_shape, gated=config.gated, **shared)
-    shared |= {"head_init_scale": config.head_init_scale, "head": POSTERIORS[config.posterior]}
-    if not config.separate:
-        return ConvLadderEncoder(facets, in_shape, **shared), decoder
-    return SeparateEncoder([ConvLadderEncoder([facet], in_shape, **shared) for facet in facets]), decoder
-
-
-# Called with the settings, the facets, the encoder's in_shape and the decoder's event shape.
-LADDERS: dict[
-    str,
-    Callable[[NetworkConfig, Sequence[Facet], Sequence[int], Sequence[int]], tuple[LadderEncoder, LadderDecoder]],
-] = {
-    "mlp": _mlp_ladder,
-    "conv": _conv_ladder,
-}
-
-FADES: dict[str, Fade] = {"linear": linear_fade, "cosine": cosine_fade}
+from pyro_mfcvae.models.decoders import LadderDecoder
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.likelihoods import Likelihood
+from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
+from pyro_mfcvae.models.rotated import RotatedDecoder
 
 
 def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
-    """The model and guide of a configuration, for data of an event shape, with their random starting values."""
+    """The model and guide of a configuration, for data of an event shape, with their random starting values.
+
+    Every part is a class or a function that is called with
+
+        prior        (facet, …)                  and, where its signature names them, encoder, j
+        likelihood   (…)                         and event_shape
+        networks     (facets, output_shape, …)   and in_shape; it makes an encoder and a decoder
+        assignment   (…)                         and facets
+        globals_guide (model)
+
+    and with its options as further arguments.
+
+    Args:
+        config: what to build.
+        event_shape: shape of an item, without a batch dimension.
+
+    Raises:
+        InputError: a part of the user's own is not imported, is of the wrong kind, or does not take its options.
+    """
     facets = tuple(
         Facet(num_clusters=num_clusters, latent_dim=latent_dim)
         for num_clusters, latent_dim in zip(config.facets.num_clusters, config.facets.latent_dim, strict=True)
     )
-    in_shape = with_mask(event_shape) if config.likelihood.missing else event_shape
-    encoder, decoder = _ladder(config.networks, facets, in_shape, event_shape)
-    if config.training.repartition_step is not None:
+    missing = config.likelihood.missing
+    in_shape = with_mask(event_shape) if missing else tuple(event_shape)
+    likelihood: Likelihood = _make(
+        LIKELIHOODS, config.likelihood.kind, config.likelihood.options, Likelihood, event_shape=tuple(event_shape)
+    )
+    ladder = (LadderEncoder, LadderDecoder)
+    networks, output_shape = config.networks, likelihood.output_shape(event_shape)
+    encoder, decoder = _make(NETWORKS, networks.kind, networks.options, ladder, facets, output_shape, in_shape=in_shape)
+    if config.schedule.repartition_step is not None:
         encoder, decoder = RotatedEncoder(encoder), RotatedDecoder(decoder)
-    model = MultiFacetModel(
-        [_prior(config.prior, j, encoder) for j in range(len(facets))],
-        decoder=decoder,
-        likelihood=_likelihood(config.likelihood, event_shape),
-        missing=config.likelihood.missing,
-    )
-    return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=_rule(config.assignment, facets)))
+    priors = [_prior(config.prior, facet, j, encoder) for j, facet in enumerate(facets)]
+    model = MultiFacetModel(priors, decoder=decoder, likelihood=likelihood, missing=missing)
+    rule = _make(ASSIGNMENTS, config.assignment.kind, config.assignment.options, AssignmentRule, facets=facets)
+    globals_guide = None
+    if model.global_sites:
+        globals_guide = _make(GLOBALS_GUIDES, config.prior.globals_guide, {}, PyroModule, model)
+    return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule, globals_guide=globals_guide))
 
 
-def _ladder(
-    config: NetworkConfig, facets: Sequence[Facet], in_shape: Sequence[int], event_shape: Sequence[int]
-) -> tuple[LadderEncoder, LadderDecoder]:
-    if config.kind in LADDERS:
-        return LADDERS[config.kind](config, facets, in_shape, event_shape)
-    pair: tuple[LadderEncoder, LadderDecoder] = make_part(
-        config.kind, (LadderEncoder, LadderDecoder), facets, tuple(event_shape), **config.options
-    )
-    return pair
+def _make(
+    table: Mapping[str, Part], kind: str, options: Mapping[str, Any], base: Base, *args: Any, **provided: Any
+) -> Any:
+    """Make a part, a built-in one and a user's own alike."""
+    path = kind
+    if kind in table:
+        path = table[kind].path
+        import_module(path.rpartition(".")[0])
+    return make_part(find_part(path, base), base, *args, provided=provided, options=options)
 
 
-def _prior(config: PriorConfig, j: int, encoder: LadderEncoder) -> FacetPrior:
-    if config.kind in PRIORS:
-        single = encoder.facets[j].num_clusters == 1
-        return StandardNormalPrior(encoder.facets[j]) if single else PRIORS[config.kind](config, j, encoder)
-    prior: FacetPrior = make_part(config.kind, FacetPrior, encoder.facets[j], **config.options)
+def _prior(config: PriorConfig, facet: Facet, j: int, encoder: LadderEncoder) -> FacetPrior:
+    if facet.num_clusters == 1:
+        return StandardNormalPrior(facet)
+    part, options = PRIORS.get(config.kind), dict(config.options)
+    for name in per_facet_names(part.options) if part is not None and part.options is not None else ():
+        if isinstance(options[name], tuple):
+            options[name] = options[name][j]
+    prior: FacetPrior = _make(PRIORS, config.kind, options, FacetPrior, facet, encoder=encoder, j=j)
     return prior
 
 
-def _likelihood(config: LikelihoodConfig, event_shape: Sequence[int]) -> Likelihood:
-    if config.kind in LIKELIHOODS:
-        return LIKELIHOODS[config.kind](config, event_shape)
-    likelihood: Likelihood = make_part(config.kind, Likelihood, **config.options)
-    return likelihood
-
-
-def _rule(config: AssignmentConfig, facets: Sequence[Facet]) -> AssignmentRule:
-    if config.rule in ASSIGNMENT_RULES:
-        return ASSIGNMENT_RULES[config.rule](config, facets)
-    rule: AssignmentRule = make_part(config.rule, AssignmentRule, **config.options)
-    return rule
-
-
 def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
-    """The configuration of a data set of another size: as many steps in every stage, rounded up to whole epochs.
+    """The configuration for a data set of another size: as many steps in every stage, rounded up to whole epochs.
 
-    Warm-ups, fades and fits are counted in steps, and would outlast stages of as many epochs of a smaller set.
+    Warm-ups, fades and fits are counted in steps, and would outlast the stages of as many epochs of a smaller set.
+
+    Args:
+        config: made for another data set.
+        made_for: number of training items of that one.
+        num_items: number of training items.
     """
     before, now = (steps_per_epoch(num, config.training.batch_size) for num in (made_for, num_items))
     epochs = tuple(-(-num * before // now) for num in config.stage_epochs)
@@ -215,21 +108,19 @@ def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
 
 def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
     """The schedule of a configuration, for epochs of a number of steps."""
-    training = config.training
+    settings, fits = config.schedule, config.mixture_fit
     schedule = ProgressiveSchedule.from_epochs(
         config.stage_epochs,
         steps_per_epoch,
-        fade_in_steps=training.fade_in_steps,
-        kl_fade_in_steps=training.kl_fade_in_steps,
-        kl_delay_steps=training.kl_delay_steps,
-        kl_weights=training.kl_weights,
-        kl_relax_steps=training.kl_relax_steps,
-        warmup_steps=training.warmup_steps,
-        refit_steps=training.refit_steps,
-        joint_refit_steps=training.joint_refit_steps,
-        repartition_step=training.repartition_step,
-        fade=FADES[training.fade],
+        fade_in_steps=settings.fade_in_steps,
+        kl_fade_in_steps=settings.kl_fade_in_steps,
+        kl_delay_steps=settings.kl_delay_steps,
+        kl_weights=settings.kl_weights,
+        kl_relax_steps=settings.kl_relax_steps,
+        warmup_steps=fits.warmup_steps,
+        refit_steps=fits.refit_steps,
+        joint_refit_steps=fits.joint_refit_steps,
+        repartition_step=settings.repartition_step,
+        fade=FADES[settings.fade],
     )
-    if training.schedule_scale == 1:
-        return schedule
-    return schedule.stretched(training.schedule_scale, unit=steps_per_epoch)
+    return schedule if settings.scale == 1 else schedule.stretched(settings.scale, unit=steps_per_epoch)

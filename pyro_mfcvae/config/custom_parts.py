@@ -1,64 +1,180 @@
-"""Parts of a user's own, found by their import path."""
+"""A user's own parts, found by their import path. A configuration file never makes Python import anything.
 
+A path is looked up among the modules that are imported already. What imports a module is the user: an ``import`` in
+their program, a path that they give to ``--set``, ``--parts MODULE``, or an installed package that announces the module
+as an entry point of the group ``pyro_mfcvae.parts``.
+"""
+
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pyro_mfcvae.errors import InputError
 
+ENTRY_POINTS = "pyro_mfcvae.parts"
+"""The group of entry points by which an installed package announces its modules with parts."""
 
-def make_part(path: str, kind: type | tuple[type, ...], *args: Any, **options: Any) -> Any:
-    """Call what an import path such as ``my_package.my_module.MyPrior`` names; the working folder is searched as well.
+Base = type | tuple[type, ...]
+"""What a part must be an instance of; a tuple stands for a tuple of such parts."""
+
+
+def import_parts(modules: Sequence[str]) -> None:
+    """Import modules whose classes and functions may then be named as parts, from the working folder as well.
+
+    Raises:
+        InputError: there is no such module, or it cannot be imported.
+    """
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise InputError(f"expected the name of a module, such as my_parts, got {module!r}: write no path or .py")
+        with _working_folder_searched() as here:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise InputError(
+                    f"cannot import {module} ({error}): expected an installed module, or one in {here}"
+                ) from error
+
+
+def import_module_of(path: str) -> None:
+    """Import the module of an import path that the user typed."""
+    import_parts([_split(path)[0]])
+
+
+def find_part(path: str, base: Base) -> Callable[..., Any]:
+    """The class or function of an import path, in a module that is imported already.
 
     Args:
-        path: of a class, or of a function that returns the part.
-        kind: what the part must be an instance of; a tuple stands for a tuple of such parts.
-        args: what such a part is called with.
-        options: and the user's own options.
+        path: such as ``my_package.my_module.MyPrior``.
+        base: what it must make: a class must derive from it, a function must be annotated to return it.
 
     Raises:
-        InputError: there is no such thing, it cannot be called like this, or it makes something else.
+        InputError: its module is not imported, there is no such thing, or it makes something else.
     """
-    make = find_part(path)
+    module, name = _split(path)
+    if module not in sys.modules:
+        _load_entry_point(module)
+    if module not in sys.modules:
+        raise InputError(
+            f"expected a part whose module is imported, got {path}: if you trust it, give --parts {module} (in Python: "
+            f"import {module}), or let its package announce it as an entry point of {ENTRY_POINTS}"
+        )
+    part = getattr(sys.modules[module], name, None)
+    if part is None:
+        raise InputError(
+            f"expected a class or a function in {module}, got {name!r}, which is not there: check the name"
+        )
+    if not _makes(part, base):
+        raise InputError(
+            f"expected a class that derives from {describe(base)}, or a function annotated to return one, got {path}: "
+            "derive it from that class, or annotate it"
+        )
+    found: Callable[..., Any] = part
+    return found
+
+
+def find_function(path: str) -> Callable[..., Any]:
+    """The function of an import path that the user typed; its module is imported, from the working folder as well.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    import_module_of(path)
+    module, name = _split(path)
+    function = getattr(sys.modules[module], name, None)
+    if not callable(function):
+        raise InputError(f"expected a function in {module}, got {name!r}, which is not one: check the name")
+    return function
+
+
+def make_part(
+    make: Callable[..., Any], base: Base, *args: Any, provided: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """Call a class or function that makes a part.
+
+    Args:
+        make: what is called.
+        base: what the part must be an instance of.
+        args: the first arguments.
+        provided: further arguments, of which it gets those that its signature names.
+        options: the user's.
+
+    Raises:
+        InputError: it cannot be called like this, or it makes something else.
+    """
+    named = inspect.signature(make).parameters
+    given = {name: value for name, value in provided.items() if name in named and name not in options}
     try:
-        part = make(*args, **options)
+        inspect.signature(make).bind(*args, **given, **options)
     except TypeError as error:
+        accepted = [name for name in list(named)[len(args) :] if name not in given and name != "options"]
         raise InputError(
-            f"{path} cannot be called with {len(args)} arguments and the options {options or 'none'}: {error}"
-        ) from error
-    found, wanted = (part, kind) if isinstance(kind, tuple) else ((part,), (kind,))
-    if not isinstance(found, tuple) or [isinstance(p, k) for p, k in zip(found, wanted, strict=False)] != [True] * len(
-        wanted
+            f"expected options of {make.__module__}.{make.__name__} out of {', '.join(accepted) or 'none'}, got "
+            f"{', '.join(options) or 'none'} ({error}): change them"
+        ) from None
+    part = make(*args, **given, **options)
+    found, wanted = (part, base) if isinstance(base, tuple) else ((part,), (base,))
+    if (
+        not isinstance(found, tuple)
+        or len(found) != len(wanted)
+        or not all(isinstance(p, w) for p, w in zip(found, wanted, strict=True))
     ):
-        names = " and ".join(k.__name__ for k in wanted)
-        raise InputError(f"{path} must make a {names}, got {type(part).__name__}: derive it from that class")
+        raise InputError(
+            f"expected {make.__name__} to make a {describe(base)}, got a {type(part).__name__}: correct it"
+        )
     return part
 
 
-def find_part(path: str) -> Callable[..., Any]:
-    """What an import path names, for a caller that calls it itself; the working folder is searched as well.
+def describe(base: Base) -> str:
+    """The names of what a part must be."""
+    return " and ".join(b.__name__ for b in base) if isinstance(base, tuple) else base.__name__
 
-    Raises:
-        InputError: there is no such thing, or it cannot be called.
-    """
-    module, _, name = path.rpartition(".")
-    if not module or path.startswith("."):
-        raise InputError(f"expected an import path such as my_module.my_function, got {path!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+
+def _makes(part: Any, base: Base) -> bool:
+    """Whether a class derives from the base, or a function is annotated to return it; nothing is called."""
+    if inspect.isclass(part):
+        return not isinstance(base, tuple) and issubclass(part, base)
+    if not inspect.isfunction(part):
+        return False
     try:
-        part = getattr(import_module(module), name)
-    except ImportError as error:
-        raise InputError(
-            f"cannot import {module} for {path} ({error}): it must be installed, or lie in {here}"
-        ) from error
-    except AttributeError as error:
-        raise InputError(
-            f"{module} has no {name}: expected the import path of a class or a function, such as {module}.My"
-        ) from error
-    if not callable(part):
-        raise InputError(f"{path} is a {type(part).__name__}: expected a class or a function")
-    return part
+        made = get_type_hints(part).get("return")
+    except Exception:  # whatever an annotation that cannot be evaluated raises
+        return False
+    if isinstance(base, tuple):
+        kinds = get_args(made)
+        return get_origin(made) is tuple and len(kinds) == len(base) and all(map(_derives, kinds, base))
+    return _derives(made, base)
+
+
+def _derives(kind: Any, base: type) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, base)
+
+
+def _split(path: str) -> tuple[str, str]:
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        raise InputError(f"expected an import path such as my_module.MyPart, got {path!r}: write MODULE.NAME")
+    return module, name
+
+
+def _load_entry_point(module: str) -> None:
+    """Import a module that an installed package announces."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.module == module:
+            import_module(module)
+
+
+@contextmanager
+def _working_folder_searched() -> Iterator[Path]:
+    """Search the working folder as well, after all else, and leave the search path as it was."""
+    here, before = Path.cwd(), list(sys.path)
+    sys.path.append(str(here))
+    try:
+        yield here
+    finally:
+        sys.path[:] = before

@@ -1,5 +1,6 @@
-"""Configurations as text: presets, ``config.toml``, and what ``--set`` changes."""
+"""Configurations as text: presets, ``config.toml``, and what ``--set`` changes. Nothing here imports torch."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -10,11 +11,14 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.complaints import describe_errors
+from pyro_mfcvae.config.custom_parts import import_module_of
+from pyro_mfcvae.config.parts import PARTS, is_import_path, kept_options, option_names
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.errors import InputError
 
-# What `--set SECTION=NAME` stands for.
-_CHOICES = {"prior": "kind", "likelihood": "kind", "networks": "kind", "assignment": "rule"}
+# What `--set SECTION=VALUE` stands for.
+_SHORT = {"data": "source", **dict.fromkeys(PARTS, "kind")}
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -22,6 +26,11 @@ _FOLDER = files("pyro_mfcvae.config").joinpath("presets")
 
 DEFAULT = "shapes"
 """The preset of ``mfcvae fit`` without an argument."""
+
+# A configuration has some 2,000 characters, and keys of 3 parts. A text is refused before it costs more than a second.
+_MAX_CHARACTERS = 50_000
+_MAX_DEPTH = 10
+_LONG_KEY = re.compile(r"""(?:[\w"'-]+\s*\.\s*){100}""")
 
 
 def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
@@ -33,14 +42,13 @@ def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
     try:
         return _ADAPTER.validate_python(table)
     except ValidationError as error:
-        complaints = "; ".join(_complaint(details) for details in error.errors())
-        raise InputError(f"{source}: {complaints}") from None
+        raise InputError(f"{source}: {describe_errors(error)}") from None
 
 
 def read_config(text: str, *, source: str) -> Config:
-    """Parse a TOML text."""
+    """Parse a TOML text. Nothing is imported: parts of a user's own are only named."""
     try:
-        table = tomllib.loads(text)
+        table = _parse_toml(text, source)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{source} is not valid TOML: {error}") from None
     return parse_config(table, source=source)
@@ -49,30 +57,24 @@ def read_config(text: str, *, source: str) -> Config:
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Apply settings of the form ``section.key=value``, the value written as in TOML (a bare word is a string).
 
-    ``prior=NAME``, and the like for likelihood, networks and assignment, choose the part itself, one of ours or, by its
-    import path, one of the user's own.
+    ``prior=NAME``, and the like for likelihood, networks and assignment, is short for ``prior.kind=NAME``, and
+    ``prior.covariance=full`` for ``prior.options.covariance=full``. Another kind keeps the options that both have. The
+    import path of a part of the user's own is imported here, from the working folder as well.
+
+    Raises:
+        InputError: a setting is unknown or does not fit.
     """
     table: dict[str, Any] = asdict(config)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"a setting looks like training.epochs=5, got {setting!r}")
-        *sections, name = key.strip().split(".")
-        section = table
-        for part in sections:
-            section = section.get(part, {})
-            if not isinstance(section, dict):
-                raise InputError(f"setting {setting!r}: {part} is a value and has no keys")
-        if sections[-1:] == ["options"] and isinstance(section, dict):
-            section.setdefault(name, None)
-        if not isinstance(section, dict) or name not in section:
-            close = get_close_matches(key, setting_names(), n=3, cutoff=0.4) or setting_names()
-            raise InputError(f"unknown setting {key!r}: did you mean {' or '.join(close)}?")
-        value = _parse_value(text.strip())
-        if name in _CHOICES and not sections and isinstance(value, str):
-            table[name][_CHOICES[name]] = value
-        else:
-            section[name] = value
+    parsed = [_parse_setting(setting) for setting in settings]
+    for keys, value in parsed:  # kinds first: they decide which options there are
+        if len(keys) == 2 and keys[0] in PARTS and keys[1] == "kind":
+            section = table[keys[0]]
+            section["options"] = kept_options(keys[0], section["kind"], section["options"], str(value))
+            section["kind"] = value
+        if keys[-1] in ("kind", "globals_guide") and isinstance(value, str) and is_import_path(value):
+            import_module_of(value)
+    for keys, value in parsed:
+        _assign(table, keys, value)
     return parse_config(table, source="--set")
 
 
@@ -81,19 +83,88 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(asdict(config)))
 
 
-def setting_names() -> list[str]:
-    """Every name that `override` knows."""
+def setting_names(config: Config | None = None) -> list[str]:
+    """Every name that `override` knows for the kinds of a configuration, the defaults' where None."""
     names = []
-    for name, value in asdict(Config(data="")).items():
-        names += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+    for name, value in asdict(config or Config(data=DataConfig(source=""))).items():
+        if not isinstance(value, dict):
+            names.append(name)
+            continue
+        names += [f"{name}.{key}" for key in value if key != "options"]
+        names += [f"{name}.options.{key}" for key in value.get("options", {})]
     return names
 
 
-def _parse_value(text: str) -> Any:
+def _parse_setting(setting: str) -> tuple[list[str], Any]:
+    """The keys from the outermost on, without short forms, and the value."""
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise InputError(f"expected a setting such as training.epochs=5, got {setting!r}: write NAME=VALUE")
+    keys = name.strip().split(".")
+    value = _parse_value(text.strip(), name.strip())
+    if len(keys) == 1 and keys[0] in _SHORT and isinstance(value, str | None):
+        keys.append(_SHORT[keys[0]])
+    return keys, value
+
+
+def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
+    section, *rest = keys
+    name = ".".join(keys)
+    if section in PARTS and len(rest) == 1 and rest[0] not in table[section]:
+        kind = table[section]["kind"]
+        known = option_names(section, kind)
+        if known is None or any(rest[0] in (option_names(section, other) or ()) for other in PARTS[section]):
+            rest = ["options", *rest]
+    inner = table
+    for key in [section, *rest][:-1]:
+        inner = inner.get(key, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"expected no keys below {key}, which is a value, got {name}: leave them out")
+    last = keys[-1]
+    if rest[:-1] != ["options"] and last not in inner:
+        names = _all_setting_names()
+        close = get_close_matches(name, names, n=3, cutoff=0.4) or get_close_matches(last, names, n=3, cutoff=0.2)
+        raise InputError(f"unknown setting {name!r}: did you mean {' or '.join(close)}?")
+    inner[last] = value
+
+
+def _all_setting_names() -> list[str]:
+    """Every name, in its short form, for all kinds."""
+    names = [name.replace(".options.", ".") for name in setting_names()]
+    names += [
+        f"{section}.{name}"
+        for section in PARTS
+        for kind in PARTS[section]
+        for name in option_names(section, kind) or ()
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _parse_value(text: str, setting: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parse_toml(f"value = {text}", setting)["value"]
     except tomllib.TOMLDecodeError:
         return None if text == "none" else text
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The table of a text of bounded length and depth."""
+    if len(text) > _MAX_CHARACTERS:
+        raise InputError(f"expected at most {_MAX_CHARACTERS:,} characters, got {len(text):,} in {source}: shorten it")
+    too_deep = f"expected keys and lists nested at most {_MAX_DEPTH} deep, got deeper ones in {source}: flatten them"
+    if _LONG_KEY.search(text):
+        raise InputError(too_deep)
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise InputError(too_deep) from None
+    layer: list[Any] = [table]
+    for _ in range(_MAX_DEPTH):
+        values = (value for inner in layer for value in (inner.values() if isinstance(inner, dict) else inner))
+        layer = [value for value in values if isinstance(value, dict | list)]
+    if layer:
+        raise InputError(too_deep)
+    return table
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
@@ -104,18 +175,6 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _complaint(details: Any) -> str:
-    # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
-    path = [str(part) for part in details["loc"] if str(part).isidentifier()]
-    message = details["msg"].removeprefix("Value error, ")
-    if details["type"] == "tuple_type":
-        message = "expected a list such as [20, 10]"
-    got = (
-        "" if isinstance(details["input"], dict) or details["type"] == "value_error" else f", got {details['input']!r}"
-    )
-    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}{got}" if path else message
-
-
 def preset_names() -> list[str]:
     """Every preset, in alphabetical order."""
     return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
@@ -124,5 +183,7 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Config:
     """The configuration of a preset."""
     if name not in preset_names():
-        raise InputError(f"unknown preset {name!r}: expected one of {', '.join(preset_names())}")
+        close = get_close_matches(name, preset_names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "choose one of them"
+        raise InputError(f"expected a preset out of {', '.join(preset_names())}, got {name!r}: {hint}")
     return read_config(_FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8"), source=f"preset {name}")

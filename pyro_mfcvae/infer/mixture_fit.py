@@ -115,7 +115,7 @@ def check_posterior_units(guide: MultiFacetGuide) -> None:
     if guide.encoder.covariance is None:
         raise InputError(
             "this q(z | x) is not Gaussian, so z cannot be measured in its standard deviations: leave "
-            "training.fit_units=latent (posterior_units=False)"
+            "mixture_fit.units=latent (posterior_units=False)"
         )
 
 

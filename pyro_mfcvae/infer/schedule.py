@@ -11,7 +11,7 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 
 Fade = Callable[[float], float]
 
-_ALIKE = "; a whole schedule is shortened with training.schedule_scale"
+_ALIKE = "; a whole schedule is shortened with schedule.scale"
 
 
 def linear_fade(t: float) -> float:

@@ -61,7 +61,7 @@ def fit(
         fabric: what `open_fabric` gives. Of several devices only the first one writes, and tells callbacks.
         callbacks: are told of every step and epoch.
     """
-    data = data if data is not None else load_dataset(config.data, seed=config.seed)
+    data = data if data is not None else load_dataset(config.data.source, seed=config.seed)
     fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
     training = _start(config, run, data, fabric)
     if fabric.is_global_zero:
@@ -148,6 +148,7 @@ def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Tra
         data.train.images,
         schedule=build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size)),
         settings=config.training,
+        mixture_fit=config.mixture_fit,
         seed=config.seed,
         fabric=fabric,
         known_items=_choose_known_items(config, data),
@@ -162,7 +163,7 @@ def _warn_unfinished_fades(training: Training) -> None:
     for j in range(training.schedule.num_facets):
         if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
             _log.warning(
-                "facet %d will be faded in to %.2g only: training.fade_in_steps outlasts its stage; shorten the fade, "
+                "facet %d will be faded in to %.2g only: schedule.fade_in_steps outlasts its stage; shorten the fade, "
                 "or lengthen the stage (training.epochs)",
                 j,
                 share,
@@ -196,7 +197,7 @@ def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, s
         run.write_grouping(grouping)
     evaluation = evaluate(pair, data.test, grouping=grouping)
     summary = {
-        "data": config.data,
+        "data": config.data.source,
         "data_fingerprint": data.fingerprint(),
         "seed": config.seed,
         "facets": evaluation.facet_records(),

@@ -92,7 +92,7 @@ def sweep(
     Raises:
         InputError: a seed failed; its training diverged, say. The others are finished first.
     """
-    data = load_dataset(config.data, root=root, seed=config.seed)  # first, so that no process starts in vain
+    data = load_dataset(config.data.source, root=root, seed=config.seed)  # first, so that no process starts in vain
     if together:
         if workers is not None:
             raise InputError("seeds that train together take one process: give either workers or together")
@@ -184,7 +184,7 @@ def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads
     if run.summary_path.is_file():
         return run.read_summary()
     torch.set_num_threads(threads)
-    data = load_dataset(config.data, root=root, seed=config.seed)
+    data = load_dataset(config.data.source, root=root, seed=config.seed)
     return fit(config, run, data=data, device=device).summary
 
 
@@ -205,7 +205,7 @@ def _fit_together(
             runs.append(run)
         elif on_done is not None:
             on_done(seed, run.read_summary())
-    data = [load_dataset(c.data, root=root, seed=c.seed) for c in configs]
+    data = [load_dataset(c.data.source, root=root, seed=c.seed) for c in configs]
     for fitted, done in zip(configs, fit_together(configs, runs, data=data, device=device), strict=True):
         if isinstance(done, InputError):
             failures[fitted.seed] = done

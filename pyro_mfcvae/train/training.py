@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pyro_mfcvae.config.schema import TrainingConfig
+from pyro_mfcvae.config.schema import MixtureFitConfig, TrainingConfig
 from pyro_mfcvae.data.images import as_float, check_complete, fingerprint
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import CompiledObjective
@@ -94,6 +94,7 @@ class Training:
         images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
         schedule: of the ladder; its number of steps ends the training.
         settings: batch size, learning rates and the like.
+        mixture_fit: what mixtures are fitted to; the defaults where None.
         seed: decides the order of the items, together with the epoch.
         fabric: where and how to compute, launched; one CPU where None. Several devices train as one: losses and
             gradients are means over all of a batch, but each normalises (batch norm) and frees nats over its share.
@@ -107,6 +108,7 @@ class Training:
         *,
         schedule: ProgressiveSchedule,
         settings: TrainingConfig,
+        mixture_fit: MixtureFitConfig | None = None,
         seed: int = 0,
         fabric: Fabric | None = None,
         known_items: KnownItems | None = None,
@@ -122,6 +124,7 @@ class Training:
         self.known_items = known_items
         self.schedule = schedule
         self.settings = settings
+        self.mixture_fit = mixture_fit if mixture_fit is not None else MixtureFitConfig()
         self.seed = seed
         self.fabric = fabric if fabric is not None else open_fabric("cpu", precision=settings.precision)
         self.batches = Batches(images, batch_size=settings.batch_size, seed=seed, fabric=self.fabric)
@@ -131,14 +134,14 @@ class Training:
             raise InputError(
                 f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
             )
-        if settings.fit_units == "posterior":
+        if self.mixture_fit.units == "posterior":
             check_posterior_units(pair.guide)
-        num_fitted = min(len(images), settings.fit_items)
+        num_fitted = min(len(images), self.mixture_fit.items)
         for j, facet in enumerate(pair.model.facets):
             if num_fitted < facet.num_clusters:
                 raise InputError(
                     f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num_fitted} items: choose "
-                    "fewer clusters, or more items (training.fit_items)"
+                    "fewer clusters, or more items (mixture_fit.items)"
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
@@ -283,7 +286,7 @@ class Training:
     def _repartition(self) -> None:
         pair = self.pair
         pair.eval()  # the axes are chosen for what the encoder gives when it is asked
-        repartition(pair.model, pair.guide, self.batches.random(self.settings.fit_items), seed=self.seed)
+        repartition(pair.model, pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
         pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
@@ -291,11 +294,11 @@ class Training:
         initialize_mixtures(
             self.pair.model,
             self.pair.guide,
-            self.batches.random(self.settings.fit_items),
+            self.batches.random(self.mixture_fit.items),
             facets=facets,
-            to_means=self.settings.fit_to == "means",
-            posterior_units=self.settings.fit_units == "posterior",
-            variance=self.settings.mixture_variance,
+            to_means=self.mixture_fit.to == "means",
+            posterior_units=self.mixture_fit.units == "posterior",
+            variance=self.mixture_fit.variance,
             seed=self.seed,
             items=None if known_items is None else as_float(known_items.items).to(device),
             known=None if known_items is None else {j: c.to(device) for j, c in known_items.known.items()},

@@ -57,7 +57,7 @@ def test_fit_writes_tensorboard_events() -> None:
 @pytest.mark.usefixtures("fitted")
 def test_settings_and_data_reach_the_configuration() -> None:
     config = RunFolder(Path("run")).read_config()
-    assert config.data == str(Path("data.npz").resolve())  # found from other folders as well
+    assert config.data.source == str(Path("data.npz").resolve())  # found from other folders as well
     assert config.training.epochs == 2
     assert config.facets.num_clusters == (4, 3)
     assert config.likelihood == load_preset("shapes").likelihood  # all else is the default preset's
@@ -111,8 +111,8 @@ def test_data_of_another_size_get_as_many_steps(
 
 
 def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
-    assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "training.fade_in_steps=80")[0] == 0
-    assert "facet 0 will be faded in to 0.1 only: training.fade_in_steps outlasts its stage" in caplog.text
+    assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "schedule.fade_in_steps=80")[0] == 0
+    assert "facet 0 will be faded in to 0.1 only: schedule.fade_in_steps outlasts its stage" in caplog.text
 
 
 @pytest.mark.usefixtures("fitted")
@@ -159,7 +159,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
 
 
 def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
-    raise FileNotFoundError(f"{Path(config.data).name} would go to {run.path}")
+    raise FileNotFoundError(f"{Path(config.data.source).name} would go to {run.path}")
 
 
 @pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["nope"], "unknown preset 'nope': expected one of .*shapes.*"),
+        (["nope"], "expected a preset out of .*shapes.*, got 'nope': choose one of them"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
         (["--data", "missing.npz"], "no data set, file or folder is called 'missing.npz'; .*"),
         (["--data", "text.txt"], r"expected an \.npz or .* file or a folder of images, got text.txt; .*"),
@@ -21,10 +21,13 @@ pytestmark = pytest.mark.usefixtures("place")
         (["--data", "nan.npz", "--set", *TINY], "expected no missing pixels, got NaN for 1 of the .* image 3: .*"),
         (["--data", "range.npz"], r"range.npz, array 'images': expected float pixels in \[0, 1\], .* 0 to 2; .*"),
         (["--data", "data.npz", "--set", "training.epoch=3"], "unknown setting 'training.epoch': did you mean .*"),
-        (["--data", "data.npz", "--set", "training.epochs"], "a setting looks like training.epochs=5, got .*"),
-        (["--data", "data.npz", "--set", "seed=1", "nope"], "a setting looks like training.epochs=5, got 'nope'"),
+        (["--data", "data.npz", "--set", "training.epochs"], "expected a setting such as training.epochs=5, got .*"),
+        (
+            ["--data", "data.npz", "--set", "seed=1", "nope"],
+            "expected a setting such as training.epochs=5, got 'nope'.*",
+        ),
         (["--data", "data.npz", "--set", "training.learning_rate=-1"], "--set: training.learning_rate: .*, got -1"),
-        (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.covariance: .*, got 'round'"),
+        (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.options.covariance: .*, got 'round'"),
         (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
         (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
         (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
@@ -43,8 +46,14 @@ pytestmark = pytest.mark.usefixtures("place")
             ["--data", "data.npz", "--set", "facets.num_clusters=5"],
             ".*num_clusters: expected a list .*, got 5",
         ),
-        (["--data", "data.npz", "--set", "prior.options.x=1"], ".*prior.options are for a part of your own, .*"),
-        (["--data", "data.npz", "--set", "supervision.facet=1"], ".*supervision.facet = 1 has no label to be tied .*"),
+        (
+            ["--data", "data.npz", "--set", "prior.options.x=1"],
+            ".*unknown setting 'prior.options.x' of prior.kind = 'gaussian', .*",
+        ),
+        (
+            ["--data", "data.npz", "--set", "supervision.facet=1"],
+            ".*expected no facet without supervision.label, got 1: leave it out",
+        ),
         (["--data", "data.npz", "--out", "text.txt/x", "--set", *TINY], "cannot use .*text.txt.*: not a directory"),
         (["--resume"], "--resume goes on with the run in --out DIR as it was configured: give --out and no settings"),
         (["--resume", "--out", "run", "--set", "seed=1"], "--resume goes on with .*: give --out and no settings"),
@@ -199,7 +208,7 @@ def test_a_spoiled_text_is_told(mfcvae: Run, name: str, content: bytes, told: st
 
 def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_told(mfcvae: Run) -> None:
     """Its ELBO was found before the step."""
-    settings = [*TINY, "training.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
-    code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings, "training.fade_in_steps=1")
+    settings = [*TINY, "mixture_fit.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings, "schedule.fade_in_steps=1")
     assert code == 2
     assert re.fullmatch(r"mfcvae: .* training has diverged: lower training.learning_rate or raise .*\n", err)

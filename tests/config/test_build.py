@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from pyro_mfcvae.config.build import ASSIGNMENT_RULES, FADES, LIKELIHOODS, build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.parts import ASSIGNMENTS, LIKELIHOODS
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.convolutions import ResidualBlock
 from pyro_mfcvae.guides import (
@@ -19,23 +20,36 @@ from pyro_mfcvae.guides import (
     SeparateEncoder,
     VaDEAssignment,
 )
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade, linear_fade
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
     BayesianMixturePrior,
     BernoulliLikelihood,
+    CategoricalLikelihood,
     ContinuousBernoulliLikelihood,
     ConvLadderDecoder,
     DiscretizedLogisticLikelihood,
     GaussianLikelihood,
-    Likelihood,
     MixturePrior,
     MLPLadderDecoder,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
     StandardNormalPrior,
     StudentTMixturePrior,
     VampPrior,
 )
 
+BASE = Config(data=DataConfig(source="none"))
+CHANNELS = {"mlp": [], "conv": ["networks.channels=[4]"]}
+LIKELIHOOD_CLASSES = {
+    "bernoulli": BernoulliLikelihood,
+    "continuous_bernoulli": ContinuousBernoulliLikelihood,
+    "gaussian": GaussianLikelihood,
+    "discretized_logistic": DiscretizedLogisticLikelihood,
+    "poisson": PoissonLikelihood,
+    "negative_binomial": NegativeBinomialLikelihood,
+    "categorical": CategoricalLikelihood,
+}
 RULES = {
     "analytic": AnalyticAssignment,
     "monte_carlo": MonteCarloAssignment,
@@ -48,39 +62,44 @@ RULES = {
 def build(*settings: str) -> MFCVAE:
     small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[1, 2]", "networks.encoder_dims=[8, 9]"]
     small += ["networks.decoder_dims=[6, 7]", "networks.hidden_dim=5"]
-    return build_pair(override(Config(data="none"), [*small, *settings]), (1, 2, 3))
+    return build_pair(override(override(BASE, small), settings), (1, 2, 3))
 
 
 def test_the_tables_name_what_the_tests_name() -> None:
-    assert set(LIKELIHOODS) == {"bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"}
-    assert set(ASSIGNMENT_RULES) == set(RULES)
-    assert {"linear": linear_fade, "cosine": cosine_fade} == FADES
+    assert set(LIKELIHOODS) == set(LIKELIHOOD_CLASSES)
+    assert set(ASSIGNMENTS) == set(RULES)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_is_built(name: str) -> None:
-    pair = build(f"assignment.rule={name}", "assignment.num_samples=7")
+    options = {"monte_carlo": ["assignment.num_samples=7"], "vade": ["assignment.num_samples=7"]}
+    pair = build(f"assignment.kind={name}", *options.get(name, []))
     assert type(pair.guide.assignment) is RULES[name]
     assert getattr(pair.guide.assignment, "num_samples", 7) == 7
     assert [tuple(probs.shape) for probs in pair.assign(torch.rand(5, 1, 2, 3))] == [(5, 3), (5, 4)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("bernoulli", BernoulliLikelihood),
-        ("continuous_bernoulli", ContinuousBernoulliLikelihood),
-        ("discretized_logistic", DiscretizedLogisticLikelihood),
-    ],
-)
-def test_likelihoods_are_built(kind: str, expected: type[Likelihood]) -> None:
-    assert type(build(f"likelihood.kind={kind}").model.likelihood) is expected
+@pytest.mark.parametrize("kind", LIKELIHOOD_CLASSES)
+def test_likelihoods_are_built(kind: str) -> None:
+    settings = ["likelihood.num_categories=5"] if kind == "categorical" else []
+    pair = build(f"likelihood.kind={kind}", *settings)
+    assert type(pair.model.likelihood) is LIKELIHOOD_CLASSES[kind]
+    assert pair.model.event_shape == (1, 2, 3)
+    assert pair.model.decoder.out_shape == ((1, 2, 3, 5) if kind == "categorical" else (1, 2, 3))
+
+
+def test_options_of_likelihoods_reach_them() -> None:
+    assert build(
+        "likelihood=negative_binomial", "likelihood.dispersion=3"
+    ).model.likelihood.dispersion.item() == pytest.approx(3)
+    likelihood = build("likelihood=discretized_logistic", "likelihood.num_levels=16").model.likelihood
+    assert (likelihood.num_levels, likelihood.scale.item()) == (16, pytest.approx(0.1))
 
 
 def test_every_channel_may_have_a_scale() -> None:
     settings = ["likelihood.kind=gaussian", "likelihood.scale=0.3", "likelihood.per_channel=true"]
-    config = override(Config(data="none"), [*settings, "networks.kind=conv", "networks.channels=[2]"])
-    likelihood = build_pair(config, (3, 8, 8)).model.likelihood
+    settings += ["likelihood.learn_scale=true", "networks.kind=conv", "networks.channels=[2]"]
+    likelihood = build_pair(override(BASE, settings), (3, 8, 8)).model.likelihood
     torch.testing.assert_close(likelihood.scale, torch.full((3, 1, 1), 0.3))
 
 
@@ -120,7 +139,7 @@ def test_a_facet_with_one_cluster_has_a_standard_normal() -> None:
 
 
 def test_students_t_is_built() -> None:
-    pair = build("prior.kind=student_t", "assignment.rule=monte_carlo", "prior.learn_weights=false")
+    pair = build("prior.kind=student_t", "assignment.kind=monte_carlo", "prior.learn_weights=false")
     assert all(isinstance(prior, StudentTMixturePrior) and not prior.learns_weights for prior in pair.model.priors)
 
 
@@ -152,8 +171,8 @@ def test_vamp_priors_are_built_over_the_guides_encoder(posterior: str) -> None:
 @pytest.mark.parametrize("networks", ("mlp", "conv"))
 @pytest.mark.parametrize("separate", ("true", "false"))
 def test_where_pixels_are_missing_the_encoders_read_which(networks: str, separate: str) -> None:
-    settings = [f"networks={networks}", f"networks.separate={separate}", "networks.channels=[4]"]
-    pair = build_pair(override(Config(data="none"), ["likelihood.missing=true", *settings]), (3, 8, 8))
+    settings = [f"networks={networks}", f"networks.separate={separate}", *CHANNELS[networks]]
+    pair = build_pair(override(BASE, ["likelihood.missing=true", *settings]), (3, 8, 8))
     assert (pair.guide.encoder.in_shape, pair.model.event_shape) == ((6, 8, 8), (3, 8, 8))
     x = torch.rand(2, 3, 8, 8)
     x[0, :, :4] = torch.nan
@@ -173,11 +192,11 @@ def test_where_pixels_are_missing_the_encoders_read_which(networks: str, separat
 @pytest.mark.parametrize("kind", ("mlp", "conv"))
 def test_posteriors_are_built(posterior: str, head: type, kind: str) -> None:
     rule = "analytic" if head not in (FlowHead,) else "sample"
-    settings = [f"networks={kind}", f"networks.posterior={posterior}", f"assignment={rule}", "networks.channels=[4]"]
-    ladder = build_pair(override(Config(data="none"), settings), (1, 8, 8)).guide.encoder
+    settings = [f"networks={kind}", f"networks.posterior={posterior}", f"assignment={rule}", *CHANNELS[kind]]
+    ladder = build_pair(override(BASE, settings), (1, 8, 8)).guide.encoder
     assert [type(part) for part in ladder.heads] == [head, head]
     settings.append("networks.separate=true")
-    apart = build_pair(override(Config(data="none"), settings), (1, 8, 8)).guide.encoder
+    apart = build_pair(override(BASE, settings), (1, 8, 8)).guide.encoder
     assert isinstance(apart, SeparateEncoder)
     assert [type(encoder.heads[0]) for encoder in apart.encoders] == [head, head]
 
@@ -216,14 +235,14 @@ def test_networks_have_the_widths_of_the_configuration() -> None:
 
 
 def test_widths_left_open_are_the_papers() -> None:
-    config = Config(data="none")
+    config = BASE
     encoder = build_pair(config, (1, 2, 3)).guide.encoder
     assert isinstance(encoder, MLPLadderEncoder)
     assert [len(rung[0].bias) for rung in encoder.rungs] == [500, 2000]
 
 
 def test_convolutions_are_built() -> None:
-    config = override(Config(data="none"), ["networks.kind=conv", "networks.channels=[4, 6]"])
+    config = override(BASE, ["networks.kind=conv", "networks.channels=[4, 6]"])
     pair = build_pair(
         override(config, ["networks.num_residual_blocks=2", "networks.head_init_scale=1.0", "networks.gated=true"]),
         (3, 32, 32),
@@ -238,18 +257,18 @@ def test_convolutions_are_built() -> None:
 
 def test_the_schedule_is_built() -> None:
     config = override(
-        Config(data="none"),
+        BASE,
         [
             "training.epochs=[2, 3]",
-            "training.fade_in_steps=6",
-            "training.kl_fade_in_steps=[4, 9]",
-            "training.kl_delay_steps=[0, 8]",
-            "training.warmup_steps=[3, 4]",
-            "training.refit_steps=[5, 7]",
-            "training.joint_refit_steps=[9]",
-            "training.kl_weights=[[1, 20], [2, 3]]",
-            "training.kl_relax_steps=[0, 30]",
-            "training.fade=cosine",
+            "schedule.fade_in_steps=6",
+            "schedule.kl_fade_in_steps=[4, 9]",
+            "schedule.kl_delay_steps=[0, 8]",
+            "mixture_fit.warmup_steps=[3, 4]",
+            "mixture_fit.refit_steps=[5, 7]",
+            "mixture_fit.joint_refit_steps=[9]",
+            "schedule.kl_weights=[[1, 20], [2, 3]]",
+            "schedule.kl_relax_steps=[0, 30]",
+            "schedule.fade=cosine",
         ],
     )
     assert build_schedule(config, 10) == ProgressiveSchedule(
@@ -267,12 +286,12 @@ def test_the_schedule_is_built() -> None:
 
 
 def test_the_whole_schedule_is_scaled() -> None:
-    config = override(Config(data="none"), ["training.epochs=[3, 5]", "training.warmup_steps=20"])
-    scaled = build_schedule(override(config, ["training.schedule_scale=0.1"]), 10)
+    config = override(BASE, ["training.epochs=[3, 5]", "mixture_fit.warmup_steps=20"])
+    scaled = build_schedule(override(config, ["schedule.scale=0.1"]), 10)
     assert scaled == ProgressiveSchedule(stage_steps=(10, 10), warmup_steps=(2, 2))
-    assert build_schedule(override(config, ["training.schedule_scale=2"]), 10).stage_steps == (60, 100)
+    assert build_schedule(override(config, ["schedule.scale=2"]), 10).stage_steps == (60, 100)
 
 
 def test_epochs_and_facets_are_counted_from_the_same_configuration() -> None:
-    config = override(Config(data="none"), ["facets.num_clusters=[2, 3, 4]", "facets.latent_dim=[1, 1, 1]"])
+    config = override(BASE, ["facets.num_clusters=[2, 3, 4]", "facets.latent_dim=[1, 1, 1]"])
     assert build_schedule(config, 2) == ProgressiveSchedule(stage_steps=(20, 20, 20))

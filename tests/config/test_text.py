@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from pyro_mfcvae.config.schema import Config, FacetsConfig, TrainingConfig
+from pyro_mfcvae.config.schema import Config, DataConfig, FacetsConfig, TrainingConfig
 from pyro_mfcvae.config.text import load_preset, override, preset_names, read_config, setting_names, to_toml
 from pyro_mfcvae.errors import InputError
 
-BASE = Config(data="shapes")
+BASE = Config(data=DataConfig(source="shapes"))
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -18,7 +18,7 @@ def test_toml_gives_a_preset_back(name: str) -> None:
 
 
 def test_toml_gives_the_defaults_back() -> None:
-    assert read_config('data = "shapes"', source="here") == BASE
+    assert read_config('data.source = "shapes"', source="here") == BASE
     assert read_config(to_toml(BASE), source="here") == BASE
 
 
@@ -31,8 +31,8 @@ def test_toml_gives_every_changed_value_back() -> None:
             "networks.encoder_dims=[8, 9, 10]",
             "training.epochs=[1, 2, 3]",
             "training.final_learning_rate=1e-5",
-            "training.mixture_variance=0.01",
-            "training.refit_steps=[7, 8]",
+            "mixture_fit.variance=0.01",
+            "mixture_fit.refit_steps=[7, 8]",
             'description="quotes \\" and backslash \\\\ and größer"',
         ],
     )
@@ -43,17 +43,17 @@ def test_toml_gives_every_changed_value_back() -> None:
 def test_toml_leaves_out_what_the_code_decides() -> None:
     table = tomllib.loads(to_toml(BASE))
     assert "final_learning_rate" not in table["training"]
-    assert "encoder_dims" not in table["networks"]
+    assert "encoder_dims" not in table["networks"]["options"]
     assert table["training"]["epochs"] == 10
 
 
 def values(config: Config) -> dict[str, Any]:
     """Setting's name → its value."""
     found = {}
-    for name in setting_names():
+    for name in setting_names(config):
         value: Any = config
         for part in name.split("."):
-            value = getattr(value, part)
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
         found[name] = value
     return found
 
@@ -64,18 +64,18 @@ def values(config: Config) -> dict[str, Any]:
         ("training.batch_size=5", 5),
         ("training.epochs=3", 3),
         ("training.epochs=[3, 4]", (3, 4)),
-        ("training.refit_steps=[7]", (7,)),
+        ("mixture_fit.refit_steps=[7]", (7,)),
         ("training.learning_rate=0.25", 0.25),
         ("training.learning_rate=1", 1.0),
         ("training.learning_rate=2e-4", 2e-4),
         ("training.data_dependent_init=true", True),
-        ("prior.learn_weights=false", False),
-        ("training.fade=cosine", "cosine"),
-        ('training.fade="cosine"', "cosine"),
-        (" training.fade = cosine ", "cosine"),
-        ("data=/some/where/x y.npz", "/some/where/x y.npz"),
+        ("prior.options.learn_weights=false", False),
+        ("schedule.fade=cosine", "cosine"),
+        ('schedule.fade="cosine"', "cosine"),
+        (" schedule.fade = cosine ", "cosine"),
+        ("data.source=/some/where/x y.npz", "/some/where/x y.npz"),
         ("description=a = b", "a = b"),
-        ("training.mixture_variance=0.5", 0.5),
+        ("mixture_fit.variance=0.5", 0.5),
     ],
 )
 def test_override_changes_one_value(setting: str, expected: object) -> None:
@@ -88,8 +88,8 @@ def test_override_changes_one_value(setting: str, expected: object) -> None:
 
 
 def test_override_takes_a_value_back_with_none() -> None:
-    config = override(BASE, ["training.mixture_variance=0.5", "networks.decoder_dims=[3, 4]"])
-    assert override(config, ["training.mixture_variance=none", "networks.decoder_dims=none"]) == BASE
+    config = override(BASE, ["mixture_fit.variance=0.5", "networks.decoder_dims=[3, 4]"])
+    assert override(config, ["mixture_fit.variance=none", "networks.decoder_dims=none"]) == BASE
 
 
 def test_overrides_are_checked_together_and_the_last_one_counts() -> None:
@@ -99,19 +99,84 @@ def test_overrides_are_checked_together_and_the_last_one_counts() -> None:
 
 
 def test_a_part_is_chosen_by_its_sections_name() -> None:
-    config = override(BASE, ["prior=student_t", "assignment=my_package.MyRule", "assignment.options.depth=3"])
-    assert (config.prior.kind, config.assignment.rule) == ("student_t", "my_package.MyRule")
-    assert config.assignment.options == {"depth": 3}
-    assert (
-        override(BASE, ["assignment=my_package.MyRule", "assignment.options={depth=3}"]).assignment == config.assignment
-    )
+    rule = "assignment=parts_of_a_user.MyRule"
+    config = override(BASE, ["prior=student_t", rule, "assignment.options.num_samples=3"])
+    assert (config.prior.kind, config.assignment.kind) == ("student_t", "parts_of_a_user.MyRule")
+    assert config.assignment.options == {"num_samples": 3}
+    assert override(BASE, [rule, "assignment.options={num_samples=3}"]).assignment == config.assignment
+    assert override(BASE, [rule, "assignment.num_samples=3"]).assignment == config.assignment
     assert read_config(to_toml(config), source="here") == config
+    assert override(BASE, ["data=x.npz"]).data == DataConfig(source="x.npz")
+
+
+def test_another_kind_keeps_the_options_that_both_have() -> None:
+    full = override(BASE, ["prior.covariance=full", "prior.learn_weights=false"])
+    assert override(full, ["prior=bayesian"]).prior.options["covariance"] == "full"
+    assert override(full, ["prior=student_t"]).prior.options == {"df": 5.0, "learn_weights": False}
+    assert override(full, ["prior=gaussian"]) == full
+    assert override(full, ["prior=parts_of_a_user.MyPrior"]).prior.options == {}
+    kept = override(BASE, ["likelihood=gaussian", "likelihood.scale=0.5"])
+    assert override(kept, ["likelihood=discretized_logistic"]).likelihood.options["scale"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["networks=conv", "networks.hidden_dim=8"],
+            "networks.options.hidden_dim has no effect with networks.kind = 'conv', whose options are channels, .*: "
+            "leave it out, or choose mlp",
+        ),
+        (["networks.gated=true"], "networks.options.gated has no effect with networks.kind = 'mlp', .* or choose conv"),
+        (
+            ["prior=student_t", "assignment=sample", "prior.covariance=full"],
+            "prior.options.covariance has no effect with prior.kind = 'student_t', whose options are df, learn_weights"
+            ": leave it out, or choose gaussian or bayesian",
+        ),
+        (["likelihood.scale=0.5"], "likelihood.options.scale has no effect with .*'bernoulli', which has no options"),
+        (["assignment.num_samples=2"], "has no effect with assignment.kind = 'analytic', .* monte_carlo or vade"),
+        (
+            ["prior.options.covarianc=full"],
+            "unknown setting 'prior.options.covarianc' .* did you mean prior.options.cov",
+        ),
+        (
+            ["prior=bayesian", 'prior.random=["loc"]', "prior.concentration=2"],
+            'prior.options: expected no concentration where random does not name "probs", got 2.0: leave it out',
+        ),
+        (["prior=bayesian", "prior.correlation=2"], "no correlation where no covariance is full or tied, got 2.0"),
+        (
+            ["prior.globals_guide=normal"],
+            "expected no globals_guide with prior.kind = 'gaussian', whose parameters are",
+        ),
+        (["likelihood=gaussian", "likelihood.per_channel=true"], "no per_channel where the scale is not learned"),
+        (["supervision.items_per_value=3"], "expected no items_per_value without supervision.label, got 3: leave it"),
+        (["schedule.kl_relax_steps=[1, 2]"], r"expected no kl_relax_steps without schedule.kl_weights, got \(1, 2\)"),
+        (["prior=vamp", "mixture_fit.variance=0.1"], 'expected no variance in mixture_fit with prior.kind = "vamp"'),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        override(BASE, settings)
+
+
+def test_a_file_s_text_is_bounded() -> None:
+    start = 'data.source = "x"\n'
+    for text in ("a." * 20_000 + "a = 1", "a." * 500 + "a = 1", "seed = " + "[" * 20_000, "seed = " + "[" * 5000):
+        with pytest.raises(
+            InputError, match=r"expected (at most 50,000 characters|keys and lists nested at most 10 deep)"
+        ):
+            read_config(start + text, source="config.toml")
+    with pytest.raises(InputError, match=r"nested at most 10 deep, got deeper ones in seed: flatten them"):
+        override(BASE, ["seed=" + "[" * 5000])
+    assert (
+        read_config(start + 'description = "a.b.c.d.e.f.g.h.i.j.k.l.m.n [[[[[[[[[[[[["', source="x").data.source == "x"
+    )
 
 
 @pytest.mark.parametrize("setting", ("prior=laplace", "prior=my_package.", "prior=my package.MyPrior", "prior.kind=x"))
 def test_a_name_that_is_neither_ours_nor_an_import_path(setting: str) -> None:
     message = (
-        "prior.kind: expected gaussian, student_t, bayesian, vamp, or the import path of a part of your own, such as"
+        "prior.kind: expected gaussian, student_t, bayesian, vamp, or the import path of a part of your own, such as "
     )
     with pytest.raises(InputError, match=message):
         override(BASE, [setting])
@@ -144,9 +209,12 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("training.epoch=5", "unknown setting 'training.epoch': did you mean training.epochs or .*\\?"),
         ("epochs=5", "unknown setting 'epochs': did you mean .*training.epochs"),
         ("trainin.epochs=5", "unknown setting 'trainin.epochs': did you mean training.epochs"),
-        ("zzzzzz=5", "unknown setting 'zzzzzz': did you mean data or .* or supervision.batch_size\\?"),
-        ("training.epochs.deep=5", "setting 'training.epochs.deep=5': epochs is a value and has no keys"),
-        ("training.epochs", "a setting looks like training.epochs=5, got 'training.epochs'"),
+        ("zzzzzz=5", "unknown setting 'zzzzzz': did you mean .*\\?"),
+        (
+            "training.epochs.deep=5",
+            "expected no keys below epochs, which is a value, got training.epochs.deep: leave them out",
+        ),
+        ("training.epochs", "expected a setting such as training.epochs=5, got 'training.epochs': write NAME=VALUE"),
         ("training=5", "--set: training: input should be .*, got 5"),
         (
             "training.epochs=fast",
@@ -156,33 +224,36 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("training.batch_size=true", "--set: training.batch_size: input should be a valid integer, got True"),
         ("training.learning_rate=high", "--set: training.learning_rate: input should be a valid number, got 'high'"),
         ("training.data_dependent_init=7", "--set: training.data_dependent_init: input should be a valid boolean"),
-        ("data=5", "--set: data: input should be a valid string, got 5"),
-        ("data=none", "--set: data: input should be a valid string, got None"),
+        ("data.source=5", "--set: data.source: input should be a valid string, got 5"),
+        ("data=none", "--set: data.source: input should be a valid string, got None"),
         ("training.compile=maybe", "--set: training.compile: input should be 'auto', True or False, got 'maybe'"),
         ("training.precision=32", "--set: training.precision: input should be 'float32' or 'bf16', got 32"),
-        ("training.fade=jump", "--set: training.fade: input should be 'linear' or 'cosine', got 'jump'"),
+        ("schedule.fade=jump", "--set: schedule.fade: input should be 'linear' or 'cosine', got 'jump'"),
         (
             "prior.covariance=round",
-            "--set: prior.covariance: input should be 'diagonal', 'full', 'spherical' or 'tied'",
+            "--set: prior.options.covariance: input should be 'diagonal', 'full', 'spherical' or 'tied'",
         ),
         ("training.batch_size=0", "--set: training.batch_size: input should be greater than or equal to 1, got 0"),
         ("training.epochs=[1, 0]", "--set: training.epochs: input should be greater than or equal to 1, got 0"),
-        ("training.warmup_steps=-1", "training.warmup_steps: input should be greater than or equal to 0, got -1"),
+        ("mixture_fit.warmup_steps=-1", "mixture_fit.warmup_steps: input should be greater than or equal to 0, got -1"),
         ("training.learning_rate=0", "--set: training.learning_rate: input should be greater than 0, got 0"),
         ("training.learning_rate=nan", "--set: training.learning_rate: input should be a finite number, got nan"),
-        ("likelihood.scale=inf", "--set: likelihood.scale: input should be a finite number, got inf"),
+        ("prior.kind=5", "--set: prior.kind: input should be a valid string, got 5"),
         ("seed=-1", "--set: seed: input should be greater than or equal to 0, got -1"),
         ("seed=4294967296", "--set: seed: input should be less than 4294967296, got 4294967296"),
         ("facets.num_clusters=[]", "--set: facets.num_clusters: tuple should have at least 1 item"),
         ("facets.num_clusters=[3, 4, 5]", "names 3 facets but facets.latent_dim = \\[5, 5\\] has 2 values"),
         ("facets.latent_dim=[3]", "names 2 facets but facets.latent_dim = \\[3\\] has 1 values: give one per facet"),
-        ("training.warmup_steps=[3]", "names 2 facets but training.warmup_steps = \\[3\\] has 1 values"),
+        ("mixture_fit.warmup_steps=[3]", "names 2 facets but mixture_fit.warmup_steps = \\[3\\] has 1 values"),
         ("training.epochs=[1, 2, 3]", "names 2 facets but training.epochs = \\[1, 2, 3\\] has 3 values"),
-        ("prior.covariance=['tied']", "names 2 facets but prior.covariance = \\['tied'\\] has 1 values: give one per"),
-        ("prior.covariance=[]", "prior.covariance: tuple should have at least 1 item"),
-        ("prior.covariance=['full', 'round']", "prior.covariance: .* 'spherical' or 'tied', got 'round'"),
-        ("networks.encoder_dims=[8]", "names 2 facets but networks.encoder_dims = \\[8\\] has 1 values"),
-        ("networks.decoder_dims=[8]", "names 2 facets but networks.decoder_dims = \\[8\\] has 1 values"),
+        (
+            "prior.covariance=['tied']",
+            "names 2 facets but prior.options.covariance = \\['tied'\\] has 1 values: give one per",
+        ),
+        ("prior.covariance=[]", "prior.options.covariance: tuple should have at least 1 item"),
+        ("prior.covariance=['full', 'round']", "prior.options.covariance: .* 'spherical' or 'tied', got 'round'"),
+        ("networks.encoder_dims=[8]", "names 2 facets but networks.options.encoder_dims = \\[8\\] has 1 values"),
+        ("networks.decoder_dims=[8]", "names 2 facets but networks.options.decoder_dims = \\[8\\] has 1 values"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None:
@@ -201,11 +272,11 @@ def test_all_mistakes_are_told_at_once() -> None:
     [
         ("seed = 1", "^my.toml: data: field required$"),
         ("data = ", "^my.toml is not valid TOML: "),
-        ('data = "x"\ndata = "y"', "^my.toml is not valid TOML: "),
-        ('data = "x"\n[trainin]\nepochs = 1', "^my.toml: trainin: unexpected keyword argument$"),
-        ('data = "x"\n[training]\nepoch = 1', "^my.toml: training.epoch: unexpected keyword argument, got 1$"),
-        ('data = "x"\n[training]\nepochs = "5"', "^my.toml: training.epochs: .* valid integer, got '5'$"),
-        ('data = "x"\n[facets]\nnum_clusters = [2]', "^my.toml: facets.num_clusters names 1 facets but"),
+        ("seed = 1\nseed = 2", "^my.toml is not valid TOML: "),
+        ('data.source = "x"\n[trainin]\nepochs = 1', "^my.toml: trainin: unexpected keyword argument$"),
+        ('data.source = "x"\n[training]\nepoch = 1', "^my.toml: training.epoch: unexpected keyword argument, got 1$"),
+        ('data.source = "x"\n[training]\nepochs = "5"', "^my.toml: training.epochs: .* valid integer, got '5'$"),
+        ('data.source = "x"\n[facets]\nnum_clusters = [2]', "^my.toml: facets.num_clusters names 1 facets but"),
     ],
 )
 def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
@@ -216,10 +287,10 @@ def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
 
 def test_a_configuration_made_in_python_is_checked_too() -> None:
     with pytest.raises(InputError, match=r"names 2 facets but training.epochs = \[1\] has 1 values"):
-        Config(data="shapes", training=TrainingConfig(epochs=(1,)))
+        Config(data=DataConfig(source="shapes"), training=TrainingConfig(epochs=(1,)))
 
 
 def test_setting_names_are_the_keys_of_the_file() -> None:
     names = setting_names()
-    assert {"data", "seed", "facets.num_clusters", "training.refit_steps"} <= set(names)
+    assert {"data.source", "seed", "facets.num_clusters", "mixture_fit.refit_steps"} <= set(names)
     assert len(names) == len(set(names)) == len(values(BASE))

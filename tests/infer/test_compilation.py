@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.guides import MultiFacetGuide
 from pyro_mfcvae.guides.assignments import AnalyticAssignment
@@ -27,7 +27,7 @@ from pyro_mfcvae.runs.checkpoints import load_training, save_training
 from pyro_mfcvae.train.training import Objective, Training, compilation_pays
 
 SMALL = override(
-    Config(data="none"),
+    Config(data=DataConfig(source="none")),
     [
         "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[2, 3]",
@@ -95,8 +95,8 @@ CASES = {
     "free nats": ["prior.covariance=spherical"],
     "bernoulli": ["likelihood.kind=bernoulli", "likelihood.learn_scale=false", "prior.learn_weights=false"],
     "one cluster": ["facets.num_clusters=[1, 4]"],
-    **{rule: [f"assignment.rule={rule}"] for rule in ("sample", "monte_carlo", "vade", "amortized")},
-    "student": ["prior.kind=student_t", "assignment.rule=monte_carlo"],
+    **{rule: [f"assignment.kind={rule}"] for rule in ("sample", "monte_carlo", "vade", "amortized")},
+    "student": ["prior.kind=student_t", "assignment.kind=monte_carlo"],
 }
 
 
@@ -343,6 +343,7 @@ def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
         images,
         schedule=build_schedule(config, steps_per_epoch(len(images), config.training.batch_size)),
         settings=config.training,
+        mixture_fit=config.mixture_fit,
     )
     elbos = [training.run_epoch().elbo for _ in range(2)]
     return {name: value.clone() for name, value in training.pair.state_dict().items()}, elbos
@@ -362,7 +363,13 @@ def test_a_compiled_training_that_is_resumed_ends_with_the_same_bits(tmp_path: P
         pyro.set_rng_seed(0)
         images, config = torch.rand(48, *SHAPE), override(SMALL, ["networks.kind=conv"])
         schedule = build_schedule(config, steps_per_epoch(len(images), config.training.batch_size))
-        return Training(build_pair(config, SHAPE), images, schedule=schedule, settings=config.training)
+        return Training(
+            build_pair(config, SHAPE),
+            images,
+            schedule=schedule,
+            settings=config.training,
+            mixture_fit=config.mixture_fit,
+        )
 
     whole = start()
     records = [whole.run_epoch() for _ in range(2)]

@@ -288,7 +288,7 @@ def test_from_epochs_multiplies() -> None:
         ),
         (
             {"stage_steps": (9, 4), "kl_relax_steps": (2, 5)},
-            r"length 4, got \(2, 5\); a whole schedule is shortened with training.schedule_scale",
+            r"length 4, got \(2, 5\); a whole schedule is shortened with schedule.scale",
         ),
     ],
 )

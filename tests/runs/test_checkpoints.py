@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -18,7 +18,7 @@ from pyro_mfcvae.runs.checkpoints import load_pair, load_training, save_pair, sa
 from pyro_mfcvae.train.training import Training
 
 TINY = override(
-    Config(data="none"),
+    Config(data=DataConfig(source="none")),
     [
         "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[1, 2]",
@@ -28,9 +28,9 @@ TINY = override(
         "prior.covariance=full",
         "training.epochs=2",
         "training.batch_size=20",
-        "training.fade_in_steps=4",
-        "training.warmup_steps=1",
-        "training.refit_steps=[4]",
+        "schedule.fade_in_steps=4",
+        "mixture_fit.warmup_steps=1",
+        "mixture_fit.refit_steps=[4]",
     ],
 )
 WIDER = override(TINY, ["networks.hidden_dim=9"])
@@ -40,7 +40,9 @@ def prepare(config: Config = TINY) -> Training:
     """A training of the same 60 images at other starting values each time."""
     images = torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     pair = build_pair(config, (1, 6, 6))
-    return Training(pair, images, schedule=build_schedule(config, 3), settings=config.training)
+    return Training(
+        pair, images, schedule=build_schedule(config, 3), settings=config.training, mixture_fit=config.mixture_fit
+    )
 
 
 def state(pair: MFCVAE) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.data.datasets import DATASETS, Dataset
 from pyro_mfcvae.data.images import Split
@@ -23,7 +23,7 @@ from pyro_mfcvae.train.training import EpochRecord, Training
 # Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,
 # 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) takes draws, so the random state always matters.
 TINY = override(
-    Config(data="none"),
+    Config(data=DataConfig(source="none")),
     [
         "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[2, 2]",
@@ -33,18 +33,18 @@ TINY = override(
         "prior.covariance=full",
         "likelihood.kind=gaussian",
         "likelihood.learn_scale=true",
-        "assignment.rule=monte_carlo",
+        "assignment.kind=monte_carlo",
         "assignment.num_samples=2",
         "training.epochs=3",
         "training.batch_size=20",
         "training.learning_rate=0.01",
         "training.final_learning_rate=0.001",
-        "training.fade_in_steps=5",
-        "training.kl_fade_in_steps=[3, 7]",
-        "training.fade=cosine",
-        "training.warmup_steps=2",
-        "training.refit_steps=[4, 7]",
-        "training.fit_items=50",
+        "schedule.fade_in_steps=5",
+        "schedule.kl_fade_in_steps=[3, 7]",
+        "schedule.fade=cosine",
+        "mixture_fit.warmup_steps=2",
+        "mixture_fit.refit_steps=[4, 7]",
+        "mixture_fit.items=50",
         "training.data_dependent_init=true",
     ],
 )
@@ -300,12 +300,12 @@ def test_images_with_transparency_are_fitted_and_drawn(tmp_path: Path) -> None:
     [
         ([], "abacus", "cannot compute on the device 'abacus': .*invalid accelerator name"),
         (
-            ["training.warmup_steps=9", "training.refit_steps=[]"],
+            ["mixture_fit.warmup_steps=9", "mixture_fit.refit_steps=[]"],
             "cpu",
             "warmup_steps=9 would outlast a stage of 9 steps",
         ),
         (
-            ["facets.num_clusters=[3, 66]", "training.fit_items=100"],
+            ["facets.num_clusters=[3, 66]", "mixture_fit.items=100"],
             "cpu",
             "the 66 clusters of facet 1 cannot be fitted",
         ),

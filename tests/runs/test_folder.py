@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.train.training import EpochRecord
 
-TINY = override(Config(data="shapes"), ["networks.encoder_dims=[4, 4]", "networks.decoder_dims=[4, 4]"])
+TINY = override(
+    Config(data=DataConfig(source="shapes")), ["networks.encoder_dims=[4, 4]", "networks.decoder_dims=[4, 4]"]
+)
 
 
 def record(epoch: int) -> EpochRecord:

@@ -57,7 +57,7 @@ def test_runs_that_train_together_are_those_of_fit(
 ) -> None:
     """Also where they were stopped, one went on alone, and the others catch up with it."""
     torch.set_default_dtype(torch.float64)
-    config = override(config, ["training.epochs=[2, 2]", "training.refit_steps=[2]"])
+    config = override(config, ["training.epochs=[2, 2]", "mixture_fit.refit_steps=[2]"])
     for seed in (2, 5, 7):
         fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
     done: list[int] = []

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyro, torch, torch.distributions.normal
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.training import Training, steps_per_epoch
@@ -32,10 +32,10 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.compile = lambda traced, **_: traced  # the traced operations one by one: compiling takes a minute
 torch.distributions.normal._standard_normal = lambda shape, **like: torch.zeros(shape, **like)
-config = override(Config(data="none"), [
+config = override(Config(data=DataConfig(source="none")), [
     "facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full", "networks.head_init_scale=1.0",
     "networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8", "training.epochs=5",
-    "training.batch_size=20", "training.warmup_steps=3", "training.refit_steps=[7]", "training.fade_in_steps=9",
+    "training.batch_size=20", "mixture_fit.warmup_steps=3", "mixture_fit.refit_steps=[7]", "schedule.fade_in_steps=9",
     "training.learning_rate=0.003", "training.data_dependent_init=true",
     *sys.argv[4:],
 ])
@@ -44,7 +44,7 @@ pyro.set_rng_seed(0)
 images = torch.rand(105, 1, 4, 4)
 training = Training(
     build_pair(config, (1, 4, 4)), images, schedule=build_schedule(config, steps_per_epoch(105, 20)),
-    settings=config.training, fabric=fabric,
+    settings=config.training, mixture_fit=config.mixture_fit, fabric=fabric,
 )
 if checkpoint.is_file():
     load_training(training, checkpoint)

@@ -5,7 +5,7 @@ import torch
 
 from pyro_mfcvae import Facet, InputError
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.mixture_fit import align_clusters
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule
@@ -60,13 +60,13 @@ def test_mistakes_are_told() -> None:
 
 def test_clusters_of_a_prior_that_numbers_them_itself_cannot_be_known() -> None:
     settings = ["facets.num_clusters=[2, 3]", "facets.latent_dim=[2, 2]", "prior.kind=vamp"]
-    pair = build_pair(override(Config(data="none"), settings), (1, 2, 2))
+    pair = build_pair(override(Config(data=DataConfig(source="none")), settings), (1, 2, 2))
     with pytest.raises(InputError, match=r"the clusters of facet 1 cannot be known, since its VampPrior numbers"):
         Training(
             pair,
             IMAGES,
             schedule=ProgressiveSchedule(stage_steps=(2, 2)),
-            settings=override(Config(data="none"), ["training.batch_size=6"]).training,
+            settings=override(Config(data=DataConfig(source="none")), ["training.batch_size=6"]).training,
             known_items=choose(),
         )
 
@@ -96,14 +96,21 @@ def test_a_facet_ends_with_the_users_numbers(monkeypatch: pytest.MonkeyPatch) ->
     settings = ["facets.num_clusters=[5]", "facets.latent_dim=[2]", "networks.encoder_dims=[16]"]
     settings += ["networks.decoder_dims=[16]", "networks.hidden_dim=16", "training.batch_size=30"]
     settings += ["likelihood=gaussian", "likelihood.scale=0.3", "training.learning_rate=1e-2"]
-    config = override(Config(data="none"), settings)
+    config = override(Config(data=DataConfig(source="none")), settings)
     for permutation in ([0, 1, 2], [2, 0, 1]):
         torch.manual_seed(0)
         named = torch.tensor(permutation)[c]
         known_items = choose_known_items(x, {"kind": named}, label="kind", facet=0, items_per_value=3, batch_size=9)
         pair = build_pair(config, (1, 6, 6))
         schedule = ProgressiveSchedule(stage_steps=(90,), warmup_steps=45)
-        training = Training(pair, x, schedule=schedule, settings=config.training, known_items=known_items)
+        training = Training(
+            pair,
+            x,
+            schedule=schedule,
+            settings=config.training,
+            mixture_fit=config.mixture_fit,
+            known_items=known_items,
+        )
         for _ in range(30):
             training.run_epoch()
         pair.eval()
@@ -116,7 +123,10 @@ def test_a_facet_ends_with_the_users_numbers(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_alignment_picks_the_best_renumbering() -> None:
-    pair = build_pair(override(Config(data="none"), ["facets.num_clusters=[3]", "facets.latent_dim=[2]"]), (1, 2, 2))
+    pair = build_pair(
+        override(Config(data=DataConfig(source="none")), ["facets.num_clusters=[3]", "facets.latent_dim=[2]"]),
+        (1, 2, 2),
+    )
     x = torch.rand(6, 1, 2, 2)
     known = {0: torch.tensor([0, 0, 1, 1, 2, -1])}
 

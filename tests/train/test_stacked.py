@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
@@ -23,13 +23,13 @@ SEEDS = (3, 8)
 SHAPE = (1, 6, 6)
 # Everything that a stage does: fits late and again, fades, a learning rate that falls.
 BASE = override(
-    Config(data="none"),
+    Config(data=DataConfig(source="none")),
     [
         *("facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full"),
         *("networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"),
         *("training.epochs=[2, 2]", "training.batch_size=20", "training.learning_rate=0.01"),
-        *("training.final_learning_rate=0.001", "training.fade_in_steps=4", "training.kl_fade_in_steps=[3, 5]"),
-        *("training.kl_delay_steps=[1, 2]", "training.warmup_steps=2", "training.refit_steps=[4]"),
+        *("training.final_learning_rate=0.001", "schedule.fade_in_steps=4", "schedule.kl_fade_in_steps=[3, 5]"),
+        *("schedule.kl_delay_steps=[1, 2]", "mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[4]"),
     ],
 )
 CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1", "networks.gated=true"]
@@ -41,7 +41,14 @@ def start(*settings: str, seed: int, num: int = 70) -> tuple[Training, RandomSta
     images = torch.rand(num, *SHAPE, generator=torch.Generator().manual_seed(1))
     pyro.set_rng_seed(seed)
     schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
-    training = Training(build_pair(config, SHAPE), images, schedule=schedule, settings=config.training, seed=seed)
+    training = Training(
+        build_pair(config, SHAPE),
+        images,
+        schedule=schedule,
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        seed=seed,
+    )
     return training, RandomState(torch.device("cpu"))
 
 
@@ -103,20 +110,20 @@ slow = pytest.mark.slow
         ),
         pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
         pytest.param(
-            ["assignment.rule=sample", "prior.learn_weights=false", "training.fit_to=means"],
+            ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"],
             id="rule of a draw",
             marks=slow,
         ),
         pytest.param(
-            ["assignment.rule=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
+            ["assignment.kind=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
         ),
         pytest.param(
-            ["assignment.rule=amortized", "likelihood.kind=gaussian", "likelihood.learn_scale=true"],
+            ["assignment.kind=amortized", "likelihood.kind=gaussian", "likelihood.learn_scale=true"],
             id="amortised",
             marks=slow,
         ),
         pytest.param(["prior.kind=vamp", "networks.posterior=full"], id="clusters that are images", marks=slow),
-        pytest.param(["networks.posterior=autoregressive", "assignment.rule=sample"], id="flow", marks=slow),
+        pytest.param(["networks.posterior=autoregressive", "assignment.kind=sample"], id="flow", marks=slow),
         pytest.param(["likelihood.missing=true"], id="missing pixels", marks=slow),
     ],
 )
@@ -185,7 +192,7 @@ def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> No
     ("settings", "reason"),
     [
         (["prior.kind=bayesian"], r"aten\.\S+ draws random numbers that depend on parameters or on data"),
-        (["networks.posterior=spline", "assignment.rule=sample"], "vmap: .*"),
+        (["networks.posterior=spline", "assignment.kind=sample"], "vmap: .*"),
     ],
 )
 def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae.config.build import ASSIGNMENT_RULES, build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.parts import ASSIGNMENTS
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.objective import FacetELBO
@@ -17,7 +18,7 @@ from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.train.training import Objective, Training
 
 TINY = override(
-    Config(data="none"),
+    Config(data=DataConfig(source="none")),
     [
         "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[2, 2]",
@@ -42,7 +43,14 @@ def prepare(*settings: str, num: int = 60, seed: int = 0) -> Training:
     config = override(TINY, settings)
     schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
     images = draw_images(num)
-    return Training(build_pair(config, (1, 6, 6)), images, schedule=schedule, settings=config.training, seed=seed)
+    return Training(
+        build_pair(config, (1, 6, 6)),
+        images,
+        schedule=schedule,
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        seed=seed,
+    )
 
 
 def watch_batches(training: Training) -> list[list[int]]:
@@ -79,7 +87,7 @@ def test_the_record_is_the_mean_over_the_items() -> None:
 
 
 def test_the_elbo_weighs_each_step_by_its_own_beta() -> None:
-    training = prepare(f"training.learning_rate={STILL}", "training.fade_in_steps=3", "training.epochs=[1, 2]")
+    training = prepare(f"training.learning_rate={STILL}", "schedule.fade_in_steps=3", "training.epochs=[1, 2]")
     pair = training.pair
     nn.init.zeros_(pair.model.decoder.output.weight)  # type: ignore[arg-type]
     training.run_epoch()
@@ -130,9 +138,9 @@ def test_epochs_and_steps_are_counted() -> None:
     assert (training.epoch, training.step) == (3, 9)
 
 
-@pytest.mark.parametrize("rule", ASSIGNMENT_RULES)
+@pytest.mark.parametrize("rule", ASSIGNMENTS)
 def test_every_assignment_rule_trains(rule: str) -> None:
-    training = prepare(f"assignment.rule={rule}", "training.epochs=6", "training.learning_rate=0.01")
+    training = prepare(f"assignment.kind={rule}", "training.epochs=6", "training.learning_rate=0.01")
     records = [training.run_epoch() for _ in range(12)]
     assert all(math.isfinite(r.elbo) for r in records)
     assert records[-1].reconstruction > records[0].reconstruction
@@ -150,7 +158,7 @@ def test_bytes_train_like_the_floats_they_stand_for() -> None:
 
 
 def test_nothing_is_left_in_pyros_parameter_store() -> None:
-    training = prepare("training.warmup_steps=1", "training.data_dependent_init=true")
+    training = prepare("mixture_fit.warmup_steps=1", "training.data_dependent_init=true")
     training.run_epoch()
     assert list(pyro.get_param_store().keys()) == []
 
@@ -239,7 +247,7 @@ def test_the_learning_rate_falls_along_a_half_cosine() -> None:
 
 
 def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = prepare("training.epochs=2", "training.warmup_steps=1", "training.refit_steps=[4]")
+    training = prepare("training.epochs=2", "mixture_fit.warmup_steps=1", "mixture_fit.refit_steps=[4]")
     fitted: list[tuple[int, tuple[int, ...], int]] = []
     steps: list[float] = []
 
@@ -253,7 +261,7 @@ def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = prepare("training.fit_items=25", "training.mixture_variance=0.04", "training.fit_units=posterior")
+    training = prepare("mixture_fit.items=25", "mixture_fit.variance=0.04", "mixture_fit.units=posterior")
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "pyro_mfcvae.train.training.initialize_mixtures",
@@ -264,7 +272,7 @@ def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fit_gives_the_prior_its_starting_variance() -> None:
-    training = prepare("training.mixture_variance=0.04", f"training.learning_rate={STILL}")
+    training = prepare("mixture_fit.variance=0.04", f"training.learning_rate={STILL}")
     training.run_epoch()
     fresh, fitted = training.pair.model.priors
     assert torch.equal(fresh.scale, torch.ones(3, 2))
@@ -272,7 +280,7 @@ def test_a_fit_gives_the_prior_its_starting_variance() -> None:
 
 
 def test_adams_moments_of_a_refitted_prior_are_dropped() -> None:
-    training = prepare("training.warmup_steps=1")
+    training = prepare("mixture_fit.warmup_steps=1")
     training.run_epoch()
     training.run_epoch()
     state = training.optimizer.state
@@ -322,8 +330,8 @@ def test_more_clusters_than_items_are_refused_before_training() -> None:
     with pytest.raises(InputError, match="the 3 clusters of facet 0 cannot be fitted to 2 items: choose fewer"):
         prepare(num=2)
     with pytest.raises(InputError, match="the 4 clusters of facet 1 cannot be fitted to 3 items"):
-        prepare("training.fit_items=3")
-    prepare("training.fit_items=4").run_epoch()
+        prepare("mixture_fit.items=3")
+    prepare("mixture_fit.items=4").run_epoch()
 
 
 def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:

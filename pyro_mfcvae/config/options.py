@@ -1,0 +1,286 @@
+"""The options of the built-in parts: what stands in a section's ``options``, by the part's kind.
+
+Every class holds the options of one kind with the defaults of the class that is built. Nothing here imports torch, so
+that a mistake in a setting is found at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from pyro_mfcvae.errors import InputError
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+NaturalNumber = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Covariance = Literal["diagonal", "full", "spherical", "tied"]
+Posterior = Literal["diagonal", "full", "low_rank", "spline", "autoregressive"]
+PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+strict = ConfigDict(extra="forbid")
+
+PER_FACET: Mapping[str, bool] = {"per_facet": True}
+"""Marks an option that may be a list with one value per facet, shallowest first."""
+
+
+def per_facet_names(options: type) -> tuple[str, ...]:
+    """The options of a class that may have one value per facet."""
+    return tuple(f.name for f in fields(options) if f.metadata.get("per_facet"))
+
+
+def refuse_without_effect(part: Any, names: tuple[str, ...], reason: str) -> None:
+    """Refuse options, or settings of a section, that differ from their defaults although they have no effect.
+
+    Raises:
+        InputError: one of them differs.
+    """
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if f.name in names and value != f.default:
+            raise InputError(f"expected no {f.name} {reason}, got {value!r}: leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """A part without options."""
+
+    __pydantic_config__ = strict
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianPriorOptions:
+    """A mixture of Gaussians.
+
+    Attributes:
+        covariance: shape of the components' covariances, of all facets or of each.
+        learn_weights: whether the clusters' weights are parameters; 1/K otherwise.
+    """
+
+    __pydantic_config__ = strict
+    covariance: Covariance | Annotated[tuple[Covariance, ...], Field(min_length=1)] = field(
+        default="diagonal", metadata=PER_FACET
+    )
+    learn_weights: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentTPriorOptions:
+    """A mixture of Student-t with full scale matrices; needs assignment = monte_carlo or sample.
+
+    Attributes:
+        df: initial degrees of freedom.
+        learn_weights: whether the clusters' weights are parameters; 1/K otherwise.
+    """
+
+    __pydantic_config__ = strict
+    df: Annotated[float, Field(gt=2, strict=True, allow_inf_nan=False)] = 5.0
+    learn_weights: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesianPriorOptions:
+    """A mixture of Gaussians with hyperpriors.
+
+    Attributes:
+        covariance: shape of the components' covariances, of all facets or of each.
+        random: the parameters that have a hyperprior; the others are learned.
+        stick_breaking: let the data choose how many clusters have weight.
+        concentration: of the weights' hyperprior; below 1 it favours few clusters.
+        loc_scale: standard deviation of the means' hyperprior, in units of z.
+        scale_scale: scale of the standard deviations' hyperprior, in units of z.
+        correlation: of the LKJ hyperprior of full and tied covariances; 1 is uniform.
+    """
+
+    __pydantic_config__ = strict
+    covariance: Covariance | Annotated[tuple[Covariance, ...], Field(min_length=1)] = field(
+        default="diagonal", metadata=PER_FACET
+    )
+    random: Annotated[tuple[Literal["probs", "loc", "scale"], ...], Field(min_length=1)] = ("probs", "loc", "scale")
+    stick_breaking: bool = False
+    concentration: Positive = 1.0
+    loc_scale: Positive = 3.0
+    scale_scale: Positive = 1.0
+    correlation: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        for parameter, names in (
+            ("probs", ("stick_breaking", "concentration")),
+            ("loc", ("loc_scale",)),
+            ("scale", ("scale_scale", "correlation")),
+        ):
+            if parameter not in self.random:
+                refuse_without_effect(self, names, f'where random does not name "{parameter}"')
+        shapes = {self.covariance} if isinstance(self.covariance, str) else set(self.covariance)
+        if not shapes & {"full", "tied"}:
+            refuse_without_effect(self, ("correlation",), "where no covariance is full or tied")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VampPriorOptions:
+    """A mixture of the encoder's posteriors of learned pseudo-inputs.
+
+    Attributes:
+        learn_weights: whether the clusters' weights are parameters; 1/K otherwise.
+    """
+
+    __pydantic_config__ = strict
+    learn_weights: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianLikelihoodOptions:
+    """A Gaussian of every element.
+
+    Attributes:
+        scale: standard deviation in units of x; the initial value where it is learned.
+        learn_scale: whether it is a parameter.
+        per_channel: whether every channel has a scale of its own.
+        sigmoid_mean: squash the mean into (0, 1).
+    """
+
+    __pydantic_config__ = strict
+    scale: Positive = 1.0
+    learn_scale: bool = False
+    per_channel: bool = False
+    sigmoid_mean: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.learn_scale:
+            refuse_without_effect(self, ("per_channel",), "where the scale is not learned (learn_scale)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscretizedLogisticOptions:
+    """A logistic distribution of every element, discretised to the values that bytes have.
+
+    Attributes:
+        scale: of the logistic in units of x; the initial value where it is learned.
+        learn_scale: whether it is a parameter.
+        per_channel: whether every channel has a scale of its own.
+        sigmoid_mean: squash the location into (0, 1).
+        num_levels: how many values an element can have, from 0 to 1.
+    """
+
+    __pydantic_config__ = strict
+    scale: Positive = 0.1
+    learn_scale: bool = True
+    per_channel: bool = False
+    sigmoid_mean: bool = True
+    num_levels: Annotated[int, Field(ge=2, strict=True)] = 256
+
+    def __post_init__(self) -> None:
+        if not self.learn_scale:
+            refuse_without_effect(self, ("per_channel",), "where the scale is not learned (learn_scale)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeBinomialOptions:
+    """Counts that vary more than Poisson's.
+
+    Attributes:
+        dispersion: initial value of the inverse excess: variance = m + m² / dispersion. It is learned.
+    """
+
+    __pydantic_config__ = strict
+    dispersion: Positive = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalOptions:
+    """Codes 0 … V-1.
+
+    Attributes:
+        num_categories: V.
+    """
+
+    __pydantic_config__ = strict
+    num_categories: Annotated[int, Field(ge=2, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPOptions:
+    """A ladder of linear layers.
+
+    Attributes:
+        encoder_dims: widths of the encoder's rungs, shallowest first.
+        decoder_dims: widths of the decoder's rungs, shallowest first.
+        hidden_dim: width of the decoder's last hidden layer.
+        merge_weight: weight of a rung where it joins the decoder.
+        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
+            of x.
+        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
+            autoregressive, which needs assignment = monte_carlo or sample.
+        separate: give every facet an encoder of its own.
+    """
+
+    __pydantic_config__ = strict
+    encoder_dims: PerFacet | None = field(default=None, metadata=PER_FACET)
+    decoder_dims: PerFacet | None = field(default=None, metadata=PER_FACET)
+    hidden_dim: Count = 500
+    merge_weight: Positive = 0.1
+    head_init_scale: NonNegative = 0.0
+    posterior: Posterior = "diagonal"
+    separate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvOptions:
+    """A ladder of convolutions.
+
+    Attributes:
+        channels: of the maps, from the image inwards; the last one holds for all further maps.
+        num_residual_blocks: how many residual blocks follow every map.
+        gated: let facets also scale the maps that they join in the decoder.
+        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
+            of x.
+        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
+            autoregressive, which needs assignment = monte_carlo or sample.
+        separate: give every facet an encoder of its own.
+    """
+
+    __pydantic_config__ = strict
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
+    num_residual_blocks: NaturalNumber = 0
+    gated: bool = False
+    head_init_scale: NonNegative = 0.0
+    posterior: Posterior = "diagonal"
+    separate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonteCarloOptions:
+    """q(c | x) from draws of z.
+
+    Attributes:
+        num_samples: how many draws.
+    """
+
+    __pydantic_config__ = strict
+    num_samples: Count = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaDEOptions:
+    """q(c | x) as the mean of p(c | z) over draws of z.
+
+    Attributes:
+        num_samples: how many draws.
+    """
+
+    __pydantic_config__ = strict
+    num_samples: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmortizedOptions:
+    """A learned q(c | x).
+
+    Attributes:
+        hidden_dim: width of the hidden layer of every facet's head.
+    """
+
+    __pydantic_config__ = strict
+    hidden_dim: Count = 64
