@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.fit import fit
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Config:
     np.savez(tmp_path / "data.npz", images=images, side=np.arange(40) % 2)
     small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 2]", "networks.encoder_dims=[8, 8]"]
     small += ["networks.decoder_dims=[8, 8]", "networks.hidden_dim=8", "training.epochs=1", "training.batch_size=20"]
-    return override(Config(data=str(tmp_path / "data.npz")), small)
+    return override(Config(data=DataConfig(source=str(tmp_path / "data.npz"))), small)
 
 
 def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Path, config: Config) -> None:
