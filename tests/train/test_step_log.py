@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
@@ -47,10 +47,16 @@ def rare_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_training(*settings: str, num: int = 60) -> Training:
-    config = override(Config(data="none"), [*SETTINGS, *settings])
+    config = override(Config(data=DataConfig(source="none")), [*SETTINGS, *settings])
     schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
     images = torch.rand(num, 1, 6, 6)
-    return Training(build_pair(config, (1, 6, 6)), images, schedule=schedule, settings=config.training)
+    return Training(
+        build_pair(config, (1, 6, 6)),
+        images,
+        schedule=schedule,
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+    )
 
 
 def spoil(training: Training, step: int, term: int) -> Callable[[], None]:
@@ -110,7 +116,7 @@ def test_the_step_and_the_term_that_diverged_are_named() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
 def test_no_step_reads_a_value(kind: str) -> None:
     """Steps are counted between two reads of the log, without fits: there a step must not wait for the device."""
-    training = make_training(f"likelihood.kind={kind}", "training.warmup_steps=0")
+    training = make_training(f"likelihood.kind={kind}", "mixture_fit.warmup_steps=0")
     batches = training.start_epoch()
     x = next(iter(batches))
     training.prepare_step()  # fits the mixture of the deepest facet
@@ -132,11 +138,18 @@ def test_no_step_reads_a_value(kind: str) -> None:
 def test_no_step_waits_for_the_gpu() -> None:
     from pyro_mfcvae.train.devices import open_fabric
 
-    config = override(Config(data="none"), SETTINGS)
+    config = override(Config(data=DataConfig(source="none")), SETTINGS)
     images = torch.rand(60, 1, 6, 6)
     schedule = build_schedule(config, steps_per_epoch(60, config.training.batch_size))
     pair = build_pair(config, (1, 6, 6))
-    training = Training(pair, images, schedule=schedule, settings=config.training, fabric=open_fabric("cuda"))
+    training = Training(
+        pair,
+        images,
+        schedule=schedule,
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        fabric=open_fabric("cuda"),
+    )
     batches = training.start_epoch()
     training.prepare_step()
     training._num_taken = 1
