@@ -86,8 +86,8 @@ def shortened(config: Config, budget: Budget) -> Config:
     """Some dozens of steps for a rehearsal."""
     if not budget.rehearse:
         return config
-    adapted = adapt_epochs(config, made_for=DATASETS[config.data].num_items or 0, num_items=_FEW)
-    return override(adapted, ["training.schedule_scale=0.002"])
+    adapted = adapt_epochs(config, made_for=DATASETS[config.data.source].num_items or 0, num_items=_FEW)
+    return override(adapted, ["schedule.scale=0.002"])
 
 
 def available(name: str, budget: Budget) -> Dataset:
@@ -112,7 +112,7 @@ def available(name: str, budget: Budget) -> Dataset:
 def accuracy(budget: Budget) -> Iterator[Row]:
     for preset, label, wanted in (("mnist", "digit", 0.95), ("shapes", "shape", 0.95)):
         config = shortened(load_preset(preset), budget)
-        data = available(config.data, budget)
+        data = available(config.data.source, budget)
         clock = Clock(data, label, wanted)
         with tempfile.TemporaryDirectory() as folder:
             result = fit(config, RunFolder(Path(folder)), data=data, device=budget.device, callbacks=(clock,))
@@ -158,9 +158,9 @@ def together(budget: Budget) -> Iterator[Row]:
 def paper(budget: Budget) -> Iterator[Row]:
     """As many of ten seeds as the time allows, by the time that a short run of one and of ten takes."""
     config = load_preset("mnist-paper")
-    data = available(config.data, budget)
+    data = available(config.data.source, budget)
     if budget.rehearse:
-        config = override(config, ["training.schedule_scale=0.003"])
+        config = override(config, ["schedule.scale=0.003"])
     seeds = range(2 if budget.rehearse else 10)
     with tempfile.TemporaryDirectory() as folder:
         results = fit_together(
@@ -193,8 +193,8 @@ def images(budget: Budget) -> Iterator[Row]:
                 f"training.precision={precision}",
                 f"training.batch_size={batch}",
                 "training.epochs=10000",
-                "training.warmup_steps=0",
-                "training.refit_steps=[]",
+                "mixture_fit.warmup_steps=0",
+                "mixture_fit.refit_steps=[]",
                 "training.compile=false",
             ],
         )
@@ -204,6 +204,7 @@ def images(budget: Budget) -> Iterator[Row]:
             pixels,
             schedule=build_schedule(config, steps_per_epoch(num, batch)),
             settings=config.training,
+            mixture_fit=config.mixture_fit,
             fabric=open_fabric(budget.device, precision=precision),
         )
         if streamed:

@@ -49,12 +49,13 @@ def assign(
     """
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
+    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
     splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
     splits = {name: prepare_like(split, pair.model.event_shape) for name, split in splits.items()}
     suffix = "" if data is None else f"-{dataset.name}"
     out = out or folder.path / f"assignments{suffix}.{format}"
-    sorter = None if sort_into is None else _Sorter(sort_into, _files_of(data or config.data, dataset), link=link)
+    files = _files_of(data or config.data.source, dataset)
+    sorter = None if sort_into is None else _Sorter(sort_into, files, link=link)
     lowest = None if data is None else lowest_alike(folder.assignments_path)
     assigner = Assigner(pair, folder.read_grouping(pair), thumbnails=format == "parquet", lowest=lowest)
     counts = [Counter[str]() for _ in range(pair.num_facets)]
