@@ -30,6 +30,7 @@ def as_a_user_runs_them() -> Iterator[None]:
     torch.set_default_dtype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [FacetELBO(), pytest.param(TraceEnum_ELBO(max_plate_nesting=1), marks=pytest.mark.slow)],

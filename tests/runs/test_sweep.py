@@ -31,6 +31,7 @@ def config(tmp_path: Path) -> Config:
     return override(Config(data=DataConfig(source=str(tmp_path / "data.npz"))), small)
 
 
+@pytest.mark.slow
 def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Path, config: Config) -> None:
     single = fit(override(config, ["seed=5"]), RunFolder(tmp_path / "single"))
     done: list[int] = []

@@ -73,6 +73,7 @@ def train(folder: Path, name: str, *sittings: tuple[int, int], settings: tuple[s
     return report
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Also where the gradients come out of a compiled program: the two are, the one is not."""
     one = train(tmp_path, "one", (1, 10))
