@@ -1,6 +1,6 @@
-"""How well clusters agree with labels, facet by facet. Labels score a clustering; they never train it.
+"""Agreement of clusters with labels, facet by facet. Labels are used for scores only, never for training.
 
-Everywhere below, items with a negative label (−1) are unlabelled and left out.
+All functions leave out items with a negative label, which means unlabelled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ def majority_accuracy(
 ) -> float:
     """Share of items whose label is the majority label of their cluster (Falck et al., 2021, section 4; also "purity").
 
-    It rises with the number of clusters, to 1 when every item has its own: compare it at equal numbers only.
+    It rises with the number of clusters, up to 1 when every item has its own cluster, so compare it at equal numbers only.
 
     Args:
         clusters: cluster of each item, (N,).
         labels: label of each item, (N,).
-        reference: clusters and labels, (M,) each, from which the majority labels are taken instead, such as those of
-            the training set. Items in clusters that the reference has no item of count as wrong.
+        reference: clusters and labels, (M,) each, from which the majority labels are taken instead, for example the
+            training items. Items in a cluster that is empty in the reference count as wrong.
     """
     clusters, labels = _labelled_pair(clusters, labels)
     known, majority = _majority_labels(*(_labelled_pair(*reference) if reference else (clusters, labels)))
@@ -33,9 +33,9 @@ def majority_accuracy(
 
 
 def hungarian_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
-    """Share of items whose label is that of their cluster, with one cluster per label, matched for the highest share.
+    """Share of items whose label is matched to their cluster, under the one-to-one matching with the highest share.
 
-    Where there are more clusters than labels, all items of the clusters left over are wrong.
+    With more clusters than labels, all items of unmatched clusters count as wrong.
 
     Args:
         clusters: cluster of each item, (N,).
@@ -86,8 +86,8 @@ def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_s
     values = np.asarray(probs_or_assignments)
     if values.ndim == 2 and values.shape[1] != num_clusters:
         raise InputError(
-            f"Expected probabilities with {num_clusters} columns, one per cluster, but got the shape {values.shape}: "
-            "pass the q(c|x) of the facet that num_clusters belongs to."
+            f"expected probabilities with {num_clusters} columns, one per cluster, got the shape {values.shape}: "
+            "pass the q(c|x) of the facet that num_clusters belongs to"
         )
     clusters = _integers("assignments", values.argmax(axis=1) if values.ndim == 2 else values, ndim=1)
     _check_range("assignments", clusters, num_clusters)
@@ -98,9 +98,9 @@ def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_s
 def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
     """Adjusted mutual information of the clusters of any two facets, (J, J): symmetric, 1 on the diagonal.
 
-    (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), E[I] that of clusters of the same sizes whose items are drawn at random
-    (Vinh, Epps and Bailey 2010): 0 on average for facets that have nothing to do with each other, however many clusters
-    they have. Two facets that each put all items into one cluster agree perfectly, and score 1.
+    (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), where E[I] is its expectation for random clusters
+    of the same sizes (Vinh, Epps and Bailey 2010). It is 0 on average for independent facets, whatever their numbers of
+    clusters. Two facets that each put all items into one cluster score 1.
 
     Args:
         assignments: cluster of each item in each facet, (N, J).
@@ -174,8 +174,8 @@ def score_facets(
     items = _integers("assignments", assignments, ndim=2)
     if items.shape[1] != len(num_clusters):
         raise InputError(
-            f"Expected num_clusters for {items.shape[1]} facets, one per column of assignments, "
-            f"but got {len(num_clusters)}: give one number of clusters per facet."
+            f"expected num_clusters for {items.shape[1]} facets, one per column of assignments, "
+            f"got {len(num_clusters)}: give one number of clusters per facet"
         )
     for j, size in enumerate(num_clusters):
         _check_range(f"assignments of facet {j}", items[:, j], size)
@@ -209,14 +209,14 @@ def _labelled_pair(
     clusters, labels = _integers("clusters", clusters, ndim=1), _integers(name, labels, ndim=1)
     if len(clusters) != len(labels):
         raise InputError(
-            f"Expected one entry of {name} per item, {len(clusters)} in all, but got {len(labels)}: "
-            "score clusters and labels of the same items."
+            f"expected one entry of {name} per item, {len(clusters)} in all, got {len(labels)}: "
+            "score clusters and labels of the same items"
         )
     labelled = labels >= 0
     if not labelled.any():
         raise InputError(
-            f"Expected at least one item with a label (0 or more) in {name}, but all {len(labels)} are unlabelled: "
-            "leave this label set out."
+            f"expected at least one item with a label (0 or more) in {name}, but all {len(labels)} are unlabelled: "
+            "leave this label set out"
         )
     return clusters[labelled], labels[labelled]
 
@@ -225,8 +225,8 @@ def _integers(name: str, values: ArrayLike, *, ndim: int) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu" or array.ndim != ndim:
         raise InputError(
-            f"Expected {name} as integers with {ndim} dimension{'s' * (ndim > 1)}, "
-            f"but got {array.dtype} of shape {array.shape}: convert or reshape them first."
+            f"expected {name} as integers with {ndim} dimension{'s' * (ndim > 1)}, "
+            f"got {array.dtype} of shape {array.shape}: convert or reshape them first"
         )
     return array.astype(np.int64)
 
@@ -235,6 +235,6 @@ def _check_range(name: str, clusters: NDArray[np.int64], num_clusters: int) -> N
     outside = clusters[(clusters < 0) | (clusters >= num_clusters)]
     if outside.size:
         raise InputError(
-            f"Expected {name} from 0 to {num_clusters - 1}, but got {outside[0]}: "
-            "check num_clusters, and that clusters count from 0."
+            f"expected {name} from 0 to {num_clusters - 1}, got {outside[0]}: "
+            "check num_clusters, and that clusters count from 0"
         )

@@ -150,27 +150,27 @@ def test_facets_without_labels_have_no_best() -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(InputError, match="one entry of labels per item, 3 in all, but got 2"):
+    with pytest.raises(InputError, match="one entry of labels per item, 3 in all, got 2"):
         nmi([0, 1, 1], [0, 1])
-    with pytest.raises(InputError, match="label set 'hue' per item, 2 in all, but got 1"):
+    with pytest.raises(InputError, match="label set 'hue' per item, 2 in all, got 1"):
         score_facets([[0], [1]], {"hue": [0]}, num_clusters=(2,))
-    with pytest.raises(InputError, match=r"num_clusters for 1 facets, .* but got 2"):
+    with pytest.raises(InputError, match=r"num_clusters for 1 facets, .* got 2"):
         score_facets([[0], [1]], {}, num_clusters=(2, 2))
 
 
 def test_values_must_be_integers_of_the_right_shape() -> None:
-    with pytest.raises(InputError, match="labels as integers with 1 dimension, but got float64"):
+    with pytest.raises(InputError, match="labels as integers with 1 dimension, got float64"):
         ari([0, 1], [0.0, 1.0])
-    with pytest.raises(InputError, match=r"assignments as integers with 2 dimensions, but got int64 of shape \(2,\)"):
+    with pytest.raises(InputError, match=r"assignments as integers with 2 dimensions, got int64 of shape \(2,\)"):
         redundancy([0, 1])
 
 
 def test_clusters_must_be_in_range() -> None:
-    with pytest.raises(InputError, match="assignments of facet 1 from 0 to 1, but got 2"):
+    with pytest.raises(InputError, match="assignments of facet 1 from 0 to 1, got 2"):
         score_facets([[0, 2], [1, 0]], {}, num_clusters=(2, 2))
-    with pytest.raises(InputError, match="from 0 to 4, but got -1"):
+    with pytest.raises(InputError, match="from 0 to 4, got -1"):
         clusters_in_use([0, -1], 5)
-    with pytest.raises(InputError, match=r"4 columns, one per cluster, but got the shape \(1, 2\)"):
+    with pytest.raises(InputError, match=r"4 columns, one per cluster, got the shape \(1, 2\)"):
         clusters_in_use([[0.5, 0.5]], 4)
 
 

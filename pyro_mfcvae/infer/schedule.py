@@ -1,4 +1,4 @@
-"""When each facet joins the ladder: the progressive schedule of Li et al. 2020 (pro-VLAE)."""
+"""The progressive schedule of Li et al. 2020 (pro-VLAE): when each facet joins the ladder."""
 
 import itertools
 import math
@@ -26,24 +26,24 @@ def cosine_fade(t: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressiveSchedule:
-    """The deepest facet trains alone; then, one stage each, the next shallower facet is faded in.
+    """The deepest facet trains alone. Then each stage fades in the next shallower facet.
 
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
-        beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]),
+        beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
 
-    the fades held at 0 before and at 1 after; alpha of the deepest facet is 1 from the start. A KL that is faded in
-    later or more slowly than the decoder's contribution lets a facet find something to say before it has to pay in
-    full. A weight w_j > 1 (Higgins et al. 2017, beta-VAE) keeps a facet to what explains most: in stage s it is
-    kl_weights[s][j]; those of the last stage hold for ``kl_relax_steps[0]`` of its steps and go to 1 on a straight line
-    until ``kl_relax_steps[1]``, so that what is maximised in the end is the ELBO.
+    Fades are clamped to [0, 1]; alpha of the deepest facet is 1 from the start. A KL that fades in later or more slowly
+    than the decoder's contribution lets the decoder learn to use a facet before the KL counts in full. A weight w_j > 1
+    (Higgins et al. 2017, beta-VAE) limits a facet to what explains most: in stage s it is kl_weights[s][j]. The weights
+    of the last stage hold for ``kl_relax_steps[0]`` of its steps and then fall linearly to 1 until
+    ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
-    A facet's mixture is fitted ``warmup_steps`` after T_s, when there is something in its encoder that a mixture
-    could be fitted to, and again at each of ``refit_steps`` after T_s; those of all facets at each of
-    ``joint_refit_steps`` after the last stage's start.
+    A facet's mixture is fitted ``warmup_steps`` after T_s, when its encoder has learned something, and again at each of
+    ``refit_steps`` after T_s. The mixtures of all facets are fitted at each of ``joint_refit_steps`` after the last
+    stage's start.
 
-    A schedule is a function of the step alone and has no state: to resume, go on with the next step.
+    A schedule is a function of the step and has no state: to resume, continue with the next step.
 
     Args:
         stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
