@@ -18,7 +18,7 @@ def majority_accuracy(
 ) -> float:
     """Share of items whose label is the majority label of their cluster (Falck et al., 2021, section 4; also "purity").
 
-    It rises with the number of clusters, up to 1 when every item has its own cluster, so compare it at equal numbers only.
+    It rises with the number of clusters, up to 1 with one item per cluster, so compare it at equal numbers only.
 
     Args:
         clusters: cluster of each item, (N,).
