@@ -1,4 +1,4 @@
-"""The command line: ``mfcvae fit | sweep | evaluate | assign | check | compare | sample | presets | datasets``."""
+"""The command line: ``mfcvae fit``, ``sweep``, ``evaluate`` and the commands of the other files."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from pyro_mfcvae.atomic_io import write_json
 from pyro_mfcvae.cli.assign import assign
 from pyro_mfcvae.cli.checks import check, compare
 from pyro_mfcvae.cli.images import sample
+from pyro_mfcvae.cli.report import report
 from pyro_mfcvae.cli.terminal import console, print_scores, print_sweep, say, table
 from pyro_mfcvae.config.build import adapt_epochs
 from pyro_mfcvae.config.schema import Config
@@ -179,6 +180,7 @@ def sweep(
 app.command(assign)
 app.command(check)
 app.command(compare)
+app.command(report)
 app.command(sample)
 
 

@@ -208,7 +208,9 @@ def read_assignments(path: Path, *, images: bool = False) -> "pandas.DataFrame":
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise InputError(f"expected the assignments {path}, got no such file: mfcvae assign RUN writes them")
+        raise InputError(
+            f"expected the assignments {path}, got no such file: mfcvae assign RUN --format parquet writes them"
+        )
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
     return pq.read_table(path, columns=names).to_pandas()
 

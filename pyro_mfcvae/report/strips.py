@@ -1,0 +1,58 @@
+"""Images in the page itself: rows and tables of them, as one picture each in a data URI."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Pixels of the screen that an image is wide.
+_TILE = 44
+
+# Up to this width images keep every pixel; larger ones are photographs, which lossy compression suits.
+_MOST_EXACT = 32
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A picture of several images.
+
+    Attributes:
+        source: data URI.
+        alt: what is on it, in words.
+        width: pixels of the screen.
+        is_pixelated: whether pixels are shown as squares.
+    """
+
+    source: str
+    alt: str
+    width: int
+    is_pixelated: bool
+
+
+def draw_strip(images: Sequence[NDArray[np.float64]], *, alt: str) -> Strip | None:
+    """Images (H, W, 3) in [0, 1] side by side; None where there are none."""
+    return draw_table([images], alt=alt) if len(images) else None
+
+
+def draw_table(rows: Sequence[Sequence[NDArray[np.float64] | None]], *, alt: str) -> Strip:
+    """Images (H, W, 3) in [0, 1] as a table; None leaves a place empty. What is empty, and between images, is clear."""
+    from PIL import Image
+
+    height, width = next(image for row in rows for image in row if image is not None).shape[:2]
+    gap = max(1, round(width / 14))
+    columns = max(map(len, rows))
+    canvas = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            if image is not None:
+                place = canvas[r * (height + gap) :][:height, c * (width + gap) :][:, :width]
+                place[..., :3] = (image.clip(0, 1) * 255).round()
+                place[..., 3] = 255
+    exact = width <= _MOST_EXACT
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "webp", lossless=exact, quality=85)
+    source = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return Strip(source, alt, columns * _TILE, exact)
