@@ -1,9 +1,9 @@
-"""Pictures of a run. Every function returns a Figure with no global state behind it; ``save_figure`` writes it.
+"""Pictures of items. Every function returns a Figure with no global state behind it; ``save_figure`` writes it.
 
 Images are floats in [0, 1], channels first, with one channel (grey) or three (RGB).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ def plot_facets(
     *,
     names: Sequence[str] | None = None,
     num_clusters: Sequence[int] | None = None,
+    row: str = "cluster",
     num_per_cluster: int = 10,
     max_clusters: int = 25,
 ) -> "Figure":
@@ -75,6 +76,7 @@ def plot_facets(
         confidence: probability of that cluster, q(c_j|x), (N, J).
         names: title of each block; without, "facet 0", "facet 1" and so on.
         num_clusters: K_j of each facet; where given, the titles tell how many are empty.
+        row: what a row is called, "cluster" or "group".
         num_per_cluster: examples per row.
         max_clusters: rows at most per facet.
     """
@@ -90,7 +92,7 @@ def plot_facets(
     names = names or [f"facet {j}" for j in range(num_facets)]
     sizes: Sequence[int | None] = num_clusters or [None] * num_facets
     blocks = [
-        _cluster_rows(pictures, clusters[:, j], certainty[:, j], (max_clusters, num_per_cluster))
+        _cluster_rows(pictures, clusters[:, j], certainty[:, j], (max_clusters, num_per_cluster), row)
         for j in range(num_facets)
     ]
     width = sum(tiles.shape[1] * _TILE + _label_width(labels) + 0.3 for tiles, labels in blocks)
@@ -99,7 +101,7 @@ def plot_facets(
     for j, axes in enumerate(figure.subplots(1, num_facets, squeeze=False).flat):
         tiles, labels = blocks[j]
         _draw_tiles(axes, tiles, row_labels=labels)
-        _draw_title(axes, names[j], _describe_use(len(np.unique(clusters[:, j])), sizes[j], len(tiles)))
+        _draw_title(axes, names[j], _describe_use(len(np.unique(clusters[:, j])), sizes[j], len(tiles), row))
     return figure
 
 
@@ -134,51 +136,6 @@ def image_grid(
     _draw_tiles(axes, tiles, row_labels=row_labels or (), column_labels=column_labels or ())
     if title:
         figure.suptitle(title, x=0.02, ha="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
-    return figure
-
-
-def plot_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Learning curves: the ELBO, each facet's KL, and alpha_j, which fades facet j in.
-
-    A stage of training starts where another facet's alpha rises above 0; every other stage is shaded.
-
-    Args:
-        records: one per epoch, as in ``metrics.jsonl``: ``epoch``, ``elbo``, ``reconstruction`` (nats per item),
-            ``kl`` (nats per item, one entry per facet) and ``alpha`` (one entry per facet).
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    if not records:
-        raise InputError("Expected the records of at least one epoch, but got none: train for an epoch first.")
-    epochs = np.array([record["epoch"] for record in records])
-    kl, alpha = (np.array([record[key] for record in records], dtype=float) for key in ("kl", "alpha"))
-    kl[alpha == 0] = np.nan  # of a facet that has not joined yet it means nothing
-    style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # one point makes no line
-
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
-    bound, divergence, fading = panels
-    for key, colour in (("elbo", INK), ("reconstruction", "#A0A0A0")):
-        label = "ELBO" if key == "elbo" else key
-        bound.plot(epochs, [record[key] for record in records], label=label, color=colour, **style)
-    for j in range(kl.shape[1]):
-        colour = COLOURS[j % len(COLOURS)]
-        divergence.plot(epochs, kl[:, j], label=f"facet {j}", color=colour, **style)
-        fading.plot(epochs, alpha[:, j], label=f"facet {j}", color=colour, **style)
-    fading.set_ylim(-0.05, 1.05)
-    fading.set_xlabel("epoch", fontsize=TEXT_SIZE)
-    fading.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    fading.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    titles = ("ELBO (nats per item)", "KL of each facet (nats per item)", "alpha: how far each facet is faded in")
-    for axes, title in zip(panels, titles, strict=True):
-        _shade_stages(axes, epochs, (alpha > 0).sum(axis=1))
-        axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=TEXT_SIZE, colors=FAINT)
-    for axes in (bound, divergence):  # the last panel has the colours of the one above
-        columns = len(axes.lines)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, fontsize=TEXT_SIZE)
     return figure
 
 
@@ -217,7 +174,7 @@ def _rgb(images: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _cluster_rows(
-    images: NDArray[Any], clusters: NDArray[Any], certainty: NDArray[Any], shape: tuple[int, int]
+    images: NDArray[Any], clusters: NDArray[Any], certainty: NDArray[Any], shape: tuple[int, int], row: str
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Examples of the largest clusters, (rows, columns, 3, H, W) with NaN where a cluster has too few, and labels."""
     used, counts = np.unique(clusters, return_counts=True)
@@ -225,19 +182,17 @@ def _cluster_rows(
     columns = min(shape[1], counts.max())
     tiles = np.full((len(largest), columns, 3, *images.shape[2:]), np.nan)
     labels = []
-    for row, index in enumerate(largest):
+    for place, index in enumerate(largest):
         members = np.flatnonzero(clusters == used[index])
         shown = members[np.argsort(-certainty[members], kind="stable")][:columns]
-        tiles[row, : len(shown)] = _rgb(images[shown])
+        tiles[place, : len(shown)] = _rgb(images[shown])
         items = "item" if counts[index] == 1 else "items"
-        labels.append(
-            f"cluster {used[index]} · {counts[index]:,} {items} ({100 * counts[index] / len(clusters):.1f} %)"
-        )
+        labels.append(f"{row} {used[index]} · {counts[index]:,} {items} ({100 * counts[index] / len(clusters):.1f} %)")
     return tiles, labels
 
 
-def _describe_use(in_use: int, num_clusters: int | None, shown: int) -> str:
-    parts = [f"{in_use} clusters in use" if num_clusters is None else f"{in_use} of {num_clusters} clusters in use"]
+def _describe_use(in_use: int, num_clusters: int | None, shown: int, row: str) -> str:
+    parts = [f"{in_use} {row}s in use" if num_clusters is None else f"{in_use} of {num_clusters} {row}s in use"]
     if num_clusters is not None and num_clusters > in_use:
         parts.append(f"{num_clusters - in_use} empty")
     if shown < in_use:
@@ -274,14 +229,6 @@ def _draw_title(axes: "Axes", title: str, subtitle: str) -> None:
         fontsize=TEXT_SIZE,
         color=FAINT,
     )
-
-
-def _shade_stages(axes: "Axes", epochs: NDArray[Any], num_active: NDArray[Any]) -> None:
-    """Shade every other stretch of epochs with an equal number of facets faded in, half an epoch to each side."""
-    starts = np.flatnonzero(np.diff(num_active, prepend=-1))
-    ends = np.append(starts[1:], len(epochs))
-    for start, end in list(zip(starts, ends, strict=True))[1::2]:
-        axes.axvspan(epochs[start] - 0.5, epochs[end - 1] + 0.5, color=SHADE, zorder=0, linewidth=0)
 
 
 def _label_width(labels: Sequence[str]) -> float:

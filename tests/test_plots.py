@@ -1,6 +1,4 @@
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.plots import image_grid, plot_cluster_examples, plot_curves, plot_facets, save_figure
+from pyro_mfcvae.plots import image_grid, plot_cluster_examples, plot_facets, save_figure
 
 
 def plain(*levels: float, channels: int = 1) -> NDArray[np.float64]:
@@ -96,36 +94,6 @@ def test_image_grid_labels() -> None:
         image_grid(images, row_labels=["a"])
 
 
-def record(epoch: int, alpha: float) -> dict[str, Any]:
-    return {"epoch": epoch, "elbo": -9.0 + epoch, "reconstruction": -5.0, "kl": [alpha, 3.0], "alpha": [alpha, 1.0]}
-
-
-def test_curves_hold_the_recorded_values() -> None:
-    figure = plot_curves([record(0, 0.0), record(1, 0.0), record(2, 0.5), record(3, 1.0)])
-    bound, kl, alpha = ([np.asarray(line.get_ydata()).tolist() for line in axes.lines] for axes in figure.axes)
-    assert bound == [[-9, -8, -7, -6], [-5, -5, -5, -5]]
-    np.testing.assert_equal(kl, [[np.nan, np.nan, 0.5, 1], [3, 3, 3, 3]])  # nothing before a facet joins
-    assert alpha == [[0, 0, 0.5, 1], [1, 1, 1, 1]]
-
-
-def test_the_second_stage_is_shaded_from_its_first_epoch_to_the_last() -> None:
-    figure = plot_curves([record(0, 0.0), record(1, 0.0), record(2, 0.5), record(3, 1.0)])
-    for axes in figure.axes:
-        (band,) = axes.patches
-        assert band.get_extents().transformed(axes.transData.inverted()).intervalx == pytest.approx([1.5, 3.5])
-
-
-def test_one_epoch_is_drawn_as_points() -> None:
-    figure = plot_curves([record(0, 1.0)])
-    assert {line.get_marker() for axes in figure.axes for line in axes.lines} == {"o"}
-    assert not any(axes.patches for axes in figure.axes)
-
-
-def test_no_epoch_is_an_error() -> None:
-    with pytest.raises(InputError, match="at least one epoch, but got none"):
-        plot_curves([])
-
-
 def test_pictures_must_fit() -> None:
     with pytest.raises(InputError, match=r"as uint8, or as floats in \[0, 1\], but got int64: convert them"):
         image_grid(np.zeros((1, 1, 1, 4, 4), dtype=np.int64))
@@ -155,9 +123,3 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="disk full"):
         save_figure(Figure(), path)
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("grid.png", b"old")]
-
-
-def test_figures_stay_out_of_pyplot() -> None:
-    plot_curves([record(0, 1.0)])
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()

@@ -89,7 +89,7 @@ def fit(
             callbacks.append(TensorBoardCallback(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
     print_scores(result.evaluation)
-    say(f"\nExamples of every cluster: {run.clusters_figure}")
+    say(f"\nExamples of every group: {run.clusters_figure}")
     say(f"Which item is in which group: {run.assignments_path} (as csv: mfcvae assign {run.path})")
     say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
 

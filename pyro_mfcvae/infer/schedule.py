@@ -220,6 +220,11 @@ class ProgressiveSchedule:
                 buffer[j].fill_(weight(j, step))  # a number travels with the kernel; a tensor would wait for a copy
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
+    def fit_steps(self) -> tuple[int, ...]:
+        """The steps before which a mixture is fitted, in order."""
+        facets = range(self.num_facets)
+        return tuple(step for step in range(self.num_steps) if any(self._fits(j, step) for j in facets))
+
     def repartitions(self, step: int) -> bool:
         """Whether `repartition` is due before a step."""
         return self.repartition_step is not None and step - self.start(0) == self.repartition_step

@@ -208,9 +208,9 @@ def _to_rgb(images: torch.Tensor) -> list[NDArray[np.float64]]:
 
 def gather(run: RunFolder, *, seed: int = 0) -> tuple[RunContent, list[FacetPart]]:
     """A run's content, and every facet's part, the deepest first; Pyro's and torch's random states stay as they are."""
-    content = RunContent(run)
-    sentences = [str(sentence) for sentence in content.checks().get("sentences", ())]
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+        content = RunContent(run)
+        sentences = [str(sentence) for sentence in content.checks().get("sentences", ())]
         torch.manual_seed(seed)
         facets = [content.facet(j, sentences[j : j + 1]) for j in reversed(range(content.pair.num_facets))]
     return content, facets

@@ -9,6 +9,7 @@ from typing import Any
 from pyro_mfcvae.atomic_io import read_text, write_text
 from pyro_mfcvae.report.charts import Chart, draw_chart
 from pyro_mfcvae.report.content import RunContent, gather
+from pyro_mfcvae.runs.fit import fit_epochs
 from pyro_mfcvae.runs.folder import RunFolder
 
 # How far facets may overlap before the page says that they repeat each other (adjusted mutual information).
@@ -122,8 +123,9 @@ def _charts(content: RunContent) -> list[Chart]:
             for j in facets
         }
 
+    fits = fit_epochs(content.run.read_config(), records)
     return [
-        draw_chart("ELBO, nats per item", epochs, {"ELBO": [record["elbo"] for record in records]}),
-        draw_chart("Information in each facet, nats per item", epochs, per_facet("kl")),
-        draw_chart("Clusters in use", epochs, per_facet("active_clusters")),
+        draw_chart("ELBO, nats per item", epochs, {"ELBO": [record["elbo"] for record in records]}, marks=fits),
+        draw_chart("Information in each facet, nats per item", epochs, per_facet("kl"), marks=fits),
+        draw_chart("Clusters in use", epochs, per_facet("active_clusters"), marks=fits),
     ]

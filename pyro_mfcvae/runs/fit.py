@@ -11,10 +11,11 @@ from lightning_fabric import Fabric
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.curves import plot_curves
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.plots import plot_curves, plot_facets, save_figure
+from pyro_mfcvae.plots import plot_facets, save_figure
 from pyro_mfcvae.runs.assignments import assign_all
 from pyro_mfcvae.runs.checkpoints import load_training, save_pair, save_training
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
@@ -211,7 +212,7 @@ def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, s
     if fabric.is_global_zero:
         run.write_summary(summary)
         assign_all(run, pair, grouping, data)
-        _draw(run, data, evaluation)
+        _draw(config, run, data, evaluation)
     return Fit(run, data, evaluation, summary)
 
 
@@ -250,13 +251,32 @@ def _choose_known_items(config: Config, data: Dataset) -> KnownItems | None:
     )
 
 
-def _draw(run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
+def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]:
+    """When the mixtures were fitted, in epochs: 2.5 is half-way through the third one.
+
+    Args:
+        config: of the run.
+        records: its ``metrics.jsonl``.
+    """
+    per_epoch = records[-1]["step"] // records[-1]["epoch"]
+    steps = build_schedule(config, per_epoch).fit_steps()
+    return [step / per_epoch for step in steps if step <= records[-1]["step"]]
+
+
+def _draw(config: Config, run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
+    records = run.read_metrics()
+    save_figure(plot_curves(records, fits=fit_epochs(config, records)), run.curves_figure)
+    if data.test.images.ndim != 4:
+        return
     images = data.test.images[:, :3].numpy()  # of RGBA, what can be shown on white: RGB
+    num_facets = len(evaluation.grouping.facets)
+    depth = {num_facets - 1: ", the deepest", 0: ", the shallowest"} if num_facets > 1 else {}
     clusters = plot_facets(
         images,
-        evaluation.assignments,
-        evaluation.confidence,
-        num_clusters=[record["num_clusters"] for record in evaluation.scores.facet_records()],
+        evaluation.groups,
+        evaluation.group_confidence,
+        names=[f"Facet {j} of {num_facets}{depth.get(j, '')}: a row is a group" for j in range(num_facets)],
+        num_clusters=evaluation.grouping.num_groups,
+        row="group",
     )
     save_figure(clusters, run.clusters_figure)
-    save_figure(plot_curves(run.read_metrics()), run.curves_figure)

@@ -43,7 +43,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     lines = out.splitlines()
     assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
-    assert "Examples of every cluster: here/run/figures/clusters.png" in lines
+    assert "Examples of every group: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
     check_scores(out, summary)
 
