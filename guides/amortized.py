@@ -14,7 +14,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
-from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide
+from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide, move_to, typical_values
 from pyro_mfcvae.models.generative import Known, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
 from pyro_mfcvae.models.priors import FacetPrior
@@ -120,18 +120,14 @@ class MultiFacetGuide(PyroModule):
 
     def typical_priors(self) -> Sequence[Mixture]:
         """The priors at the median of q(theta)."""
-        return self.model.priors_given({} if self.globals_guide is None else self.globals_guide.median())
+        return self.model.priors_given(
+            {} if self.globals_guide is None else typical_values(self.globals_guide, self.model)
+        )
 
     def restart_globals(self, facets: Iterable[int]) -> None:
         """Move q(theta) of some facets to where their priors stand, which were fitted; nothing without q(theta)."""
-        if self.globals_guide is None:
-            return
-        if not isinstance(self.globals_guide, ConjugateGuide):
-            raise InputError(
-                f"a {type(self.globals_guide).__name__} cannot be moved to mixtures that were fitted: take a "
-                "ConjugateGuide, or start it there (init_loc_fn=init_to_value(values=model.starting_point()))"
-            )
-        self.globals_guide.start_at(self.model.starting_point(facets))
+        if self.globals_guide is not None:
+            move_to(self.globals_guide, self.model.starting_point(facets), self.model)
 
     @pyro_method
     def posteriors(self, x: Tensor) -> list[dist.TorchDistribution]:
@@ -142,6 +138,7 @@ class MultiFacetGuide(PyroModule):
     def encoder_input(self, x: Tensor) -> Tensor:
         """What the encoder reads: ``x`` with 0 for missing elements, then, if it reads the mask, 1 for all others."""
         filled, observed = self.model.split_missing(x)
+        filled = self.model.likelihood.encoder_input(filled)
         if observed is None or not self._reads_mask:
             return filled
         return torch.cat([filled, observed.to(x.dtype)], dim=-len(self.model.event_shape))

@@ -8,34 +8,110 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal, init_to_value
+from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
+from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_mfcvae.models.distributions import StickBreaking
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.sticks import StickBreaking, stick_weights
 
-# Items that q(probs) starts with: how sure it is at first of the weights it starts at.
+# The number of items that q(probs) counts as at its start: how certain it is of the weights that it starts at.
 _INITIAL_COUNT = 100.0
+
+# Draws whose median stands for a q(theta) without `median`, such as a flow.
+_MEDIAN_DRAWS = 101
 
 
 class GlobalGuide(Protocol):
-    """A guide over `MultiFacetModel.sample_globals`: ours, or Pyro's AutoDelta, AutoNormal, AutoMultivariateNormal."""
+    """A guide over `MultiFacetModel.sample_globals`: a `ConjugateGuide`, any of Pyro's automatic guides, or your own.
+
+    Two methods are optional. ``median()`` returns one typical value of every site by name; without it (or where it
+    raises NotImplementedError) `typical_values` takes the median of draws. ``start_at(values)`` moves q(theta) to
+    values of some sites; without it only the guides that `move_to` lists can be moved to fitted mixtures.
+    """
 
     def __call__(self) -> Mapping[str, Tensor]:
         """Sample every global site; returns their values by name."""
 
-    def median(self) -> Mapping[str, Tensor]:
-        """One typical value of every global site."""
+
+@torch.no_grad()
+def typical_values(guide: GlobalGuide, model: MultiFacetModel) -> Mapping[str, Tensor]:
+    """One typical value of every global site: ``guide.median()``, or the median of draws, in unconstrained coordinates.
+
+    The draws have a fixed seed and leave the random state alone, so the value changes with the parameters alone.
+    """
+    median = getattr(guide, "median", None)
+    try:
+        if median is not None:
+            values: Mapping[str, Tensor] = median()
+            return values
+    except NotImplementedError:
+        pass
+    devices = [model.alpha.device] if model.alpha.is_cuda else []
+    with torch.random.fork_rng(devices=devices), poutine.block():
+        torch.manual_seed(0)
+        if isinstance(guide, AutoContinuous):
+            latent = guide.get_posterior().sample((_MEDIAN_DRAWS,)).median(0).values
+            return {site["name"]: biject_to(site["fn"].support)(value) for site, value in guide._unpack_latent(latent)}
+        draws = [guide() for _ in range(_MEDIAN_DRAWS)]
+        supports = _sites(model)
+    transforms = {name: biject_to(supports[name].support) for name in draws[0]}
+    return {
+        name: transform(torch.stack([transform.inv(draw[name]) for draw in draws]).median(0).values)
+        for name, transform in transforms.items()
+    }
+
+
+@torch.no_grad()
+def move_to(guide: GlobalGuide, values: Mapping[str, Tensor], model: MultiFacetModel) -> None:
+    """Move q(theta) to values of some of its sites, in place; its spread stays as it is.
+
+    Raises:
+        InputError: the guide has no location that could be set: a normalising flow, or a guide of the user's own
+            without ``start_at``.
+    """
+    start_at = getattr(guide, "start_at", None)
+    if start_at is not None:
+        start_at(values)
+        return
+    supports = _sites(model)
+    unconstrained = {name: biject_to(supports[name].support).inv(value) for name, value in values.items()}
+    match guide:
+        case AutoDelta():
+            for name in unconstrained:
+                setattr(guide, name, values[name])
+        case AutoContinuous(loc=loc):
+            parts = loc.split([shape.numel() for shape in guide._unconstrained_shapes.values()])
+            for name, part in zip(guide._unconstrained_shapes, parts, strict=True):
+                if name in unconstrained:
+                    part.copy_(unconstrained[name].flatten())
+        case object(locs=locs):
+            for name, value in unconstrained.items():
+                loc = attrgetter(name)(locs)
+                loc.copy_(value.reshape(loc.shape))
+        case _:
+            raise InputError(
+                f"expected a globals_guide that can be moved to fitted mixtures, got a {type(guide).__name__}: take a "
+                "ConjugateGuide or AutoNormal, give yours a method start_at(values), or start it there "
+                "(init_loc_fn=init_to_value(values=model.starting_point())) and do not fit mixtures"
+            )
+
+
+def _sites(model: MultiFacetModel) -> dict[str, Any]:
+    """p(theta) at every global site, by name."""
+    trace = poutine.block(poutine.trace(model.sample_globals).get_trace)()
+    return {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
 
 
 class ConjugateGuide(PyroModule):
-    """q(probs_j) in the family that is conjugate to p(probs_j), all other global sites by an AutoNormal.
+    """q(probs_j) or q(sticks_j) in the family that is conjugate to its prior, all other global sites by an AutoNormal.
 
-        probs_j ~ Dirichlet(concentration_j), or StickBreaking(a_j, b_j)
+        probs_j ~ Dirichlet(concentration_j), or sticks_j ~ StickBreaking(a_j, b_j)
 
-    Were the clusters known, with n_k items in cluster k, the exact posterior would be one of these: Dirichlet
+    If the clusters were known, with n_k items in cluster k, the exact posterior would be one of these: Dirichlet
     (concentration + n), or sticks Beta(1 + n_k, concentration + n_{k+1} + … + n_{K-1}).
 
     Args:
@@ -44,8 +120,7 @@ class ConjugateGuide(PyroModule):
 
     def __init__(self, model: MultiFacetModel) -> None:
         super().__init__("globals")
-        trace = poutine.block(poutine.trace(model.sample_globals).get_trace)()
-        sites: dict[str, Any] = {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
+        sites = _sites(model)
         self.sticks = [name for name, p in sites.items() if isinstance(p, StickBreaking)]
         self.weights = [name for name, p in sites.items() if isinstance(p, dist.Dirichlet)]
         conjugate = {*self.sticks, *self.weights}
@@ -64,24 +139,26 @@ class ConjugateGuide(PyroModule):
     def _add_positive(self, name: str, value: Tensor) -> None:
         setattr(self, name, PyroParam(value.clone(), dist.constraints.positive))
 
-    def _weights_posterior(self, name: str) -> dist.TorchDistribution:
+    def weights_posterior(self, name: str) -> dist.TorchDistribution:
+        """q at a site of weights: a Dirichlet for ``probs_j``, `StickBreaking` for ``sticks_j``."""
         if name in self.sticks:
             return StickBreaking(getattr(self, f"{name}_a"), getattr(self, f"{name}_b"))
         return dist.Dirichlet(getattr(self, f"{name}_concentration"))
 
     def forward(self) -> dict[str, Tensor]:
-        values = {name: pyro.sample(name, self._weights_posterior(name)) for name in (*self.weights, *self.sticks)}
+        values = {name: pyro.sample(name, self.weights_posterior(name)) for name in (*self.weights, *self.sticks)}
         return values | (self.others() if self.others is not None else {})
 
     @torch.no_grad()
     def median(self) -> dict[str, Tensor]:
-        """Means of the weights, medians of the others."""
-        values: dict[str, Tensor] = {n: self._weights_posterior(n).mean for n in (*self.weights, *self.sticks)}
+        """Means of the weights, also for sticks, whose value is then that of E[v]; medians of the others."""
+        values: dict[str, Tensor] = {name: self.weights_posterior(name).mean for name in self.weights}
+        values |= {name: (getattr(self, f"{name}_a") / getattr(self, f"{name}_b")).log() for name in self.sticks}
         return values | (self.others.median() if self.others is not None else {})
 
     @torch.no_grad()
     def start_at(self, values: Mapping[str, Tensor]) -> None:
-        """Move q(theta) to values of some of its sites; it stays as sure of them as it is."""
+        """Move q(theta) to values of some of its sites; it stays as certain of them as it is."""
         self._start_weights(values)
         if self.others is not None and self.others.prototype_trace is not None:
             for name, site in self.others.prototype_trace.iter_stochastic_nodes():
@@ -94,7 +171,10 @@ class ConjugateGuide(PyroModule):
             count = (getattr(self, f"{name}_concentration") - 1).sum().clamp_min(_INITIAL_COUNT)
             setattr(self, f"{name}_concentration", 1 + count * values[name])
         for name in values.keys() & set(self.sticks):
-            count = (getattr(self, f"{name}_a")[0] + getattr(self, f"{name}_b")[0] - 2).clamp_min(_INITIAL_COUNT)
-            left = values[name].flip(-1).cumsum(-1).flip(-1)
-            setattr(self, f"{name}_a", 1 + count * values[name][:-1])
+            # The first stick has been broken for every item.
+            a, b = getattr(self, f"{name}_a")[:1], getattr(self, f"{name}_b")[:1]
+            count = (a + b - 2).clamp_min(_INITIAL_COUNT)
+            probs = stick_weights(values[name]).exp()
+            left = probs.flip(-1).cumsum(-1).flip(-1)
+            setattr(self, f"{name}_a", 1 + count * probs[:-1])
             setattr(self, f"{name}_b", 1 + count * left[1:])

@@ -1,7 +1,7 @@
 """Mixtures whose weights, means and spreads are random themselves, with sites of their own in the model."""
 
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -9,36 +9,43 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.models.distributions import StickBreaking
 from pyro_mfcvae.models.mixture_priors import Covariance, MixturePrior
 from pyro_mfcvae.models.mixtures import Mixture
-from pyro_mfcvae.models.priors import Theta
+from pyro_mfcvae.models.priors import Hyperprior, Theta
+from pyro_mfcvae.models.sticks import StickBreaking, stick_weights, sticks_of
 
 
 class BayesianMixturePrior(MixturePrior):
     """A mixture of Gaussians with hyperpriors on the parameters named in ``random``; the others are learned.
 
-        probs   ~ Dirichlet(concentration, …, concentration), or, with ``stick_breaking``,
-                  StickBreaking(1, concentration): a Dirichlet process truncated at K clusters
-        loc_cd  ~ Normal(0, loc_scale)
+        probs    ~ Dirichlet(concentration, …, concentration), or, with ``stick_breaking``,
+        sticks   ~ StickBreaking(1, concentration): a Dirichlet process truncated at K clusters
+        center_d ~ Normal(0, loc_scale)                        only where ``random`` names "center"; otherwise 0
+        loc_cd   ~ Normal(center_d, loc_scale)
         scale_cd ~ HalfNormal(scale_scale);   Sigma_c = diag(scale_c²), or, with full and tied covariances,
-        corr_c  ~ LKJCholesky(correlation):   Sigma_c = diag(scale_c) corr_c corr_cᵀ diag(scale_c)
+        corr_c   ~ LKJCholesky(correlation):  Sigma_c = diag(scale_c) corr_c corr_cᵀ diag(scale_c)
 
-    drawn once for all items, at the sites ``probs_j``, ``loc_j``, ``scale_j`` and ``corr_j``. Inside a pair the guide
-    over these sites has the last word. On its own the prior stands where `set_mixture` has put it.
+    drawn once for all items, at the sites ``probs_j`` or ``sticks_j``, ``center_j``, ``loc_j``, ``scale_j`` and
+    ``corr_j``. Inside a pair the mixture is the one at theta ~ q(theta). ``prior()`` without theta is the mixture that
+    `set_mixture` has set.
 
     Args:
         facet: K and D.
         covariance: the shape of Sigma_c, as for a `MixturePrior`.
-        random: which parameters have a hyperprior, out of "probs", "loc" and "scale" (with "corr", where there is one).
-        stick_breaking: let the data choose how many clusters have weight.
-        concentration: > 0; a Dirichlet's below 1 favours few clusters.
+        random: which parameters have a hyperprior: some of "probs", "loc", "scale" (with "corr", where there is one)
+            and "center", which needs "loc".
+        stick_breaking: use sticks instead of a Dirichlet, so that the data choose how many clusters have weight.
+        concentration: > 0; below 1, a Dirichlet favours few clusters.
         loc_scale: > 0, in units of z.
         scale_scale: > 0, in units of z.
         correlation: of LKJ, > 0; 1 is uniform over correlation matrices.
+
+    Raises:
+        InputError: an unknown name in ``random``, or a setting that does not fit.
     """
 
     names: ClassVar[tuple[str, ...]] = ("probs", "loc", "scale")
+    """What ``random`` is by default."""
 
     def __init__(
         self,
@@ -53,9 +60,8 @@ class BayesianMixturePrior(MixturePrior):
         correlation: float = 1.0,
     ) -> None:
         super().__init__(facet, covariance=covariance)
-        if not set(random) <= set(self.names) or not random:
-            raise InputError(f"random must name some of {', '.join(self.names)}, got {list(random)}")
         self.stick_breaking = stick_breaking
+        self.random = self._check_random(random)
         for name, value in {
             "concentration": concentration,
             "loc_scale": loc_scale,
@@ -65,53 +71,70 @@ class BayesianMixturePrior(MixturePrior):
             if not value > 0:
                 raise InputError(f"{name} must be > 0, got {value}")
             self.register_buffer(name, torch.tensor(float(value)))
-        if stick_breaking and "probs" not in random:
-            raise InputError('stick_breaking is a hyperprior of the weights: random must name "probs"')
-        if "scale" in random and self.has_scale_tril and facet.latent_dim == 1:
-            raise InputError('in one dimension there are no correlations: use covariance="diagonal"')
-        self.random = tuple(name for name in self.names if name in random)
+        parameters = {"probs": "logits", "loc": "loc", "scale": "scale_tril" if self.has_scale_tril else "scale"}
         for name in self.random:
-            self._freeze({"probs": "logits", "scale": "scale_tril" if self.has_scale_tril else "scale"}.get(name, name))
+            if name in parameters:
+                self._freeze(parameters[name])
+
+    def _check_random(self, random: Collection[str]) -> tuple[str, ...]:
+        every = (*self.names, "center")
+        if not set(random) <= set(every) or not random:
+            raise InputError(f"random must name some of {', '.join(every)}, got {list(random)}")
+        if self.stick_breaking and "probs" not in random:
+            raise InputError('stick_breaking is a hyperprior of the weights: random must name "probs"')
+        if "center" in random and "loc" not in random:
+            raise InputError('the center is the mean of the means\' hyperprior: random must name "loc" as well')
+        if "scale" in random and self.has_scale_tril and self.facet.latent_dim == 1:
+            raise InputError('in one dimension there are no correlations: use covariance="diagonal"')
+        return tuple(name for name in every if name in random)
 
     def _freeze(self, name: str) -> None:
-        """Make a parameter a buffer: it starts the guide, and is not learned."""
+        """Make a parameter a buffer, because q(theta) takes its place; it is where that guide starts."""
         value = getattr(self, name).detach().clone()
         delattr(self, name)
         self.register_buffer(name, value)
 
     @property
     def learns_weights(self) -> bool:
-        """Always: as a parameter, or with a hyperprior."""
+        """True: the weights are a parameter, or have a hyperprior."""
         return True
 
-    def hyperprior(self) -> dict[str, dist.TorchDistribution]:
+    def hyperprior(self) -> Hyperprior:
         num_clusters, latent_dim = self.facet.num_clusters, self.facet.latent_dim
-        distributions: dict[str, dist.TorchDistribution] = {}
+        sites: dict[str, Any] = {}
         if "probs" in self.random:
             if self.stick_breaking:
                 b = self.concentration.expand(num_clusters - 1)
-                distributions["probs"] = StickBreaking(torch.ones_like(b), b)
+                sites["sticks"] = StickBreaking(torch.ones_like(b), b)
             else:
-                distributions["probs"] = dist.Dirichlet(self.concentration.expand(num_clusters))
-        if "loc" in self.random:
+                sites["probs"] = dist.Dirichlet(self.concentration.expand(num_clusters))
+        if "center" in self.random:
             zero = torch.zeros_like(self.loc_scale)
-            distributions["loc"] = dist.Normal(zero, self.loc_scale).expand([num_clusters, latent_dim]).to_event(2)
+            sites["center"] = dist.Normal(zero, self.loc_scale).expand([latent_dim]).to_event(1)
+        if "loc" in self.random:
+            sites["loc"] = self._loc_given
         if "scale" in self.random:
             num_spreads = 1 if self.covariance == "tied" else num_clusters
             width = 1 if self.covariance == "spherical" else latent_dim
-            distributions["scale"] = dist.HalfNormal(self.scale_scale).expand([num_spreads, width]).to_event(2)
+            sites["scale"] = dist.HalfNormal(self.scale_scale).expand([num_spreads, width]).to_event(2)
             if self.has_scale_tril:
-                lkj = dist.LKJCholesky(latent_dim, self.correlation)
-                distributions["corr"] = lkj.expand([num_spreads]).to_event(1)
-        return distributions
+                sites["corr"] = dist.LKJCholesky(latent_dim, self.correlation).expand([num_spreads]).to_event(1)
+        return sites
+
+    def _loc_given(self, theta: Theta) -> dist.TorchDistribution:
+        """p(loc | center), event shape (K, D)."""
+        center = theta.get("center", torch.zeros_like(self.loc[0])).unsqueeze(-2)
+        shape = (*center.shape[:-2], *self.loc.shape)
+        return dist.Normal(center.expand(shape), self.loc_scale).to_event(2)
 
     def forward(self, theta: Theta | None = None) -> Mixture:
-        if not theta:
-            return super().forward()
-        logits = (
-            theta["probs"].clamp_min(torch.finfo(theta["probs"].dtype).tiny).log() if "probs" in theta else self.logits
-        )
-        loc = theta.get("loc", self.loc)
+        theta = theta or {}
+        logits, loc = self.logits, theta.get("loc", self.loc)
+        if "sticks" in theta:
+            logits = stick_weights(theta["sticks"])
+        elif "probs" in theta:
+            probs = theta["probs"]
+            logits = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
         if "corr" in theta:
             spread = theta["scale"].unsqueeze(-1) * theta["corr"]
         elif "scale" in theta:
@@ -122,10 +145,13 @@ class BayesianMixturePrior(MixturePrior):
 
     @torch.no_grad()
     def point(self) -> dict[str, Tensor]:
-        """Where `set_mixture` has put the prior."""
+        """The values of theta at which `set_mixture` has put the prior."""
         values = {}
         if "probs" in self.random:
-            values["probs"] = self.logits.softmax(-1)
+            log_weights = self().log_weights()
+            values |= {"sticks": sticks_of(log_weights)} if self.stick_breaking else {"probs": log_weights.exp()}
+        if "center" in self.random:
+            values["center"] = self.loc.mean(0)
         if "loc" in self.random:
             values["loc"] = self.loc.clone()
         if "scale" in self.random:

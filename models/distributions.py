@@ -6,8 +6,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Transform
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid
+
+# Bounds the memory of a mean over 255 thresholds to eight times that of the data.
+_THRESHOLDS_AT_ONCE = 8
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
@@ -45,6 +47,17 @@ class DiscretizedLogistic(dist.TorchDistribution):
         x = self.loc + self.scale * torch.logit(u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps))
         return (x * (self.num_levels - 1)).round().clamp(0, self.num_levels - 1) / (self.num_levels - 1)
 
+    @property
+    def mean(self) -> Tensor:
+        """E[x] = 1/(L-1) sum_l P(x > l / (L-1)), a sum over the L-1 thresholds between levels."""
+        num = self.num_levels - 1
+        total = torch.zeros_like(self.loc)
+        for start in range(0, num, _THRESHOLDS_AT_ONCE):
+            levels = torch.arange(start, min(start + _THRESHOLDS_AT_ONCE, num)).to(self.loc)
+            thresholds = ((levels + 0.5) / num).reshape(-1, *[1] * self.loc.dim())
+            total = total + ((self.loc - thresholds) / self.scale).sigmoid().sum(0)
+        return total / num
+
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(value); a value between two levels counts as a level of its own."""
         half = 0.5 / (self.num_levels - 1)
@@ -55,68 +68,73 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return torch.where(value <= half, upper, torch.where(value >= 1 - half, lower, between))
 
 
-class SticksToWeights(Transform):
-    """Breaks a stick of length 1: w_k = v_k prod_{i<k} (1 - v_i), k = 0 … K-1, with v_{K-1} = 1 (Sethuraman 1994).
+class ContinuousBernoulli(dist.TorchDistribution):
+    """x in [0, 1] with density proportional to exp(logits · x) (Loaiza-Ganem and Cunningham 2019).
 
-    Maps (…, K-1), numbers in (0, 1), to (…, K) on the simplex.
-    """
+        log p(x) = l (x - 1/2) + log( (l/2) / sinh(l/2) ),   l = logits
 
-    domain = constraints.independent(constraints.unit_interval, 1)
-    codomain = constraints.simplex
-    bijective = True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SticksToWeights)
-
-    def __hash__(self) -> int:
-        return hash(SticksToWeights)
-
-    def _call(self, v: Tensor) -> Tensor:
-        return pad(v, (0, 1), value=1.0) * pad((1 - v).cumprod(-1), (1, 0), value=1.0)
-
-    def _inverse(self, w: Tensor) -> Tensor:
-        left = w.flip(-1).cumsum(-1).flip(-1)  # sum over i ≥ k: free of the cancellation in 1 - sum over i < k
-        return w[..., :-1] / left[..., :-1]
-
-    def log_abs_det_jacobian(self, v: Tensor, w: Tensor) -> Tensor:
-        """sum_k log prod_{i<k} (1 - v_i), over k < K-1."""
-        later = torch.arange(v.shape[-1] - 1, -1, -1, dtype=v.dtype, device=v.device)
-        return (later * torch.log1p(-v)).sum(-1)
-
-    def forward_shape(self, shape: Any) -> torch.Size:
-        """(…, K-1) → (…, K)."""
-        return torch.Size((*shape[:-1], shape[-1] + 1))
-
-    def inverse_shape(self, shape: Any) -> torch.Size:
-        """(…, K) → (…, K-1)."""
-        return torch.Size((*shape[:-1], shape[-1] - 1))
-
-
-class StickBreaking(dist.TransformedDistribution):  # type: ignore[misc]
-    """Weights of K clusters whose sticks are v_k ~ Beta(a_k, b_k), k < K-1, by `SticksToWeights`.
-
-    With a = 1 and b = alpha it is the Dirichlet process of concentration alpha, truncated at K clusters (Ishwaran and
-    James 2001): the smaller alpha, the fewer clusters carry most of the weight; all K of them for alpha → ∞.
+    normalised for every logit; torch's own distribution clips the logits at ±16.
 
     Args:
-        a: (…, K-1), > 0.
-        b: (…, K-1), > 0.
+        logits: of any shape.
     """
 
-    arg_constraints = {"a": constraints.positive, "b": constraints.positive}  # noqa: RUF012  (torch's own way)
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012  (torch's own way)
+    support = constraints.unit_interval
+    has_rsample = True
 
-    def __init__(self, a: Tensor, b: Tensor, *, validate_args: bool | None = None) -> None:
-        self.a, self.b = torch.broadcast_tensors(a, b)
-        sticks = dist.Beta(self.a, self.b).to_event(1)
-        super().__init__(sticks, [SticksToWeights()], validate_args=validate_args)
+    def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "StickBreaking":
-        """The same weights, repeated to a batch shape."""
-        shape = (*batch_shape, self.a.shape[-1])
-        return StickBreaking(self.a.expand(shape), self.b.expand(shape), validate_args=False)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuousBernoulli":
+        """The same variable, repeated to a batch shape."""
+        return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        """E[w_k] = E[v_k] prod_{i<k} (1 - E[v_i]): the sticks are independent."""
-        weights: Tensor = SticksToWeights()(self.a / (self.a + self.b))
-        return weights
+        """E[x] = 1/2 + coth(l/2)/2 - 1/l."""
+        small, m = self._split(_SERIES_BELOW)
+        far = 1 - (-m).exp() / torch.expm1(-m) - 1 / m
+        square = self.logits.square()
+        near = self.logits * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
+        return torch.where(small, 0.5 + near, torch.where(self.logits > 0, far, 1 - far))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``sample_shape`` + batch shape, with gradients: the inverse of the distribution function."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        small, m = self._split(1e-4)
+        below = -torch.log1p(u * torch.expm1(-m)) / m  # a draw at -|l|
+        tilted = u + self.logits * u * (1 - u) / 2  # to first order in l
+        return torch.where(small, tilted, torch.where(self.logits > 0, 1 - below, below)).clamp(0.0, 1.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        small, m = self._split(_SERIES_BELOW)
+        far = m.log() - torch.log(-torch.expm1(-m))
+        square = self.logits.square()
+        near = -square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
+        # exp(l x) for l > 0 is exp(l) exp(-l (1 - x)): the exponent is taken from the nearer end, where it is small.
+        end = torch.where(self.logits > 0, value - 1, value)
+        return torch.where(small, self.logits * (value - 0.5) + near, self.logits * end + far)
+
+    def _split(self, bound: float) -> tuple[Tensor, Tensor]:
+        """Where |l| < bound, and |l|, with 1 in these places, so that no gradient is NaN."""
+        small = self.logits.abs() < bound
+        return small, torch.where(small, 1.0, self.logits.abs())
+
+
+# The closed forms lose digits near 0; the first term that the series leave out is of the order 1e-13 here.
+_SERIES_BELOW = 0.1
+
+
+class FloatCategorical(dist.Categorical):  # type: ignore[misc]
+    """A Categorical over codes 0 … V-1 whose draws are floats, as the data are that networks read."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Codes, of shape ``sample_shape`` + batch shape."""
+        codes: Tensor = super().sample(torch.Size(sample_shape))
+        return codes.to(self.logits.dtype)

@@ -10,7 +10,8 @@ from pyro.nn import PyroParam
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.models.distributions import DiscretizedLogistic
+from pyro_mfcvae.models.counts import LogRatePoisson, MeanNegativeBinomial, bounded_log_rate
+from pyro_mfcvae.models.distributions import ContinuousBernoulli, DiscretizedLogistic, FloatCategorical
 from pyro_mfcvae.networks import AbstractPyroModule
 
 
@@ -24,6 +25,10 @@ class Likelihood(AbstractPyroModule):
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
         """E[x | z], of the data's shape: what a reconstruction shows."""
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """What an encoder reads of the data ``x``, without missing elements: ``x`` itself by default."""
+        return x
 
     def event_shape(self, output_shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of one item of the data, for a decoder with an output of ``output_shape``: the same by default."""
@@ -51,11 +56,10 @@ class ContinuousBernoulliLikelihood(Likelihood):
     (Loaiza-Ganem and Cunningham 2019)."""
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.ContinuousBernoulli(logits=output)
+        return ContinuousBernoulli(output)
 
     def mean(self, output: Tensor) -> Tensor:
-        mean: Tensor = dist.ContinuousBernoulli(logits=output).mean
-        return mean
+        return ContinuousBernoulli(output).mean
 
 
 class _ScaledLikelihood(Likelihood):
@@ -74,8 +78,12 @@ class _ScaledLikelihood(Likelihood):
             self.register_buffer("scale", value.clone())
         self.sigmoid_mean = sigmoid_mean
 
-    def mean(self, output: Tensor) -> Tensor:
+    def loc(self, output: Tensor) -> Tensor:
+        """The location, in units of x."""
         return output.sigmoid() if self.sigmoid_mean else output
+
+    def mean(self, output: Tensor) -> Tensor:
+        return self.loc(output)
 
 
 class GaussianLikelihood(_ScaledLikelihood):
@@ -92,7 +100,7 @@ class GaussianLikelihood(_ScaledLikelihood):
         super().__init__("Gaussian", scale, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(self.mean(output), self.scale)
+        return dist.Normal(self.loc(output), self.scale)
 
 
 class DiscretizedLogisticLikelihood(_ScaledLikelihood):
@@ -120,20 +128,30 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
         self.num_levels = num_levels
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return DiscretizedLogistic(self.mean(output), self.scale, num_levels=self.num_levels)
-
-
-class PoissonLikelihood(Likelihood):
-    """x ~ Poisson(exp(output)): counts 0, 1, 2, …, as floats."""
-
-    def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(output.exp())
+        return DiscretizedLogistic(self.loc(output), self.scale, num_levels=self.num_levels)
 
     def mean(self, output: Tensor) -> Tensor:
-        return output.exp()
+        return self(output).mean
 
 
-class NegativeBinomialLikelihood(Likelihood):
+class CountLikelihood(Likelihood):
+    """Counts 0, 1, 2, …, as floats, of mean exp(output), see `bounded_log_rate`. Encoders read log(1 + x)."""
+
+    def mean(self, output: Tensor) -> Tensor:
+        return bounded_log_rate(output).exp()
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        return torch.log1p(x)
+
+
+class PoissonLikelihood(CountLikelihood):
+    """x ~ Poisson(exp(output))."""
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return LogRatePoisson(bounded_log_rate(output))
+
+
+class NegativeBinomialLikelihood(CountLikelihood):
     """x ~ NegativeBinomial, mean m = exp(output), variance m + m² / dispersion: counts that vary more than Poisson's.
 
     Args:
@@ -150,11 +168,7 @@ class NegativeBinomialLikelihood(Likelihood):
         self.dispersion = PyroParam(value.clone(), dist.constraints.positive)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        dispersion = self.dispersion
-        return dist.NegativeBinomial(dispersion.expand_as(output), logits=output - dispersion.log())
-
-    def mean(self, output: Tensor) -> Tensor:
-        return output.exp()
+        return MeanNegativeBinomial(bounded_log_rate(output), self.dispersion)
 
 
 class CategoricalLikelihood(Likelihood):
@@ -171,7 +185,7 @@ class CategoricalLikelihood(Likelihood):
         self.num_categories = num_categories
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Categorical(logits=output)
+        return FloatCategorical(logits=output)
 
     def mean(self, output: Tensor) -> Tensor:
         return output.argmax(-1).to(output.dtype)

@@ -155,7 +155,7 @@ def test_bayesian_mixtures_are_built() -> None:
         assert isinstance(prior, BayesianMixturePrior)
         assert (prior.random, prior.stick_breaking, prior.covariance) == (("probs",), True, "full")
         assert prior.concentration.item() == 0.5
-    assert pair.model.global_sites == ["probs_0", "probs_1"]
+    assert pair.model.global_sites == ["sticks_0", "sticks_1"]
 
 
 @pytest.mark.parametrize("posterior", ("diagonal", "full"))

@@ -190,7 +190,7 @@ def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Call
     }
     dims, probs = drawn["probs_0"]
     assert dims == ("chain", "draw", "probs_0_dim_0")
-    posterior = pair.guide.globals_guide._weights_posterior("probs_0")
+    posterior = pair.guide.globals_guide.weights_posterior("probs_0")
     error = posterior.stddev.detach().numpy() / 20
     assert (abs(probs[0].mean(0) - posterior.mean.detach().numpy()) < 5 * error).all()
     data = to_inference_data(pair, make_x(4), num_samples=30, num_simulated=16)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, Facet, FacetELBO, InputError
 from pyro_mfcvae.guides import ConjugateGuide, MultiFacetGuide
+from pyro_mfcvae.guides.globals import typical_values
 from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import BayesianMixturePrior, MultiFacetModel
 from pyro_mfcvae.models.mixture_priors import Covariance
@@ -100,9 +101,9 @@ def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
         FacetELBO().differentiable_loss(model, guide, x[torch.randperm(60)[:batch_size]]).backward()
         optimizer.step()
         if step >= 350:
-            posterior = guide.globals_guide._weights_posterior("probs_0")
-            averages.append(torch.stack([posterior.mean.detach(), posterior.sample((1,))[0]]))
-    mean = torch.stack(averages)[:, 0].mean(0)
+            posterior = guide.globals_guide.weights_posterior(model.global_sites[0])
+            averages.append((posterior.mean_weights if stick_breaking else posterior.mean).detach())
+    mean = torch.stack(averages).mean(0)
     n = torch.tensor([30.0, 20.0, 10.0])
     if stick_breaking:
         a, b = 1 + n[:2], 2 + torch.tensor([30.0, 10.0])
@@ -114,6 +115,7 @@ def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
         spread = torch.distributions.Dirichlet(2 + n).stddev[0]
     torch.testing.assert_close(mean, exact, rtol=0.0, atol=0.02)
     draws = posterior.sample((4000,))[:, 0]
+    draws = draws.sigmoid() if stick_breaking else draws
     assert draws.std().item() == pytest.approx(spread.item(), rel=0.2)
 
 
@@ -168,8 +170,63 @@ def test_fitting_moves_the_guide_of_the_chosen_facet() -> None:
     assert (model.priors[0].loc[:, 0] - torch.tensor([-10.0, 0.0, 10.0])).abs().max() < 0.5
 
 
+def test_a_hierarchical_hyperprior_by_its_formula() -> None:
+    """center_d ~ Normal(0, 2), loc_cd ~ Normal(center_d, 2): log p of one draw, and the covariance of two clusters."""
+    prior = BayesianMixturePrior(FACET, random=("loc", "center"), loc_scale=2.0)
+    model = make_model(prior)
+    assert model.global_sites == ["center_0", "loc_0"]
+    trace = poutine.trace(model.sample_globals).get_trace()
+    center, loc = (trace.nodes[name]["value"] for name in ("center_0", "loc_0"))
+    assert (center.shape, loc.shape) == ((2,), (3, 2))
+    normal = torch.distributions.Normal
+    expected = normal(0.0, 2.0).log_prob(center).sum() + normal(center, 2.0).log_prob(loc).sum()
+    torch.testing.assert_close(trace.log_prob_sum(), expected)
+    torch.testing.assert_close(model.priors_given({"center_0": center, "loc_0": loc})[0].components().mean, loc)
+
+    draws = Predictive(model, num_samples=4000)(num=1)["loc_0"].reshape(4000, 3, 2)
+    covariance = torch.cov(draws[..., 0].T)
+    expected = 4.0 * (torch.ones(3, 3) + torch.eye(3))  # both levels, and the center alone between two clusters
+    torch.testing.assert_close(covariance, expected, rtol=0.0, atol=0.6)  # 4 standard errors of 8 sqrt(2 / 4000)
+
+
+@pytest.mark.parametrize("make", (AutoNormal, AutoMultivariateNormal, None))
+def test_a_hierarchical_hyperprior_is_learned(make: type | None) -> None:
+    """The clusters lie around 5, so q(center) moves there, to about 5 · 3 / (3 + 1) with as many levels' variances."""
+    prior = BayesianMixturePrior(Facet(num_clusters=3, latent_dim=1), random=("loc", "center"), loc_scale=1.0)
+    prior.set_mixture(torch.tensor([[4.0], [5.0], [6.0]]), torch.full((3, 1, 1), 0.01))
+    model = make_model(prior)
+    guide = make_guide(model, globals_guide=make(model.sample_globals) if make is not None else None)
+    guide.restart_globals([0])
+    torch.testing.assert_close(guide.typical_priors()[0].components().mean, torch.tensor([[4.0], [5.0], [6.0]]))
+    x = torch.tensor([4.0, 5.0, 6.0]).repeat(20)[:, None] + 0.1 * torch.randn(60, 1)
+    optimizer = torch.optim.Adam(guide.globals_guide.parameters(), lr=0.05)
+    values = []
+    for step in range(300):
+        optimizer.zero_grad()
+        FacetELBO().differentiable_loss(model, guide, x).backward()
+        optimizer.step()
+        if step >= 150:
+            values.append(typical_values(guide.globals_guide, model)["center_0"])
+    assert torch.stack(values).mean().item() == pytest.approx(5 * 3 / 4, abs=0.2)
+
+
+@pytest.mark.parametrize("num_clusters", (1, 2, 60))
+def test_sticks_of_any_number_train_in_single_precision(num_clusters: int) -> None:
+    torch.set_default_dtype(torch.float32)
+    facet = Facet(num_clusters=num_clusters, latent_dim=2)
+    prior = BayesianMixturePrior(facet, random=("probs",), stick_breaking=True, concentration=0.1)
+    model = make_model(prior)
+    guide = make_guide(model)
+    x = torch.randn(12, 2)
+    for elbo in (FacetELBO(), TraceEnum_ELBO(max_plate_nesting=1)):
+        assert math.isfinite(elbo.loss_and_grads(model, guide, x))
+        for parameter in guide.parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all()
+    assert guide.typical_priors()[0].log_weights().shape == (num_clusters,)
+
+
 def test_errors() -> None:
-    with pytest.raises(InputError, match=r"random must name some of probs, loc, scale, got \['weights'\]"):
+    with pytest.raises(InputError, match=r"random must name some of probs, loc, scale, center, got \['weights'\]"):
         BayesianMixturePrior(FACET, random=("weights",))
     with pytest.raises(InputError, match="concentration must be > 0, got 0"):
         BayesianMixturePrior(FACET, concentration=0.0)
@@ -181,11 +238,8 @@ def test_errors() -> None:
     hidden = poutine.block(model.sample_globals, hide=["probs_0"])
     with pytest.raises(InputError, match=r"global sites \['probs_0', 'loc_0', 'scale_0'\], but the globals_guide has"):
         make_guide(model, globals_guide=AutoNormal(hidden))
-    guide = make_guide(model, globals_guide=AutoNormal(model.sample_globals))
-    with pytest.raises(
-        InputError, match="AutoNormal cannot be moved to mixtures that were fitted: take a ConjugateGuide"
-    ):
-        initialize_mixtures(model, guide, torch.randn(20, 2))
+    with pytest.raises(InputError, match='random must name "loc" as well'):
+        BayesianMixturePrior(FACET, random=("center",))
     started = AutoNormal(model.sample_globals, init_loc_fn=init_to_value(values=model.starting_point()))
     torch.testing.assert_close(
         make_guide(model, globals_guide=started).typical_priors()[0].log_prob(torch.zeros(1, 2)),

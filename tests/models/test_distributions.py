@@ -1,33 +1,84 @@
+import math
+
+import pytest
 import torch
 
-from pyro_mfcvae.models.distributions import StickBreaking, SticksToWeights
+from pyro_mfcvae.models import CategoricalLikelihood, DiscretizedLogisticLikelihood
+from pyro_mfcvae.models.distributions import ContinuousBernoulli, DiscretizedLogistic, FloatCategorical
+
+BOTH = pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+LOGITS = (-500.0, -30.0, -16.0, -3.0, -0.0999, -0.01, -1e-6, 0.0, 1e-9, 1e-3, 0.0999, 0.1001, 5.0, 30.0, 500.0)
 
 
-def test_sticks_with_the_right_betas_are_a_dirichlet() -> None:
-    """v_k ~ Beta(1, K - 1 - k) gives Dirichlet(1, …, 1): density and Jacobian at once (Connor and Mosimann 1969)."""
-    w = torch.distributions.Dirichlet(torch.ones(5)).sample((6,))
-    sticks = StickBreaking(torch.ones(4), torch.tensor([4.0, 3.0, 2.0, 1.0]))
-    expected = torch.distributions.Dirichlet(torch.ones(5)).log_prob(w)
-    torch.testing.assert_close(sticks.log_prob(w), expected, rtol=0.0, atol=1e-10)
-    torch.testing.assert_close(sticks.mean, torch.full((5,), 0.2))
-    general = StickBreaking(torch.tensor([2.0, 1.5, 0.7, 3.0]), torch.tensor([5.2, 3.7, 3.0, 0.0001]))
-    assert general.expand((2, 3)).sample().shape == (2, 3, 5)
+@BOTH
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_is_normalised_and_has_its_mean(logit: float, dtype: torch.dtype) -> None:
+    """Gauss-Legendre quadrature on pieces that the exponential's width of 1/|logit| cuts off the nearer end."""
+    from numpy.polynomial.legendre import leggauss
+
+    nodes, masses = (torch.from_numpy(values) for values in leggauss(40))
+    width = min(1.0, 40 / max(abs(logit), 1e-9))
+    x = (nodes + 1) / 2 * width
+    x = 1 - x if logit > 0 else x
+    p = ContinuousBernoulli(torch.tensor(logit, dtype=dtype))
+    density = p.log_prob(x.to(dtype)).double().exp() * masses * width / 2
+    bound = 1e-4 if dtype == torch.float32 else 1e-10
+    assert density.sum().item() == pytest.approx(1.0, abs=bound)
+    assert p.mean.item() == pytest.approx((density * x).sum().item(), abs=bound)
 
 
-def test_sticks_to_weights() -> None:
-    v = torch.tensor([0.5, 0.2, 0.9], requires_grad=True)
-    w = SticksToWeights()(v)
-    torch.testing.assert_close(w, torch.tensor([0.5, 0.1, 0.36, 0.04]))
-    torch.testing.assert_close(SticksToWeights()._inverse(w), v)
-    jacobian = torch.autograd.functional.jacobian(lambda v: SticksToWeights()(v)[:-1], v)
-    torch.testing.assert_close(SticksToWeights().log_abs_det_jacobian(v, w), jacobian.det().abs().log())
-    assert SticksToWeights().forward_shape((7, 3)) == (7, 4)
-    assert SticksToWeights().inverse_shape((7, 4)) == (7, 3)
+@BOTH
+def test_continuous_bernoulli_has_gradients_everywhere(dtype: torch.dtype) -> None:
+    """d log p / dl = x - mean, and the mean is increasing in l."""
+    logits = torch.tensor([-1e4, -100.0, -0.1, 0.0, 1e-5, 0.3, 90.0, 1e4], dtype=dtype, requires_grad=True)
+    p, x = ContinuousBernoulli(logits), torch.tensor(0.3, dtype=dtype)
+    (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), logits)
+    torch.testing.assert_close(gradient, x - p.mean, rtol=0.0, atol=1e-5 if dtype == torch.float32 else 1e-10)
+    (slope,) = torch.autograd.grad(p.mean.sum(), logits)
+    assert slope.isfinite().all() and (slope >= 0).all()
+    assert torch.autograd.grad(p.rsample().sum(), logits)[0].isfinite().all()
 
 
-def test_the_mean_of_sticks_is_that_of_their_draws() -> None:
-    """5 standard errors of 20,000 draws."""
-    sticks = StickBreaking(torch.ones(5), torch.full((5,), 1.3))
-    draws = sticks.sample((20_000,))
-    torch.testing.assert_close(draws.sum(-1), torch.ones(20_000))
-    assert ((draws.mean(0) - sticks.mean).abs() < 5 * draws.std(0) / 20_000**0.5).all()
+def test_draws_of_a_continuous_bernoulli() -> None:
+    """Means and distribution functions at 0.3 of 20,000 draws within 5 standard errors."""
+    logits = torch.tensor([-40.0, -2.0, 0.0, 1e-5, 0.7, 60.0])
+    p = ContinuousBernoulli(logits)
+    draws = p.sample((20_000,))
+    assert (draws >= 0).all() and (draws <= 1).all()
+    assert ((draws.mean(0) - p.mean).abs() < 5 * draws.std(0) / 20_000**0.5).all()
+    grid = 0.3 * (torch.arange(20_000)[:, None] + 0.5) / 20_000
+    expected = 0.3 * p.log_prob(grid).exp().mean(0)
+    below = (draws < 0.3).double().mean(0)
+    assert ((below - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt() + 1e-3).all()
+
+
+@pytest.mark.parametrize("num_levels", (2, 11, 256))
+def test_the_mean_of_a_discretised_logistic_is_the_sum_over_its_levels(num_levels: int) -> None:
+    levels = torch.arange(num_levels).double() / (num_levels - 1)
+    loc = torch.tensor([-0.5, 0.0067, 0.3, 1.0, 2.0])
+    for scale in (1e-4, 0.1, 3.0):
+        p = DiscretizedLogistic(loc, torch.tensor(scale), num_levels=num_levels)
+        expected = (p.log_prob(levels[:, None]).exp() * levels[:, None]).sum(0)
+        torch.testing.assert_close(p.mean, expected, rtol=0.0, atol=1e-10)
+
+
+def test_a_reconstruction_shows_the_mean_and_not_the_location() -> None:
+    likelihood = DiscretizedLogisticLikelihood(scale=0.1)
+    output = torch.tensor([-5.0])
+    levels = torch.arange(256).double() / 255
+    expected = (likelihood(output).log_prob(levels).exp() * levels).sum()
+    torch.testing.assert_close(likelihood.mean(output)[0], expected, rtol=0.0, atol=1e-10)
+    assert output.sigmoid().item() == pytest.approx(0.0067, abs=1e-4)
+    assert likelihood.mean(output).item() == pytest.approx(0.0727, abs=1e-3)
+
+
+def test_codes_are_drawn_as_floats_that_the_density_takes() -> None:
+    logits = torch.randn(2, 3, 5)
+    p = CategoricalLikelihood()(logits)
+    assert isinstance(p, FloatCategorical)
+    for drawn in (p.sample(), p.expand((4, 2, 3)).sample((7,)), p.to_event(1).mask(torch.tensor(True)).sample()):
+        assert drawn.dtype == logits.dtype
+    x = p.sample()
+    expected = logits.log_softmax(-1).gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(p.log_prob(x), expected)
+    assert math.isclose(p.log_prob(p.enumerate_support()).exp().sum(0).mean().item(), 1.0)
