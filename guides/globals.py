@@ -54,13 +54,15 @@ def typical_values(guide: GlobalGuide, model: MultiFacetModel) -> Mapping[str, T
     with torch.random.fork_rng(devices=devices), poutine.block():
         torch.manual_seed(0)
         if isinstance(guide, AutoContinuous):
-            latent = guide.get_posterior().sample((_MEDIAN_DRAWS,)).median(0).values
+            # Delta's draws are views of one row, of which torch's median returns wrong numbers; a copy has rows.
+            draws = guide.get_posterior().sample((_MEDIAN_DRAWS,)).contiguous()
+            latent = draws.median(0).values
             return {site["name"]: biject_to(site["fn"].support)(value) for site, value in guide._unpack_latent(latent)}
-        draws = [guide() for _ in range(_MEDIAN_DRAWS)]
+        samples = [guide() for _ in range(_MEDIAN_DRAWS)]
         supports = _sites(model)
-    transforms = {name: biject_to(supports[name].support) for name in draws[0]}
+    transforms = {name: biject_to(supports[name].support) for name in samples[0]}
     return {
-        name: transform(torch.stack([transform.inv(draw[name]) for draw in draws]).median(0).values)
+        name: transform(torch.stack([transform.inv(value[name]) for value in samples]).median(0).values)
         for name, transform in transforms.items()
     }
 
