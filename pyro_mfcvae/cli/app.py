@@ -15,6 +15,7 @@ from rich.console import Console
 from pyro_mfcvae.atomic_io import write_json
 from pyro_mfcvae.cli.assign import assign
 from pyro_mfcvae.cli.checks import check, compare
+from pyro_mfcvae.cli.explore import explore
 from pyro_mfcvae.cli.images import sample
 from pyro_mfcvae.cli.report import report
 from pyro_mfcvae.cli.terminal import console, print_scores, print_sweep, say, table
@@ -182,6 +183,7 @@ app.command(check)
 app.command(compare)
 app.command(report)
 app.command(sample)
+app.command(explore)
 
 
 @app.command

@@ -1,0 +1,138 @@
+"""What all requests share: the run, its items, the groups as a person left them, and one place to compute."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
+from typing import Any, TypeVar
+
+import anyio
+import pyro
+import torch
+from anyio.to_thread import run_sync
+
+from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.explore.items import FacetView, Items
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.grouping import Grouping
+
+T = TypeVar("T")
+
+_MOST_UNDOS = 200
+_MOST_WAITING = 16
+_NUM_REFERENCE = 200
+_REFERENCE_DRAWS = 16
+
+
+class StaleError(InputError):
+    """A form was made for groups that have changed since."""
+
+
+class BusyError(InputError):
+    """Too many requests wait for the model."""
+
+
+@dataclass(eq=False)
+class Desk:
+    """The state of one explorer.
+
+    Attributes:
+        run: the folder, where groups and names are kept.
+        pair: the fitted model and guide.
+        items: all items with their assignments.
+        grouping: the groups as they are now; every change replaces it.
+        version: how many changes there were; forms carry it, so that one made for other groups changes nothing.
+    """
+
+    run: RunFolder
+    pair: MFCVAE
+    items: Items
+    grouping: Grouping
+    version: int = 0
+    _undos: list[Grouping] = field(default_factory=list)
+    _views: dict[int, tuple[Any, FacetView]] = field(default_factory=dict)
+    _change: Lock = field(default_factory=Lock)
+
+    @property
+    def num_facets(self) -> int:
+        """J."""
+        return self.pair.num_facets
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change to undo."""
+        return bool(self._undos)
+
+    def view(self, facet: int) -> FacetView:
+        """The items of a facet by its groups of now; worked out once for every change."""
+        own = self.grouping.facets[self.check_facet(facet)]
+        cached = self._views.get(facet)
+        if cached is None or cached[0] is not own:
+            cached = self._views[facet] = (own, FacetView.of(self.items, facet, own))
+        return cached[1]
+
+    def change(self, version: int, edit: Callable[[Grouping], Grouping]) -> None:
+        """Replace the groups by an edit of them, and save.
+
+        Raises:
+            StaleError: the groups are no longer those of ``version``.
+        """
+        with self._change:
+            if version != self.version:
+                raise StaleError(
+                    f"expected a form for version {self.version} of the groups, got one for {version}: the groups "
+                    "changed in another window, so load the page again"
+                )
+            edited = edit(self.grouping)
+            self.run.write_grouping(edited)
+            self._undos = [*self._undos, self.grouping][-_MOST_UNDOS:]
+            self.grouping = edited
+            self.version += 1
+
+    def undo(self) -> None:
+        """Go back by one change, if there is one."""
+        with self._change:
+            if self._undos:
+                self.run.write_grouping(self._undos[-1])
+                self.grouping = self._undos.pop()
+                self.version += 1
+
+    def check_facet(self, facet: int) -> int:
+        """The facet, if there is such a one."""
+        if not 0 <= facet < self.num_facets:
+            raise InputError(f"expected a facet from 0 to {self.num_facets - 1}, got {facet}: choose one of these")
+        return facet
+
+    def check_item(self, item: int) -> int:
+        """The item, if there is such a one."""
+        if not 0 <= item < len(self.items):
+            raise InputError(f"expected an item from 0 to {len(self.items) - 1}, got {item}: choose one of these")
+        return item
+
+    @cached_property
+    def _limiter(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(1)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Run a piece of work with the model in another thread, one piece at a time; other requests are answered."""
+        if self._limiter.statistics().tasks_waiting >= _MOST_WAITING:
+            raise BusyError(f"expected at most {_MOST_WAITING} waiting requests, got one more: try again in a moment")
+        return await run_sync(self._without_gradients, work, limiter=self._limiter)
+
+    def _without_gradients(self, work: Callable[[], T]) -> T:
+        with torch.no_grad(), pyro.get_param_store().scope():
+            return work()
+
+    @cached_property
+    def reference_evidence(self) -> torch.Tensor:
+        """log p(x) of up to 200 items spread over all, in order: what an item's evidence is compared with."""
+        chosen = torch.linspace(0, len(self.items) - 1, min(len(self.items), _NUM_REFERENCE)).long()
+        x = as_float(self.items.images[chosen])
+        return self.pair.log_evidence(x, _REFERENCE_DRAWS).sort().values
+
+    def typicality(self, x: torch.Tensor) -> float:
+        """Share of reference items whose evidence is no higher than that of the item ``x`` (1, *event_shape)."""
+        evidence = self.pair.log_evidence(x, _REFERENCE_DRAWS)
+        return float((self.reference_evidence <= evidence).double().mean())

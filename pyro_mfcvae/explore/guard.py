@@ -1,0 +1,188 @@
+"""Who is answered, and how: Host, Origin and token are checked before a request reaches a page."""
+
+import asyncio
+import hmac
+import ipaddress
+import time
+from collections import deque
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "mfcvae-token"
+_SMALL_BODY = 64 * 2**10
+_WRONG_TOKENS, _WINDOW = 20, 60.0
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
+
+class BodyError(Exception):
+    """A request's body is too large, or too slow."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class Guard:
+    """Middleware around all pages.
+
+    - Host must name this machine (DNS rebinding): one of ``hosts``, or an address as numbers.
+    - A request that changes something must come from a page of ours (CSRF): its Origin is its Host.
+    - Where there is a token, a request must carry it: once as ``?token=…``, then as a cookie.
+    - A body is bounded in bytes and in seconds.
+
+    Args:
+        app: the pages.
+        hosts: names that are answered, without port.
+        token: the secret, or None where anybody on this machine may look.
+        upload_path: the path that takes ``upload_bytes``; others take 64 KiB.
+        upload_bytes: the most that a body may have there.
+        frame_ancestors: who may show the page in a frame.
+        body_seconds: the time a body may take to arrive.
+        render_error: makes the page of an error from its status and message.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str],
+        token: str | None,
+        upload_path: str,
+        upload_bytes: int,
+        frame_ancestors: str,
+        body_seconds: float,
+        render_error: Callable[[int, str], Response],
+    ) -> None:
+        self.app, self.hosts, self.token = app, hosts, token
+        self.upload_path, self.upload_bytes = upload_path, upload_bytes
+        self.body_seconds, self.render_error = body_seconds, render_error
+        self.policy = (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+            f"form-action 'self'; base-uri 'none'; frame-ancestors {frame_ancestors}"
+        )
+        self._wrong: deque[float] = deque()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"expected an HTTP request, got {scope['type']}: this server speaks HTTP only")
+        headers = Headers(scope=scope)
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answer.setdefault(name, value)
+                answer["Content-Security-Policy"] = self.policy
+            await send(message)
+
+        try:
+            response = self._refuse(scope, headers) or self._ask_token(scope, headers)
+            if response is None:
+                await self.app(scope, self._bound(scope, headers, receive), send_safely)
+                return
+        except BodyError as error:
+            response = self.render_error(error.status, error.message)
+        await response(scope, receive, send_safely)
+
+    def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
+        host = headers.get("host", "")
+        name = _name_of(host)
+        if name is None or not (name in self.hosts or _is_address(name)):
+            return self.render_error(421, "expected a request to this machine's own address, got another Host")
+        if scope["method"] in ("GET", "HEAD"):
+            embedded = headers.get("sec-fetch-dest", "document") not in ("document", "iframe", "empty")
+            if headers.get("sec-fetch-site") == "cross-site" and embedded:
+                return self.render_error(403, "expected a request of this page, got one of another site")
+            return None
+        if headers.get("origin") not in (f"http://{host}", f"https://{host}"):
+            return self.render_error(403, "expected a change made on this page, got one from another Origin")
+        return None
+
+    def _ask_token(self, scope: Scope, headers: Headers) -> Response | None:
+        cookie = f"{COOKIE}-{scope['server'][1]}"  # browsers share cookies between the ports of a host
+        open_to_all = self.token is None or scope["path"].startswith("/static/")
+        if open_to_all or _same(_cookie(headers, cookie), self.token or ""):
+            return None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if not given:
+            return self.render_error(401, "expected the address with its token, as mfcvae explore printed it")
+        now = time.monotonic()
+        while self._wrong and self._wrong[0] < now - _WINDOW:
+            self._wrong.popleft()
+        if len(self._wrong) >= _WRONG_TOKENS:
+            return self.render_error(429, "too many wrong tokens came in: wait a minute")
+        if self.token is None or not _same(given, self.token):
+            self._wrong.append(now)
+            return self.render_error(401, "expected the address with its token, as mfcvae explore printed it")
+        response = RedirectResponse("/", status_code=303)
+        response.set_cookie(cookie, self.token, httponly=True, samesite="strict", path="/")
+        return response
+
+    def _bound(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """``receive`` that stops after too many bytes or seconds."""
+        most = self.upload_bytes if scope["path"] == self.upload_path else _SMALL_BODY
+        too_large = BodyError(413, f"expected at most {most:,} bytes, got more: send less")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > most:
+            raise too_large
+        deadline = time.monotonic() + self.body_seconds
+        state: dict[str, Any] = {"bytes": 0, "done": False}
+
+        async def bounded() -> Message:
+            if state["done"]:  # whatever follows the body is that the client has gone
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise BodyError(408, "expected the whole request in time, got a part of it: send it again") from None
+            state["bytes"] += len(message.get("body", b""))
+            state["done"] = not message.get("more_body", False)
+            if state["bytes"] > most:
+                raise too_large
+            return message
+
+        return bounded
+
+
+def _name_of(host: str) -> str | None:
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises where the port is no number
+    except ValueError:
+        return None
+    return None if parts.username is not None or parts.path or parts.query else parts.hostname
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _cookie(headers: Headers, name: str) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())

@@ -1,0 +1,142 @@
+"""What the page knows of a run: the items, and where each stands in every facet."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.grouping import FacetGroups
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """N items along J facets.
+
+    Attributes:
+        images: (N, *event_shape), uint8 or floats in [0, 1].
+        labels: label set → (N,); negative where an item has none.
+        probs: q(c_j | x) of every facet, (N, K_j) in single precision.
+        means: E[z_j | x] of every facet, (N, D_j).
+    """
+
+    images: Tensor
+    labels: Mapping[str, NDArray[np.int64]]
+    probs: Sequence[NDArray[np.float32]]
+    means: Sequence[NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def clusters(self) -> NDArray[np.int64]:
+        """Most probable cluster of every item in every facet, (N, J)."""
+        return np.stack([probs.argmax(1) for probs in self.probs], 1)
+
+    @cached_property
+    def maps(self) -> list[NDArray[np.float64]]:
+        """Every facet's means on their two main axes, (N, 2), scaled to [0, 1]."""
+        return [_project(means) for means in self.means]
+
+    def nearest(self, facet: int, mean: NDArray[np.floating], num: int) -> list[int]:
+        """The items whose E[z_j | x] is closest to ``mean`` (D_j,), the closest first."""
+        distances = np.square(self.means[facet] - mean).sum(1)
+        num = min(num, len(self))
+        closest = np.argpartition(distances, num - 1)[:num]
+        return [int(n) for n in closest[np.argsort(distances[closest], kind="stable")]]
+
+
+@torch.no_grad()
+def encode_items(
+    pair: MFCVAE, split: Split, *, batch_size: int = 1024, on_batch: Callable[[int], None] = lambda done: None
+) -> Items:
+    """Ask the guide about every item, batch by batch.
+
+    Args:
+        pair: the fitted model and guide.
+        split: the items.
+        batch_size: items at once.
+        on_batch: receives the number of items so far.
+    """
+    pair.eval()
+    facets = range(pair.num_facets)
+    probs: list[list[NDArray[np.float32]]] = [[] for _ in facets]
+    means: list[list[NDArray[np.float32]]] = [[] for _ in facets]
+    done = 0
+    with pyro.get_param_store().scope():  # nothing stays in Pyro's global store
+        rule, priors = pair.guide.assignment, pair.priors
+        for images in split.images.split(batch_size):
+            for j, posterior in enumerate(pair.encode(as_float(images))):
+                probs[j].append(rule(j, priors[j], posterior, posterior.mean).exp().float().numpy())
+                means[j].append(posterior.mean.float().numpy())
+            done += len(images)
+            on_batch(done)
+    return Items(
+        images=split.images,
+        labels={name: label.numpy() for name, label in split.labels.items()},
+        probs=[np.concatenate(parts) for parts in probs],
+        means=[np.concatenate(parts) for parts in means],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FacetView:
+    """The items of one facet as its groups sort them.
+
+    Attributes:
+        groups: most probable group of every item, (N,).
+        confidence: its probability, (N,): the sum of q(c | x) over the group's clusters.
+        sizes: items per group, (G,).
+        mean_confidence: of every group's items, (G,); 0 where a group has none.
+        nearest: the other group with the most probability among a group's items, (G,); itself where it is alone.
+        order: all items, the most certain first.
+    """
+
+    groups: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    mean_confidence: NDArray[np.float64]
+    nearest: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: Items, facet: int, own: FacetGroups) -> "FacetView":
+        """Sum q(c | x) over the clusters of each group."""
+        membership = (own.labels[:, None] == np.arange(own.num_groups)).astype(np.float32)
+        probs = items.probs[facet] @ membership
+        groups = probs.argmax(1)
+        confidence = probs[np.arange(len(groups)), groups].astype(np.float64)
+        sizes = np.bincount(groups, minlength=own.num_groups)
+        totals = np.bincount(groups, weights=confidence, minlength=own.num_groups)
+        mass = np.stack([probs[groups == g].sum(0) for g in range(own.num_groups)])
+        if own.num_groups > 1:
+            np.fill_diagonal(mass, -1)
+        return cls(
+            groups=groups,
+            confidence=confidence,
+            sizes=sizes,
+            mean_confidence=totals / np.maximum(sizes, 1),
+            nearest=mass.argmax(1),
+            order=np.argsort(-confidence, kind="stable"),
+        )
+
+    def members(self, group: int, *, least_certain: bool = False) -> NDArray[np.int64]:
+        """The items of a group, the most certain first, or last."""
+        members = self.order[self.groups[self.order] == group]
+        return members[::-1] if least_certain else members
+
+
+def _project(means: NDArray[np.floating]) -> NDArray[np.float64]:
+    centred = means.astype(np.float64) - means.mean(0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    flat = centred @ axes[:, ::-1][:, :2]
+    if flat.shape[1] == 1:
+        flat = np.column_stack([flat, np.zeros(len(flat))])
+    low, high = np.quantile(flat, (0.001, 0.999), axis=0)
+    return np.clip((flat - low) / np.maximum(high - low, 1e-12), 0, 1)

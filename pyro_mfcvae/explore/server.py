@@ -1,0 +1,136 @@
+"""Opening a run's explorer: in the foreground for the command line, in the background for a notebook."""
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.explore.app import build_app
+from pyro_mfcvae.explore.desk import Desk
+from pyro_mfcvae.explore.items import encode_items
+from pyro_mfcvae.runs.folder import RunFolder
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+PORT = 8765
+_NOTEBOOKS = "'self' http://localhost:* http://127.0.0.1:* vscode-webview:"
+_START_SECONDS = 20.0
+
+
+def open_desk(
+    run: RunFolder,
+    *,
+    data: str | None = None,
+    root: Path | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Desk:
+    """Load a run and its items, and find every item's place.
+
+    Args:
+        run: the folder.
+        data: name or path of other data; by default the items that the run trained on.
+        root: folder of the data sets' files, as for `load_dataset`.
+        on_batch: receives the number of items that are ready, and of all.
+    """
+    pair, config = run.load_pair(), run.read_config()
+    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
+    dataset.check_event_shape(pair.model.event_shape)
+    total = len(dataset.train)
+    items = encode_items(pair, dataset.train, on_batch=lambda done: on_batch(done, total))
+    return Desk(run=run, pair=pair, items=items, grouping=run.read_grouping(pair))
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens: at the port, or where None at 8765, or else at any that is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in (PORT, 0) if port is None else (port,):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+        except (OSError, OverflowError) as error:
+            listener.close()
+            failure = error
+            continue
+        listener.listen(128)
+        return listener
+    raise InputError(f"expected a free address, got {host} port {port}, which fails ({failure}): choose another --port")
+
+
+def address_of(listener: socket.socket, host: str, token: str | None) -> str:
+    """What to type into a browser."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+
+
+def token_for(host: str) -> str | None:
+    """A random secret where other machines can connect."""
+    return None if host in LOOPBACK else secrets.token_urlsafe(32)
+
+
+def hosts_for(host: str) -> frozenset[str]:
+    """Names of this machine that are answered."""
+    own = () if host in LOOPBACK else (socket.gethostname().lower(), socket.getfqdn().lower())
+    return frozenset({"localhost", host.lower(), *own})
+
+
+def build_server(app: ASGIApp) -> uvicorn.Server:
+    """A server that logs errors only and names no software."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=2**15,
+        )
+    )
+
+
+class InlineExplorer:
+    """The explorer of a run in a notebook: the page in a frame, served in the background until `close`.
+
+    Attributes:
+        url: to open in a browser of this machine.
+    """
+
+    def __init__(self, desk: Desk, *, height: int = 800) -> None:
+        listener = listen("127.0.0.1", 0)
+        self.url, self._height = address_of(listener, "127.0.0.1", None), height
+        self._server = build_server(build_app(desk, frame_ancestors=_NOTEBOOKS))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.should_exit = True
+        self._thread.join(_START_SECONDS)
+
+    def _repr_html_(self) -> str:
+        return f'<iframe src="{self.url}" width="100%" height="{self._height}" title="Explorer"></iframe>'
+
+
+def explore(run: str | Path | RunFolder, *, data: str | None = None, height: int = 800) -> InlineExplorer:
+    """Show a run's explorer inline in a notebook.
+
+    Args:
+        run: the run, or its folder.
+        data: name or path of other data than the run's own.
+        height: of the frame, in pixels.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    return InlineExplorer(open_desk(folder, data=data), height=height)

@@ -1,0 +1,52 @@
+"""An image of the user's own: read within bounds, and brought to the form of the run's items."""
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+
+MAX_BYTES = 16 * 2**20
+MAX_PIXELS = 32_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
+    """The image (1, C, H, W), floats in [0, 1]: upright, cropped to the middle, resized.
+
+    Args:
+        content: of an image file; its first frame counts.
+        event_shape: (C, H, W) of the run's items.
+
+    Raises:
+        InputError: the bytes are no image of the formats above, or have too many pixels, which the header tells before
+            any is decoded.
+    """
+    if len(event_shape) != 3:
+        raise InputError("expected a run on images, got one on vectors: use mfcvae assign for vectors of your own")
+    channels, height, width = event_shape
+    if len(content) > MAX_BYTES:
+        raise InputError(f"expected at most {MAX_BYTES // 2**20} MiB, got {len(content) / 2**20:.1f}: reduce the image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(
+                        f"expected at most {MAX_PIXELS:,} pixels, got {image.width} × {image.height}: reduce the image"
+                    )
+                upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
+                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BOX)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        kinds = ", ".join(_FORMATS)
+        raise InputError(f"expected an image file ({kinds}), got one that cannot be read: choose another") from error
+    pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    return torch.from_numpy(pixels.copy()).to(torch.get_default_dtype())[None] / 255
