@@ -30,5 +30,5 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --editable '.[log,dev]'
+	$(BIN)/pip install --editable '.[log,explore,dev,docs]'
 	touch $@

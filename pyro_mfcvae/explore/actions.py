@@ -54,7 +54,7 @@ async def split(request: Request) -> Response:
 
     def edit(grouping: Grouping) -> Grouping:
         own = grouping.facets[j].members(g)
-        if not set(clusters) < set(own):
+        if not clusters or not set(clusters) < set(own):
             raise InputError(
                 f"expected some of the clusters {', '.join(map(str, own))}, but not all, got "
                 f"{', '.join(map(str, clusters)) or 'none'}: tick others"

@@ -54,6 +54,7 @@ class Desk:
     _undos: list[Grouping] = field(default_factory=list)
     _views: dict[int, tuple[Any, FacetView]] = field(default_factory=dict)
     _change: Lock = field(default_factory=Lock)
+    _num_waiting: int = 0  # requests that compute or wait for it; changed by the event loop alone
 
     @property
     def num_facets(self) -> int:
@@ -117,9 +118,13 @@ class Desk:
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Run a piece of work with the model in another thread, one piece at a time; other requests are answered."""
-        if self._limiter.statistics().tasks_waiting >= _MOST_WAITING:
+        if self._num_waiting > _MOST_WAITING:
             raise BusyError(f"expected at most {_MOST_WAITING} waiting requests, got one more: try again in a moment")
-        return await run_sync(self._without_gradients, work, limiter=self._limiter)
+        self._num_waiting += 1
+        try:
+            return await run_sync(self._without_gradients, work, limiter=self._limiter)
+        finally:
+            self._num_waiting -= 1
 
     def _without_gradients(self, work: Callable[[], T]) -> T:
         with torch.no_grad(), pyro.get_param_store().scope():

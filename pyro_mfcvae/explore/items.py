@@ -1,8 +1,11 @@
 """What the page knows of a run: the items, and where each stands in every facet."""
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyro
@@ -13,6 +16,8 @@ from torch import Tensor
 from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.grouping import FacetGroups
+
+_ROWS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +135,42 @@ class FacetView:
         """The items of a group, the most certain first, or last."""
         members = self.order[self.groups[self.order] == group]
         return members[::-1] if least_certain else members
+
+
+def csv_of(items: Items, views: Sequence[FacetView], names: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Item, and per facet group, its name, cluster and probability, as the text of a CSV file, piece by piece.
+
+    Args:
+        items: N of them.
+        views: one per facet.
+        names: what each facet's groups are called.
+    """
+    header = ["item"]
+    for j in range(len(views)):
+        header += [f"group_{j}", f"name_{j}", f"cluster_{j}", f"probability_{j}"]
+    yield _lines([header])
+    texts = [list(map(_as_text, own)) for own in names]
+
+    def row(n: int) -> list[object]:
+        cells: list[object] = [n]
+        for j, view in enumerate(views):
+            g = int(view.groups[n])
+            cells += [g, texts[j][g], int(items.clusters[n, j]), f"{view.confidence[n]:.6f}"]
+        return cells
+
+    for start in range(0, len(items), _ROWS_AT_ONCE):
+        yield _lines([row(n) for n in range(start, min(start + _ROWS_AT_ONCE, len(items)))])
+
+
+def _lines(rows: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue()
+
+
+def _as_text(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _project(means: NDArray[np.floating]) -> NDArray[np.float64]:

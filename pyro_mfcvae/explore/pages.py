@@ -1,9 +1,6 @@
 """Pages that only show: facets, groups, members, items, the map."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ from pyro_mfcvae.atomic_io import read_text
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.dendrogram import draw_tree
 from pyro_mfcvae.explore.desk import Desk
-from pyro_mfcvae.explore.items import FacetView
+from pyro_mfcvae.explore.items import csv_of
 from pyro_mfcvae.explore.pictures import draw_map, is_inside, to_image, to_png
 from pyro_mfcvae.explore.rendering import number, page, thumbs
 from pyro_mfcvae.runs.folder import RunFolder
@@ -23,7 +20,6 @@ from pyro_mfcvae.runs.folder import RunFolder
 PER_PAGE = 60
 _EXAMPLES = 6
 _MOST_CORNERS = 500
-_EXPORT_ROWS = 2_000
 
 
 def desk_of(request: Request) -> Desk:
@@ -223,7 +219,7 @@ def export(request: Request) -> Response:
     desk = desk_of(request)
     views = [desk.view(j) for j in range(desk.num_facets)]
     return StreamingResponse(
-        _rows(desk, views),
+        csv_of(desk.items, views, [desk.grouping.names(j) for j in range(desk.num_facets)]),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": "attachment; filename=assignments.csv"},
     )
@@ -282,33 +278,3 @@ def _corners(request: Request) -> list[tuple[float, float]]:
     if not 3 <= len(corners) <= _MOST_CORNERS or not np.isfinite(corners).all():
         raise InputError(f"expected 3 to {_MOST_CORNERS} corners as numbers, got others: draw the line again")
     return corners
-
-
-def _rows(desk: Desk, views: list[FacetView]) -> Iterator[str]:
-    header = ["item"]
-    for j in range(len(views)):
-        header += [f"group_{j}", f"name_{j}", f"cluster_{j}", f"probability_{j}"]
-    yield _csv([header])
-    names = [[_as_text(own.name(g)) for g in range(own.num_groups)] for own in desk.grouping.facets]
-    clusters = desk.items.clusters
-
-    def row(n: int) -> list[object]:
-        cells: list[object] = [n]
-        for j, view in enumerate(views):
-            g = int(view.groups[n])
-            cells += [g, names[j][g], int(clusters[n, j]), f"{view.confidence[n]:.6f}"]
-        return cells
-
-    for start in range(0, len(desk.items), _EXPORT_ROWS):
-        yield _csv([row(n) for n in range(start, min(start + _EXPORT_ROWS, len(desk.items)))])
-
-
-def _csv(rows: list[list[Any]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
-    return buffer.getvalue()
-
-
-def _as_text(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name

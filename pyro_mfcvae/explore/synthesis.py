@@ -136,18 +136,18 @@ async def upload_form(request: Request) -> HTMLResponse:
 async def upload(request: Request) -> HTMLResponse:
     """Where an image of the user's own belongs in every facet, and how typical it is."""
     desk = desk_of(request)
-    form = await request.form(max_files=1, max_fields=4)
-    file = form.get("image")
-    if not isinstance(file, UploadFile) or not file.filename:
-        raise InputError("expected an image file, got none: choose one")
-    content = await file.read()
+    async with request.form(max_files=1, max_fields=4) as form:
+        file = form.get("image")
+        if not isinstance(file, UploadFile) or not file.filename:
+            raise InputError("expected an image file, got none: choose one")
+        name, content = file.filename, await file.read()
     x = await run_in_threadpool(read_upload, content, desk.pair.model.event_shape)
 
     def ask() -> dict[str, Any]:
         probs, means = desk.pair.assign(x), [posterior.mean for posterior in desk.pair.encode(x)]
         facets = range(desk.num_facets)
         return {
-            "name": file.filename,
+            "name": name,
             "picture": to_data_uri(x[0], _LARGE),
             "reconstruction": to_data_uri(desk.pair.reconstruct(x)[0], _LARGE),
             "typicality": desk.typicality(x),

@@ -45,7 +45,9 @@ def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
                 fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BOX)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise InputError(f"expected at most {MAX_PIXELS:,} pixels, got many more: reduce the image") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         kinds = ", ".join(_FORMATS)
         raise InputError(f"expected an image file ({kinds}), got one that cannot be read: choose another") from error
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

@@ -1,0 +1,77 @@
+"""What requests share: one computation at a time while others are answered, and the evidence of an item."""
+
+import threading
+import time
+
+import anyio
+import pytest
+import torch
+
+from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.explore.desk import BusyError, Desk
+
+
+def test_one_piece_of_work_runs_at_a_time_and_the_loop_goes_on(desk: Desk) -> None:
+    running, most, beats = [0], [0], [0]
+
+    def work() -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        running[0] -= 1
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(desk.compute, work)
+            while beats[0] < 10:
+                await anyio.sleep(0.01)
+                beats[0] += 1
+
+    start = time.monotonic()
+    anyio.run(main)
+    assert most[0] == 1
+    assert time.monotonic() - start < 2
+
+
+def test_too_many_waiting_requests_are_refused(desk: Desk) -> None:
+    refused = []
+    release = threading.Event()
+
+    async def ask() -> None:
+        try:
+            await desk.compute(release.wait)
+        except BusyError as error:
+            refused.append(str(error))
+            release.set()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(18):
+                group.start_soon(ask)
+
+    anyio.run(main)
+    assert refused == ["expected at most 16 waiting requests, got one more: try again in a moment"]
+
+
+def test_typicality_is_the_share_of_items_with_less_evidence(desk: Desk) -> None:
+    items = as_float(desk.items.images)
+    unlike = torch.zeros_like(items[:1])
+    unlike[..., ::2] = 1
+    typical = float(torch.tensor([desk.typicality(x[None]) for x in items[:40]], dtype=torch.float64).mean())
+    assert typical == pytest.approx(0.5, abs=0.2)
+    assert desk.typicality(unlike) <= 0.05
+
+
+def test_the_view_of_a_facet_is_worked_out_once_per_change(desk: Desk) -> None:
+    first = desk.view(0)
+    assert desk.view(0) is first
+    desk.change(0, lambda grouping: grouping.rename(1, 0, "other facet"))
+    assert desk.view(0) is first
+    desk.change(1, lambda grouping: grouping.cut(0, 2))
+    assert desk.view(0) is not first
+    desk.undo()
+    desk.undo()
+    desk.undo()
+    assert not desk.can_undo
+    assert desk.version == 4

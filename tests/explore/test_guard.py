@@ -1,0 +1,146 @@
+"""Who is answered: Host, Origin, token, sizes and times, headers."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from pyro_mfcvae.explore.app import build_app
+from pyro_mfcvae.explore.desk import Desk
+from pyro_mfcvae.explore.server import address_of, build_server, listen
+from pyro_mfcvae.explore.uploads import MAX_BYTES
+
+TOKEN = "a-token-of-a-test"
+FOREIGN = [
+    "evil.example",
+    "localhost.evil.example",
+    "localhost@evil.example",
+    "",
+    "a b",
+    "localhost:x",
+    "evil.example:80",
+]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
+    for path in ("/", "/static/htmx.min.js", "/assignments.csv"):
+        response = client.get(path, headers={"host": host})
+        assert response.status_code == 421
+        assert "Facet" not in response.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8765", "LOCALHOST", "127.0.0.1:1", "[::1]:8765", "192.0.2.7"])
+def test_names_and_addresses_of_this_machine_are_answered(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:81", "http://127.0.0.1", None])
+def test_a_change_from_a_foreign_origin_is_refused(desk: Desk, visit: Callable[..., TestClient], origin: str) -> None:
+    client = visit(build_app(desk))
+    headers = {} if origin is None else {"origin": origin}
+    before = desk.grouping
+    for path, fields in (("/facet/0/cut", {"num_groups": "4", "version": "0"}), ("/undo", {}), ("/upload", {})):
+        response = client.post(path, data=fields, headers=headers)
+        assert response.status_code == 403
+        assert "another Origin" in response.text
+    assert desk.grouping is before
+
+
+def test_pictures_are_not_for_pages_of_other_sites(client: TestClient) -> None:
+    foreign = {"sec-fetch-site": "cross-site"}
+    assert client.get("/item/0.png", headers={**foreign, "sec-fetch-dest": "image"}).status_code == 403
+    assert client.get("/static/explore.js", headers={**foreign, "sec-fetch-dest": "script"}).status_code == 403
+    assert client.get("/", headers={**foreign, "sec-fetch-dest": "document"}).status_code == 200
+
+
+def test_every_answer_carries_the_headers(client: TestClient) -> None:
+    for path in ("/", "/nowhere", "/static/pico.min.css", "/facet/9", "/item/0.png"):
+        for host in ("localhost", "evil.example"):
+            headers = client.get(path, headers={"host": host}).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+            assert "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cross-origin-resource-policy"] == "same-origin"
+            assert "server" not in headers
+
+
+def test_a_token_opens_the_page_once_and_a_cookie_from_then_on(desk: Desk, visit: Callable[..., TestClient]) -> None:
+    client = visit(build_app(desk, token=TOKEN))
+    assert client.get("/").status_code == 401
+    assert client.get("/assignments.csv").status_code == 401
+    response = client.get(f"/?token={TOKEN}")
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    cookie = response.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert client.get("/").status_code == 200
+    assert TOKEN not in client.get("/").text
+
+
+def test_guessing_a_token_is_stopped(desk: Desk, visit: Callable[..., TestClient]) -> None:
+    app = build_app(desk, token=TOKEN)
+    visitor, stranger = visit(app), visit(app)
+    visitor.get(f"/?token={TOKEN}")
+    statuses = [stranger.get(f"/?token={n}").status_code for n in range(25)]
+    assert statuses == [401] * 20 + [429] * 5
+    assert stranger.get(f"/?token={TOKEN}").status_code == 429
+    assert visitor.get("/").status_code == 200
+    stranger.headers["cookie"] = "mfcvae-token-80=a-token"
+    assert stranger.get("/").status_code == 401
+
+
+def test_a_large_body_is_refused_by_its_header_and_by_its_bytes(client: TestClient) -> None:
+    def drip(num: int) -> object:
+        yield from (b"x" * 2**16 for _ in range(num))
+
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    for path, most in (("/upload", MAX_BYTES + 2**16), ("/facet/0/cut", 2**16)):
+        assert client.post(path, content=b"x", headers={**form, "content-length": str(most + 1)}).status_code == 413
+        response = client.post(path, content=drip(most // 2**16 + 1), headers=form)
+        assert response.status_code == 413
+        assert f"expected at most {most:,} bytes" in response.text
+    assert client.post("/upload", content=b"x", headers={**form, "content-length": "-1"}).status_code == 413
+
+
+def test_a_slow_client_is_cut_off_and_holds_nobody_up(desk: Desk) -> None:
+    listener = listen("127.0.0.1", 0)
+    url = address_of(listener, "127.0.0.1", None)
+    server = build_server(build_app(desk, body_seconds=1.0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+
+    def drip() -> object:
+        for _ in range(15):
+            yield b"x"
+            time.sleep(0.1)
+
+    statuses = []
+
+    def upload() -> None:
+        headers = {"origin": url.rstrip("/"), "content-type": "application/x-www-form-urlencoded"}
+        try:
+            statuses.append(httpx.post(f"{url}facet/0/cut", content=drip(), headers=headers).status_code)
+        except httpx.HTTPError:  # the answer came before the body was sent, and the connection was closed
+            statuses.append(408)
+
+    try:
+        clients = [threading.Thread(target=upload) for _ in range(8)]
+        for client in clients:
+            client.start()
+        time.sleep(0.3)
+        start = time.monotonic()
+        assert httpx.get(url).status_code == 200
+        assert time.monotonic() - start < 2
+        for client in clients:
+            client.join(20)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert statuses == [408] * 8
