@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.planes import FacetPlane
 from pyro_mfcvae.runs.grouping import FacetGroups
 
 _ROWS_AT_ONCE = 2_000
@@ -29,12 +30,16 @@ class Items:
         labels: label set → (N,); negative where an item has none.
         probs: q(c_j | x) of every facet, (N, K_j) in single precision.
         means: E[z_j | x] of every facet, (N, D_j).
+        planes: where every facet is drawn.
+        names: of the items, such as their files; None where they have none.
     """
 
     images: Tensor
     labels: Mapping[str, NDArray[np.int64]]
     probs: Sequence[NDArray[np.float32]]
     means: Sequence[NDArray[np.float32]]
+    planes: Sequence[FacetPlane]
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,8 +51,12 @@ class Items:
 
     @cached_property
     def maps(self) -> list[NDArray[np.float64]]:
-        """Every facet's means on their two main axes, (N, 2), scaled to [0, 1]."""
-        return [_project(means) for means in self.means]
+        """Every facet's means in its plane, (N, 2), scaled to [0, 1]."""
+        return [_scale(plane.project(means)) for plane, means in zip(self.planes, self.means, strict=True)]
+
+    def name(self, item: int) -> str:
+        """What an item is called: its name, or its number."""
+        return f"item {item}" if self.names is None else self.names[item]
 
     def nearest(self, facet: int, mean: NDArray[np.floating], num: int) -> list[int]:
         """The items whose E[z_j | x] is closest to ``mean`` (D_j,), the closest first."""
@@ -87,6 +96,8 @@ def encode_items(
         labels={name: label.numpy() for name, label in split.labels.items()},
         probs=[np.concatenate(parts) for parts in probs],
         means=[np.concatenate(parts) for parts in means],
+        planes=[FacetPlane.of(prior) for prior in priors],
+        names=split.names,
     )
 
 
@@ -138,21 +149,21 @@ class FacetView:
 
 
 def csv_of(items: Items, views: Sequence[FacetView], names: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Item, and per facet group, its name, cluster and probability, as the text of a CSV file, piece by piece.
+    """The text of a CSV file, in pieces: item and name, and per facet group, its name, cluster and probability.
 
     Args:
         items: N of them.
         views: one per facet.
         names: what each facet's groups are called.
     """
-    header = ["item"]
+    header = ["item", "name"]
     for j in range(len(views)):
         header += [f"group_{j}", f"name_{j}", f"cluster_{j}", f"probability_{j}"]
     yield _lines([header])
     texts = [list(map(_as_text, own)) for own in names]
 
     def row(n: int) -> list[object]:
-        cells: list[object] = [n]
+        cells: list[object] = [n, "" if items.names is None else _as_text(items.names[n])]
         for j, view in enumerate(views):
             g = int(view.groups[n])
             cells += [g, texts[j][g], int(items.clusters[n, j]), f"{view.confidence[n]:.6f}"]
@@ -173,11 +184,7 @@ def _as_text(name: str) -> str:
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
-def _project(means: NDArray[np.floating]) -> NDArray[np.float64]:
-    centred = means.astype(np.float64) - means.mean(0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    flat = centred @ axes[:, ::-1][:, :2]
-    if flat.shape[1] == 1:
-        flat = np.column_stack([flat, np.zeros(len(flat))])
-    low, high = np.quantile(flat, (0.001, 0.999), axis=0)
-    return np.clip((flat - low) / np.maximum(high - low, 1e-12), 0, 1)
+def _scale(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nearly all points in [0, 1]; the few outermost ones at the edge."""
+    low, high = np.quantile(points, (0.001, 0.999), axis=0)
+    return np.clip((points - low) / np.maximum(high - low, 1e-12), 0, 1)

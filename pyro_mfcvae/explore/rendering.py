@@ -29,6 +29,7 @@ class Thumb:
     """An item as a page shows it."""
 
     item: int
+    name: str
     uri: str
     confidence: float | None = None
 
@@ -57,7 +58,12 @@ def error_page(status: int, message: str, *, part: bool = False) -> Response:
 def thumbs(desk: Desk, items: Sequence[int], confidence: Any = None) -> list[Thumb]:
     """Items as pictures inside the page, with their confidence where given for all items."""
     return [
-        Thumb(int(n), to_data_uri(desk.items.images[int(n)]), None if confidence is None else float(confidence[n]))
+        Thumb(
+            item=int(n),
+            name=desk.items.name(int(n)),
+            uri=to_data_uri(desk.items.images[int(n)]),
+            confidence=None if confidence is None else float(confidence[n]),
+        )
         for n in items
     ]
 

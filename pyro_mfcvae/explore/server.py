@@ -15,6 +15,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.items import encode_items
+from pyro_mfcvae.runs.assignments import prepare_like
 from pyro_mfcvae.runs.folder import RunFolder
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -39,10 +40,9 @@ def open_desk(
         on_batch: receives the number of items that are ready, and of all.
     """
     pair, config = run.load_pair(), run.read_config()
-    dataset = load_dataset(data or config.data, root=root, seed=config.seed)
-    dataset.check_event_shape(pair.model.event_shape)
-    total = len(dataset.train)
-    items = encode_items(pair, dataset.train, on_batch=lambda done: on_batch(done, total))
+    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
+    split = prepare_like(dataset.train, pair.model.event_shape)
+    items = encode_items(pair, split, on_batch=lambda done: on_batch(done, len(split)))
     return Desk(run=run, pair=pair, items=items, grouping=run.read_grouping(pair))
 
 

@@ -29,7 +29,7 @@ def write_run(folder: Path, *, num_items: int = 200, size: int = 6, settings: tu
     """A run folder as a fit leaves it, without the training."""
     folder.mkdir(parents=True, exist_ok=True)
     data = save_data(folder.parent / "data.npz", make_images(num_items, size))
-    config = override(load_preset("shapes"), [*TINY, f"data={data}", *settings])
+    config = override(load_preset("shapes"), [*TINY, f"data.source={data}", *settings])
     run = RunFolder(folder)
     run.write_config(config)
     pyro.set_rng_seed(0)

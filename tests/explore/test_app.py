@@ -218,7 +218,8 @@ def test_changes_that_do_not_fit_are_refused(
 
 
 def test_script_in_names_and_labels_is_text(client: TestClient, desk: Desk) -> None:
-    desk.items = replace(desk.items, labels={SCRIPT: desk.items.labels["side"]})
+    labels, names = {SCRIPT: desk.items.labels["side"]}, [f"{SCRIPT}{n}.png" for n in range(200)]
+    desk.items = replace(desk.items, labels=labels, names=names)
     assert post(client, desk, "/facet/0/group/0/name", name=SCRIPT) == 303
     for path in PAGES:
         assert SCRIPT not in client.get(path).text
