@@ -29,7 +29,8 @@ from pyro_mfcvae.metrics import FacetScores
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -26,7 +26,8 @@ from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.runs.checkpoints import save_training
 from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.train.training import Objective, Training
+from pyro_mfcvae.train.objective import Objective
+from pyro_mfcvae.train.training import Training
 
 
 def milliseconds(task: Callable[[], object], rounds: int) -> float:

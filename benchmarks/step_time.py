@@ -32,7 +32,7 @@ from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.train.training import Objective
+from pyro_mfcvae.train.objective import Objective
 
 Step = Callable[[], None]
 Network = Literal["mlp", "conv", "tiny"]

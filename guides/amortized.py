@@ -1,13 +1,12 @@
 """The amortised guide q(z, c | x) as a Pyro program."""
 
 from collections.abc import Iterable, Sequence
-from itertools import count
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import pyro_method
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
@@ -15,15 +14,11 @@ from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide, move_to, typical_values
-from pyro_mfcvae.models.generative import Known, MultiFacetModel
+from pyro_mfcvae.models.generative import MODEL_TOKEN, WRONG_MODEL, MultiFacetModel
+from pyro_mfcvae.models.known import IMPOSSIBLE, Known
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
 from pyro_mfcvae.models.priors import FacetPrior
-
-_serial = count()
-
-# Log probability of the clusters that an item of a known cluster is not in: its exponential is 0 in every precision,
-# and unlike minus infinity it gives no NaN when multiplied by that.
-_IMPOSSIBLE = -1e4
+from pyro_mfcvae.param_store import StoredModule, bear_name, free_name
 
 _UNDER: dict[PosteriorCovariance | None, str] = {
     "diagonal": "",
@@ -31,8 +26,11 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
     None: " for a q(z | x) that is not Gaussian",
 }
 
+# Draws of z over which a rule that depends on the drawn z is averaged at once.
+_DRAWS_AT_ONCE = 8
 
-class MultiFacetGuide(PyroModule):
+
+class MultiFacetGuide(StoredModule):
     """q(theta, z, c | x) = q(theta) prod_j q(z_j | x) q(c_j | x, theta).
 
         theta ~ globals_guide()                           the priors' random parameters, where there are any
@@ -44,13 +42,17 @@ class MultiFacetGuide(PyroModule):
     the sum of the K_j and not their product.
 
     Args:
-        model: the model it belongs to; it reads the priors and never registers the model's parameters as its own.
-        encoder: a ladder encoder over the same facets. Of a model with missing elements it reads 0 for these; one with
+        model: the model that the guide belongs to. The guide reads its priors and never registers its parameters as
+            its own.
+        encoder: a ladder encoder over the same facets. In a model with missing elements it reads 0 for these; one with
             the ``in_shape`` `with_mask` reads which are observed as well.
         assignment: the rule for q(c_j | x); the analytic optimum by default.
         globals_guide: q(theta) over `MultiFacetModel.sample_globals`; a `ConjugateGuide` by default.
-        name: prefix of the parameters' names in Pyro's parameter store; by default a fresh one, so that two guides of
-            one model do not share parameters there.
+        name: prefix of the parameters' names in Pyro's parameter store; by default that of the model with "_guide", and
+            a number for a further guide of the same model.
+
+    Raises:
+        InputError: encoder, rule or globals_guide do not fit the model.
     """
 
     def __init__(
@@ -62,16 +64,15 @@ class MultiFacetGuide(PyroModule):
         globals_guide: GlobalGuide | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name if name is not None else f"{model._pyro_name}_guide_{next(_serial)}")
+        super().__init__(name if name is not None else _name_after(model))
+        self._is_named = name is not None
+        bear_name(self)
         if encoder.facets != model.facets:
-            raise InputError(f"encoder and model must have the same facets: got {encoder.facets} and {model.facets}")
-        shapes = {model.event_shape: "as the decoder's"}
-        if model.missing:
-            shapes[with_mask(model.event_shape)] = "with the mask of what is observed"
-        if encoder.in_shape not in shapes:
-            expected = ", or ".join(f"{shape}, {meaning}" for shape, meaning in shapes.items())
-            raise InputError(f"the encoder's in_shape must be {expected}; got {encoder.in_shape}")
-        self._reads_mask = encoder.in_shape != model.event_shape
+            raise InputError(
+                f"expected an encoder of the model's facets {model.facets}, got one of {encoder.facets}: build both "
+                "from one list"
+            )
+        self._reads_mask = _reads_mask(model, encoder)
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
         _check_rule(self.assignment, model.priors, encoder)
@@ -85,33 +86,49 @@ class MultiFacetGuide(PyroModule):
                 covered = globals_guide().keys()  # Pyro's automatic guides make their parameters when first called
             if set(model.global_sites) != covered:
                 raise InputError(
-                    f"the priors have the global sites {model.global_sites}, but the globals_guide has "
-                    f"{sorted(covered)}: make it of model.sample_globals, say AutoNormal(model.sample_globals)"
+                    f"expected a globals_guide over the sites {model.global_sites}, got one over {sorted(covered)}: "
+                    "build it on model.sample_globals, for example AutoNormal(model.sample_globals)"
                 )
+
+    def stored_together(self) -> tuple[StoredModule, ...]:
+        return (self.model, self)
+
+    def copied_name(self) -> str:
+        name = free_name(self._pyro_name) if self._is_named else _name_after(self.model)
+        self.__dict__["_pyro_name"] = name
+        bear_name(self)
+        return name
 
     @property
     def model(self) -> MultiFacetModel:
-        """The model it belongs to."""
+        """The model that the guide belongs to."""
         return self._model[0]
+
+    def check_model(self, model: object) -> None:
+        """Refuse a model that is not the guide's own, such as a copy of it."""
+        if model is not self.model:
+            raise InputError(WRONG_MODEL)
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether the KL has a closed form: every prior has one, and the rule does not look at the drawn z."""
+        """Whether the KL has a closed form: every prior has one, and the rule does not depend on the drawn z."""
         covariance = self.encoder.covariance
         return not self.assignment.needs_draw and all(p.has_closed_form(covariance) for p in self.model.priors)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> None:
         """Sample every z_j and c_j for the items ``x`` (N, *event_shape), of which some clusters may be ``known``."""
         if x is None:
-            raise InputError("the guide is q(z, c | x): pass it the data x")
+            raise InputError("expected the data x, since the guide is q(z, c | x), got none: pass x")
         model = self.model
-        priors = self.sample_globals()
-        with model.plate(model.check_items(x, num, known)):
-            for j, (prior, posterior) in enumerate(zip(priors, self.posteriors(x), strict=True)):
-                with model.kl_weight(j):
-                    z = pyro.sample(latent_site(j), posterior)
-                    c = dist.Categorical(logits=self.assignment_logits(j, prior, posterior, z, known))
-                    pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel"})
+        num_items = model.check_items(x, num)
+        clusters = model.read_known(known, x)
+        mixtures = self.sample_globals()
+        with model.plate(num_items):
+            for j, (mixture, posterior) in enumerate(zip(mixtures, self.posteriors(x), strict=True)):
+                with model.kl_weight(j, x):
+                    z = pyro.sample(latent_site(j), posterior, infer={MODEL_TOKEN: model.token})
+                    c = dist.Categorical(logits=self.assignment_logits(j, mixture, posterior, z, clusters))
+                    pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel", MODEL_TOKEN: model.token})
 
     @pyro_method
     def sample_globals(self) -> Sequence[Mixture]:
@@ -125,23 +142,30 @@ class MultiFacetGuide(PyroModule):
         )
 
     def restart_globals(self, facets: Iterable[int]) -> None:
-        """Move q(theta) of some facets to where their priors stand, which were fitted; nothing without q(theta)."""
+        """Move q(theta) of some facets to their priors' values, which were fitted; no effect without q(theta)."""
         if self.globals_guide is not None:
             move_to(self.globals_guide, self.model.starting_point(facets), self.model)
 
     @pyro_method
     def posteriors(self, x: Tensor) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
-        posteriors: list[dist.TorchDistribution] = self.encoder(self.encoder_input(x))
+        return self.posteriors_of(*self.model.split_missing(x))
+
+    @pyro_method
+    def posteriors_of(self, filled: Tensor, observed: Tensor | None) -> list[dist.TorchDistribution]:
+        """q(z_j | x) per facet, for what `MultiFacetModel.split_missing` returns."""
+        posteriors: list[dist.TorchDistribution] = self.encoder(self._encoder_input(filled, observed))
         return posteriors
 
     def encoder_input(self, x: Tensor) -> Tensor:
         """What the encoder reads: ``x`` with 0 for missing elements, then, if it reads the mask, 1 for all others."""
-        filled, observed = self.model.split_missing(x)
+        return self._encoder_input(*self.model.split_missing(x))
+
+    def _encoder_input(self, filled: Tensor, observed: Tensor | None) -> Tensor:
         filled = self.model.likelihood.encoder_input(filled)
         if observed is None or not self._reads_mask:
             return filled
-        return torch.cat([filled, observed.to(x.dtype)], dim=-len(self.model.event_shape))
+        return torch.cat([filled, observed.to(filled.dtype)], dim=-len(self.model.event_shape))
 
     @pyro_method
     def assignment_logits(
@@ -150,17 +174,46 @@ class MultiFacetGuide(PyroModule):
         prior: Mixture,
         posterior: dist.TorchDistribution,
         z: Tensor,
-        known: Known | None = None,
+        known: dict[int, Tensor] | None = None,
     ) -> Tensor:
-        """Normalised logits of q(c_j | x), (…, K_j), detached where the rule is at the optimum of the objective."""
-        rule = self.assignment
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not rule.is_optimum):
-            logits: Tensor = rule(j, prior, posterior, z)
+        """Normalised logits of q(c_j | x), (…, K_j); certain where ``known``, int64 (N,) by facet, is not negative."""
+        logits: Tensor = self.assignment(j, prior, posterior, z)
         if known is None or j not in known:
             return logits
-        certain = torch.full_like(logits, _IMPOSSIBLE)
+        certain = torch.full_like(logits, IMPOSSIBLE)
         c = known[j].clamp_min(0).unsqueeze(-1).expand_as(logits[..., :1])
         return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)
+
+    def cluster_probs(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, *, num_draws: int) -> Tensor:
+        """q(c_j | x), (N, K_j): for a rule that depends on the drawn z, E_q(z_j|x)[q(c_j | x, z_j)] over so many
+        draws."""
+        rule = self.assignment
+        if not rule.needs_draw:
+            probs: Tensor = rule(j, prior, posterior, posterior.mean).exp()
+            return probs
+        total, left = torch.zeros(()), num_draws
+        while left > 0:
+            z = posterior.sample((min(left, _DRAWS_AT_ONCE),))
+            total = total.to(z.device) + rule(j, prior, posterior, z).exp().sum(0)
+            left -= len(z)
+        return total / num_draws
+
+
+def _name_after(model: MultiFacetModel) -> str:
+    model.num_guides += 1
+    number = f"_{model.num_guides}" if model.num_guides > 1 else ""
+    return f"{model._pyro_name}_guide{number}"
+
+
+def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
+    """Whether the encoder reads the mask of observed elements; refuses one whose in_shape does not fit the data."""
+    shapes = {model.event_shape: "the data's"}
+    if model.missing:
+        shapes[with_mask(model.event_shape)] = "with the mask of observed elements"
+    if encoder.in_shape not in shapes:
+        expected = ", or ".join(f"{shape}, {meaning}" for shape, meaning in shapes.items())
+        raise InputError(f"expected an encoder of in_shape {expected}, got {encoder.in_shape}: build it with that one")
+    return encoder.in_shape != model.event_shape
 
 
 def with_mask(event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -8,45 +8,56 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import pyro_method
 from pyro.nn.module import PyroModuleList
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
+from pyro_mfcvae.models.data import check_data, unfolded
 from pyro_mfcvae.models.decoders import LadderDecoder
+from pyro_mfcvae.models.known import Known, KnownCategorical, read_known
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.param_store import StoredModule, bear_name, default_name, free_name, is_default
 
-_serial = count()
+_tokens = count()
 
-Known = Mapping[int, Tensor]
-"""By facet: the cluster of every item, integers (N,), negative where it is not known."""
+# Key in the ``infer`` dictionary of a guide's sites: the token of the model that the guide was made for.
+MODEL_TOKEN = "mfcvae_model"
 
 
-class MultiFacetModel(PyroModule):
+class MultiFacetModel(StoredModule):
     """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
 
         theta_j ~ priors[j].hyperprior()                  j = 0 … J-1; nothing where no parameter is random
         for n in plate("data", N):
             c_j ~ Categorical(pi_j)
-            z_j | c_j ~ priors[j].component(c_j)
+            z_j | c_j ~ priors[j](theta_j).component(c_j)
             x | z ~ likelihood(decoder(z_0 … z_{J-1}))
 
-    The buffers ``alpha`` (J,) and ``beta`` (J,), both ones at first, weigh each facet's decoder contribution and its
-    KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the objective.
+    The buffers ``alpha`` (J,) and ``beta`` (J,), both ones at first, are the weights of each facet's decoder
+    contribution and of its KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the
+    objective.
+
+    A copy (copy.deepcopy, pickle, torch.load) is a model of its own, with a name of its own in Pyro's parameter store.
 
     Args:
         priors: one per facet, shallowest first.
         decoder: a ladder decoder over the same facets.
         likelihood: p(x | decoder output), elementwise.
-        missing: x may hold NaN, which stands for an element that was not observed: such elements are left out of
-            p(x | z), and an encoder sees 0 in their place.
+        missing: x may hold NaN for elements that were not observed: they are left out of p(x | z), and an encoder
+            reads 0 in their place.
         num_data: size of the whole data set where batches are subsamples of it: log probabilities are then scaled by
-            num_data / batch size, as in ``pyro.plate``.
-        name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model, since
-            two models that share a name there would silently share parameters.
+            num_data / batch size, as in ``pyro.plate``. New items (``num``) are not scaled.
+        name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model. Give
+            one to save and load that store.
+
+    Raises:
+        InputError: priors and decoder have different facets.
     """
 
     priors: Sequence[FacetPrior]
@@ -63,38 +74,74 @@ class MultiFacetModel(PyroModule):
         num_data: int | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name if name is not None else f"mfcvae_{next(_serial)}_model")
+        super().__init__(name if name is not None else default_name("model"))
+        bear_name(self)
         facets = tuple(prior.facet for prior in priors)
         if facets != decoder.facets:
-            raise InputError(f"priors and decoder must have the same facets: got {facets} and {decoder.facets}")
+            raise InputError(
+                f"expected priors and decoder of the same facets, got {facets} and {decoder.facets}: build both from "
+                "one list"
+            )
+        self.token = next(_tokens)
+        self.num_guides = 0
         self.priors = PyroModuleList(priors)  # type: ignore[assignment]
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
         self.event_shape = likelihood.event_shape(decoder.out_shape)
         self.missing = missing
-        self.num_data = num_data
-        # By facet. Hyperpriors are not built anew only to hear their names.
+        # By facet; hyperpriors are not built again to read their names.
         self._global_names = [list(prior.hyperprior()) for prior in priors]
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
+        # num_data as a tensor, 0 for None, which a program traced by torch.jit reads again at every call.
+        self.register_buffer("_num_data", torch.zeros((), dtype=torch.long), persistent=False)
+        self.num_data = num_data
+
+    def copied_name(self) -> str:
+        self.__dict__["token"] = next(_tokens)
+        self.__dict__["num_guides"] = 0
+        name = default_name("model") if is_default(self._pyro_name) else free_name(self._pyro_name)
+        self.__dict__["_pyro_name"] = name
+        bear_name(self)
+        return name
+
+    @property
+    def num_data(self) -> int | None:
+        """Size of the whole data set, or None."""
+        return self._size
+
+    @num_data.setter
+    def num_data(self, size: int | None) -> None:
+        if size is not None and size < 1:
+            raise InputError(f"expected num_data ≥ 1, got {size}: give the number of items of the whole data set")
+        self._size = size
+        self._num_data.fill_(size or 0)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> Tensor:
         """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x.
 
-        ``known`` conditions c_j on known[j] (N,): the guide, which has the say over c_j, is then certain of it.
+        ``known`` conditions c_j on known[j] (N,): c_j is drawn there, and has the density of the joint distribution.
         """
-        num_items = self.check_items(x, num, known)
+        self._check_replayed_guide()
+        num_items = self.check_items(x, num)
+        clusters = self.read_known(known, x)
         mixtures = self.sample_globals()
-        with self.plate(num_items):
+        with self.plate(num_items, is_new=x is None):
             zs = []
             for j, mixture in enumerate(mixtures):
-                with self.kl_weight(j):
-                    c = pyro.sample(cluster_site(j), dist.Categorical(logits=mixture.log_weights()))
+                with self.kl_weight(j, x):
+                    c = pyro.sample(cluster_site(j), self._clusters(j, mixture, clusters))
                     zs.append(pyro.sample(latent_site(j), mixture.component(c)))
             filled, observed = (None, None) if x is None else self.split_missing(x)
             sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
         return sample
+
+    @staticmethod
+    def _clusters(j: int, mixture: Mixture, known: dict[int, Tensor] | None) -> dist.TorchDistribution:
+        if known is None or j not in known:
+            return dist.Categorical(logits=mixture.log_weights())
+        return KnownCategorical(mixture.log_weights(), known[j])
 
     @pyro_method
     def sample_globals(self) -> list[Mixture]:
@@ -145,49 +192,72 @@ class MultiFacetModel(PyroModule):
 
     def decode(self, zs: Sequence[Tensor]) -> Tensor:
         """The decoder's output for J tensors (…, D_j), with the current ``alpha``: (…, *event_shape)."""
-        output: Tensor = self.decoder(zs, self.alpha)
+        output: Tensor = self.decoder(zs, unfolded(self.alpha, zs[0]))
         return output
 
-    def check_items(self, x: Tensor | None, num: int | None, known: Known | None = None) -> int:
-        """How many items a call is about; the data must have the model's event shape, what is known must be there."""
-        if known is not None:
-            if x is None:
-                raise InputError("known clusters are those of data: pass x as well")
-            self._check_known(known, len(x))
+    def check_items(self, x: Tensor | None, num: int | None = None) -> int:
+        """How many items a call is about: those of the data, which must be what `likelihood` describes, or ``num``.
+
+        Raises:
+            InputError: the type, shape or values of x do not fit the model, or there is no item.
+        """
         if x is not None:
-            if tuple(x.shape[1:]) != self.event_shape:
-                raise InputError(
-                    f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}"
-                )
-            return len(x)
-        if num is None:
-            raise InputError("pass the data x, or num=… for the number of new items to draw")
+            return check_data(
+                x,
+                self.event_shape,
+                self.likelihood.support(self.decoder.out_shape),
+                like=self.alpha,
+                missing=self.missing,
+            )
+        if num is None or num < 1:
+            raise InputError(f"expected the data x, or num ≥ 1 for the number of new items, got num={num}: pass one")
         return num
 
-    def _check_known(self, known: Known, num_items: int) -> None:
-        for j, clusters in known.items():
-            if not 0 <= j < len(self.facets):
-                raise InputError(f"known clusters are for facets 0 … {len(self.facets) - 1}, got facet {j}")
-            num_clusters = self.facets[j].num_clusters
-            if clusters.shape != (num_items,) or clusters.is_floating_point() or clusters.max() >= num_clusters:
-                raise InputError(
-                    f"the known clusters of facet {j} must be {num_items} integers below {num_clusters}, negative "
-                    f"where unknown, got {clusters.dtype} of shape {tuple(clusters.shape)} up to {clusters.max()}"
-                )
-
-    def plate(self, num_items: int) -> pyro.plate:
-        """The plate over items, scaled to ``num_data`` items where that is given."""
-        if self.num_data is None:
-            return pyro.plate(PLATE, num_items, dim=-1)
-        if num_items > self.num_data:
-            raise InputError(f"a batch of {num_items} items cannot come from num_data={self.num_data}: set it anew")
-        # The batch is the subsample: giving its indices keeps Pyro from drawing a random permutation of num_data.
-        return pyro.plate(PLATE, self.num_data, subsample=torch.arange(num_items), dim=-1)
+    def read_known(self, known: Known | None, x: Tensor | None) -> dict[int, Tensor] | None:
+        """The known clusters of the items ``x`` as int64 tensors; see `read_known`."""
+        if known is None:
+            return None
+        if x is None:
+            raise InputError("expected data x with known clusters, got none: pass x as well")
+        return read_known(known, self.facets, len(x), x.device)
 
     @contextmanager
-    def kl_weight(self, j: int) -> Iterator[None]:
+    def plate(self, num_items: int, *, is_new: bool = False) -> Iterator[None]:
+        """The plate over items, scaled to ``num_data`` items where that is given, unless they are new."""
+        with pyro.plate(PLATE, num_items, dim=-1):
+            if torch.jit.is_tracing():
+                size = unfolded(self._num_data, torch.as_tensor(num_items))
+                with poutine.scale(scale=torch.where(size > 0, size / num_items, 1.0)):
+                    yield
+            elif self.num_data is None or is_new:
+                yield
+            elif num_items > self.num_data:
+                raise InputError(
+                    f"expected a batch of at most num_data={self.num_data} items, got {num_items}: set model.num_data "
+                    "to the size of the data set"
+                )
+            else:
+                with poutine.scale(scale=self.num_data / num_items):
+                    yield
+
+    @contextmanager
+    def kl_weight(self, j: int, x: Tensor | None = None) -> Iterator[None]:
         """Weigh the sites inside by beta_j. ``poutine.scale`` refuses zero, so a zero is a mask."""
-        beta = self.beta[j]
+        beta = (self.beta if x is None else unfolded(self.beta, x))[j]
         active = beta > 0
         with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):  # type: ignore[call-overload]
             yield
+
+    def _check_replayed_guide(self) -> None:
+        """Refuse the draws of a guide that was made for another model, when an inference algorithm replays them."""
+        for handler in _PYRO_STACK:
+            if isinstance(handler, ReplayMessenger) and handler.trace is not None:
+                site = handler.trace.nodes.get(latent_site(0))
+                if site is not None and site["infer"].get(MODEL_TOKEN, self.token) != self.token:
+                    raise InputError(WRONG_MODEL)
+
+
+WRONG_MODEL = (
+    "expected a guide that was made for this model, got one of another model, or a copy of only one of the two: build "
+    "it as MultiFacetGuide(model, …), and copy both at once, copy.deepcopy(MFCVAE(model, guide))"
+)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from pyro.nn import PyroParam
 from torch import Tensor
 
@@ -38,6 +39,10 @@ class Likelihood(AbstractPyroModule):
         """Shape of the decoder's output for items of ``event_shape``: the inverse of `event_shape`."""
         return tuple(event_shape)
 
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        """What one element of the data may be; the model refuses other values. Any finite number by default."""
+        return constraints.real
+
 
 class BernoulliLikelihood(Likelihood):
     """x ~ Bernoulli(logits=output). Grey values in [0, 1] are taken as probabilities, as is usual for MNIST:
@@ -50,6 +55,9 @@ class BernoulliLikelihood(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
 
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        return constraints.unit_interval
+
 
 class ContinuousBernoulliLikelihood(Likelihood):
     """x ~ ContinuousBernoulli(logits=output) on [0, 1]: the Bernoulli's formula, normalised for grey values
@@ -60,6 +68,9 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         return ContinuousBernoulli(output).mean
+
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        return constraints.unit_interval
 
 
 class _ScaledLikelihood(Likelihood):
@@ -133,6 +144,9 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
     def mean(self, output: Tensor) -> Tensor:
         return self(output).mean
 
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        return constraints.unit_interval
+
 
 class CountLikelihood(Likelihood):
     """Counts 0, 1, 2, …, as floats, of mean exp(output), see `bounded_log_rate`. Encoders read log(1 + x)."""
@@ -142,6 +156,9 @@ class CountLikelihood(Likelihood):
 
     def encoder_input(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
+
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        return constraints.nonnegative_integer
 
 
 class PoissonLikelihood(CountLikelihood):
@@ -202,3 +219,6 @@ class CategoricalLikelihood(Likelihood):
         if self.num_categories is None:
             raise InputError("expected CategoricalLikelihood(num_categories=…), got none: say how many codes there are")
         return (*event_shape, self.num_categories)
+
+    def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
+        return constraints.integer_interval(0, output_shape[-1] - 1)

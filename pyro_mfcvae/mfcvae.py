@@ -1,4 +1,4 @@
-"""The pair of model and guide, and the questions one asks of it: tensors in, tensors out."""
+"""The pair of model and guide, and the questions that one asks of it: arrays or tensors in, tensors out."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +10,27 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.groups import MERGE_THRESHOLD, MergeTree, build_groups
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.infer.asking import Array, as_data, asking, in_batches, join_posteriors, map_batches, repeatable
+from pyro_mfcvae.infer.elbo import draw_globals
 from pyro_mfcvae.infer.importance import WeightedDraws, weigh
-from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
+from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO, FacetTerms
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
+
+# Draws over which q(c | x) is averaged where the rule depends on the drawn z: a standard error of at most 0.05.
+_ASSIGN_DRAWS = 128
+
+# Draws of q(theta) over which a density is averaged where parameters of the priors are random.
+_GLOBAL_DRAWS = 32
 
 
 class MFCVAE(nn.Module):
     """A `MultiFacetModel` and its `MultiFacetGuide`.
+
+    Questions take arrays or tensors (N, *event_shape) of any number type, bytes being pixels 0 … 255 where the
+    likelihood describes values in [0, 1]. They are answered in batches, without gradients and in evaluation mode; every
+    module then returns to the mode that it was in, and Pyro's parameter store is left as it is. Answers are tensors on
+    the model's device.
 
     Images that are returned are expectations E[x | z], of the shape (…, *event_shape) of the data.
 
@@ -28,8 +41,7 @@ class MFCVAE(nn.Module):
 
     def __init__(self, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
         super().__init__()
-        if guide.model is not model:
-            raise InputError("the guide was made for another model: build it as MultiFacetGuide(model, …) of this one")
+        guide.check_model(model)
         self.model = model
         self.guide = guide
 
@@ -41,21 +53,44 @@ class MFCVAE(nn.Module):
     @property
     def priors(self) -> Sequence[Mixture]:
         """p(c_j) and p(z_j | c_j); where parameters of theirs are random, at the median of q(theta)."""
-        return self.guide.typical_priors()
+        with asking(self.model, self.guide):
+            return self.guide.typical_priors()
 
-    def encode(self, x: Tensor) -> list[dist.TorchDistribution]:
-        """q(z_j | x) per facet: batch shape (N,), event shape (D_j,)."""
-        self.model.check_items(x, None)
-        return self.guide.posteriors(x)
+    def draw_priors(self) -> list[list[Mixture]]:
+        """The priors of all facets at draws of q(theta); a single draw where no parameter is random."""
+        num_draws = 1 if self.guide.globals_guide is None else _GLOBAL_DRAWS
+        with asking(self.model, self.guide):
+            return [draw_globals(self.model, self.guide)[0] for _ in range(num_draws)]
 
-    def assign(self, x: Tensor) -> list[Tensor]:
-        """q(c_j | x) per facet, (N, K_j). A rule that looks at a drawn z_j is given E[z_j | x]."""
-        rule, priors = self.guide.assignment, self.priors
-        return [rule(j, priors[j], q, q.mean).exp() for j, q in enumerate(self.encode(x))]
+    def encode(self, x: Array) -> list[dist.TorchDistribution]:
+        """q(z_j | x) per facet: batch shape (N,), event shape (D_j,).
 
-    @torch.no_grad()
+        A family that is not Gaussian, such as a flow, is computed for all items at once.
+        """
+        data = self._read(x)
+        with asking(self.model, self.guide):
+            parts = [self.guide.posteriors(part) for (part,) in in_batches(self.model, data)]
+            joined = [join_posteriors(facet) for facet in zip(*parts, strict=True)]
+            if any(posterior is None for posterior in joined):
+                return self.guide.posteriors(data)
+        return [posterior for posterior in joined if posterior is not None]
+
+    def assign(self, x: Array) -> list[Tensor]:
+        """q(c_j | x) per facet, (N, K_j). A rule that depends on the drawn z is averaged over q(z_j | x).
+
+        Rules that draw z give the same answer every time.
+        """
+        data = self._read(x)
+        with asking(self.model, self.guide), repeatable(data.device):
+            priors = self.guide.typical_priors()
+            parts = []
+            for (part,) in in_batches(self.model, data):
+                posteriors = enumerate(zip(priors, self.guide.posteriors(part), strict=True))
+                parts.append([self.guide.cluster_probs(j, p, q, num_draws=_ASSIGN_DRAWS) for j, (p, q) in posteriors])
+        return [torch.cat(facet) for facet in zip(*parts, strict=True)]
+
     def groups(
-        self, x: Tensor | None = None, *, threshold: float = MERGE_THRESHOLD, batch_size: int = 1024, seed: int = 0
+        self, x: Array | None = None, *, threshold: float = MERGE_THRESHOLD, batch_size: int = 1024, seed: int = 0
     ) -> list[MergeTree]:
         """Which clusters of each facet overlap so much that they are one group, see `pyro_mfcvae.groups`.
 
@@ -75,18 +110,24 @@ class MFCVAE(nn.Module):
             weights = [torch.cat(c).bincount(minlength=size) / len(x) for c, size in zip(parts, sizes, strict=True)]
         return build_groups(self.priors, weights=weights, threshold=threshold, seed=seed)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Array) -> Tensor:
         """E[x' | z] at z = E[z | x], (N, *event_shape)."""
         return self.render(self._locations(x))
 
-    def impute(self, x: Tensor) -> Tensor:
+    def impute(self, x: Array) -> Tensor:
         """``x`` (N, *event_shape) with E[x' | z] in place of every NaN."""
-        if not self.model.missing and x.isnan().any():
-            raise InputError("x has missing elements, NaN, and this model expects none: build it with missing=True")
-        return torch.where(x.isnan(), self.reconstruct(x), x)
+        data = self._read(x)
+        return torch.where(data.isnan(), self.reconstruct(data), data)
 
     def render(self, zs: Sequence[Tensor]) -> Tensor:
         """E[x | z] for one (…, D_j) per facet."""
+        batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
+        rows = [z.to(self.model.alpha.device).expand(*batch, z.shape[-1]).flatten(0, -2) for z in zs]
+        with asking(self.model, self.guide):
+            images = map_batches(self.model, self._render, *rows)
+        return images.reshape(*batch, *images.shape[1:])
+
+    def _render(self, *zs: Tensor) -> Tensor:
         return self.model.likelihood.mean(self.model.decode(zs))
 
     def sample(self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0) -> Tensor:
@@ -101,6 +142,8 @@ class MFCVAE(nn.Module):
     ) -> list[Tensor]:
         """The z_j, (num, D_j) each, that `sample` renders."""
         clusters = clusters or {}
+        if num < 1:
+            raise InputError(f"expected num ≥ 1, got {num}: ask for one image or more")
         if not 0 <= temperature < math.inf:
             raise InputError(f"temperature must be finite and ≥ 0, got {temperature}")
         for j, k in clusters.items():
@@ -108,13 +151,14 @@ class MFCVAE(nn.Module):
             if not 0 <= k < self.model.facets[j].num_clusters:
                 raise InputError(f"facet {j} has clusters 0 … {self.model.facets[j].num_clusters - 1}, got {k}")
         zs = []
-        for j, prior in enumerate(self.priors):
-            c = dist.Categorical(logits=prior.log_weights()).sample((num,))
-            component = prior.component(torch.full_like(c, clusters[j]) if j in clusters else c)
-            zs.append(torch.lerp(component.mean, component.sample(), temperature))
+        with torch.no_grad():
+            for j, prior in enumerate(self.priors):
+                c = dist.Categorical(logits=prior.log_weights()).sample((num,))
+                component = prior.component(torch.full_like(c, clusters[j]) if j in clusters else c)
+                zs.append(torch.lerp(component.mean, component.sample(), temperature))
         return zs
 
-    def swap(self, x_a: Tensor, x_b: Tensor, *, facets: Iterable[int]) -> Tensor:
+    def swap(self, x_a: Array, x_b: Array, *, facets: Iterable[int]) -> Tensor:
         """The images ``x_a`` with the given facets taken from ``x_b``: shapes (N, *event_shape) that broadcast."""
         taken = set(facets)
         for j in taken:
@@ -122,41 +166,90 @@ class MFCVAE(nn.Module):
         pairs = zip(self._locations(x_a), self._locations(x_b), strict=True)
         return self.render([b if j in taken else a for j, (a, b) in enumerate(pairs)])
 
-    def traverse(self, x: Tensor, *, facet: int, dim: int, values: Tensor) -> Tensor:
+    def traverse(self, x: Array, *, facet: int, dim: int, values: Tensor) -> Tensor:
         """The images ``x`` with coordinate ``dim`` of z_facet set to each of ``values`` (S,): (S, N, *event_shape)."""
         self._check_facet(facet)
         if not 0 <= dim < self.model.facets[facet].latent_dim:
             raise InputError(f"facet {facet} has dimensions 0 … {self.model.facets[facet].latent_dim - 1}, got {dim}")
         zs = self._locations(x)
         z = zs[facet].expand(len(values), *zs[facet].shape).clone()
-        z[..., dim] = values[:, None]
+        z[..., dim] = torch.as_tensor(values).to(z)[:, None]
         return self.render([z if j == facet else other for j, other in enumerate(zs)])
 
-    @torch.no_grad()
-    def log_evidence(self, x: Tensor, num_samples: int = 64) -> Tensor:
+    def log_evidence(self, x: Array, num_samples: int = 64) -> Tensor:
         """Importance-weighted log p(x) of every item, (N,), in nats; a bound that tightens with S (Burda et al. 2016).
 
-        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture.
+        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture. Where
+        parameters of the priors are random it is the log predictive density: p(z) is averaged over draws of q(theta).
         """
-        return self.weigh(x, num_samples=num_samples).log_weights.logsumexp(0) - math.log(num_samples)
+        data, priors = self._read(x), self.draw_priors()
 
-    @torch.no_grad()
-    def weigh(self, x: Tensor, *, num_samples: int) -> WeightedDraws:
-        """Draw z_s ~ q(z | x), s = 1 … S, with their importance weights for p(z | x), for x (N, *event_shape)."""
-        if num_samples < 1:
-            raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
-        posteriors = self.encode(x)
+        def estimate(part: Tensor) -> Tensor:
+            return self._weigh(part, priors, num_samples).log_weights.logsumexp(0) - math.log(num_samples)
+
+        _check_num_samples(num_samples)
+        with asking(self.model, self.guide):
+            return map_batches(self.model, estimate, data, num_draws=num_samples)
+
+    def weigh(self, x: Array, *, num_samples: int) -> WeightedDraws:
+        """Draw z_s ~ q(z | x), s = 1 … S, with their importance weights for p(z | x), for x (N, *event_shape).
+
+        All at once: memory grows with N · S. Weights are averaged over q(theta), as in `log_evidence`.
+        """
+        _check_num_samples(num_samples)
+        data, priors = self._read(x), self.draw_priors()
+        with asking(self.model, self.guide):
+            return self._weigh(data, priors, num_samples)
+
+    def _weigh(self, x: Tensor, priors: Sequence[Sequence[Mixture]], num_samples: int) -> WeightedDraws:
+        posteriors = self.guide.posteriors(x)
         zs = [posterior.sample((num_samples,)) for posterior in posteriors]
-        return weigh(self.model, self.priors, posteriors, zs, x)
+        return weigh(self.model, priors, posteriors, zs, x)
 
-    @torch.no_grad()
-    def elbo_terms(self, x: Tensor) -> ELBOTerms:
-        """The ELBO of every item, term by term; in closed form where there is one."""
-        return FacetELBO(closed_form=self.guide.has_closed_form).terms(self.model, self.guide, x)
+    def elbo_terms(self, x: Array) -> ELBOTerms:
+        """The ELBO of every item, term by term; in closed form where there is one.
 
-    def _locations(self, x: Tensor) -> list[Tensor]:
-        return [posterior.mean for posterior in self.encode(x)]
+        Where parameters of the priors are random, terms are averaged over draws of q(theta), which are independent of
+        the one that the reconstruction's z are drawn with.
+        """
+        data, elbo = self._read(x), FacetELBO()
+        with asking(self.model, self.guide):
+            parts = [elbo.terms(self.model, self.guide, part) for (part,) in in_batches(self.model, data)]
+            terms = [torch.cat([getattr(p, name) for p in parts]) for name in ("reconstruction", "kl_z", "kl_c")]
+            kl_globals = parts[0].kl_globals
+            if self.guide.globals_guide is not None:
+                kls, kl_globals = self._average_over_globals(data, elbo)
+                terms[1:] = kls
+        return ELBOTerms(*terms, beta=self.model.beta.clone(), kl_globals=kl_globals)
+
+    def _average_over_globals(self, x: Tensor, elbo: FacetELBO) -> tuple[list[Tensor], Tensor]:
+        draws = [draw_globals(self.model, self.guide) for _ in range(_GLOBAL_DRAWS)]
+        is_closed = elbo.uses_closed_form(self.guide, draws[0][0])
+        batches = []
+        for (part,) in in_batches(self.model, x):
+            facets = []
+            for j, posterior in enumerate(self.guide.posteriors(part)):
+                of_draws = [FacetTerms(self.guide, j, is_closed)(m[j], posterior, posterior.sample()) for m, _ in draws]
+                facets.append([torch.stack(term).mean(0) for term in zip(*of_draws, strict=True)])
+            batches.append([torch.stack(term, -1) for term in zip(*facets, strict=True)])
+        return [torch.cat(term) for term in zip(*batches, strict=True)], torch.stack([kl for _, kl in draws]).mean(0)
+
+    def _read(self, x: Array) -> Tensor:
+        data = as_data(self.model, x)
+        self.model.check_items(data)
+        return data
+
+    def _locations(self, x: Array) -> list[Tensor]:
+        data = self._read(x)
+        with asking(self.model, self.guide):
+            parts = [[q.mean for q in self.guide.posteriors(part)] for (part,) in in_batches(self.model, data)]
+        return [torch.cat(facet) for facet in zip(*parts, strict=True)]
 
     def _check_facet(self, j: int) -> None:
         if not 0 <= j < self.num_facets:
             raise InputError(f"facets are numbered 0 … {self.num_facets - 1}, got {j}")
+
+
+def _check_num_samples(num_samples: int) -> None:
+    if num_samples < 1:
+        raise InputError(f"num_samples must be ≥ 1, got {num_samples}")

@@ -5,21 +5,22 @@ from collections.abc import Iterator, Sequence
 from itertools import count, pairwise
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
+
+from pyro_mfcvae.param_store import StoredModule
 
 _serial = count()
 
 
-class _AbstractPyroModuleMeta(type(PyroModule), ABCMeta):  # type: ignore[misc]
+class _AbstractPyroModuleMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
     """PyroModule has a metaclass of its own, which must be joined with ABCMeta."""
 
 
-class AbstractPyroModule(PyroModule, metaclass=_AbstractPyroModuleMeta):  # type: ignore[metaclass]
-    """A PyroModule whose subclasses must fill in its abstract methods."""
+class AbstractPyroModule(StoredModule, metaclass=_AbstractPyroModuleMeta):  # type: ignore[metaclass]
+    """A PyroModule whose subclasses must implement its abstract methods."""
 
     def __init__(self) -> None:
-        # A fresh name until a model takes it in: two nameless ones would share parameters in Pyro's parameter store.
+        # Two modules without names would share parameters in Pyro's parameter store.
         super().__init__(f"{type(self).__name__}_{next(_serial)}")
 
 

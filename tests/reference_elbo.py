@@ -104,7 +104,7 @@ def optimal_logits(prior: MixturePrior, loc: Tensor, scale: Tensor) -> Tensor:
 def written_out_logits(rule: AssignmentRule, j: int, prior: MixturePrior, q: Normal, z: Tensor) -> Tensor:
     match rule:
         case AnalyticAssignment():
-            return optimal_logits(prior, q.loc, q.scale).detach()
+            return optimal_logits(prior, q.loc, q.scale)
         case SampleAssignment():
             return (log_weights(prior) + component_log_probs(prior, z)).detach()
         case MonteCarloAssignment():

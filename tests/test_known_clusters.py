@@ -78,7 +78,7 @@ def test_it_anchors_a_facet() -> None:
         svi = SVI(model, guide, Adam({"lr": 0.05}), FacetELBO())
         for _ in range(150):
             svi.step(x, known={0: c})
-        found = guide.assignment(0, prior, guide.posteriors(x)[0], x).argmax(-1)
+        found = guide.assignment(0, guide.typical_priors()[0], guide.posteriors(x)[0], x).argmax(-1)
         assert torch.equal(found, (1 - truth) if flipped else truth)
 
 
@@ -90,11 +90,11 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         (torch.zeros(3), "float64"),
         (torch.tensor([0, 1, 4]), "up to 4"),
     ):
-        with pytest.raises(InputError, match=f"facet 1 must be 3 integers below 4, negative where unknown.*{got}"):
+        with pytest.raises(InputError, match=f"facet 1 as 3 integers below 4, negative where unknown.*{got}"):
             FacetELBO().loss(model, guide, x, known={1: clusters})
-        with pytest.raises(InputError, match="facet 1 must be 3 integers below 4"):
+        with pytest.raises(InputError, match="facet 1 as 3 integers below 4"):
             TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x, known={1: clusters})
-    with pytest.raises(InputError, match=r"known clusters are for facets 0 … 1, got facet 2"):
+    with pytest.raises(InputError, match=r"expected known clusters of facets 0 … 1, got facet 2"):
         model(x, known={2: torch.zeros(3, dtype=torch.long)})
-    with pytest.raises(InputError, match="known clusters are those of data: pass x as well"):
+    with pytest.raises(InputError, match="expected data x with known clusters, got none"):
         model(num=3, known={0: torch.zeros(3, dtype=torch.long)})

@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 ORDER = (
     {"errors", "atomic_io"},
     {"facets", "metrics", "plots", "curves", "data"},
-    {"networks", "convolutions"},
+    {"param_store", "networks", "convolutions"},
     {"models"},
     {"guides", "groups", "planes"},
     {"infer"},

@@ -14,7 +14,7 @@ from pyro.optim import Adam
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pyro_mfcvae import Facet, FacetELBO
+from pyro_mfcvae import Facet, FacetELBO, InputError
 from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
@@ -89,7 +89,7 @@ def test_a_scale_of_zero_is_refused_and_beta_zero_takes_the_facet_out(make_pair:
         elbo.zero_grad()
         elbo(x).backward()
         faded, active = model.priors
-        assert all(p.grad is None or not p.grad.any() for p in faded.parameters())
+        assert all(p.grad is None or p.grad.abs().max() < 1e-12 for p in faded.parameters())
         assert all(p.grad.any() for p in active.parameters())
 
 
@@ -150,16 +150,21 @@ def test_two_models_side_by_side_both_train(make_pair: MakePair, make_x: MakeX) 
     assert len(pyro.get_param_store()) == sum(len(parameters) for parameters in before)
 
 
-def test_of_two_models_with_one_name_the_second_does_not_train(make_pair: MakePair, make_x: MakeX) -> None:
-    """Why the default name is a fresh one."""
-    (first, first_guide), (second, second_guide) = make_pair(name="same"), make_pair(name="same")
+def test_of_two_models_with_one_name_the_second_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
+    """In Pyro it would not train, or share some parameters. A cleared store is free for it."""
+    first, second = make_pair(name="same"), make_pair(name="same")
     x = make_x(16)
-    SVI(first, first_guide, Adam({"lr": 0.01}), FacetELBO()).step(x)
-    before = copies([second])
-    SVI(second, second_guide, Adam({"lr": 0.01}), FacetELBO()).step(x)
-    networks_and_means = {name for name, _ in second.named_parameters() if not name.endswith("scale_unconstrained")}
-    assert networks_and_means <= set(unmoved([second], before))
-    assert second.priors[0].scale_unconstrained is first.priors[0].scale_unconstrained
+    SVI(*first, Adam({"lr": 0.01}), FacetELBO()).step(x)
+    before = copies(second)
+    for loss in (FacetELBO(), TraceEnum_ELBO(max_plate_nesting=1)):
+        with pytest.raises(
+            InputError, match=r"a name of its own for every model and guide, got 'same\.priors\.0\.loc'"
+        ):
+            SVI(*second, Adam({"lr": 0.01}), loss).step(x)
+    assert len(unmoved(second, before)) == sum(len(parameters) for parameters in before)
+    pyro.clear_param_store()
+    SVI(*second, Adam({"lr": 0.01}), FacetELBO()).step(x)
+    assert unmoved(second, before) == []
 
 
 def test_two_guides_of_one_model_both_train(make_pair: MakePair, make_x: MakeX) -> None:
@@ -305,12 +310,10 @@ def test_a_safetensors_round_trip_restores_everything(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_q_c_is_detached_exactly_where_it_is_the_optimum(
-    make_pair: MakePair, make_x: MakeX, rule: type[AssignmentRule]
-) -> None:
+def test_q_c_has_a_gradient_in_the_guide(make_pair: MakePair, make_x: MakeX, rule: type[AssignmentRule]) -> None:
+    """It is zero for the ELBO at the optimum, but not for other objectives."""
     _, guide = make_pair(rule=rule)
     trace = poutine.trace(guide).get_trace(make_x(4))
     for j in range(2):
         assert trace.nodes[latent_site(j)]["value"].requires_grad
-        is_detached = not trace.nodes[cluster_site(j)]["fn"].logits.requires_grad
-        assert is_detached is (rule in (AnalyticAssignment, SampleAssignment))
+        assert trace.nodes[cluster_site(j)]["fn"].logits.requires_grad

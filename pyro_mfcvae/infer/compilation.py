@@ -3,6 +3,8 @@
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -44,9 +46,8 @@ class CompiledObjective(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return self.objective(x)
-        # A program holds for the shapes, the precision and the modes (of batch norm) that it was traced with.
-        modes = tuple(module.training for module in self.objective.modules())
-        key = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type), modes)
+        # A program holds for the shapes, the precision and the modules that it was traced with.
+        key = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type), structure(self.objective))
         if key not in self._programs:
             self._programs[key] = self._compile(x)
         program = self._programs[key]
@@ -68,6 +69,52 @@ class CompiledObjective(nn.Module):
         return compile_whole(traced, parameters, buffers, x)
 
 
+# What every module has, and what of a PyroModule has no part in its results.
+_INTERNAL = frozenset(nn.Module().__dict__) | {"_pyro_name", "_pyro_context", "_pyro_params", "_is_in_store"}
+_INTERNAL |= {"token", "num_guides", "_compiled"}
+
+
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
+
+
+def structure(module: nn.Module) -> tuple[Any, ...]:
+    """All that decides which operations a module does, apart from its inputs: the classes, modes, hooks and plain
+    attributes of its submodules, and the shapes of its parameters and whether they are frozen."""
+    modules = tuple(
+        (
+            type(m),
+            m.training,
+            *(tuple(hooks.values()) for hooks in (m._forward_hooks, m._forward_pre_hooks) if hooks),
+            *((name, _by_value(value)) for name, value in vars(m).items() if name not in _INTERNAL),
+        )
+        for m in module.modules()
+    )
+    return modules, tuple((name, p.requires_grad, p.shape) for name, p in module.named_parameters())
+
+
+def _by_value(value: Any, depth: int = 3) -> Any:
+    """Something hashable that changes when a value changes."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return type(value), value
+        case list() | tuple():
+            return type(value), tuple(_by_value(item, depth) for item in value)
+        case dict():
+            return tuple((key, _by_value(item, depth)) for key, item in value.items())
+        case Tensor():
+            return id(value)
+        case nn.Module() | type():
+            return value
+    if depth and hasattr(value, "__dict__") and not isinstance(value, _FUNCTIONS):
+        items = vars(value).items()
+        return type(value), tuple((key, _by_value(item, depth - 1)) for key, item in items if key not in _INTERNAL)
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
 def trace(objective: nn.Module, x: Tensor) -> GraphModule:
     """The tensor operations of an objective of a batch like ``x``, and of its gradient: a `Program`.
 
@@ -76,7 +123,11 @@ def trace(objective: nn.Module, x: Tensor) -> GraphModule:
 
     def run(parameters: Named, buffers: Named, x: Tensor) -> Any:
         results = functional_call(objective, (parameters, buffers), (x,))
-        return results, torch.autograd.grad(results[0], tuple(parameters.values()), allow_unused=True)
+        grads = torch.autograd.grad(results[0], [parameters[name] for name in trainable], allow_unused=True)
+        by_name = dict(zip(trainable, grads, strict=True))
+        return results, tuple(by_name.get(name) for name in parameters)
+
+    trainable = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
 
     with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
         warnings.simplefilter("ignore")  # torch's, of its own insides

@@ -1,20 +1,18 @@
 """The evidence lower bound with its clusters summed out and, where there is one, its KL in closed form."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
+import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.infer import ELBO
 from pyro.nn import pyro_method
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
-from pyro_mfcvae.infer.compilation import CompiledObjective
-from pyro_mfcvae.models.generative import Known, MultiFacetModel
+from pyro_mfcvae.infer.elbo import NoSites, PairELBO, draw_globals, is_inherited
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.known import Known
 from pyro_mfcvae.models.mixtures import Mixture
 
 
@@ -51,7 +49,7 @@ class ELBOTerms:
         return replace(self, reconstruction=self.reconstruction.mean(0), kl_z=self.kl_z.mean(0), kl_c=self.kl_c.mean(0))
 
 
-class FacetELBO(ELBO):
+class FacetELBO(PairELBO):
     """The ELBO of a `MultiFacetModel` and `MultiFacetGuide`, computed directly instead of through traces.
 
     With A_jc = log pi_jc + E_q(z_j|x)[log p(z_j | c)] and H the entropy,
@@ -60,26 +58,23 @@ class FacetELBO(ELBO):
 
     whose bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the reconstruction
     is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are evaluated at the
-    drawn z instead: that is, draw by draw, the estimate of ``TraceEnum_ELBO``.
+    drawn z instead, which is, draw by draw, the estimate of ``TraceEnum_ELBO``.
 
     Where parameters of the priors are random (`FacetPrior.hyperprior`), all this is given theta ~ q(theta), drawn once,
-    and KL(q(theta) ‖ p(theta)), estimated at that draw, is taken off the sum over items.
+    and KL(q(theta) ‖ p(theta)), estimated at that draw, is subtracted from the sum over items.
 
-    Like every Pyro loss it is minus the ELBO summed over the items, scaled to ``num_data`` where the model has it.
+    See `PairELBO` for the loss that Pyro's ``SVI`` minimises, and for what is refused.
 
     Args:
-        closed_form: use the closed form of the KL. Needs a prior that has one and an assignment rule that does not
-            look at the drawn z.
+        closed_form: use the closed form of the KL; by default where there is one. It needs priors that have one and an
+            assignment rule that does not depend on the drawn z.
         num_particles: draws of z per item, averaged, ≥ 1.
-        compile: compute loss and gradient by one program, see `CompiledObjective`, once a first step has told Pyro
-            which parameters there are. Every size of a batch is compiled anew; batches with known clusters never are.
+        compile: compute loss and gradient by one program, see `PairELBO`.
     """
 
-    def __init__(self, *, closed_form: bool = True, num_particles: int = 1, compile: bool = False) -> None:
-        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+    def __init__(self, *, closed_form: bool | None = None, num_particles: int = 1, compile: bool = False) -> None:
+        super().__init__(num_particles=num_particles, compile=compile)
         self.closed_form = closed_form
-        self.compile = compile
-        self._compiled: _CompiledLoss | None = None
 
     def terms(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> ELBOTerms:
         """The terms of every item of ``x`` (N, *event_shape), given the clusters that are ``known``; differentiable.
@@ -87,48 +82,39 @@ class FacetELBO(ELBO):
         Raises:
             InputError: the pair is not one of ours, x does not fit, or there is no closed form.
         """
-        self._check(model, guide)
-        model.check_items(x, None, known)
-        return _terms(model, guide, x, known, self)
+        self.check(model, guide)
+        model.check_items(x)
+        return self.raw_terms(model, guide, x, model.read_known(known, x))
 
-    def differentiable_loss(
-        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
-    ) -> Tensor:
-        """Minus the ELBO, summed over items: a scalar to call ``backward`` on."""
-        if self.compile and known is None and torch.is_grad_enabled():
-            if self._compiled is None or not self._compiled.is_of(model, guide):
-                self._compiled = _CompiledLoss(self, model, guide)
-            return self._compiled(x)
-        return self._as_written(model, guide, x, known)
+    def raw_terms(
+        self,
+        model: MultiFacetModel,
+        guide: MultiFacetGuide,
+        x: Tensor,
+        known: dict[int, Tensor] | None,
+        *,
+        num_weighing: int | None = None,
+    ) -> ELBOTerms:
+        """`terms` without checks.
 
-    def _as_written(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None) -> Tensor:
-        num_items = len(x)
-        terms = self.terms(model, guide, x, known)
-        return terms.kl_globals - terms.total.sum() * ((model.num_data or num_items) / num_items)
+        Args:
+            model: p.
+            guide: q.
+            x: the items, (N, *event_shape).
+            known: int64 (N,) by facet.
+            num_weighing: only this many first items have gradients of the mixtures' weights; all by default.
+        """
+        return _terms(model, guide, x, known, self, num_weighing)
 
-    @torch.no_grad()
-    def loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> float:
-        """Minus the ELBO, summed over items, without gradients."""
-        return self.differentiable_loss(model, guide, x, known).item()
+    def bound(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        terms = self.raw_terms(model, guide, x, known)
+        return terms.total, terms.kl_globals
 
-    def loss_and_grads(
-        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
-    ) -> float:
-        """Minus the ELBO, summed over items; its gradient is added to every parameter's ``grad``."""
-        loss = self.differentiable_loss(model, guide, x, known)
-        loss.backward(retain_graph=self.retain_graph)
-        return loss.item()
-
-    def _get_trace(self, *args: Any, **kwargs: Any) -> Any:
-        raise InputError("FacetELBO makes no traces: where one is needed use pyro.infer.TraceEnum_ELBO")
-
-    def _check(self, model: object, guide: object) -> None:
-        if not isinstance(model, MultiFacetModel) or not isinstance(guide, MultiFacetGuide):
-            raise InputError(
-                "FacetELBO expects a MultiFacetModel and a MultiFacetGuide as they are, got "
-                f"{type(model).__name__} and {type(guide).__name__}: for a pair that is wrapped by a handler, or of "
-                "another kind, use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
-            )
+    def check(self, model: object, guide: object) -> None:
+        super().check(model, guide)
+        assert isinstance(guide, MultiFacetGuide)
         if self.closed_form and guide.encoder.covariance is None:
             raise InputError(
                 "this q(z | x) is not Gaussian, so the KL has no closed form: use FacetELBO(closed_form=False) or "
@@ -140,30 +126,41 @@ class FacetELBO(ELBO):
                 "use FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
 
+    def uses_closed_form(self, guide: MultiFacetGuide, mixtures: list[Mixture]) -> bool:
+        """Whether the KL of a pair is computed in closed form."""
+        if self.closed_form is not None:
+            return self.closed_form
+        covariance = guide.encoder.covariance
+        return not guide.assignment.needs_draw and all(mixture.has_closed_form(covariance) for mixture in mixtures)
+
 
 # Entered like a method of the model, so that SVI sees which of the model's parameters are used.
 @pyro_method
 def _terms(
-    model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None, elbo: FacetELBO
+    model: MultiFacetModel,
+    guide: MultiFacetGuide,
+    x: Tensor,
+    known: dict[int, Tensor] | None,
+    elbo: FacetELBO,
+    num_weighing: int | None,
 ) -> ELBOTerms:
-    zs, kl_z, kl_c = [], [], []
-    priors, kl_globals = draw_globals(model, guide)
-    posteriors = guide.posteriors(x)
-    # Only the networks may run in low precision: autocast would take the densities' matrix products along.
-    with torch.autocast(x.device.type, enabled=False):
-        for j, posterior in enumerate(posteriors):
-            prior = priors[j]
-            z = posterior.rsample((elbo.num_particles,))
-            log_q_c = guide.assignment_logits(j, prior, posterior, z, known)
-            q_c = log_q_c.exp()
-            if elbo.closed_form:
-                expected = prior.expected_log_prob_under(posterior)
-                kl_z.append(-posterior.entropy() - (q_c * expected).sum(-1))
-            else:
-                kl_z.append(posterior.log_prob(z) - (q_c * prior.log_prob(z)).sum(-1))
-            kl_c.append((q_c * (log_q_c - prior.log_weights())).sum(-1))
-            zs.append(z)
-    reconstruction = model.log_likelihood(zs, x)
+    with guide._pyro_context:
+        mixtures, kl_globals = draw_globals(model, guide)
+        closed_form = elbo.uses_closed_form(guide, mixtures)
+        filled, observed = model.split_missing(x)
+        zs, kl_z, kl_c = [], [], []
+        with NoSites():
+            posteriors = read_posteriors(guide, x, filled, observed)
+            # Only the networks may run in low precision: autocast would take the densities' matrix products along.
+            with torch.autocast(x.device.type, enabled=False):
+                for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
+                    z = posterior.rsample((elbo.num_particles,))
+                    facet = FacetTerms(guide, j, closed_form, known, num_weighing)
+                    z_term, c_term = facet(mixture, posterior, z)
+                    zs.append(z)
+                    kl_z.append(z_term)
+                    kl_c.append(c_term)
+            reconstruction = model.observation(zs, observed).log_prob(filled)
 
     def stack(kls: list[Tensor]) -> Tensor:
         return torch.stack([kl.expand_as(reconstruction).mean(0) for kl in kls], -1)
@@ -171,68 +168,50 @@ def _terms(
     return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals)
 
 
-def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[Sequence[Mixture], Tensor]:
-    """The priors at a draw of q(theta), and log q(theta) - log p(theta) there."""
-    if guide.globals_guide is None:
-        return model.priors_given({}), torch.zeros_like(model.beta[0])
-    q = poutine.trace(guide.globals_guide).get_trace()
-    p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
-    priors: Sequence[Mixture] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
-    return priors, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())
+@dataclass(frozen=True)
+class FacetTerms:
+    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j.
 
-
-class _Loss(nn.Module):
-    """x ↦ the loss, out of Pyro's sight."""
-
-    def __init__(self, elbo: FacetELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
-        super().__init__()
-        self.elbo, self.model, self.guide = elbo, model, guide
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        with pyro.get_param_store().scope(), poutine.block(), pyro.validation_enabled(False):
-            return (self.elbo._as_written(self.model, self.guide, x, None),)
-
-
-class _CompiledLoss:
-    """x ↦ the loss of a pair, compiled, with the ``pyro.param`` statements that the loss as written makes.
-
-    It is evaluated as written at first, and again whenever Pyro's parameter store no longer holds the pair's
-    parameters: that shows which statements there are.
+    Attributes:
+        guide: its rule gives q(c_j | x).
+        j: the facet.
+        closed_form: evaluate E_q[log p(z | c)] and the entropy in closed form, otherwise at the draws.
+        known: int64 (N,) by facet.
+        num_weighing: only this many first items have gradients of the mixture's weights; all where None.
     """
 
-    def __init__(self, elbo: FacetELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
-        self._loss = _Loss(elbo, model, guide)
-        self._program = CompiledObjective(self._loss)
-        self._constants = self._read_constants()
-        self._noted: dict[str, Tensor] = {}
+    guide: MultiFacetGuide
+    j: int
+    closed_form: bool
+    known: dict[int, Tensor] | None = None
+    num_weighing: int | None = None
 
-    def is_of(self, model: MultiFacetModel, guide: MultiFacetGuide) -> bool:
-        same = self._loss.model is model and self._loss.guide is guide
-        return same and self._constants == self._read_constants()
+    def __call__(self, mixture: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, Tensor]:
+        """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N)."""
+        if self.closed_form:
+            log_p_z, log_q_z = mixture.expected_log_prob_under(posterior), -posterior.entropy()
+        else:
+            log_p_z, log_q_z = mixture.log_prob(z), posterior.log_prob(z)
+        rule = self.guide.assignment
+        # At the optimum over q(c | x) of this very objective its gradient is zero (envelope theorem). That of the
+        # analytic rule is the optimum of the closed form, that of the sample rule at the drawn z.
+        is_detached = rule.is_optimum and rule.needs_draw != self.closed_form
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached):
+            log_q_c = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
+        q_c = log_q_c.exp()
+        kl_c = (q_c * (log_q_c - self._log_weights(mixture, len(posterior.mean)))).sum(-1)
+        return log_q_z - (q_c * log_p_z).sum(-1), kl_c
 
-    def _read_constants(self) -> tuple[bool, int, int | None]:
-        """What the program has taken in as numbers."""
-        elbo = self._loss.elbo
-        return elbo.closed_form, elbo.num_particles, self._loss.model.num_data
-
-    def __call__(self, x: Tensor) -> Tensor:
-        store, loss = pyro.get_param_store(), self._loss
-        ours = set(loss.parameters())
-        if self._noted and all(
-            name in store and _unconstrained(store[name]) is parameter and parameter in ours
-            for name, parameter in self._noted.items()
-        ):
-            value: Tensor = self._program(x)[0]
-            for name in self._noted:
-                pyro.param(name)
-            return value
-        with poutine.trace(param_only=True) as seen:
-            value = loss.elbo._as_written(loss.model, loss.guide, x, None)
-        self._noted = {name: _unconstrained(site["value"]) for name, site in seen.trace.nodes.items()}
-        return value
+    def _log_weights(self, mixture: Mixture, num_items: int) -> Tensor:
+        log_weights = mixture.log_weights()
+        if self.num_weighing is None:
+            return log_weights
+        is_weighing = torch.arange(num_items, device=log_weights.device) < self.num_weighing
+        return torch.where(is_weighing.unsqueeze(-1), log_weights, log_weights.detach())
 
 
-def _unconstrained(value: Any) -> Tensor:
-    """The parameter behind a value of Pyro's parameter store."""
-    parameter: Tensor = value.unconstrained()
-    return parameter
+def read_posteriors(guide: MultiFacetGuide, x: Tensor, filled: Tensor, observed: Any) -> list[dist.TorchDistribution]:
+    """q(z_j | x) per facet of data that were split already, or by a subclass's own `posteriors`."""
+    if is_inherited(guide, MultiFacetGuide, "posteriors"):
+        return guide.posteriors_of(filled, observed)
+    return guide.posteriors(x)

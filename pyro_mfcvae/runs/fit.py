@@ -25,7 +25,8 @@ from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.known import KnownItems, choose_known_items
 from pyro_mfcvae.train.stacked import RandomState, StackedTraining
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 _log = logging.getLogger(__name__)
 

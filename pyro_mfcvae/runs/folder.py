@@ -24,7 +24,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_pair
 from pyro_mfcvae.runs.grouping import Grouping
-from pyro_mfcvae.train.training import EpochRecord
+from pyro_mfcvae.train.step_log import EpochRecord
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 # Without a terminal there is no bar, but about this many lines over the whole training.
 _NUM_LINES = 10

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.models.generative import Known
+from pyro_mfcvae.models.known import Known
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,19 @@ class KnownItems:
     known: Known
     batch_size: int
 
-    def join(self, x: Tensor) -> tuple[Tensor, Known]:
-        """A batch (N, *event_shape) followed by known items, and what is known of both; takes torch's random state."""
+    def join(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor], int]:
+        """A batch (N, *event_shape) followed by known items, the known clusters of both, and N.
+
+        Draws from torch's random state.
+        """
         chosen = torch.randint(len(self.items), (self.batch_size,))
-        known = {j: torch.cat([c.new_full((len(x),), -1), c[chosen]]).to(x.device) for j, c in self.known.items()}
-        return torch.cat([x, as_float(self.items[chosen]).to(x)]), known
+        known = {j: torch.cat([c.new_full((len(x),), -1), c[chosen]]).to(x.device) for j, c in self.clusters.items()}
+        return torch.cat([x, as_float(self.items[chosen]).to(x)]), known, len(x)
+
+    @property
+    def clusters(self) -> dict[int, Tensor]:
+        """The known clusters as int64 tensors."""
+        return {j: torch.as_tensor(clusters).long() for j, clusters in self.known.items()}
 
 
 def choose_known_items(

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
@@ -15,7 +14,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import Named, Program, call, compile_whole, first_line, trace
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.param_store import outside_store
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 
 class RandomState:
@@ -92,7 +93,7 @@ class StackedTraining:
 
         ``on_step`` is called after every step.
         """
-        with pyro.get_param_store().scope():  # see Training.run_epoch
+        with outside_store():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
             self._adopt()
             for xs in zip(*batches, strict=True):
@@ -142,12 +143,11 @@ class StackedTraining:
                 if any(parameter is other for other in fitted):
                     self._optimizer.state.pop(self._parameters[name], None)
         noise = [torch.stack(draws) for draws in zip(*(draws for _, draws in turns), strict=True)]
-        (loss, reconstruction, kl), grads = call(self._program, self._values, self._buffers, xs, *noise)
+        (_, terms), grads = call(self._program, self._values, self._buffers, xs, *noise)
         for stack, grad in zip(self._parameters.values(), grads, strict=True):
             stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
         self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
         self._optimizer.step()
-        terms = torch.cat([-loss[:, None], reconstruction[:, None], kl], 1)
         for s, (training, row) in enumerate(zip(self.trainings, terms, strict=True)):
             if s not in self._failures:
                 with self._failure_kept(s):

@@ -1,10 +1,32 @@
 """The terms of the objective, step by step, without a step that waits for the device."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from pyro_mfcvae.errors import InputError
+
 # Steps between two reads. A read waits until the device has finished all steps before it; on a CPU it costs nothing.
 READ_EVERY = {"cpu": 1, "cuda": 50}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """A line of ``metrics.jsonl``, about an epoch: means over its items in nats, and the schedule's values at its end.
+
+    ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
+    """
+
+    epoch: int
+    step: int
+    elbo: float
+    reconstruction: float
+    kl: list[float]
+    active_clusters: list[int]
+    alpha: list[float]
+    beta: list[float]
+    learning_rate: float
 
 
 class StepLog:
@@ -34,3 +56,28 @@ class StepLog:
         values = self._rows[: self._count].cpu()
         self._count = 0
         return values
+
+
+def check_finite(rows: Tensor, *, last_step: int) -> None:
+    """Refuse terms of steps that are not finite.
+
+    Args:
+        rows: mean ELBO, mean reconstruction and mean KL per facet of consecutive steps, (steps, 2 + J).
+        last_step: number of the last of them.
+
+    Raises:
+        InputError: the message names the step and the term.
+    """
+    if rows.isfinite().all():
+        return
+    step, term = (int(i) for i in (~rows.isfinite()).nonzero()[0])
+    names = ["ELBO", "reconstruction", *(f"KL of facet {j}" for j in range(rows.shape[1] - 2))]
+    # The ELBO is the sum of the other terms: it is named with the first of them that is not finite.
+    terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
+    because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
+    raise diverged(f"the {names[term]} became {rows[step, term]:g}{because} at step {last_step - len(rows) + step + 1}")
+
+
+def diverged(what: str) -> InputError:
+    """The error of a training that has diverged."""
+    return InputError(f"{what}, training has diverged: lower training.learning_rate or raise likelihood.scale")

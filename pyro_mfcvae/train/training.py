@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
@@ -24,66 +23,32 @@ from pyro_mfcvae.infer.mixture_fit import (
     check_posterior_units,
     initialize_mixtures,
 )
-from pyro_mfcvae.infer.objective import FacetELBO
 from pyro_mfcvae.infer.repartition import repartition
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models.generative import Known
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.known import read_known
+from pyro_mfcvae.param_store import outside_store
 from pyro_mfcvae.train.batches import Batches
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.known import KnownItems
-from pyro_mfcvae.train.step_log import StepLog
+from pyro_mfcvae.train.objective import Objective, compilation_pays
+from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, diverged
+
+# Items that are checked at once: what is memory-mapped may not fit into memory.
+_NUM_AT_ONCE = 10_000
 
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
 
-# Compiling takes up to a minute, which fewer steps than these do not win back (benchmarks/step_time.py).
-_MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
 
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """What ``metrics.jsonl`` says of an epoch: means over its items in nats, and the schedule's values at its end.
-
-    ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
-    """
-
-    epoch: int
-    step: int
-    elbo: float
-    reconstruction: float
-    kl: list[float]
-    active_clusters: list[int]
-    alpha: list[float]
-    beta: list[float]
-    learning_rate: float
-
-
-class Objective(nn.Module):
-    """x ↦ the loss, the mean reconstruction, the mean KL per facet: a module, so that Fabric can wrap it.
-
-    The loss is minus the mean ELBO, but that the first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016,
-    appendix C):
-
-        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
-    """
-
-    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0) -> None:
-        super().__init__()
-        self.pair = pair
-        self.num_items = num_items
-        self.free_nats = free_nats
-        self.elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
-
-    def forward(self, x: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        # The modules own their parameters; whatever Pyro notes of them in its global store goes no further. Every
-        # density is ours and tested, so checking its arguments at each step would only cost time.
-        with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-            terms = self.elbo.terms(self.pair.model, self.pair.guide, x, known).mean()
-        loss = terms.kl_globals / self.num_items - terms.total
-        if self.free_nats:
-            loss = loss + (terms.beta * (self.free_nats - terms.kl).clamp_min(0)).sum()
-        return loss, terms.reconstruction.detach(), terms.kl.detach()
+def check_images(model: MultiFacetModel, images: Tensor) -> None:
+    """Check all items once, since no step does: shape, and values that the likelihood describes."""
+    if not model.missing:
+        check_complete(images)
+    parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
+    for part in parts:
+        model.check_items(as_float(part).to(model.alpha))
 
 
 class Training:
@@ -113,10 +78,10 @@ class Training:
         fabric: Fabric | None = None,
         known_items: KnownItems | None = None,
     ) -> None:
-        if not pair.model.missing:
-            check_complete(images)
+        check_images(pair.model, images)
         if known_items is not None:
-            pair.model.check_items(known_items.items, None, known_items.known)
+            check_images(pair.model, known_items.items)
+            read_known(known_items.known, pair.model.facets, len(known_items.items), images.device)
             for j in known_items.known:
                 check_can_be_renumbered(pair.model.priors[j], j)
         self.pair = pair
@@ -178,16 +143,16 @@ class Training:
         steps since its last call and their mean ELBO.
         """
         self._on_steps = on_steps
-        with pyro.get_param_store().scope():  # see Objective.forward: fitting and counting note parameters as well
+        with outside_store():  # the modules own their parameters
             for x in self.start_epoch():
                 self.prepare_step()
                 batch = (x,) if self.known_items is None else self.known_items.join(x)
                 with self._divergence_told():
-                    loss, reconstruction, kl = self._objective(*batch)
+                    loss, terms = self._objective(*batch)
                 self._stepper.zero_grad()
                 self.fabric.backward(loss)
                 self._stepper.step()
-                self.note_step(torch.cat([torch.stack([-loss.detach(), reconstruction]), kl]))
+                self.note_step(terms)
             return self.finish_epoch()
 
     def start_epoch(self) -> Iterator[Tensor]:
@@ -250,15 +215,7 @@ class Training:
         rows = self._log.read()
         if not len(rows):
             return
-        if not rows.isfinite().all():
-            step, term = (int(i) for i in (~rows.isfinite()).nonzero()[0])
-            names = ["ELBO", "reconstruction", *(f"KL of facet {j}" for j in range(self.pair.num_facets))]
-            # The ELBO is the sum of the other terms: it is named with the first of them that is not finite.
-            terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
-            because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
-            raise _diverged(
-                f"the {names[term]} became {rows[step, term]:g}{because} at step {self.step - len(rows) + step + 1}"
-            )
+        check_finite(rows, last_step=self.step)
         self._total += rows.sum(0)
         if self._on_steps is not None:
             self._on_steps(len(rows), rows[:, 0].mean().item())
@@ -317,7 +274,7 @@ class Training:
         except ValueError as error:
             if "Expected parameter" not in str(error):  # of torch's distributions, with all values
                 raise
-            raise _diverged(f"a distribution has invalid parameters after step {self.step}") from None
+            raise diverged(f"a distribution has invalid parameters after step {self.step}") from None
 
     @torch.no_grad()
     def _count_active(self) -> list[int]:
@@ -325,17 +282,3 @@ class Training:
         with self._divergence_told():
             probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]
-
-
-def _diverged(what: str) -> InputError:
-    return InputError(f"{what}, training has diverged: lower training.learning_rate or raise likelihood.scale")
-
-
-def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
-    """Whether a training of so many steps is sooner done when it is compiled first.
-
-    Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
-    CPU convolutions take so long that nothing is gained.
-    """
-    convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
-    return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")

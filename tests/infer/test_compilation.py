@@ -24,7 +24,8 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import MixturePrior, MultiFacetModel
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
-from pyro_mfcvae.train.training import Objective, Training, compilation_pays
+from pyro_mfcvae.train.objective import Objective, compilation_pays
+from pyro_mfcvae.train.training import Training
 
 SMALL = override(
     Config(data=DataConfig(source="none")),

@@ -96,7 +96,5 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         with pytest.raises(InputError, match="alpha must be a finite number other than 1"):
             ImportanceWeightedELBO(alpha=alpha)
     model, guide = make_pair(2)
-    with pytest.raises(InputError, match="has no terms: use FacetELBO for them"):
-        ImportanceWeightedELBO().terms(model, guide, make_x(3))
     with pytest.raises(InputError, match="known clusters are not for an importance-weighted bound"):
         ImportanceWeightedELBO().loss(model, guide, make_x(3), known={0: torch.zeros(3, dtype=torch.long)})

@@ -236,7 +236,9 @@ def test_errors() -> None:
         BayesianMixturePrior(Facet(num_clusters=3, latent_dim=1), covariance="full")
     model = make_model(BayesianMixturePrior(FACET))
     hidden = poutine.block(model.sample_globals, hide=["probs_0"])
-    with pytest.raises(InputError, match=r"global sites \['probs_0', 'loc_0', 'scale_0'\], but the globals_guide has"):
+    with pytest.raises(
+        InputError, match=r"over the sites \['probs_0', 'loc_0', 'scale_0'\], got one over \['loc_0', 'scale_0'\]"
+    ):
         make_guide(model, globals_guide=AutoNormal(hidden))
     with pytest.raises(InputError, match='random must name "loc" as well'):
         BayesianMixturePrior(FACET, random=("center",))

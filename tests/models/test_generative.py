@@ -88,14 +88,14 @@ def test_weights_are_buffers_that_start_at_one(make_pair: MakePair) -> None:
 
 def test_errors(make_pair: MakePair, make_x: MakeX, make_facets: Callable[[int], tuple[Facet, ...]]) -> None:
     model, _ = make_pair()
-    with pytest.raises(InputError, match=r"x must have shape \(N, 1, 2, 3\), got \(4, 6\)"):
+    with pytest.raises(InputError, match=r"expected x of shape \(N, 1, 2, 3\), got \(4, 6\)"):
         model(make_x(4).flatten(1))
-    with pytest.raises(InputError, match="pass the data x, or num=…"):
+    with pytest.raises(InputError, match="expected the data x, or num ≥ 1 .* got num=None"):
         model()
     model.num_data = 3
-    with pytest.raises(InputError, match="a batch of 4 items cannot come from num_data=3"):
+    with pytest.raises(InputError, match="a batch of at most num_data=3 items, got 4"):
         model(make_x(4))
     shallow, deep = make_facets(2)
     decoder = MLPLadderDecoder((shallow, deep), (4,), rung_dims=(5, 6))
-    with pytest.raises(InputError, match="priors and decoder must have the same facets"):
+    with pytest.raises(InputError, match="expected priors and decoder of the same facets"):
         MultiFacetModel([MixturePrior(deep), MixturePrior(shallow)], decoder, BernoulliLikelihood())

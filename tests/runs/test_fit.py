@@ -18,7 +18,8 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.runs.fit import Fit, fit
 from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 # Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,
 # 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) takes draws, so the random state always matters.

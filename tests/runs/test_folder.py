@@ -11,7 +11,7 @@ from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.train.training import EpochRecord
+from pyro_mfcvae.train.step_log import EpochRecord
 
 TINY = override(
     Config(data=DataConfig(source="shapes")), ["networks.encoder_dims=[4, 4]", "networks.decoder_dims=[4, 4]"]

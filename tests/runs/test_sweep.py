@@ -13,7 +13,8 @@ from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.sweep import compare, facet_agreement, sweep
 from pyro_mfcvae.train.stacked import StackedTraining
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from pyro_mfcvae.train.callbacks import Callback, ProgressBar, TensorBoardCallback
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 
 def record(epoch: int, *, elbo: float = -12.345) -> EpochRecord:

@@ -43,8 +43,9 @@ def test_an_unlabelled_item_is_no_anchor() -> None:
 
 def test_anchors_join_a_batch_with_their_clusters() -> None:
     known_items = choose()
-    x, known = known_items.join(torch.zeros(3, 1, 2, 2))
+    x, known, num_others = known_items.join(torch.zeros(3, 1, 2, 2))
     assert (x.shape, x.dtype) == ((8, 1, 2, 2), torch.float64)
+    assert num_others == 3
     assert known[1][:3].tolist() == [-1, -1, -1]
     numbers = (x[3:, 0, 0, 0] * 255).round().long()
     values = {2: 0, 7: 1, 9: 2}

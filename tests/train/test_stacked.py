@@ -17,7 +17,8 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
 from pyro_mfcvae.train.stacked import RandomState, StackedTraining
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 SEEDS = (3, 8)
 SHAPE = (1, 6, 6)

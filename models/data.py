@@ -1,0 +1,74 @@
+"""What a model accepts as data."""
+
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions.constraints import Constraint
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+
+
+def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, like: Tensor, missing: bool) -> int:
+    """The number of items of ``x``, checked in one pass over its values.
+
+    Args:
+        x: data, which should be (N, *event_shape) with N ≥ 1.
+        event_shape: of the model.
+        support: of one element.
+        like: a tensor of the model, for type and device.
+        missing: NaN stands for an element that was not observed.
+
+    Raises:
+        InputError: the type, device, shape or values do not fit.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            f"expected x as a floating-point tensor, got {kind}: convert it; MFCVAE's questions accept any type"
+        )
+    if tuple(x.shape[1:]) != tuple(event_shape) or x.dim() == 0:
+        raise InputError(
+            f"expected x of shape (N, {', '.join(map(str, event_shape))}), got {tuple(x.shape)}: reshape it"
+        )
+    if torch.jit.is_tracing():
+        return x.shape[0]  # a number of the traced program; values cannot be looked at
+    if x.shape[0] == 0:
+        raise InputError("expected at least one item, got none: pass x with N ≥ 1")
+    if x.dtype != like.dtype or x.device != like.device:
+        raise InputError(
+            f"expected x like the model, {like.dtype} on {like.device}, got {x.dtype} on {x.device}: use x.to(…)"
+        )
+    _check_values(x.detach(), support, missing=missing)
+    return x.shape[0]
+
+
+def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:
+    if missing:
+        x = torch.where(x.isnan(), max(getattr(support, "lower_bound", 0), 0), x)
+    low, high = torch.stack(x.aminmax()).tolist()  # NaN if any value is
+    if low != low:
+        raise InputError(
+            "expected x without NaN, got some: remove them, or build the model with missing=True (likelihood.missing) "
+            "for elements that were not observed"
+        )
+    if low == float("-inf") or high == float("inf"):
+        raise InputError(f"expected finite values of x, got values from {low} to {high}: remove the infinite ones")
+    lowest, highest = getattr(support, "lower_bound", low), getattr(support, "upper_bound", high)
+    if low < lowest or high > highest:
+        wish = f"from {lowest} to {highest}" if hasattr(support, "upper_bound") else f"≥ {lowest}"
+        raise InputError(
+            f"expected values of x {wish} for this likelihood, got values from {low:g} to {high:g}: rescale x "
+            "(bytes by 1/255), or choose another likelihood"
+        )
+    if support.is_discrete and (x.frac() != 0).any():
+        raise InputError(
+            "expected whole numbers in x for this likelihood, got others: round them, or choose another likelihood"
+        )
+
+
+def unfolded(buffer: Tensor, like: Tensor) -> Tensor:
+    """A buffer that ``torch.jit.trace`` does not fold into a constant, since it depends on an input, ``like``."""
+    if not torch.jit.is_tracing():
+        return buffer
+    return buffer + like.new_zeros((), dtype=buffer.dtype)

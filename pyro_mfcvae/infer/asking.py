@@ -1,0 +1,104 @@
+"""How questions are asked of a pair: without gradients, in evaluation mode, in batches, of data of any number type."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.param_store import outside_store, reconcile
+
+Array = Tensor | NDArray[Any]
+
+# Values of x, times draws, that are computed on at once: the networks' activations are some tens of times as many.
+_MAX_VALUES = 1_000_000
+_MAX_ITEMS = 4096
+
+# Seed of draws of which the answer must not depend on when it is asked.
+_SEED = 0
+
+
+@contextmanager
+def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
+    """Inside, nothing has gradients, every module is in evaluation mode, and Pyro's parameter store is not written."""
+    reconcile(model, guide, register=False)
+    with torch.no_grad(), outside_store(), evaluating(model, guide):
+        yield
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every submodule returns to its own mode."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Draws inside are the same every time, and leave torch's random state as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_SEED)
+        yield
+
+
+def as_data(model: MultiFacetModel, x: Array) -> Tensor:
+    """An array or tensor of any number type as the model's floats, on its device.
+
+    Bytes are divided by 255 where the likelihood describes values in [0, 1]; all other numbers keep their value.
+    """
+    try:
+        tensor = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except (TypeError, ValueError):
+        raise InputError(f"expected numbers, got {type(x).__name__} of others: convert them to floats") from None
+    if tensor.is_complex():
+        raise InputError(f"expected real numbers, got {tensor.dtype}: pass their real part")
+    support = model.likelihood.support(model.decoder.out_shape)
+    is_scaled = tensor.dtype == torch.uint8 and getattr(support, "upper_bound", None) == 1 and not support.is_discrete
+    data = tensor.to(model.alpha.device, model.alpha.dtype)
+    return data / 255 if is_scaled else data
+
+
+def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Iterator[tuple[Tensor, ...]]:
+    """Corresponding parts of tensors (N, …) whose items are each computed on ``num_draws`` times."""
+    size = min(max(_MAX_VALUES // (math.prod(model.event_shape) * num_draws), 1), _MAX_ITEMS)
+    yield from zip(*(x.split(size) for x in xs), strict=True)
+
+
+def map_batches(
+    model: MultiFacetModel, ask: Callable[..., Tensor], *xs: Tensor, num_draws: int = 1, dim: int = 0
+) -> Tensor:
+    """What ``ask`` answers about batches, joined along the dimension of the items."""
+    return torch.cat([ask(*parts) for parts in in_batches(model, *xs, num_draws=num_draws)], dim)
+
+
+def join_posteriors(parts: Sequence[dist.TorchDistribution]) -> dist.TorchDistribution | None:
+    """One distribution of all items out of those of batches; None for a family that cannot be joined."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if type(first) is dist.MultivariateNormal:
+        return dist.MultivariateNormal(_cat(parts, "loc"), scale_tril=_cat(parts, "scale_tril"))
+    if type(first) is dist.LowRankMultivariateNormal:
+        return dist.LowRankMultivariateNormal(*(_cat(parts, name) for name in ("loc", "cov_factor", "cov_diag")))
+    if type(first) is dist.Independent and type(first.base_dist) is dist.Normal:
+        bases = [part.base_dist for part in parts]
+        return dist.Normal(_cat(bases, "loc"), _cat(bases, "scale")).to_event(first.reinterpreted_batch_ndims)
+    return None
+
+
+def _cat(parts: Sequence[Any], name: str) -> Tensor:
+    return torch.cat([getattr(part, name) for part in parts])

@@ -1,0 +1,189 @@
+"""What all bounds on the evidence of a pair share: which pairs they accept, their loss, and its compiled form."""
+
+from abc import abstractmethod
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.seed_messenger import SeedMessenger
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor, nn
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.known import Known
+from pyro_mfcvae.models.mixtures import Mixture
+from pyro_mfcvae.param_store import outside_store, reconcile, stored_parameters
+
+# Methods of which a bound computes the effect without calling them: a subclass's own would not be seen.
+_MODEL_METHODS = ("forward", "plate", "kl_weight", "sample_globals", "global_sites")
+_GUIDE_METHODS = ("forward", "sample_globals")
+
+_INSTEAD = "use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+
+
+class PairELBO(ELBO):
+    """A bound on the evidence of a `MultiFacetModel` and its `MultiFacetGuide`, computed without traces.
+
+    Like every Pyro loss it is minus the bound summed over the items, scaled to ``num_data`` where the model has it.
+    What a trace would show and this computation would not is refused: methods of a subclass, further sites, outer
+    handlers such as ``poutine.scale``.
+
+    Args:
+        num_particles: draws of z per item, ≥ 1.
+        compile: compute loss and gradient by one program, see `CompiledObjective`. It is compiled again for every batch
+            size and whenever the pair changes. Batches with known clusters are never compiled.
+    """
+
+    def __init__(self, *, num_particles: int, compile: bool) -> None:
+        if num_particles < 1:
+            raise InputError(f"expected num_particles ≥ 1, got {num_particles}: pass 1 or more")
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        self.compile = compile
+        self._compiled: CompiledObjective | None = None
+
+    @abstractmethod
+    def bound(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The bound of every item given theta ~ q(theta), (N,), and log q(theta) - log p(theta), ()."""
+
+    def differentiable_loss(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
+    ) -> Tensor:
+        """Minus the bound, summed over items: a scalar to call ``backward`` on.
+
+        Raises:
+            InputError: the pair, the data or the known clusters do not fit, or something would not be seen.
+        """
+        self.check(model, guide)
+        model.check_items(x)
+        clusters = model.read_known(known, x)
+        if self.compile and clusters is None and torch.is_grad_enabled():
+            return self._compiled_loss(model, guide, x)
+        return self.raw_loss(model, guide, x, clusters)
+
+    def raw_loss(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
+    ) -> Tensor:
+        """`differentiable_loss` without checks, and as it is written."""
+        num_items = len(x)
+        bound, kl_globals = self.bound(model, guide, x, known)
+        return kl_globals - bound.sum() * ((model.num_data or num_items) / num_items)
+
+    def _compiled_loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> Tensor:
+        loss = self._compiled.objective if self._compiled is not None else None
+        if not isinstance(loss, PairLoss) or loss.model is not model or loss.guide is not guide:
+            self._compiled = CompiledObjective(PairLoss(self, model, guide))
+        reconcile(model, guide)
+        value: Tensor = self._compiled(x)[0]  # type: ignore[misc]
+        if _PYRO_STACK:  # SVI listens to which parameters a loss reads
+            for root in (model, guide):
+                for name, parameter, _ in stored_parameters(root):
+                    if parameter.requires_grad:
+                        pyro.param(name)
+        return value
+
+    @torch.no_grad()
+    def loss(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> float:
+        """Minus the bound, summed over items, without gradients."""
+        return self.differentiable_loss(model, guide, x, known).item()
+
+    def loss_and_grads(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
+    ) -> float:
+        """Minus the bound, summed over items; its gradient is added to every parameter's ``grad``."""
+        loss = self.differentiable_loss(model, guide, x, known)
+        loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def check(self, model: object, guide: object) -> None:
+        """Refuse a pair of another kind, or one of which this bound would not see all."""
+        name = type(self).__name__
+        if not isinstance(model, MultiFacetModel) or not isinstance(guide, MultiFacetGuide):
+            raise InputError(
+                f"{name} expects a MultiFacetModel and a MultiFacetGuide as they are, got {type(model).__name__} and "
+                f"{type(guide).__name__}: for a pair that is wrapped by a handler, or of another kind, {_INSTEAD}"
+            )
+        guide.check_model(model)
+        for part, base, methods in ((model, MultiFacetModel, _MODEL_METHODS), (guide, MultiFacetGuide, _GUIDE_METHODS)):
+            for method in methods:
+                if not is_inherited(part, base, method):
+                    raise InputError(
+                        f"{name} expects {base.__name__}'s own {method}, got that of {type(part).__name__}, which it "
+                        f"would not call: {_INSTEAD}"
+                    )
+            if part._forward_hooks or part._forward_pre_hooks:
+                raise InputError(
+                    f"{name} expects no forward hooks on the {type(part).__name__}, whose forward it does not call, "
+                    f"got some: remove them, or {_INSTEAD}"
+                )
+        for handler in _PYRO_STACK:
+            if not _is_harmless(handler):
+                raise InputError(
+                    f"{name} expects no outer handler that acts on sample sites, got {type(handler).__name__}, which "
+                    f"it would not see: {_INSTEAD}"
+                )
+
+    def _get_trace(self, *args: Any, **kwargs: Any) -> Any:
+        raise InputError(f"{type(self).__name__} makes no traces: where one is needed {_INSTEAD}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # programs are compiled again by a copy
+
+
+class PairLoss(nn.Module):
+    """x ↦ (loss, …) of a pair, outside of Pyro's parameter store: what is compiled, and what Fabric wraps."""
+
+    def __init__(self, elbo: PairELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
+        super().__init__()
+        self.elbo, self.model, self.guide = elbo, model, guide
+
+    def forward(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        # Densities of ours need no check of their arguments at each step.
+        with outside_store(), poutine.block(), pyro.validation_enabled(False):
+            return self.compute(x, *args)
+
+    def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """The results; the first is the loss."""
+        return (self.elbo.raw_loss(self.model, self.guide, x, None),)
+
+
+class NoSites(Messenger):
+    """Refuses sample sites inside a computation that would not take them into account."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        raise InputError(
+            f"expected networks, priors and rules without sample sites, got {msg['name']!r} (pyro.sample, pyro.factor "
+            f"or PyroSample), which this bound would not see: {_INSTEAD}"
+        )
+
+
+def is_inherited(part: object, base: type, method: str) -> bool:
+    """Whether an object has its base class's method."""
+    return getattr(type(part), method) is getattr(base, method) and method not in vars(part)
+
+
+def _is_harmless(handler: Messenger) -> bool:
+    """Whether a handler cannot change a loss: SVI's record of parameters, a block, a seed."""
+    if isinstance(handler, TraceMessenger):
+        return bool(handler.param_only)
+    return isinstance(handler, BlockMessenger | SeedMessenger)
+
+
+def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[list[Mixture], Tensor]:
+    """The priors at a draw of q(theta), and log q(theta) - log p(theta) there."""
+    if guide.globals_guide is None:
+        with NoSites():
+            return model.priors_given({}), torch.zeros_like(model.beta[0])
+    q = poutine.trace(guide.globals_guide).get_trace()
+    p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
+    mixtures: list[Mixture] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
+    return mixtures, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())

@@ -1,0 +1,306 @@
+"""What modules share with Pyro's parameter store: a module owns its parameters, and the store only names them.
+
+Pyro's own rule is that an entry of the store replaces the parameter of a module that has its name. A copy of a module
+has its name too, so that asking the copy would overwrite it. Here every copy gets a name of its own. An entry that is
+not the module's parameter was loaded from a file (the module takes it over, all or none), replaced in the module (the
+module's counts), or belongs to another module of the same name (refused).
+"""
+
+import re
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroModule
+from pyro.nn.module import _Context
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER, ParamStoreDict
+from pyro.poutine.lift_messenger import LiftMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.substitute_messenger import SubstituteMessenger
+from torch import nn
+from torch.distributions.constraints import Constraint
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_mfcvae.errors import InputError
+
+_serial = count()
+_DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
+
+# By parameter: the root module that last put it into a store. An entry of the store that is not here was loaded.
+_owners: Any = WeakTensorKeyDictionary()
+# By name: the root module that bears it.
+_bearers: "weakref.WeakValueDictionary[str, PyroModule]" = weakref.WeakValueDictionary()
+_local = threading.local()
+
+Entry = tuple[str, nn.Parameter, Constraint]
+"""Name in the store, unconstrained parameter, constraint."""
+
+
+def default_name(part: str) -> str:
+    """A fresh name for a model or a guide of which the user gave none."""
+    return f"mfcvae_{next(_serial)}_{part}"
+
+
+def is_default(name: str) -> bool:
+    """Whether a name was made by `default_name`, or is derived from one."""
+    return _DEFAULT_NAME.match(name) is not None
+
+
+@contextmanager
+def outside_store() -> Iterator[None]:
+    """Inside, our modules compute with their own parameters and neither read nor write Pyro's parameter store."""
+    before = _is_outside()
+    _local.outside = True
+    try:
+        yield
+    finally:
+        _local.outside = before
+
+
+def _is_outside() -> bool:
+    return getattr(_local, "outside", False)
+
+
+class _StoreContext(_Context):
+    """The context of a root module: its outermost entry reconciles the parameters with the store."""
+
+    def __init__(self, root: "StoredModule") -> None:
+        super().__init__()
+        self._root = weakref.ref(root)
+        self._num_entries = 0
+
+    def __enter__(self) -> None:
+        if _is_outside():
+            return
+        _refuse_replaced_parameters()
+        if not self.active and not pyro.settings.get("module_local_params"):
+            root = self._root()
+            if root is not None:
+                reconcile(*root.stored_together())
+                self._num_entries = len(pyro.get_param_store())
+        super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if _is_outside():
+            return
+        super().__exit__(*error)
+        root = self._root()
+        if not self.active and root is not None and len(pyro.get_param_store()) != self._num_entries:
+            _note_created(*root.stored_together())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Context, ()  # a copy's root makes its own
+
+
+def _refuse_replaced_parameters() -> None:
+    """Pyro would hand the values of poutine.lift and substitute to constrained parameters only, and drop the others."""
+    for handler in _PYRO_STACK:
+        if isinstance(handler, LiftMessenger | SubstituteMessenger):
+            raise InputError(
+                f"expected no handler that replaces parameters, got {type(handler).__name__}, which the networks would "
+                "not see: for random parameters of the prior use BayesianMixturePrior, to change values load_state_dict"
+            )
+
+
+class StoredModule(PyroModule):
+    """A PyroModule that owns its parameters. Its copies, and what is unpickled, get a name of their own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__dict__["_pyro_context"] = _StoreContext(self)
+        self._is_in_store = False
+
+    def stored_together(self) -> tuple["StoredModule", ...]:
+        """The root modules whose parameters a store restores together, or not at all."""
+        return (self,)
+
+    def copied_name(self) -> str:
+        """Name of this module, which was just copied or unpickled under the old one."""
+        return f"{type(self).__name__}_{next(_serial)}"
+
+    def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
+        # Pyro's refuses parts that ran on their own before; their parameters are their own in any case.
+        _rename(self, name, context)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__["_is_in_store"] = False
+        _rename(self, self.copied_name(), _StoreContext(self))
+
+    def __copy__(self) -> "StoredModule":
+        raise InputError(
+            f"expected a deep copy of {type(self).__name__}, got copy.copy, whose result would share its parts: use "
+            "copy.deepcopy"
+        )
+
+
+def _rename(module: PyroModule, name: str, context: _Context) -> None:
+    module.__dict__["_pyro_name"] = name
+    module.__dict__["_pyro_context"] = context
+    for key, child in module._modules.items():
+        if isinstance(child, PyroModule):
+            _rename(child, f"{name}.{key}" if name else key, context)
+
+
+def bear_name(root: StoredModule) -> None:
+    """Note that a root module bears its name."""
+    _bearers[root._pyro_name] = root
+
+
+def free_name(name: str) -> str:
+    """The name itself if no module bears it and Pyro's store has no entry of it, otherwise a fresh one like it."""
+    if name in _bearers or any(entry.startswith(f"{name}.") for entry in pyro.get_param_store()):
+        return f"{name}_copy_{next(_serial)}"
+    return name
+
+
+def stored_parameters(module: PyroModule) -> Iterator[Entry]:
+    """Every parameter of a module under the name that Pyro's store has for it."""
+    prefix = f"{module._pyro_name}." if module._pyro_name else ""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            constrained = name.removesuffix("_unconstrained")
+            if constrained in module._pyro_params:
+                yield prefix + constrained, parameter, module._pyro_params[constrained][0]
+            else:
+                yield prefix + name, parameter, constraints.real
+    for key, child in module._modules.items():
+        if isinstance(child, PyroModule):
+            yield from stored_parameters(child)
+        elif child is not None:
+            for name, parameter in child.named_parameters():
+                yield f"{prefix}{key}{_MODULE_NAMESPACE_DIVIDER}{name}", parameter, constraints.real
+
+
+def reconcile(*roots: StoredModule, register: bool = True) -> None:
+    """Make the store's entries of root modules the modules' own parameters, or refuse.
+
+    Args:
+        roots: modules that are restored together.
+        register: put parameters that the store does not have yet into it.
+
+    Raises:
+        InputError: another module of the same name has the entries, or a loaded store does not hold all of the roots.
+    """
+    store = pyro.get_param_store()
+    held = store._params
+    missing: list[tuple[StoredModule, Entry]] = []
+    other: list[tuple[StoredModule, Entry]] = []
+    num_own = 0
+    for root in roots:
+        for entry in stored_parameters(root):
+            name, parameter, _ = entry
+            if not parameter.requires_grad and parameter.grad is not None:
+                parameter.grad = None  # an optimiser with momentum would go on to move what is frozen
+            found = held.get(name)
+            if found is parameter:
+                num_own += 1
+            else:
+                (missing if found is None else other).append((root, entry))
+    if other:
+        _settle(store, missing, other, num_own)
+    elif missing and not all(root._is_in_store for root in roots):
+        _check_names(store, roots)
+    if register:
+        for root, entry in missing:
+            _put(store, root, entry)
+        for root in roots:
+            root.__dict__["_is_in_store"] = True
+
+
+def _note_created(*roots: StoredModule) -> None:
+    """Note who owns parameters that were created inside a call, as Pyro's automatic guides do."""
+    held = pyro.get_param_store()._params
+    for root in roots:
+        for name, parameter, _ in stored_parameters(root):
+            if held.get(name) is parameter and parameter not in _owners:
+                _owners[parameter] = weakref.ref(root)
+
+
+def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
+    name, parameter, constraint = entry
+    # Not by pyro.param, which would make a frozen parameter require gradients.
+    store._params[name] = parameter
+    store._param_to_name[parameter] = name
+    store._constraints[name] = constraint
+    _owners[parameter] = weakref.ref(root)
+
+
+def _settle(
+    store: ParamStoreDict,
+    missing: list[tuple[StoredModule, Entry]],
+    other: list[tuple[StoredModule, Entry]],
+    num_own: int,
+) -> None:
+    """Take loaded values over, and give the store the parameters that were replaced in a module."""
+    loaded = []
+    for root, entry in other:
+        owner = _owners.get(store._params[entry[0]])
+        if owner is None:
+            loaded.append((root, entry))
+        elif owner() is not root:
+            raise InputError(
+                f"expected a name of its own for every model and guide, got {entry[0]!r} in Pyro's parameter store "
+                f"from another module of this name: give each its own name=…, or call pyro.clear_param_store() first"
+            )
+    if loaded:
+        _check_loaded(store, loaded, missing, num_own)
+    with torch.no_grad():
+        for _, (name, parameter, _) in loaded:
+            parameter.copy_(store._params[name])
+    for root, entry in other:
+        _put(store, root, entry)
+
+
+def _check_loaded(
+    store: ParamStoreDict,
+    loaded: list[tuple[StoredModule, Entry]],
+    missing: list[tuple[StoredModule, Entry]],
+    num_own: int,
+) -> None:
+    otherwise = "load the weights by MFCVAE.save and pyro_mfcvae.load, or load_state_dict, and clear the store"
+    if missing:
+        raise InputError(
+            f"expected a parameter store with all {len(loaded) + len(missing) + num_own} parameters of this model or "
+            f"pair, got one without {missing[0][1][0]!r} and {len(missing) - 1} others: {otherwise}"
+        )
+    for _, (name, parameter, _) in loaded:
+        if store._params[name].shape != parameter.shape:
+            raise InputError(
+                f"expected {name!r} of shape {tuple(parameter.shape)} in the parameter store, got "
+                f"{tuple(store._params[name].shape)}: {otherwise}"
+            )
+    buffers = [name for root in {root for root, _ in loaded} for name in _network_buffers(root)]
+    if buffers and num_own == 0:
+        raise InputError(
+            f"expected networks without buffers, since Pyro's parameter store does not save any, got {buffers[0]!r} "
+            f"and {len(buffers) - 1} others (the statistics of batch norm): {otherwise}"
+        )
+
+
+def _network_buffers(module: PyroModule) -> Iterator[str]:
+    """Buffers of the networks; those of our own modules follow from how they were built."""
+    for key, child in module._modules.items():
+        if isinstance(child, PyroModule):
+            yield from _network_buffers(child)
+        elif child is not None:
+            yield from (f"{key}.{name}" for name, _ in child.named_buffers())
+
+
+def _check_names(store: ParamStoreDict, roots: tuple[StoredModule, ...]) -> None:
+    """Refuse a loaded store whose entries might be those of a module with a default name, but under another number."""
+    if not any(is_default(root._pyro_name) for root in roots):
+        return
+    for name, parameter in store._params.items():
+        if is_default(name) and parameter not in _owners:
+            raise InputError(
+                f"expected a parameter store with entries of {roots[-1]._pyro_name!r}, got loaded ones such as "
+                f"{name!r}, and default names differ from run to run: give the model the same name=… when you save and "
+                "when you load, or use MFCVAE.save and pyro_mfcvae.load"
+            )

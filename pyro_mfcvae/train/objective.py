@@ -1,0 +1,75 @@
+"""What a training minimises, and whether it pays to compile it."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.infer.elbo import PairLoss
+from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
+from pyro_mfcvae.mfcvae import MFCVAE
+
+# Compiling takes up to a minute, which fewer steps than these do not win back (benchmarks/step_time.py).
+_MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
+
+
+class Objective(PairLoss):
+    """x ↦ (loss, terms): minus the mean ELBO; and the batch's mean ELBO, reconstruction and KL per facet, (2 + J,).
+
+    The first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016, appendix C):
+
+        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
+
+    Known items that join a batch count in the loss, but not in the terms; nor do they have gradients of the mixtures'
+    weights, since they come with frequencies of their own.
+
+    Args:
+        pair: model and guide.
+        num_items: size of the data set, over which the KL of the priors' random parameters is spread.
+        free_nats: ≥ 0.
+    """
+
+    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0) -> None:
+        super().__init__(FacetELBO(), pair.model, pair.guide)
+        self.num_items = num_items
+        self.free_nats = free_nats
+
+    def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """The loss, and the terms.
+
+        Args:
+            x: (N, *event_shape).
+            args: where known items have joined, known clusters by facet, int64 (N,), and the number of other items,
+                which come first.
+        """
+        known, num_others = args or (None, None)
+        assert isinstance(self.elbo, FacetELBO)
+        terms = self.elbo.raw_terms(self.model, self.guide, x, known, num_weighing=num_others)
+        loss = self._loss(mean := terms.mean())
+        elbo = -loss.detach()
+        if num_others is not None:
+            mean = _first(terms, num_others).mean()
+            elbo = -self._loss(mean).detach()
+        return loss, torch.cat([torch.stack([elbo, mean.reconstruction.detach()]), mean.kl.detach()])
+
+    def _loss(self, mean: ELBOTerms) -> Tensor:
+        loss = mean.kl_globals / self.num_items - mean.total
+        if self.free_nats:
+            loss = loss + (mean.beta * (self.free_nats - mean.kl).clamp_min(0)).sum()
+        return loss
+
+
+def _first(terms: ELBOTerms, num: int) -> ELBOTerms:
+    return replace(terms, reconstruction=terms.reconstruction[:num], kl_z=terms.kl_z[:num], kl_c=terms.kl_c[:num])
+
+
+def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
+    """Whether a training of so many steps ends sooner when it is compiled first.
+
+    Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
+    CPU convolutions take so long that nothing is gained.
+    """
+    convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
+    return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")
