@@ -1,9 +1,8 @@
 """What modules share with Pyro's parameter store: a module owns its parameters, and the store only names them.
 
-Pyro's own rule is that an entry of the store replaces the parameter of a module that has its name. A copy of a module
-has its name too, so that asking the copy would overwrite it. Here every copy gets a name of its own. An entry that is
-not the module's parameter was loaded from a file (the module takes it over, all or none), replaced in the module (the
-module's counts), or belongs to another module of the same name (refused).
+In Pyro an entry of the store replaces the parameter of a module that has its name, and a copy of a module has its name
+too. Here every copy gets a name of its own. An entry that is not the module's parameter was loaded from a file (the
+module takes it over, all or none), replaced in the module (the module's counts), or is another module's (refused).
 """
 
 import re
@@ -98,6 +97,9 @@ class _StoreContext(_Context):
         return _Context, ()  # a copy's root makes its own
 
 
+Owned = tuple["StoredModule", Entry]
+
+
 def _refuse_replaced_parameters() -> None:
     """Pyro would hand the values of poutine.lift and substitute to constrained parameters only, and drop the others."""
     for handler in _PYRO_STACK:
@@ -190,8 +192,8 @@ def reconcile(*roots: StoredModule, register: bool = True) -> None:
     """
     store = pyro.get_param_store()
     held = store._params
-    missing: list[tuple[StoredModule, Entry]] = []
-    other: list[tuple[StoredModule, Entry]] = []
+    missing: list[Owned] = []
+    other: list[Owned] = []
     num_own = 0
     for root in roots:
         for entry in stored_parameters(root):
@@ -232,12 +234,7 @@ def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
     _owners[parameter] = weakref.ref(root)
 
 
-def _settle(
-    store: ParamStoreDict,
-    missing: list[tuple[StoredModule, Entry]],
-    other: list[tuple[StoredModule, Entry]],
-    num_own: int,
-) -> None:
+def _settle(store: ParamStoreDict, missing: list[Owned], other: list[Owned], num_own: int) -> None:
     """Take loaded values over, and give the store the parameters that were replaced in a module."""
     loaded = []
     for root, entry in other:
@@ -258,12 +255,7 @@ def _settle(
         _put(store, root, entry)
 
 
-def _check_loaded(
-    store: ParamStoreDict,
-    loaded: list[tuple[StoredModule, Entry]],
-    missing: list[tuple[StoredModule, Entry]],
-    num_own: int,
-) -> None:
+def _check_loaded(store: ParamStoreDict, loaded: list[Owned], missing: list[Owned], num_own: int) -> None:
     otherwise = "load the weights by MFCVAE.save and pyro_mfcvae.load, or load_state_dict, and clear the store"
     if missing:
         raise InputError(

@@ -183,13 +183,15 @@ def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Grou
         num_samples: S.
     """
 
+    priors = pair.draw_priors()
+
     def draw(images: Tensor) -> _Part:
         posteriors = pair.encode(images)
         means = [posterior.mean.expand(num_samples, -1, -1) for posterior in posteriors]
         part: _Part = {"sample_stats": {}}
         for j, posterior in enumerate(posteriors):
             zs = [*means[:j], posterior.sample((num_samples,)), *means[j + 1 :]]
-            draws = weigh(pair.model, pair.priors, posteriors, zs, images)
+            draws = weigh(pair.model, priors, posteriors, zs, images)
             log_weights = draws.log_likelihood + draws.log_ratios[..., j]
             part["sample_stats"][f"log_weight_{j}"] = (("draw", "weighed_item"), log_weights)
         return part

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_mfcvae.data.images import Split, as_float, check_complete
+from pyro_mfcvae.infer.asking import repeatable
 from pyro_mfcvae.metrics import FacetScores, score_facets
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.grouping import Grouping
@@ -21,7 +22,8 @@ class Evaluation:
     Attributes:
         assignments: most probable cluster, (N, J).
         confidence: its probability q(c_j | x), (N, J).
-        elbo: mean ELBO per item, in nats; every facet's KL counts in full, whatever weight it trained with.
+        elbo: ELBO of the split divided by N, in nats, the KL of the priors' random parameters included; every
+            facet's KL counts in full, whatever weight it trained with. The same at every call.
         scores: agreement of the clusters with the labels.
         grouping: which clusters are one group.
         groups: most probable group, (N, J).
@@ -61,11 +63,10 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
     if not pair.model.missing:
         check_complete(split.images)
     device = pair.model.alpha.device
-    pair.eval()
     clusters: list[list[NDArray[Any]]] = []
     groups: list[list[NDArray[Any]]] = []
-    elbo = 0.0
-    with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
+    elbo, kl_globals = 0.0, 0.0
+    with repeatable(device):
         grouping = grouping or Grouping.from_trees(pair.groups())
         for images in split.images.split(batch_size):
             x = as_float(images).to(device)
@@ -74,13 +75,14 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
             groups.append(_find_best([grouping.probs(j, q) for j, q in enumerate(probs)]))
             terms = pair.elbo_terms(x)
             elbo += (terms.reconstruction - terms.kl.sum(-1)).sum().item()
+            kl_globals += terms.kl_globals.item() * len(x) / len(split)
     labels = {name: label.numpy() for name, label in split.labels.items()}
     assignments, confidence = map(np.concatenate, zip(*clusters, strict=True))
     of_groups, group_confidence = map(np.concatenate, zip(*groups, strict=True))
     return Evaluation(
         assignments=assignments,
         confidence=confidence,
-        elbo=elbo / len(split),
+        elbo=(elbo - kl_globals) / len(split),
         scores=score_facets(assignments, labels, num_clusters=[f.num_clusters for f in pair.model.facets]),
         grouping=grouping,
         groups=of_groups,

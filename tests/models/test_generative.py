@@ -90,7 +90,7 @@ def test_errors(make_pair: MakePair, make_x: MakeX, make_facets: Callable[[int],
     model, _ = make_pair()
     with pytest.raises(InputError, match=r"expected x of shape \(N, 1, 2, 3\), got \(4, 6\)"):
         model(make_x(4).flatten(1))
-    with pytest.raises(InputError, match="expected the data x, or num ≥ 1 .* got num=None"):
+    with pytest.raises(InputError, match=r"expected the data x, or num ≥ 1 .* got num=None"):
         model()
     model.num_data = 3
     with pytest.raises(InputError, match="a batch of at most num_data=3 items, got 4"):
