@@ -92,6 +92,6 @@ def test_without_labels_there_are_no_scores(make: Callable[..., MFCVAE], make_x:
 def test_nothing_is_left_behind(make: Callable[..., MFCVAE], split: Split) -> None:
     pair = make()
     evaluate(pair, split)
-    assert not pair.training
+    assert pair.training
     assert all(parameter.grad is None for parameter in pair.parameters())
     assert list(pyro.get_param_store().keys()) == []
