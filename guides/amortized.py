@@ -14,11 +14,12 @@ from pyro_mfcvae.facets import cluster_site, latent_site
 from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide, move_to, typical_values
+from pyro_mfcvae.interop.inputs import Known
+from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
+from pyro_mfcvae.models.distributions import IMPOSSIBLE
 from pyro_mfcvae.models.generative import MODEL_TOKEN, WRONG_MODEL, MultiFacetModel
-from pyro_mfcvae.models.known import IMPOSSIBLE, Known
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
 from pyro_mfcvae.models.priors import FacetPrior
-from pyro_mfcvae.param_store import StoredModule, bear_name, free_name
 
 _UNDER: dict[PosteriorCovariance | None, str] = {
     "diagonal": "",

@@ -11,6 +11,10 @@ from torch.nn.functional import logsigmoid
 # Bounds the memory of a mean over 255 thresholds to eight times that of the data.
 _THRESHOLDS_AT_ONCE = 8
 
+# Log probability of the clusters that an item of a known cluster is not in: its exponential is 0 in every precision,
+# and unlike minus infinity it gives no NaN when multiplied by that.
+IMPOSSIBLE = -1e4
+
 
 class DiscretizedLogistic(dist.TorchDistribution):
     """A logistic variable rounded to the nearest of L levels 0, 1/(L-1), …, 1 (Salimans et al. 2017, without mixing).
@@ -138,3 +142,34 @@ class FloatCategorical(dist.Categorical):  # type: ignore[misc]
         """Codes, of shape ``sample_shape`` + batch shape."""
         codes: Tensor = super().sample(torch.Size(sample_shape))
         return codes.to(self.logits.dtype)
+
+
+class KnownCategorical(dist.Categorical):  # type: ignore[misc]
+    """c ~ Categorical(pi), conditioned on the clusters that are known, with the joint density.
+
+    A draw is the known cluster where there is one. Its log_prob is log pi_c as without conditioning, so that the
+    model's trace has the joint density; that of every other cluster of such an item is ``IMPOSSIBLE``.
+
+    Args:
+        log_weights: log pi, (K,) or (N, K).
+        known: (N,), negative where unknown.
+    """
+
+    def __init__(self, log_weights: Tensor, known: Tensor, *, validate_args: bool | None = None) -> None:
+        others = torch.arange(log_weights.shape[-1], device=known.device) != known.unsqueeze(-1)
+        ruled_out = others & (known >= 0).unsqueeze(-1)
+        self._joint = torch.where(ruled_out, log_weights.new_tensor(IMPOSSIBLE), log_weights)
+        super().__init__(logits=self._joint, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "KnownCategorical":
+        """The same distribution, repeated to a batch shape."""
+        new = self._get_checked_instance(KnownCategorical, _instance)
+        new._joint = self._joint.expand(*batch_shape, self._joint.shape[-1])
+        super().expand(batch_shape, _instance=new)
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log pi_c where c is possible."""
+        index, joint = torch.broadcast_tensors(value.long().unsqueeze(-1), self._joint)
+        log_prob: Tensor = joint.gather(-1, index[..., :1]).squeeze(-1)
+        return log_prob

@@ -7,7 +7,7 @@ from itertools import count, pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae.param_store import StoredModule
+from pyro_mfcvae.interop.param_store import StoredModule
 
 _serial = count()
 

@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 ORDER = (
     {"errors", "atomic_io"},
     {"facets", "metrics", "plots", "curves", "data"},
-    {"param_store", "networks", "convolutions"},
+    {"interop", "networks", "convolutions"},
     {"models"},
     {"guides", "groups", "planes"},
     {"infer"},

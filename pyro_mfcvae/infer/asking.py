@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.param_store import outside_store, reconcile
 
 Array = Tensor | NDArray[Any]
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.interop.inputs import Known
+from pyro_mfcvae.interop.param_store import outside_store, reconcile, stored_parameters
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.known import Known
 from pyro_mfcvae.models.mixtures import Mixture
-from pyro_mfcvae.param_store import outside_store, reconcile, stored_parameters
 
 # Methods of which a bound computes the effect without calling them: a subclass's own would not be seen.
 _MODEL_METHODS = ("forward", "plate", "kl_weight", "sample_globals", "global_sites")

@@ -11,8 +11,8 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.elbo import NoSites, PairELBO, draw_globals, is_inherited
+from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.known import Known
 from pyro_mfcvae.models.mixtures import Mixture
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.models.known import Known
+from pyro_mfcvae.interop.inputs import Known
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import Named, Program, call, compile_whole, first_line, trace
-from pyro_mfcvae.param_store import outside_store
+from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 

@@ -25,10 +25,10 @@ from pyro_mfcvae.infer.mixture_fit import (
 )
 from pyro_mfcvae.infer.repartition import repartition
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
+from pyro_mfcvae.interop.inputs import read_known
+from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.known import read_known
-from pyro_mfcvae.param_store import outside_store
 from pyro_mfcvae.train.batches import Batches
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.known import KnownItems

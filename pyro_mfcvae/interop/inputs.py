@@ -1,12 +1,51 @@
-"""What a model accepts as data."""
+"""What users pass to a model, checked: data, and clusters that are known for some items."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyro.distributions.constraints import Constraint
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.facets import Facet
+
+Known = Mapping[int, Tensor | NDArray[Any] | Sequence[int]]
+"""By facet: the cluster of every item, integers (N,), negative where it is not known."""
+
+
+def read_known(
+    known: Known | None, facets: Sequence[Facet], num_items: int, device: torch.device
+) -> dict[int, Tensor] | None:
+    """The known clusters as int64 tensors on a device; integers of any type and container are accepted.
+
+    Raises:
+        InputError: there is no such facet, or not one integer below K_j per item.
+    """
+    return None if known is None else {j: _read(j, known[j], facets, num_items).to(device) for j in known}
+
+
+def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tensor:
+    if not 0 <= j < len(facets):
+        raise InputError(f"expected known clusters of facets 0 … {len(facets) - 1}, got facet {j}: leave it out")
+    num_clusters = facets[j].num_clusters
+    wish = (
+        f"expected the known clusters of facet {j} as {num_items} integers below {num_clusters}, negative where unknown"
+    )
+    try:
+        clusters = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):
+        raise InputError(f"{wish}, got {type(values).__name__} of no numbers: convert them to integers") from None
+    if clusters.is_floating_point() or clusters.is_complex() or clusters.dtype == torch.bool:
+        raise InputError(f"{wish}, got {clusters.dtype}: convert them to integers")
+    if clusters.shape != (num_items,):
+        raise InputError(f"{wish}, got the shape {tuple(clusters.shape)}: give one per item")
+    clusters = clusters.long()
+    if len(clusters) and (highest := int(clusters.max())) >= num_clusters:
+        raise InputError(f"{wish}, got numbers up to {highest}: number the clusters from 0")
+    return clusters
 
 
 def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, like: Tensor, missing: bool) -> int:
