@@ -1,15 +1,23 @@
-"""Multi-Facet Clustering Variational Autoencoders (Falck et al., NeurIPS 2021) in Pyro."""
+"""Multi-Facet Clustering Variational Autoencoders (Falck et al., NeurIPS 2021) in Pyro.
 
-from pyro_mfcvae.draws.arviz_data import to_inference_data
+A name is imported when it is first asked for: ``import pyro_mfcvae`` alone loads nothing else.
+"""
+
+from typing import TYPE_CHECKING
+
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.groups import MergeTree
-from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
-from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
-from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
-from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule
-from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pyro_mfcvae.draws.arviz_data import to_inference_data
+    from pyro_mfcvae.facets import Facet
+    from pyro_mfcvae.groups import MergeTree
+    from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
+    from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
+    from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+    from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
+    from pyro_mfcvae.infer.schedule import ProgressiveSchedule
+    from pyro_mfcvae.mfcvae import MFCVAE
 
 __all__ = [
     "MFCVAE",
@@ -25,3 +33,19 @@ __all__ = [
     "initialize_mixtures",
     "to_inference_data",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "pyro_mfcvae.draws.arviz_data": ["to_inference_data"],
+        "pyro_mfcvae.facets": ["Facet"],
+        "pyro_mfcvae.groups": ["MergeTree"],
+        "pyro_mfcvae.infer.importance": ["ImportanceWeightedELBO"],
+        "pyro_mfcvae.infer.initialization": ["initialize_data_dependent", "initialize_glorot"],
+        "pyro_mfcvae.infer.mixture_fit": ["initialize_mixtures"],
+        "pyro_mfcvae.infer.objective": ["ELBOTerms", "FacetELBO"],
+        "pyro_mfcvae.infer.schedule": ["ProgressiveSchedule"],
+        "pyro_mfcvae.mfcvae": ["MFCVAE"],
+    },
+    modules=["config", "data", "guides", "models"],
+)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +36,15 @@ def names(folder: Path) -> set[str]:
 
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def check_scores(out: str, summary: dict[str, Any]) -> None:
+    """The table has the numbers of ``summary.json``."""
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    for j, facet in enumerate(summary["facets"]):
+        cells = [
+            f"{scores['accuracy']['side']:.3f} {scores['nmi']['side']:z.2f} {scores['ari']['side']:z.2f}"
+            for scores in (facet["groups"], facet)
+        ]
+        use = f"{facet['num_groups']} {facet['clusters_in_use']} of {facet['num_clusters']}"
+        assert f"{j} {use} side {' '.join(cells)}" in rows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae import Facet
 from pyro_mfcvae.cli import app as cli
+from pyro_mfcvae.cli import terminal
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
@@ -115,7 +116,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MFCVAE_DATA", raising=False)
-    monkeypatch.setattr(cli.console, "width", 300)
+    monkeypatch.setattr(terminal.console, "width", 300)
     save_data(tmp_path / "data.npz", make_images())
     return tmp_path
 

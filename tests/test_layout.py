@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From the bottom to the top: a folder, or a file beside the folders, imports from its own row and from those before it.
 ORDER = (
-    {"errors", "atomic_io"},
+    {"errors", "atomic_io", "lazy"},
     {"facets", "metrics", "plots", "curves", "data"},
     {"interop", "networks", "convolutions"},
     {"models"},
@@ -54,7 +55,6 @@ LONG = {
     "tests/test_traps.py",
     "tests/train/test_training.py",
     "tests/models/test_priors.py",
-    "tests/cli/test_app.py",
     "tests/data/test_datasets.py",
     "tests/infer/test_initialization.py",
     "tests/infer/test_schedule.py",
@@ -180,11 +180,37 @@ def test_tests_mirror_the_folders() -> None:
         assert stem in expected, f"tests/{stem} tests no module: give it the name and the folder of one"
 
 
+def loaded_by(program: str) -> set[str]:
+    """The modules that a program of its own loads."""
+    program = f"import sys\n{program}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
 def test_import_loads_nothing_heavy() -> None:
-    program = "import sys, pyro_mfcvae; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
-    assert "pyro_mfcvae" in loaded
+    assert not (HEAVY | {"torch", "pyro", "numpy"}) & loaded_by(
+        "import pyro_mfcvae, pyro_mfcvae.config, pyro_mfcvae.data"
+    )
+
+
+def test_every_public_name_loads_nothing_heavier_than_torch_and_pyro() -> None:
+    loaded = loaded_by("from pyro_mfcvae import *")
+    assert {"torch", "pyro"} <= loaded
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_commands_load_nothing_heavy_before_they_run() -> None:
+    program = "from pyro_mfcvae.cli.app import COMMANDS, find_command\nfor name in COMMANDS: find_command(name)"
+    assert not (HEAVY | {"torch", "pyro", "numpy"}) & loaded_by(program)
+
+
+@pytest.mark.parametrize("package", ["pyro_mfcvae", "pyro_mfcvae.config", "pyro_mfcvae.data"])
+def test_lazy_packages_hold_what_they_name(package: str) -> None:
+    module = import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 def test_models_and_guides_are_no_global_packages() -> None:

@@ -7,31 +7,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from tyro.conf import Positional
 
-from pyro_mfcvae.cli.terminal import say
-from pyro_mfcvae.data.datasets import Dataset, load_dataset
-from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.cli.options import Directory, File, Flag, Json, Parts, Root, Run, option
+from pyro_mfcvae.cli.terminal import console, print_json, say
+from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.runs.assignments import Assigner, encode_thumbnails, lowest_alike, prepare_like, write_assignments
-from pyro_mfcvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pyro_mfcvae.data.datasets import Dataset
+    from pyro_mfcvae.data.images import Split
 
 # So many unlike items are named; the table has all of them.
 _NUM_NAMED = 5
 
 
 def assign(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None,
+    run: Run,
+    data: Annotated[str | None, Positional, option("[DATA]")] = None,
     /,
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
-    format: Literal["csv", "parquet", "jsonl"] = "csv",
-    sort_into: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    link: bool = False,
-    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    out: File = None,
+    format: Annotated[Literal["csv", "parquet", "jsonl"], option()] = "csv",
+    sort_into: Directory = None,
+    link: Flag = False,
+    parts: Parts = (),
+    root: Root = None,
+    json: Json = False,
 ) -> None:
     """Write which item is in which group and cluster of every facet: one row per item.
 
@@ -39,14 +42,19 @@ def assign(
     describes worse than 99.9 % of the items it was trained on: column `unlike`. docs/python.md explains every column.
 
     Args:
-        run: The run's folder.
         data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.
         out: The file to write; by default assignments.FORMAT in the run's folder, with the name of other data.
         format: Of the file; parquet has small images too, for embedding viewers.
         sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.
         link: Make symbolic links instead of copies.
-        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
+    import_parts(parts)
+
+    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, write_assignments
+    from pyro_mfcvae.runs.folder import RunFolder
+
+    console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
@@ -82,6 +90,10 @@ def assign(
         say(f"Unlike the training items, so do not rely on their groups: {', '.join(unlike[:_NUM_NAMED])}{more}")
     if sorter is not None:
         say(f"Sorted into {sort_into}")
+    if json:
+        print_json(
+            {"file": str(out), "items": num_items, "groups": [dict(count) for count in counts], "unlike": unlike}
+        )
 
 
 def _plain(table: "pa.Table") -> list[dict[str, str]]:
@@ -89,7 +101,7 @@ def _plain(table: "pa.Table") -> list[dict[str, str]]:
     return rows
 
 
-def _files_of(source: str, dataset: Dataset) -> Path | None:
+def _files_of(source: str, dataset: "Dataset") -> Path | None:
     """The folder that the names of the items are relative to; None where items are no files."""
     return None if dataset.train.names is None else Path(source).expanduser()
 
@@ -104,7 +116,7 @@ class _Sorter:
             raise InputError("expected image files to link to, got an array: leave --link out, and files are written")
         self.folder, self.source, self.link = folder, source, link
 
-    def sort(self, table: "pa.Table", split: Split) -> None:
+    def sort(self, table: "pa.Table", split: "Split") -> None:
         """Sort the items of some rows."""
         columns = [c for c in table.column_names if re.fullmatch(r"split|index|file|unlike|facet_\d+_(group|name)", c)]
         for row in table.select(columns).to_pylist():
@@ -113,6 +125,8 @@ class _Sorter:
                 for place in places:
                     self._put(self.source / row["file"], place / "-".join(Path(row["file"]).parts))
                 continue
+            from pyro_mfcvae.runs.assignments import encode_thumbnails
+
             picture = encode_thumbnails(split.images[row["index"]][None], size=max(split.images.shape[2:]))[0]
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)

@@ -1,43 +1,38 @@
 """Checks on the command line: ``mfcvae check | compare``."""
 
+from json import loads
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
-import tyro
+from tyro.conf import Positional, UseAppendAction
 
-from pyro_mfcvae.atomic_io import write_json, write_text
-from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
-from pyro_mfcvae.checks.criticism import criticise
-from pyro_mfcvae.cli.terminal import print_checks, print_comparison, say
-from pyro_mfcvae.config.custom_parts import find_function
-from pyro_mfcvae.data.datasets import load_dataset
-from pyro_mfcvae.data.images import Split
-from pyro_mfcvae.draws.arviz_data import MIN_DRAWS, assigned_clusters, attach, save_inference_data, to_inference_data
-from pyro_mfcvae.draws.items import draw_log_weights
+from pyro_mfcvae.cli.options import Count, Data, Directory, Json, Parts, Root, Run, Seed, option
+from pyro_mfcvae.cli.terminal import console, print_checks, print_comparison, print_json, say
+from pyro_mfcvae.config.custom_parts import find_function, import_parts
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.plots import save_figure
-from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.runs.sweep import facet_agreement
-from pyro_mfcvae.train.devices import set_seed
 
+if TYPE_CHECKING:
+    from pyro_mfcvae.data.images import Split
+    from pyro_mfcvae.mfcvae import MFCVAE
+
+# The fewest draws that ArviZ estimates k-hat from.
+_MIN_DRAWS = 30
 _NUM_REFERENCE = 250
 _DENSITIES = {"gaussian", "continuous_bernoulli"}
 
 
 def check(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Run,
     /,
-    items: int = 2000,
-    draws: int = 64,
-    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
-    sweep: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    statistic: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE.FUNCTION")] = (),
-    seed: int = 0,
-    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    items: Count = 2000,
+    draws: Count = 64,
+    data: Data = None,
+    sweep: Directory = None,
+    statistic: Annotated[tuple[str, ...], UseAppendAction, option("MODULE.FUNCTION")] = (),
+    seed: Seed = 0,
+    parts: Parts = (),
+    root: Root = None,
+    json: Json = False,
 ) -> None:
     """Ask whether a run's clusters are to be believed: posterior checks, with a verdict each.
 
@@ -45,15 +40,12 @@ def check(
     figures below the run's folder. docs/checks.md tells how to read them.
 
     Args:
-        run: The run's folder.
         items: How many test items to check on, at most.
         draws: How many draws of the posterior per item, 30 or more.
         data: Check on another data set's test items, such as data of which it is not known whether they are alike.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
         statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
             working folder is searched; give the option once per function.
-        seed: Of all draws.
-        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if items < 100:
         raise InputError(f"expected --items 100 or more, for the checks to mean anything, got {items}")
@@ -61,6 +53,21 @@ def check(
     statistics = {path.rpartition(".")[2]: find_function(path) for path in statistic}
     if len(statistics) < len(statistic):
         raise InputError(f"expected statistics with different names, got {' '.join(statistic)}")
+    import_parts(parts)
+
+    import numpy as np
+
+    from pyro_mfcvae.atomic_io import write_text
+    from pyro_mfcvae.checks.criticism import criticise
+    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, save_inference_data, to_inference_data
+    from pyro_mfcvae.plots import save_figure
+    from pyro_mfcvae.runs.evaluation import evaluate
+    from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.runs.sweep import facet_agreement
+    from pyro_mfcvae.train.devices import set_seed
+
+    console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     own = load_dataset(config.data.source, root=root, seed=config.seed)
@@ -95,16 +102,20 @@ def check(
     }
     say(f"\n{len(chosen)} items of {dataset.name}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     say(f"Figures, numbers (checks.json) and draws for ArviZ (posterior.nc) lie in {target}.")
+    if json:
+        print_json({"run": str(run), "items": len(chosen), "checks": loads(criticism.to_json())})
 
 
 def compare(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    runs: Annotated[tuple[Path, ...], Positional, option("RUN RUN ...")],
     /,
-    items: int = 1000,
-    draws: int = 64,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("comparison"),
-    seed: int = 0,
-    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    items: Count = 1000,
+    draws: Count = 64,
+    out: Annotated[Path, option("DIR")] = Path("comparison"),
+    seed: Seed = 0,
+    parts: Parts = (),
+    root: Root = None,
+    json: Json = False,
 ) -> None:
     """Rank runs by the evidence of the same items, with standard errors of the differences.
 
@@ -115,12 +126,21 @@ def compare(
         items: How many test items, at most.
         draws: How many draws of the posterior per item, 30 or more.
         out: Folder to write to.
-        seed: Of all draws.
-        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
     _check_draws(draws)
+    import_parts(parts)
+
+    from pyro_mfcvae.atomic_io import write_json
+    from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
+    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.draws.items import draw_log_weights
+    from pyro_mfcvae.plots import save_figure
+    from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.train.devices import set_seed
+
+    console.quiet = json
     folders = [RunFolder.open(path) for path in runs]
     configs = [folder.read_config() for folder in folders]
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
@@ -142,21 +162,29 @@ def compare(
     save_figure(plot_comparison(rows), out / "comparison.png")
     print_comparison(rows)
     say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
+    if json:
+        print_json([row.record() for row in rows])
 
 
-def _choose(split: Split, num: int) -> Split:
+def _choose(split: "Split", num: int) -> "Split":
     """At most ``num`` items, drawn at random."""
+    import torch
+
+    from pyro_mfcvae.data.images import Split
+
     index = torch.randperm(len(split))[:num]
     return Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
 
 
 def _check_draws(draws: int) -> None:
-    if draws < MIN_DRAWS:
-        raise InputError(f"expected --draws {MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
+    if draws < _MIN_DRAWS:
+        raise InputError(f"expected --draws {_MIN_DRAWS} or more, the fewest that k-hat can be found from, got {draws}")
 
 
-def _other_pairs(run: Path, sweep: Path | None, pair: MFCVAE) -> list[MFCVAE]:
+def _other_pairs(run: Path, sweep: Path | None, pair: "MFCVAE") -> list["MFCVAE"]:
     """What the finished runs of the sweep found, but for this one; refused where they are not of its kind."""
+    from pyro_mfcvae.runs.folder import RunFolder
+
     if sweep is None:
         if not (run.resolve().parent / "sweep.json").is_file():
             return []

@@ -1,25 +1,21 @@
 """The explorer on the command line: ``mfcvae explore``."""
 
-import webbrowser
-from pathlib import Path
 from typing import Annotated
 
-import tyro
-from rich.progress import Progress
-
+from pyro_mfcvae.cli.options import Data, Parts, Root, Run, option
 from pyro_mfcvae.cli.terminal import console, say
-from pyro_mfcvae.explore import check_installed
-from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.config.custom_parts import import_parts
 
 
 def explore(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Run,
     /,
-    data: Annotated[str | None, tyro.conf.arg(metavar="NAME|PATH")] = None,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    browser: bool = True,
-    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    data: Data = None,
+    host: Annotated[str, option("HOST")] = "127.0.0.1",
+    port: Annotated[int | None, option("PORT")] = None,
+    browser: Annotated[bool, option()] = True,
+    parts: Parts = (),
+    root: Root = None,
 ) -> None:
     """Open a run in the browser: look at groups, name them, merge and split them, compose and draw images.
 
@@ -27,16 +23,23 @@ def explore(
     uses them. Ctrl-C ends it.
 
     Args:
-        run: The run's folder.
         data: Look at another data set's items; by default those that the run trained on.
         host: Address to serve at. With any but this machine's own, a visitor needs the token that is printed.
         port: By default 8765, or another one where that is taken.
         browser: Open the browser.
-        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
+    import webbrowser
+
+    from rich.progress import Progress
+
+    from pyro_mfcvae.explore import check_installed
+
     check_installed()
+    import_parts(parts)
+
     from pyro_mfcvae.explore.app import build_app
     from pyro_mfcvae.explore.server import address_of, build_server, hosts_for, listen, open_desk, token_for
+    from pyro_mfcvae.runs.folder import RunFolder
 
     folder = RunFolder.open(run)
     listener = listen(host, port)

@@ -1,58 +1,62 @@
 """Images on the command line: ``mfcvae sample``."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import tyro
-from torch import Tensor
-
-from pyro_mfcvae.cli.terminal import say
-from pyro_mfcvae.data.datasets import load_dataset
-from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.cli.options import Count, Json, Parts, Root, Run, Seed, option
+from pyro_mfcvae.cli.terminal import console, print_json, say
+from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.plots import image_grid, save_figure
-from pyro_mfcvae.runs.compositions import compose, generate_clusters, largest_clusters, typical_items
-from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.train.devices import set_seed
 
-_Table = tuple[str, str, Tensor, list[str] | None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_mfcvae.data.images import Split
+    from pyro_mfcvae.mfcvae import MFCVAE
+
+_Table = tuple[str, str, "Tensor", list[str] | None]
 """File name, title, images and row labels."""
 
 
 def sample(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Run,
     /,
-    clusters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FACET=CLUSTER ...")] = (),
-    num: int = 10,
-    temperature: float = 1.0,
-    seed: int = 0,
-    root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    clusters: Annotated[tuple[str, ...], option("FACET=CLUSTER ...")] = (),
+    num: Count = 10,
+    temperature: Annotated[float, option("T")] = 1.0,
+    seed: Seed = 0,
+    parts: Parts = (),
+    root: Root = None,
+    json: Json = False,
 ) -> None:
     """Draw new images, and put facets of some images into others.
 
-    Writes for every facet a table of images drawn from its largest clusters (a column shares everything but the facet),
-    and one of test images composed (rows: the image; columns: where the facet is from). With --clusters it draws images
-    of those clusters instead.
+    Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (a column shares
+    everything but the facet), and test images composed (rows: the image; columns: where the facet is from). With
+    --clusters it draws images of those clusters instead.
 
     Args:
-        run: The run's folder; the tables go to its figures/.
         clusters: Draw from these clusters only, such as 0=3 1=5; facets that are not named are free.
         num: How many columns, and how many clusters at most.
         temperature: Of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
-        seed: Of the draws.
-        root: Folder of the data sets' files; by default the environment variable MFCVAE_DATA.
     """
     if num < 1:
         raise InputError(f"expected --num 1 or more, got {num}")
+    chosen = _parse_clusters(clusters)
+    import_parts(parts)
+
+    import torch
+
+    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.plots import image_grid, save_figure
+    from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.train.devices import set_seed
+
+    console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     set_seed(seed)
-    if clusters:
-        chosen = _parse_clusters(clusters)
+    if chosen:
         with torch.no_grad():
             images = pair.sample(num, clusters=chosen, temperature=temperature)[None]
         name = "-".join(f"{j}-{k}" for j, k in chosen.items())
@@ -61,14 +65,24 @@ def sample(
     else:
         split = load_dataset(config.data.source, root=root, seed=config.seed).test
         tables = _draw_tables(pair, split, num, temperature)
+    written = []
     for name, title, images, row_labels in tables:
         path = folder.figures_path / f"{name}.png"
         save_figure(image_grid(images[:, :, :3].numpy(), row_labels=row_labels, title=title), path)
         say(f"{title}: {path}")
+        written.append({"figure": str(path), "title": title})
+    if json:
+        print_json(written)
 
 
-def _draw_tables(pair: MFCVAE, split: Split, num: int, temperature: float) -> Iterator[_Table]:
+def _draw_tables(pair: "MFCVAE", split: "Split", num: int, temperature: float) -> Iterator[_Table]:
     """Every facet's tables."""
+    import torch
+
+    from pyro_mfcvae.data.images import as_float
+    from pyro_mfcvae.runs.compositions import compose, generate_clusters, largest_clusters, typical_items
+    from pyro_mfcvae.runs.evaluation import evaluate
+
     evaluation = evaluate(pair, split)
     rows = as_float(split.images[torch.randperm(len(split))[:num]])
     for j in range(pair.num_facets):

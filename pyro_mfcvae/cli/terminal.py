@@ -1,20 +1,25 @@
-"""What the command line shows: lines, and the tables of scores."""
+"""What the command line shows: lines, the tables of scores, and JSON. Nothing here imports torch."""
 
+import json
+import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pyro_mfcvae.checks.check import Check
-from pyro_mfcvae.checks.comparison import Comparison
-from pyro_mfcvae.runs.evaluation import Evaluation
-from pyro_mfcvae.runs.sweep import Sweep
+from pyro_mfcvae.cli.streams import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pyro_mfcvae.checks.check import Check
+    from pyro_mfcvae.checks.comparison import Comparison
+    from pyro_mfcvae.runs.evaluation import Evaluation
+    from pyro_mfcvae.runs.sweep import Sweep
 
 # Beside a terminal, a line is as long as it is: a table that is piped must not be cut.
 _NO_LIMIT = 10_000
@@ -28,18 +33,31 @@ _COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 def say(text: str) -> None:
     """Print as it stands: no markup, since paths may hold brackets, and no breaks, since people copy paths."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(record: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON document on standard output; NaN is null."""
+    print(json.dumps(_finite(record), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(*columns: str) -> Table:
     """An empty table without lines."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        rows.add_column(Text(column))
+        rows.add_column(Text(printable(column)))
     return rows
 
 
-def print_scores(result: Evaluation) -> None:
+def print_scores(result: "Evaluation") -> None:
     """A row per facet and label: how well groups, and clusters, agree with it; the best facet of a label in bold.
 
     Below, how much of the same thing every two facets tell.
@@ -52,7 +70,7 @@ def print_scores(result: Evaluation) -> None:
         for label in labels:
             cells = [*_score_cells(record["groups"], label), *_score_cells(record, label)]
             style = "bold green" if best[label] == j else ""
-            rows.add_row(*head, *(Text(cell, style) for cell in (label, *cells)))
+            rows.add_row(*head, *(Text(printable(cell), style) for cell in (label, *cells)))
             head = ["", "", ""]
         if not labels:
             rows.add_row(*head)
@@ -71,18 +89,18 @@ def _score_cells(record: dict[str, Any], label: str) -> list[str]:
     return [f"{record[score][label]:z.{digits}f}" for score, digits in (("accuracy", 3), ("nmi", 2), ("ari", 2))]
 
 
-def print_sweep(result: Sweep) -> None:
+def print_sweep(result: "Sweep") -> None:
     """The facet × label table over seeds: accuracy and NMI, mean ± standard deviation; and the agreement of seeds."""
     accuracy, nmi = result.scores("accuracy"), result.scores("nmi")
     rows = table("facet", "ARI across seeds", *(f"{label}: accuracy, NMI" for label in accuracy))
     for j, stability in enumerate(result.stability()):
         cells = [f"{_spread(accuracy[label][:, j])}, {_spread(nmi[label][:, j])}" for label in accuracy]
-        rows.add_row(str(j), "–" if np.isnan(stability) else f"{stability:.2f}", *cells)
+        rows.add_row(str(j), "–" if stability != stability else f"{stability:.2f}", *cells)
     console.print()
     console.print(rows)
 
 
-def print_checks(checks: Sequence[Check]) -> None:
+def print_checks(checks: Sequence["Check"]) -> None:
     """The table of verdicts; below a number that is not good, what to do."""
     rows = table("verdict", "check", "facet", "number", "of what")
     for check in checks:
@@ -102,16 +120,16 @@ def print_checks(checks: Sequence[Check]) -> None:
             console.print(f"  {advice}", highlight=False, markup=False)
 
 
-def print_comparison(rows: Sequence[Comparison]) -> None:
+def print_comparison(rows: Sequence["Comparison"]) -> None:
     """The runs, from the highest evidence to the lowest."""
     shown = table("rank", "run", "evidence per item", "below the best", "k-hat > 0.7")
     for row in rows:
         below = f"{row.difference:.3f} ± {row.difference_standard_error:.3f}" if row.rank else ""
         evidence = f"{row.evidence:.3f} ± {row.standard_error:.3f}"
-        shown.add_row(str(row.rank), escape(row.name), evidence, below, f"{row.unreliable:.1%}")
+        shown.add_row(str(row.rank), Text(printable(row.name)), evidence, below, f"{row.unreliable:.1%}")
     console.print()
     console.print(shown)
 
 
-def _spread(values: NDArray[np.float64]) -> str:
+def _spread(values: "NDArray[np.float64]") -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")

@@ -1,6 +1,6 @@
 """The configuration of a run: its schema, its text, a user's own parts, and how it becomes a model and a guide."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.config.schema import (
@@ -17,6 +17,7 @@ from pyro_mfcvae.config.schema import (
     TrainingConfig,
 )
 from pyro_mfcvae.config.text import load_preset, override, preset_names, read_config, to_toml
+from pyro_mfcvae.lazy import lazy_names
 
 if TYPE_CHECKING:
     from pyro_mfcvae.config.build import build_pair, build_schedule
@@ -43,11 +44,4 @@ __all__ = [
     "to_toml",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """What builds from a configuration loads torch, and comes when it is asked for."""
-    if name in ("build_pair", "build_schedule"):
-        from pyro_mfcvae.config import build
-
-        return getattr(build, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, {"pyro_mfcvae.config.build": ["build_pair", "build_schedule"]})

@@ -16,12 +16,6 @@ from pyro_mfcvae.errors import InputError
 Selection = Mapping[str, int]
 """The factors that are held fixed, and their values' numbers; all combinations of the others belong to the set."""
 
-FLOOR: Selection = {"wall_hue": 5, "object_hue": 6}
-"""Floor hue and shape are to be found (3DShapes 1 in the paper)."""
-
-WALL: Selection = {"floor_hue": 0, "object_hue": 6}
-"""Wall hue and shape are to be found (3DShapes 2 in the paper)."""
-
 _FILE = "3dshapes.h5"
 _HINT = "fetch 3dshapes.h5 (5 GB); github.com/google-deepmind/3d-shapes says where it is"
 _SIDE = 32

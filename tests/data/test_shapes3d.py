@@ -96,7 +96,8 @@ def test_the_file_is_never_in_memory_as_a_whole(folder: Path) -> None:
 import resource, sys
 from pathlib import Path
 import h5py, torch
-from pyro_mfcvae.data.shapes3d import FLOOR, read_shapes3d
+from pyro_mfcvae.data.catalogue import FLOOR
+from pyro_mfcvae.data.shapes3d import read_shapes3d
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 read_shapes3d(FLOOR, Path(sys.argv[1]), 0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

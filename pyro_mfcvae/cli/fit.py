@@ -1,0 +1,153 @@
+"""Training on the command line: ``mfcvae fit``."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_mfcvae.cli.options import (
+    Count,
+    Data,
+    Device,
+    Directory,
+    Flag,
+    Json,
+    Parts,
+    Preset,
+    Root,
+    Settings,
+    expand,
+)
+from pyro_mfcvae.cli.terminal import console, print_json, print_scores, say
+from pyro_mfcvae.config.custom_parts import import_parts
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names
+from pyro_mfcvae.data.catalogue import DATASETS
+from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_mfcvae.data.datasets import Dataset
+    from pyro_mfcvae.train.callbacks import Callback
+
+
+def fit(
+    preset: Preset = None,
+    /,
+    data: Data = None,
+    out: Directory = None,
+    set: Settings = (),
+    resume: Flag = False,
+    parts: Parts = (),
+    device: Device = "auto",
+    devices: Count = 1,
+    num_nodes: Count = 1,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Train a model and show its clusters.
+
+    Without any argument this is the demo: it draws images of figures on coloured grounds and finds hue and shape as two
+    separate clusterings, in a few minutes on a laptop. For data of another size than the preset's, its epochs change so
+    that the number of steps does not, unless training.epochs is set.
+
+    Args:
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
+            preset's.
+        out: The run's folder. By default a new one below runs/.
+        resume: Continue the run in --out from its last checkpoint.
+        devices: How many devices of each machine train as one; each takes its share of every batch.
+        num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
+    """
+    if resume and (out is None or preset or data or set):
+        raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
+    import_parts(parts)
+    settings = list(chain.from_iterable(set))
+    config = None if resume else choose_config(preset, data, settings)
+
+    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.runs.fit import fit as fit_run
+    from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.train.callbacks import ProgressBar, TensorBoardCallback
+    from pyro_mfcvae.train.devices import open_fabric
+
+    if config is None:
+        run = RunFolder.open(out)  # type: ignore[arg-type]
+        config, dataset = run.read_config(), None
+    else:
+        run = RunFolder.new(out or new_folder(preset or data or DEFAULT))
+        config, dataset = suit_data(config, preset, settings, root)
+    fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
+    console.quiet = json or not fabric.is_global_zero
+    dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
+    say(_describe(config, dataset))
+    with ExitStack() as stack:
+        callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
+        if find_spec("tensorboard") and fabric.is_global_zero:
+            callbacks.append(TensorBoardCallback(run.tensorboard_path))
+        result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
+    print_scores(result.evaluation)
+    say(f"\nExamples of every group: {run.clusters_figure}")
+    say(f"Which item is in which group: {run.assignments_path} (as csv: mfcvae assign {run.path})")
+    say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
+    if json and fabric.is_global_zero:
+        print_json({"run": str(run.path), **result.summary})
+
+
+def choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
+    """The configuration of a preset, data and settings, as far as it is known before the data are read."""
+    if preset is None:
+        preset = data if data in preset_names() else DEFAULT
+    config = load_preset(preset)
+    if data is not None:
+        if not {"data", "data.source"}.isdisjoint(map(key_of, settings)):
+            raise InputError("expected the data once, got them as --data and as --set data.source: leave one out")
+        config = replace(config, data=replace(config.data, source=data))
+    return override(config, settings)
+
+
+def suit_data(
+    config: Config, preset: str | None, settings: Sequence[str], root: Path | None
+) -> tuple[Config, "Dataset | None"]:
+    """The configuration for as many items as there are, and the data of a path, which are read to count them."""
+    from pyro_mfcvae.config.build import adapt_epochs
+    from pyro_mfcvae.data.datasets import load_dataset
+
+    source, dataset = config.data.source, None
+    if preset is None:
+        preset = source if source in preset_names() else DEFAULT
+    made_for = DATASETS[load_preset(preset).data.source].num_items
+    if source in DATASETS:
+        num_items = DATASETS[source].num_items
+    else:
+        dataset = load_dataset(source, root=root, seed=config.seed)
+        num_items = len(dataset.train)
+        # An absolute path is found from other working folders as well.
+        config = replace(config, data=replace(config.data, source=str(expand(source).resolve())))
+    if made_for and num_items and num_items != made_for and "training.epochs" not in map(key_of, settings):
+        config = adapt_epochs(config, made_for=made_for, num_items=num_items)
+    return config, dataset
+
+
+def key_of(setting: str) -> str:
+    """The name in a setting of the form NAME=VALUE."""
+    return setting.partition("=")[0].strip()
+
+
+def new_folder(name: str, kind: str = "") -> Path:
+    """The next folder below runs/ that is not there yet."""
+    stem = Path(name).stem
+    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{kind}{n}").exists())
+
+
+def _describe(config: Config, dataset: "Dataset") -> str:
+    shape = " × ".join(map(str, dataset.event_shape))
+    labels = f"labels {' and '.join(dataset.train.labels)}" if dataset.train.labels else "no labels"
+    clusters = " and ".join(map(str, config.facets.num_clusters))
+    return (
+        f"{dataset.name}: {len(dataset.train)} items of shape {shape}, {labels}, {len(config.facets.num_clusters)} "
+        f"facets of {clusters} clusters, {' and '.join(map(str, config.stage_epochs))} epochs"
+    )

@@ -1,0 +1,38 @@
+"""What there is, on the command line: ``mfcvae presets | datasets``."""
+
+from dataclasses import asdict
+
+from pyro_mfcvae.cli.options import Json
+from pyro_mfcvae.cli.terminal import console, print_json, say, table
+from pyro_mfcvae.config.text import load_preset, preset_names
+from pyro_mfcvae.data.catalogue import DATASETS
+
+
+def presets(json: Json = False) -> None:
+    """List the presets that `mfcvae fit` knows."""
+    configs = {name: load_preset(name) for name in preset_names()}
+    if json:
+        print_json([{"preset": name, **asdict(config)} for name, config in configs.items()])
+        return
+    rows = table("preset", "what it is")
+    for name, config in configs.items():
+        clusters = ", ".join(map(str, config.facets.num_clusters))
+        rows.add_row(name, config.description)
+        rows.add_row("", f"data {config.data.source}; clusters per facet {clusters}", style="dim")
+    console.print(rows)
+
+
+def datasets(json: Json = False) -> None:
+    """List the data sets that are known by name."""
+    if json:
+        shown = ("name", "description", "event_shape", "likelihood", "label_names", "split", "num_items")
+        print_json([{name: getattr(info, name) for name in shown} for info in DATASETS.values()])
+        return
+    rows = table("data set", "what it is")
+    for info in DATASETS.values():
+        shape = " × ".join(map(str, info.event_shape or ()))
+        rows.add_row(info.name, info.description)
+        details = f"{shape}, {info.likelihood}; labels {', '.join(info.label_names)}; {info.split}"
+        rows.add_row("", details, style="dim")
+    console.print(rows)
+    say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")

@@ -1,0 +1,79 @@
+"""The options that commands share, and how the command line reads a path. Nothing here imports torch."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from pyro_mfcvae.errors import InputError
+
+
+def option(metavar: str | None = None, help: str | None = None) -> Any:
+    """What is shown of an option; a default is shown where it says something."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=_hint)
+
+
+def _hint(default: str) -> str:
+    return "" if default in ("None", "False", "") else f"(default: {default})"
+
+
+Run = Annotated[Path, Positional, option("RUN", "The run's folder.")]
+Data = Annotated[str | None, option("NAME|PATH")]
+Directory = Annotated[Path | None, option("DIR")]
+File = Annotated[Path | None, option("FILE")]
+Flag = Annotated[bool, FlagCreatePairsOff, option()]
+Count = Annotated[int, option("N")]
+Device = Annotated[str, option("DEVICE", "Where to compute: auto, cpu or cuda.")]
+Seed = Annotated[int, option("N", "Of all random draws.")]
+Preset = Annotated[str | None, Positional, option("[PRESET]")]
+Settings = Annotated[
+    tuple[tuple[str, ...], ...],
+    UseAppendAction,
+    option(
+        "KEY=VALUE ...",
+        'Settings of the preset to change, such as training.epochs=5 "facets.num_clusters=[20, 10]".',
+    ),
+]
+Root = Annotated[
+    Path | None, option("DIR", "Folder of the data sets' files; by default the environment variable MFCVAE_DATA.")
+]
+Parts = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    option(
+        "MODULE",
+        "A module with parts of your own that the run names; it is imported, from the working folder as well. Give the "
+        "option once per module.",
+    ),
+]
+Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as one JSON document, and nothing else.")]
+
+registry = ConstructorRegistry()
+"""Reads paths: ``~`` stands for the home folder, also in ``--out=~/x``, where no shell expands it."""
+
+
+@registry.primitive_rule
+def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: expand(texts[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def expand(text: str) -> Path:
+    """A path with ``~`` and ``~user`` replaced by home folders.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"expected the home folder of a user, got {text}: write the path in full") from None

@@ -1,0 +1,206 @@
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import TINY, Run, check_scores, make_images, names, save_data
+from files_as_published import write_stickfigures
+
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import load_preset
+from pyro_mfcvae.runs.fit import Fit
+from pyro_mfcvae.runs.folder import RunFolder
+
+cli_fit, runs_fit = import_module("pyro_mfcvae.cli.fit"), import_module("pyro_mfcvae.runs.fit")
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
+    code, out, err = mfcvae("fit", "--data", "data.npz", "--out", "here/run", "--device", "cpu", "--set", *TINY)
+    assert (code, err) == (0, "")
+    run = Path("here/run")
+    assert {"config.toml", "model.safetensors", "checkpoint", "metrics.jsonl", "summary.json", "figures"} <= names(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
+    lines = out.splitlines()
+    assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
+    assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
+    assert "Examples of every group: here/run/figures/clusters.png" in lines
+    assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
+    check_scores(out, summary)
+
+
+@pytest.mark.usefixtures("fitted")
+def test_fit_writes_tensorboard_events() -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
+    assert [name.startswith("events.out.tfevents") for name in names(Path("run/tensorboard"))] == [True]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_settings_and_data_reach_the_configuration() -> None:
+    config = RunFolder(Path("run")).read_config()
+    assert config.data.source == str(Path("data.npz").resolve())  # found from other folders as well
+    assert config.training.epochs == 2
+    assert config.facets.num_clusters == (4, 3)
+    assert config.likelihood == load_preset("shapes").likelihood  # all else is the default preset's
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ([], (468, 780)),  # the demo's 3 and 5 epochs of 20,000 items are 468 and 780 batches; 80 items are one
+        (["training.batch_size=40"], (750, 1250)),
+        (["training.epochs=[2, 7]"], (2, 7)),
+    ],
+)
+def test_data_of_another_size_get_as_many_steps(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, settings: list[str], epochs: tuple[int, ...]
+) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(runs_fit, "fit", see)
+    mfcvae("fit", "--data", "data.npz", "--set", "seed=0", *settings)
+    assert seen[0].stage_epochs == epochs
+
+
+def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "schedule.fade_in_steps=80")[0] == 0
+    assert "facet 0 will be faded in to 0.1 only: schedule.fade_in_steps outlasts its stage" in caplog.text
+
+
+@pytest.mark.usefixtures("fitted")
+def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> None:
+    kept = ("config.toml", "model.safetensors", "metrics.jsonl", "checkpoint/training.safetensors")
+    before = [Path("run", name).read_bytes() for name in kept]
+    summary = json.loads(Path("run/summary.json").read_text())
+    code, out, err = mfcvae("fit", "--resume", "--out", "run")
+    assert (code, err) == (0, "")
+    assert "epoch 1/4" not in out and "epoch 4/4" not in out
+    assert [Path("run", name).read_bytes() for name in kept] == before
+    again = json.loads(Path("run/summary.json").read_text())
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+    assert Path("run/figures/clusters.png").is_file()
+
+
+def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_mfcvae.train.callbacks.TensorBoardCallback.on_epoch", interrupt)
+        patch.setattr("pyro_mfcvae.train.callbacks.ProgressBar.on_epoch", interrupt)
+        code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY)
+        assert (code, err) == (130, "mfcvae: stopped; a fit goes on with --resume --out DIR, a sweep with --out DIR\n")
+    assert "model.safetensors" not in names(Path("stopped"))
+    code, _, err = mfcvae("evaluate", "stopped")
+    assert (code, err) == (
+        2,
+        "mfcvae: the run stopped is not finished: go on with mfcvae fit --resume --out stopped\n",
+    )
+    code, out, _ = mfcvae("fit", "--resume", "--out", "stopped")
+    assert code == 0
+    assert "epoch 2/4" in out and "epoch 1/4" not in out
+    assert Path("stopped/model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
+
+
+def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
+    raise FileNotFoundError(f"{Path(config.data.source).name} would go to {run.path}")
+
+
+@pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])
+def test_settings_may_stand_together_or_apart(mfcvae: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(runs_fit, "fit", see)
+    mfcvae("fit", "--data", "data.npz", *given.split())
+    assert [(config.seed, config.training.epochs) for config in seen] == [(3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--data", "data.npz"], "data.npz would go to runs/data-1"),
+        (["stickfigures", "--data", "data.npz"], "data.npz would go to runs/stickfigures-1"),
+        (["--data", "data.npz", "--out", "x"], "data.npz would go to x"),
+    ],
+)
+def test_a_run_without_out_gets_a_folder_of_its_own(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], told: str
+) -> None:
+    monkeypatch.setattr(runs_fit, "fit", stop_before_training)
+    assert mfcvae("fit", *args)[::2] == (2, f"mfcvae: {told}\n")
+
+
+def test_the_next_free_folder_is_taken(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_fit, "fit", stop_before_training)
+    for n in (1, 2, 4):
+        Path(f"runs/data-{n}").mkdir(parents=True)
+    assert mfcvae("fit", "--data", "data.npz")[2] == "mfcvae: data.npz would go to runs/data-3\n"
+
+
+def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, settings: object) -> Config:
+        seen.append(config)
+        return config
+
+    monkeypatch.setattr(cli_fit, "override", see)
+    assert mfcvae("fit", "--data", "stickfigures")[0] == 2  # there is no data folder
+    assert seen == [load_preset("stickfigures")]
+
+
+def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(write_stickfigures(place / "published"))
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
+    settings = [*TINY, "training.epochs=1"]
+    code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert out.startswith("stickfigures: 900 items of shape 1 × 20 × 20, labels upper and lower, 2 facets")
+    assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["prior=bayesian", "prior.covariance=full"],
+        ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
+        ["prior=vamp", "networks.posterior=full"],
+        ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
+        ["networks.posterior=spline", "assignment=sample"],
+        ["supervision.label=side", "supervision.items_per_value=3", "supervision.batch_size=4"],
+    ],
+    ids=" ".join,
+)
+def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: Path, settings: list[str]) -> None:
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *settings)
+    assert (code, err) == (0, "")
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    told = re.search(r"ELBO (-?[\d.]+) nats", out)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
+
+
+def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
+    images = make_images() / 255
+    images[np.random.default_rng(1).random(images.shape) < 0.3] = np.nan
+    save_data(place / "holes.npz", images)
+    settings = [*TINY, "likelihood.missing=true"]
+    code, _, err = mfcvae("fit", "--data", "holes.npz", "--out", "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert (place / "run" / "figures" / "clusters.png").is_file()
+    code, out, err = mfcvae("evaluate", "run")
+    assert (code, err) == (0, "")
+    assert "nan" not in out

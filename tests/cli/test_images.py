@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+from command_line import Run
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        line
+        for j in range(2)
+        for line in (
+            f"drawn from the largest clusters of facet {j}: run/figures/generated-{j}.png",
+            f"the images at the left with facet {j} of those on top: run/figures/composed-{j}.png",
+        )
+    ]
+    files = [Path(f"run/figures/{name}-{j}.png") for name in ("generated", "composed") for j in range(2)]
+    first = [file.read_bytes() for file in files]
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
+    assert [file.read_bytes() for file in files] == first
+    mfcvae("sample", "run", "--num", "3", "--temperature", "0.5", "--seed", "1")
+    assert files[0].read_bytes() != first[0]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
+    code, out, err = mfcvae("sample", "run", "--clusters", "0=3", "1=0", "--num", "2")
+    assert (code, err) == (0, "")
+    assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
+    assert Path("run/figures/drawn-0-3-1-0.png").is_file()
