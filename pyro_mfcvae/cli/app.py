@@ -40,7 +40,7 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "fit": Command("fit", "train a model and show its clusters", "train"),
-    "sweep": Command("sweep", "train several seeds and compare them", "train"),
+    "sweep": Command("fit", "train several seeds and compare them", "train"),
     "evaluate": Command("evaluate", "score a run: facet by label", "look at a run"),
     "assign": Command("assign", "write which item is in which group", "look at a run"),
     "report": Command("report", "write one HTML page about a run", "look at a run"),
@@ -50,9 +50,7 @@ COMMANDS: Mapping[str, Command] = {
     "compare": Command("checks", "rank runs by the evidence of the same items", "check"),
     "presets": Command("lists", "list the presets that fit knows", "what there is"),
     "datasets": Command("lists", "list the data sets that are known by name", "what there is"),
-    "completion": Command(
-        "completion", "print a script that completes commands and options in a shell", "what there is"
-    ),
+    "completion": Command("lists", "print a script that completes commands and options in a shell", "what there is"),
 }
 
 

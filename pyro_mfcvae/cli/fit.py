@@ -1,4 +1,4 @@
-"""Training on the command line: ``mfcvae fit``."""
+"""Training on the command line: ``mfcvae fit | sweep``."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pyro_mfcvae.cli.options import (
     Count,
@@ -20,8 +20,9 @@ from pyro_mfcvae.cli.options import (
     Root,
     Settings,
     expand,
+    option,
 )
-from pyro_mfcvae.cli.terminal import console, print_json, print_scores, say
+from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names
@@ -66,7 +67,7 @@ def fit(
         raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
     import_parts(parts)
     settings = list(chain.from_iterable(set))
-    config = None if resume else choose_config(preset, data, settings)
+    config = None if resume else _choose_config(preset, data, settings)
 
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import fit as fit_run
@@ -78,8 +79,8 @@ def fit(
         run = RunFolder.open(out)  # type: ignore[arg-type]
         config, dataset = run.read_config(), None
     else:
-        run = RunFolder.new(out or new_folder(preset or data or DEFAULT))
-        config, dataset = suit_data(config, preset, settings, root)
+        run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
+        config, dataset = _suit_data(config, preset, settings, root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = json or not fabric.is_global_zero
     dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
@@ -97,19 +98,80 @@ def fit(
         print_json({"run": str(run.path), **result.summary})
 
 
-def choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
+def sweep(
+    preset: Preset = None,
+    /,
+    seeds: Count = 10,
+    data: Data = None,
+    out: Directory = None,
+    set: Settings = (),
+    workers: Annotated[int | None, option("N")] = None,
+    together: Flag = False,
+    parts: Parts = (),
+    device: Device = "auto",
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Train several seeds and compare them: mean ± standard deviation, and whether they find the same.
+
+    Given the folder of an earlier sweep, it continues the runs that are not finished. All runs are scored on the
+    same test items. ARI across seeds is the agreement of a facet's clusters with those of the facet that matches it in
+    another run: 1 where both cluster alike.
+
+    Args:
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        seeds: How many; they count from 0.
+        data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
+        out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
+        workers: How many runs at a time; by default one per GPU, or one per CPU core.
+        together: Train all seeds at once in one process, on one device: for a GPU that one seed does not fill.
+    """
+    if seeds < 1 or (workers is not None and workers < 1):
+        raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers}: raise them")
+    import_parts(parts)
+    settings = list(chain.from_iterable(set))
+    if "seed" in map(_key_of, settings):
+        raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
+    config = _choose_config(preset, data, settings)
+
+    from pyro_mfcvae.atomic_io import write_json
+    from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.runs.sweep import sweep as run_sweep
+
+    config, _ = _suit_data(config, preset, settings, root)
+    folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
+    if RunFolder(folder).config_path.is_file():
+        raise InputError(f"{folder} holds a single run: choose another --out")
+    console.quiet = json
+    say(f"Training seeds 0 to {seeds - 1}. How far each is stands in {folder / 'seed-N' / 'metrics.jsonl'}.")
+
+    def tell(seed: int, summary: dict[str, Any]) -> None:
+        say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
+
+    result = run_sweep(
+        config, folder, seeds=range(seeds), root=root, device=device, workers=workers, together=together, on_done=tell
+    )
+    write_json(folder / "sweep.json", result.summary())
+    print_sweep(result)
+    say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
+    say(f"Everything of this sweep lies in {folder}.")
+    if json:
+        print_json({"sweep": str(folder), **result.summary()})
+
+
+def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
     """The configuration of a preset, data and settings, as far as it is known before the data are read."""
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)
     if data is not None:
-        if not {"data", "data.source"}.isdisjoint(map(key_of, settings)):
+        if not {"data", "data.source"}.isdisjoint(map(_key_of, settings)):
             raise InputError("expected the data once, got them as --data and as --set data.source: leave one out")
         config = replace(config, data=replace(config.data, source=data))
     return override(config, settings)
 
 
-def suit_data(
+def _suit_data(
     config: Config, preset: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, "Dataset | None"]:
     """The configuration for as many items as there are, and the data of a path, which are read to count them."""
@@ -127,17 +189,17 @@ def suit_data(
         num_items = len(dataset.train)
         # An absolute path is found from other working folders as well.
         config = replace(config, data=replace(config.data, source=str(expand(source).resolve())))
-    if made_for and num_items and num_items != made_for and "training.epochs" not in map(key_of, settings):
+    if made_for and num_items and num_items != made_for and "training.epochs" not in map(_key_of, settings):
         config = adapt_epochs(config, made_for=made_for, num_items=num_items)
     return config, dataset
 
 
-def key_of(setting: str) -> str:
+def _key_of(setting: str) -> str:
     """The name in a setting of the form NAME=VALUE."""
     return setting.partition("=")[0].strip()
 
 
-def new_folder(name: str, kind: str = "") -> Path:
+def _new_folder(name: str, kind: str = "") -> Path:
     """The next folder below runs/ that is not there yet."""
     stem = Path(name).stem
     return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{kind}{n}").exists())

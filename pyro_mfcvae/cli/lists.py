@@ -1,8 +1,11 @@
-"""What there is, on the command line: ``mfcvae presets | datasets``."""
+"""What there is, on the command line: ``mfcvae presets | datasets | completion``."""
 
 from dataclasses import asdict
+from typing import Annotated, Literal
 
-from pyro_mfcvae.cli.options import Json
+import tyro
+
+from pyro_mfcvae.cli.options import Json, option, registry
 from pyro_mfcvae.cli.terminal import console, print_json, say, table
 from pyro_mfcvae.config.text import load_preset, preset_names
 from pyro_mfcvae.data.catalogue import DATASETS
@@ -36,3 +39,23 @@ def datasets(json: Json = False) -> None:
         rows.add_row("", details, style="dim")
     console.print(rows)
     say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")
+
+
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional, option("SHELL")],
+    /,
+) -> None:
+    """Print a script that completes commands and options.
+
+    In bash: mfcvae completion bash > ~/.local/share/bash-completion/completions/mfcvae
+    In zsh: mfcvae completion zsh > a file _mfcvae in a folder of $fpath
+
+    Args:
+        shell: bash, zsh or tcsh.
+    """
+    from pyro_mfcvae.cli.app import COMMANDS, find_command
+
+    commands = tyro.extras.SubcommandApp()
+    for name in COMMANDS:
+        commands.command(find_command(name), name=name)
+    commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)
