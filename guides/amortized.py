@@ -76,6 +76,8 @@ class MultiFacetGuide(StoredModule):
         self._reads_mask = _reads_mask(model, encoder)
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
+        for prior in model.priors:
+            prior.check_encoder(encoder)
         _check_rule(self.assignment, model.priors, encoder)
         # Inside a tuple the model is not a submodule, so its parameters stay its own.
         self._model = (model,)

@@ -16,7 +16,7 @@ from pyro_mfcvae.models.mixtures import PosteriorCovariance
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
 
-# Width of what a flow is told of x.
+# Width of the features of x that a flow is conditioned on.
 _CONTEXT_DIM = 32
 
 
@@ -103,7 +103,8 @@ class LowRankHead(PosteriorHead):
 
 
 class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
-    """A Gaussian sent through invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z."""
+    """A Gaussian sent through invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z, not
+    the expectation."""
 
     @property
     def mean(self) -> Tensor:
@@ -118,9 +119,11 @@ class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
 
 
 class FlowHead(PosteriorHead):
-    """q(z | x) = f_x(Normal(loc, diag(scale²))), f_x one of Pyro's conditional transforms (Rezende and Mohamed 2015).
+    """z = loc + scale · f_x(eps), eps ~ Normal(0, I), f_x one of Pyro's transforms (Rezende and Mohamed 2015).
 
-    It has no closed form: take `SampleAssignment` or `MonteCarloAssignment`. ``head=FlowHead`` gives splines,
+    The flow acts on the standard normal eps, not on loc + scale · eps: Pyro's splines are the identity outside [-3, 3],
+    so a spline at z itself would leave a posterior far from 0 Gaussian. There is no closed form: take
+    `SampleAssignment` or `MonteCarloAssignment`. ``head=FlowHead`` gives splines,
     ``head=partial(FlowHead, transform=conditional_affine_autoregressive)`` an inverse autoregressive flow (Kingma et
     al. 2016), whose density is fast at its own draws and takes D passes elsewhere.
 
@@ -141,5 +144,6 @@ class FlowHead(PosteriorHead):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         loc, raw_scale, context = self.outputs(h, self.latent_dim, self.latent_dim, _CONTEXT_DIM)
-        base = dist.Normal(loc, softplus(raw_scale) + MIN_SCALE).to_event(1)
-        return FlowPosterior(base, [self.transform.condition(context)])
+        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        place = T.AffineTransform(loc, softplus(raw_scale) + MIN_SCALE, event_dim=1)
+        return FlowPosterior(base, [self.transform.condition(context), place])

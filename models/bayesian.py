@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.models.mixture_priors import Covariance, MixturePrior
+from pyro_mfcvae.models.fits import Covariance, FitSettings
+from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import Hyperprior, Theta
 from pyro_mfcvae.models.sticks import StickBreaking, stick_weights, sticks_of
@@ -142,6 +143,12 @@ class BayesianMixturePrior(MixturePrior):
         else:
             spread = self.scale_tril if self.has_scale_tril else self.scale
         return Mixture(logits, self.components(loc, spread))
+
+    def fit(self, z: Tensor, settings: FitSettings, *, concentration: float | None = None) -> None:
+        """As a `MixturePrior`; with sticks, by variational inference for a Dirichlet process of the concentration."""
+        if self.stick_breaking and concentration is None:
+            concentration = self.concentration.item()
+        super().fit(z, settings, concentration=concentration)
 
     @torch.no_grad()
     def point(self) -> dict[str, Tensor]:

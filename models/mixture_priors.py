@@ -1,6 +1,6 @@
 """Priors with parameters of their own for every cluster: mixtures of Gaussians, and of Student-t."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.models.fits import Covariance, FitSettings, cholesky, fit_gaussians
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior, Theta
-
-Covariance = Literal["diagonal", "full", "spherical", "tied"]
 
 
 class MixturePrior(FacetPrior):
@@ -100,14 +99,23 @@ class MixturePrior(FacetPrior):
         self.loc.copy_(loc)
         match self.covariance:
             case "diagonal":
-                self.scale = variance.sqrt()
+                self.scale = variance.sqrt().to(self.loc)
             case "spherical":
-                self.scale = variance.mean(-1, keepdim=True).sqrt()
+                self.scale = variance.mean(-1, keepdim=True).sqrt().to(self.loc)
             case "full":
-                self.scale_tril = torch.linalg.cholesky(covariance)
+                self.scale_tril = cholesky(covariance).to(self.loc)
             case "tied":
-                self.scale_tril = torch.linalg.cholesky(covariance.mean(0, keepdim=True))
+                self.scale_tril = cholesky(covariance.mean(0, keepdim=True)).to(self.loc)
         self.logits.copy_(torch.zeros_like(self.logits) if probs is None else probs.log())
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, settings: FitSettings, *, concentration: float | None = None) -> None:
+        """Fit the mixture to points ``z`` (N, D), N ≥ K, as `fit_gaussians` does, and overwrite the parameters."""
+        fitted = fit_gaussians(
+            z, self.facet.num_clusters, covariance=self.covariance, settings=settings, concentration=concentration
+        )
+        probs = fitted.weights if self.learns_weights else None
+        self.set_mixture(fitted.means, fitted.covariances, probs=probs)
 
     @torch.no_grad()
     def renumber(self, order: Tensor) -> None:

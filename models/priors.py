@@ -51,6 +51,13 @@ class FacetPrior(AbstractPyroModule):
         """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with such a covariance."""
         return self().has_closed_form(covariance)
 
+    def check_encoder(self, encoder: nn.Module) -> None:
+        """Refuse a guide's encoder that does not fit the prior; a prior that reads no encoder accepts any.
+
+        Raises:
+            InputError: the prior reads another encoder than ``encoder``.
+        """
+
     def hyperprior(self) -> Hyperprior:
         """p(theta) of the parameters that are random themselves, by name, in the order in which they are drawn.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.models.fits import FitSettings, central_items
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior, Theta
 
@@ -51,6 +52,16 @@ class VampPrior(FacetPrior):
         else:
             self.register_buffer("logits", logits)
 
+    def check_encoder(self, encoder: nn.Module) -> None:
+        own = self._encoder[0]
+        read = {id(p) for p in own.parameters()} if isinstance(own, nn.Module) else None
+        if own is encoder or (read and read <= {id(p) for p in encoder.parameters()}):
+            return
+        raise InputError(
+            f"expected the guide's encoder to be the one that the VampPrior of facet {self.j} reads, got another: pass "
+            "one encoder to both, and copy model and guide together"
+        )
+
     def _posteriors(self) -> dist.TorchDistribution:
         """q(z_j | u_c), c = 0 … K-1."""
         encoder = self._encoder[0]
@@ -70,6 +81,15 @@ class VampPrior(FacetPrior):
         if isinstance(posteriors, torch.distributions.LowRankMultivariateNormal):
             posteriors = dist.MultivariateNormal(posteriors.mean, scale_tril=posteriors.scale_tril)
         return Mixture(self.logits, posteriors)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, settings: FitSettings) -> None:
+        """Take the items whose z lie nearest to the centres of k-means of ``z`` (N, D) as pseudo-inputs."""
+        if settings.encoder_inputs is None:
+            raise InputError("expected the items behind z, got points alone: fit a VampPrior by initialize_mixtures")
+        unit = 1.0 if settings.unit is None else settings.unit
+        chosen = central_items(z / unit, self.facet.num_clusters, seed=settings.seed)
+        self.set_pseudo_inputs(settings.encoder_inputs(chosen))
 
     @torch.no_grad()
     def set_pseudo_inputs(self, items: Tensor) -> None:

@@ -22,7 +22,7 @@ from pyro_mfcvae.guides import (
     VaDEAssignment,
 )
 from pyro_mfcvae.models import BernoulliLikelihood, Likelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance
 
 EVENT_SHAPE = (1, 2, 3)
 

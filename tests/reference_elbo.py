@@ -24,7 +24,7 @@ from pyro_mfcvae.models import (
     MixturePrior,
     MultiFacetModel,
 )
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 Gradients = dict[str, Tensor]

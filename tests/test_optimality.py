@@ -39,7 +39,7 @@ from pyro_mfcvae.models import (
     MixturePrior,
     MultiFacetModel,
 )
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance
 
 # The theorem.
 

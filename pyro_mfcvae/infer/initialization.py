@@ -1,5 +1,7 @@
 """Starting values of the networks' weights."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,8 @@ def initialize_glorot(module: nn.Module) -> None:
     """
     for layer in weight_layers(module):
         nn.init.xavier_uniform_(layer.get_parameter("weight"))
-        nn.init.zeros_(layer.get_parameter("bias"))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.get_parameter("bias"))
     for child in module.modules():
         if isinstance(child, MixturePrior):
             loc = nn.init.xavier_uniform_(torch.empty_like(child.loc))
@@ -26,7 +29,7 @@ def initialize_glorot(module: nn.Module) -> None:
 @torch.no_grad()
 def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> None:
     """Shift and scale the hidden layers so that, over the batch ``x`` (and the places of a map), every unit has mean 0
-    and standard deviation 1 before its activation (Salimans & Kingma 2016).
+    and standard deviation 1 before its activation (Salimans & Kingma 2016). A layer without bias is only scaled.
 
     The layers whose scale has a meaning stay as they are: the heads of q(z|x) and the decoder's last layer.
 
@@ -46,13 +49,15 @@ def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x:
 
 
 def _standardize(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    weight, bias = layer.get_parameter("weight"), layer.bias
     units = output.movedim(1, -1).flatten(0, -2)
     loc, scale = units.mean(0), units.std(0)
     scale = torch.where(scale > 0, scale, 1.0)  # a unit that is constant over the batch is only shifted
     out_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     weight.div_(_along(scale, out_dim, weight))
-    bias.copy_((bias - loc) / scale)
+    if bias is None:
+        return output / _along(scale, 1, output)
+    cast(Tensor, bias).copy_((bias - loc) / scale)  # type: ignore[operator]
     return (output - _along(loc, 1, output)) / _along(scale, 1, output)
 
 

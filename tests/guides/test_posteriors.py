@@ -205,3 +205,26 @@ def test_errors() -> None:
     mixed[1] = MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FlowHead)
     with pytest.raises(InputError, match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal$"):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loc", (0.0, 5.0, -40.0))
+def test_a_flow_bends_a_posterior_wherever_it_lies(loc: float) -> None:
+    """At eps = ±1.5 the spline's density differs from the Gaussian's by as much at any location; it is normalised."""
+    torch.manual_seed(2)
+    head = FlowHead(4, 1)
+    torch.nn.init.constant_(head.linear.bias[:1], loc)
+    with torch.no_grad():
+        head.linear.weight[:2].zero_()
+        head.linear.bias[1] = math.log(math.expm1(0.7))
+        for parameter in head.transform.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    h = torch.ones(4)
+    posterior, scale = head(h), 0.7 + MIN_SCALE
+    z = loc + scale * torch.linspace(-6, 6, 20_001)[:, None]
+    density = posterior.log_prob(z).exp()
+    assert (density.sum() * (z[1] - z[0])).item() == pytest.approx(1.0, abs=1e-4)
+    bend = posterior.log_prob(z) - dist.Normal(loc, scale).log_prob(z[:, 0])
+    assert bend[(z[:, 0] - loc).abs() < 3 * scale].abs().max() > 0.2
+    draws = posterior.rsample((4000,))
+    mean = (density * z[:, 0]).sum() * (z[1] - z[0])
+    assert (draws.mean() - mean.item()).abs() < 5 * draws.std() / 4000**0.5

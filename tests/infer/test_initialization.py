@@ -19,7 +19,7 @@ from pyro_mfcvae.guides import (
     SampleAssignment,
 )
 from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
-from pyro_mfcvae.infer.mixture_fit import fit_mixture, initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import (
     BernoulliLikelihood,
     ConvLadderDecoder,
@@ -30,7 +30,7 @@ from pyro_mfcvae.models import (
     MultiFacetModel,
     VampPrior,
 )
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance, FitSettings
 from pyro_mfcvae.models.priors import Theta
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
@@ -234,15 +234,15 @@ def test_units_are_undone_exactly() -> None:
     """One component has the moments of the draws whatever they were measured in; spherical ones are fitted as ever."""
     z = torch.randn(300, 2) * torch.tensor([1.0, 20.0])
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
-    fit_mixture(prior, z, unit=UNITS)
+    prior.fit(z, FitSettings(unit=UNITS))
     torch.testing.assert_close(prior.loc[0].detach(), z.mean(0), rtol=0.0, atol=1e-12)
     least = UNITS.square() / UNITS.square().mean() * 1e-4  # 1e-4 on average over the dimensions
     covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
     torch.testing.assert_close(covariance, z.T.cov(correction=0) + least.diag(), rtol=0.0, atol=1e-9)
 
     spherical = [MixturePrior(FACET, covariance="spherical") for _ in range(2)]
-    fit_mixture(spherical[0], z)
-    fit_mixture(spherical[1], z, unit=UNITS)
+    spherical[0].fit(z, FitSettings())
+    spherical[1].fit(z, FitSettings(unit=UNITS))
     assert torch.equal(spherical[0].loc, spherical[1].loc)
     assert torch.equal(spherical[0].scale, spherical[1].scale)
 
@@ -257,8 +257,8 @@ def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> 
         torch.arange(12) // 4,
     )
     plain, stretched = (MixturePrior(FACET, covariance=covariance) for _ in range(2))
-    fit_mixture(plain, z, seen=(points, clusters))
-    fit_mixture(stretched, z * unit, unit=unit, seen=(points * unit, clusters))
+    plain.fit(z, FitSettings(known=(points, clusters)))
+    stretched.fit(z * unit, FitSettings(unit=unit, known=(points * unit, clusters)))
     torch.testing.assert_close(stretched.loc, plain.loc * unit, rtol=0.0, atol=1e-10)
     expected = plain().log_prob(z) - unit.log().sum()  # so the covariances are stretched alike
     torch.testing.assert_close(stretched().log_prob(z * unit), expected, rtol=1e-10, atol=1e-10)
@@ -271,7 +271,9 @@ def test_a_posterior_without_standard_deviations_has_no_units() -> None:
     encoder = MLPLadderEncoder(facets, (1, 2, 2), rung_dims=(4,), head=FlowHead)
     model = MultiFacetModel([MixturePrior(FACET)], decoder, BernoulliLikelihood())
     guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
-    with pytest.raises(InputError, match=r"this q\(z \| x\) is not Gaussian.*leave training\.fit_units=latent"):
+    with pytest.raises(
+        InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: leave posterior_units=False"
+    ):
         initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), posterior_units=True)
 
 
@@ -296,7 +298,7 @@ def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
     z = torch.randn(300, 2)  # no clusters to find: where EM ends depends on its start
     starts = []
     for seed in (0, 0, 1):
-        fit_mixture(priors[0], z, seed=seed)
+        priors[0].fit(z, FitSettings(seed=seed))
         starts.append(priors[0].loc.detach().clone())
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -306,7 +308,7 @@ def test_no_component_starts_without_weight() -> None:
     """Ten clusters for two points that repeat: weights stay above 1 % of 1/K, variances above 1e-4."""
     prior = MixturePrior(Facet(num_clusters=10, latent_dim=2))
     z = torch.tensor([[0.0, 0.0], [5.0, 5.0]]).repeat(50, 1) + 1e-5 * torch.randn(100, 2)
-    fit_mixture(prior, z)
+    prior.fit(z, FitSettings())
     assert prior().log_weights().exp().min() > 0.0009
     assert prior.scale.square().min() > 0.99e-4
 
@@ -354,7 +356,7 @@ def record_start(
             return super().fit(points)
 
     monkeypatch.setattr("sklearn.mixture.GaussianMixture", Recording)
-    fit_mixture(prior, z, seen=seen)
+    prior.fit(z, FitSettings(known=seen))
     return made
 
 
@@ -365,20 +367,90 @@ def test_few_known_points_find_clusters_that_k_means_does_not() -> None:
     prior = MixturePrior(Facet(num_clusters=2, latent_dim=2), covariance="full")
     purities = []
     for seen in (None, (z[:8], c[:8])):
-        fit_mixture(prior, z, seen=seen)
+        prior.fit(z, FitSettings(known=seen))
         share = ((prior().log_weights() + prior().log_prob(z)).argmax(-1) == c).double().mean().item()
         purities.append(max(share, 1 - share))
     assert purities[0] < 0.6
     assert purities[1] > 0.98
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("covariance", ("full", "tied", "diagonal", "spherical"))
+@pytest.mark.parametrize("width", (1.0, 300.0, 1e5))
+def test_points_almost_on_a_line_are_fitted(covariance: Covariance, width: float, dtype: torch.dtype) -> None:
+    """float32 rounds a covariance of 9e10 and 1e-4 to one that is not positive definite; its factor stays valid."""
+    z = width * torch.randn(400, 1) @ torch.tensor([[1.0, 2.0, -1.0]]) + 1e-3 * torch.randn(400, 3)
+    prior = MixturePrior(Facet(num_clusters=4, latent_dim=3), covariance=covariance).to(dtype)
+    prior.fit(z.to(dtype), FitSettings())
+    assert prior().log_prob(z.to(dtype)).isfinite().all()
+    if covariance == "full":
+        spread = (prior.scale_tril.double() @ prior.scale_tril.double().mT).diagonal(dim1=-2, dim2=-1).detach()
+        torch.testing.assert_close(spread[:, 1] / spread[:, 0], torch.full((4,), 4.0), rtol=0.02, atol=0.0)
+
+
+def test_an_indefinite_covariance_is_refused() -> None:
+    covariance = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).expand(3, 2, 2)
+    with pytest.raises(InputError, match="expected positive definite covariances, got one that is not: compute it in"):
+        MixturePrior(FACET, covariance="full").set_mixture(torch.zeros(3, 2), covariance)
+
+
+def test_a_prior_of_ones_own_is_fitted_by_its_hook() -> None:
+    class LaplacePrior(FacetPrior):
+        def __init__(self, facet: Facet) -> None:
+            super().__init__(facet)
+            self.loc = nn.Parameter(torch.zeros(3, 2))
+
+        def forward(self, theta: Theta | None = None) -> Mixture:
+            return Mixture(torch.zeros(3), dist.Laplace(self.loc, 1.0).to_event(1))
+
+        @torch.no_grad()
+        def fit(self, z: Tensor, settings: FitSettings) -> None:
+            assert settings.seed == 7 and settings.encoder_inputs is not None
+            assert torch.equal(settings.encoder_inputs(torch.tensor([4])), x[4:5])
+            self.loc.copy_(torch.stack([z[(z - mean).square().sum(-1) < 16].median(0).values for mean in MEANS]))
+
+    prior, x = LaplacePrior(FACET), separated(300)
+    model = MultiFacetModel([prior], MLPLadderDecoder([FACET], (2,), rung_dims=(4,)), BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=KnownEncoder([FACET], (2,)), assignment=SampleAssignment())
+    initialize_mixtures(model, guide, x, seed=7)
+    torch.testing.assert_close(prior.loc.detach(), MEANS, rtol=0.0, atol=0.3)
+
+
+def test_layers_without_bias_are_scaled(make_x: MakeX) -> None:
+    """As those of a ResNet, whose batch norms follow: deviation 1, means as they fall."""
+    facets = (Facet(num_clusters=3, latent_dim=2),)
+
+    class Unbiased(MLPLadderEncoder):
+        def __init__(self) -> None:
+            super().__init__(facets, (1, 2, 3), rung_dims=(5,))
+            self.rungs[0][0] = nn.Linear(6, 5, bias=False)
+
+    encoder = Unbiased()
+    decoder = MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(5,), hidden_dim=4)
+    model = MultiFacetModel([MixturePrior(facets[0])], decoder, BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=encoder)
+    x = make_x(200)
+    initialize_data_dependent(model, guide, x)
+    units = encoder.rungs[0][0](x.flatten(1))
+    torch.testing.assert_close(units.std(0), torch.ones(5), rtol=0.0, atol=1e-10)
+    initialize_glorot(encoder)
+    assert encoder.rungs[0][0].weight.abs().max() <= math.sqrt(6 / 11)
+
+
 def test_errors() -> None:
     model, guide = known_pair([MixturePrior(FACET)])
-    with pytest.raises(InputError, match="a mixture of 3 components needs at least as many items, got 2: give more"):
+    with pytest.raises(
+        InputError, match="expected at least as many items as the 3 components of a mixture, got 2: give more"
+    ):
         initialize_mixtures(model, guide, separated(2))
     imagined = VampPrior(FACET, encoder=guide.encoder, j=0, pseudo_inputs=separated(3))
-    model, guide = known_pair([imagined])
-    with pytest.raises(InputError, match="a mixture of 3 components needs at least as many items, got 2: give more"):
+    with pytest.raises(InputError, match="the one that the VampPrior of facet 0 reads, got another: pass one encoder"):
+        known_pair([imagined])
+    model = MultiFacetModel([imagined], model.decoder, BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=guide.encoder)
+    with pytest.raises(
+        InputError, match="expected at least as many items as the 3 components of a mixture, got 2: give more"
+    ):
         initialize_mixtures(model, guide, separated(2))
 
     class StrangePrior(FacetPrior):
@@ -387,6 +459,6 @@ def test_errors() -> None:
 
     model, guide = known_pair([StrangePrior(FACET)])
     with pytest.raises(
-        InputError, match="only a MixturePrior or VampPrior can be fitted, and facet 0 has a StrangePrior: leave it"
+        InputError, match=r"got a StrangePrior without a method fit\(z, settings\) for facet 0: give it one, or leave"
     ):
         initialize_mixtures(model, guide, separated(30))

@@ -15,7 +15,7 @@ from pyro_mfcvae.guides import ConjugateGuide, MultiFacetGuide
 from pyro_mfcvae.guides.globals import typical_values
 from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import BayesianMixturePrior, MultiFacetModel
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance
 
 FACET = Facet(num_clusters=3, latent_dim=2)
 every_covariance = pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))

@@ -34,7 +34,7 @@ from pyro_mfcvae.models import (
     VampPrior,
     register_closed_form,
 )
-from pyro_mfcvae.models.mixture_priors import Covariance
+from pyro_mfcvae.models.fits import Covariance
 from pyro_mfcvae.models.mixtures import SelectedComponent
 from pyro_mfcvae.models.priors import Theta
 

@@ -62,7 +62,7 @@ def test_mistakes_are_told() -> None:
 def test_clusters_of_a_prior_that_numbers_them_itself_cannot_be_known() -> None:
     settings = ["facets.num_clusters=[2, 3]", "facets.latent_dim=[2, 2]", "prior.kind=vamp"]
     pair = build_pair(override(Config(data=DataConfig(source="none")), settings), (1, 2, 2))
-    with pytest.raises(InputError, match=r"the clusters of facet 1 cannot be known, since its VampPrior numbers"):
+    with pytest.raises(InputError, match=r"got a VampPrior for facet 1: take a MixturePrior"):
         Training(
             pair,
             IMAGES,

@@ -1,0 +1,210 @@
+"""Fits of mixtures to points by expectation maximisation: what `initialize_mixtures` asks a prior's ``fit`` for."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_mfcvae.errors import InputError
+
+Covariance = Literal["diagonal", "full", "spherical", "tied"]
+
+# Added to the diagonal of every fitted covariance, in units of z²: a component on a few items must not become a spike.
+_MIN_VARIANCE = 1e-4
+
+# The same relative to the largest variance, below which a Cholesky factor in float64 has no digits left.
+_MIN_VARIANCE_RATIO = 1e-10
+
+# Iterations of the variational fit of a Dirichlet process, which empties clusters slowly.
+_MAX_ITERATIONS = 1000
+
+# The number of items that its prior on a mean counts as: nearly none.
+_MEAN_PRECISION = 0.01
+
+# The smallest weight that a component starts with, in units of 1/K: from weight 0 it could not come back.
+_MIN_SHARE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a prior's ``fit(z, settings)`` is to fit it to points z (N, D).
+
+    Attributes:
+        unit: standard deviations in which to measure the dimensions of z, (D,); ones where None.
+        variance: start with covariances variance · I, whatever was fitted; None for the fitted ones.
+        seed: of the start.
+        known: further points (M, D) and their clusters (M,), negative where unknown; None where there are none.
+        encoder_inputs: from indices (K,) of items of z to what the encoder reads of them, (K, *in_shape); None where z
+            are points without items.
+    """
+
+    unit: Tensor | None = None
+    variance: float | None = None
+    seed: int = 0
+    known: tuple[Tensor, Tensor] | None = None
+    encoder_inputs: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """A fitted mixture of K Gaussians, in float64 on the CPU, its clusters in order of decreasing weight.
+
+    Attributes:
+        weights: (K,), positive.
+        means: (K, D).
+        covariances: (K, D, D).
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+
+def fit_gaussians(
+    z: Tensor, num_clusters: int, *, covariance: Covariance, settings: FitSettings, concentration: float | None = None
+) -> GaussianFit:
+    """Fit a mixture of Gaussians with scikit-learn, whose start is k-means.
+
+    Where clusters are known, EM starts from the means of the known points and their pooled covariance, if there are
+    enough of them.
+
+    Args:
+        z: (N, D), N ≥ K.
+        num_clusters: K.
+        covariance: the shape of the covariances.
+        settings: as `FitSettings` says.
+        concentration: fit a truncated Dirichlet process of this concentration, by variational inference; None for EM.
+
+    Raises:
+        InputError: fewer points than clusters.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+
+    check_enough(z, num_clusters)
+    kind = "diag" if covariance == "diagonal" else covariance
+    z = z.detach().double().cpu()
+    unit = torch.ones_like(z[0]) if settings.unit is None or kind == "spherical" else settings.unit.double().cpu()
+    z = z / unit
+    largest = z.var(0, correction=0).max().item()
+    floor = max(_MIN_VARIANCE / unit.square().mean().item(), _MIN_VARIANCE_RATIO * largest)
+    common = {"covariance_type": kind, "reg_covar": floor, "random_state": settings.seed}
+    if concentration is not None:
+        mixture = BayesianGaussianMixture(
+            n_components=num_clusters,
+            weight_concentration_prior_type="dirichlet_process",
+            weight_concentration_prior=concentration,
+            mean_precision_prior=_MEAN_PRECISION,
+            max_iter=_MAX_ITERATIONS,
+            **common,
+        )
+    else:
+        start = {}
+        if settings.known is not None:
+            points, clusters = settings.known
+            start = _start_at(points.double().cpu() / unit, clusters, z, num_clusters, kind=kind, seed=settings.seed)
+        mixture = GaussianMixture(n_components=num_clusters, **start, **common)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI continues from there
+        mixture.fit(z.numpy())
+    weights, means, fitted = (
+        torch.from_numpy(values) for values in (mixture.weights_, mixture.means_, mixture.covariances_)
+    )
+    # Sticks are broken in order: a stick-breaking hyperprior expects the first clusters to be the largest.
+    order = weights.argsort(descending=True)
+    shaped = _as_matrices(fitted if covariance == "tied" else fitted[order], num_clusters, z.shape[1], covariance)
+    share = weights[order].clamp_min(_MIN_SHARE / num_clusters)
+    covariances = shaped * unit * unit[:, None]
+    if settings.variance is not None:
+        covariances = settings.variance * torch.eye(z.shape[1]).to(z).expand_as(shaped)
+    return GaussianFit(share / share.sum(), means[order] * unit, covariances)
+
+
+def _as_matrices(fitted: Tensor, num_clusters: int, dim: int, covariance: Covariance) -> Tensor:
+    match covariance:
+        case "diagonal":
+            return torch.diag_embed(fitted)
+        case "spherical":
+            return torch.diag_embed(fitted[:, None].expand(num_clusters, dim))
+        case "tied":
+            return fitted.expand(num_clusters, dim, dim)
+    return fitted
+
+
+def _start_at(
+    known: Tensor, clusters: Tensor, z: Tensor, num_clusters: int, *, kind: str, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Where EM starts, as GaussianMixture takes it; empty where too few points are known for a covariance (D, D).
+
+    Clusters without a known point start at the centres of k-means of ``z``.
+    """
+    from sklearn.cluster import KMeans
+
+    clusters = clusters.cpu()
+    points, numbers = known[clusters >= 0].numpy(), clusters[clusters >= 0].numpy()
+    named, index = np.unique(numbers, return_inverse=True)
+    dim = points.shape[1]
+    if len(points) - len(named) <= dim:
+        return {}
+    centres = np.stack([points[index == k].mean(0) for k in range(len(named))])
+    deviations = points - centres[index]
+    covariance = deviations.T @ deviations / (len(points) - len(named)) + _MIN_VARIANCE * np.eye(dim)
+    if len(named) < num_clusters:
+        others = KMeans(num_clusters - len(named), n_init=1, random_state=seed).fit(z.numpy())
+        centres = np.concatenate([centres, others.cluster_centers_])
+    precision = np.linalg.inv(covariance)
+    precisions = {
+        "full": np.broadcast_to(precision, (num_clusters, dim, dim)),
+        "tied": precision,
+        "diag": np.broadcast_to(1 / covariance.diagonal(), (num_clusters, dim)),
+        "spherical": np.full(num_clusters, 1 / covariance.diagonal().mean()),
+    }
+    weights = np.full(num_clusters, 1 / num_clusters)
+    return {"means_init": centres, "precisions_init": precisions[kind], "weights_init": weights}
+
+
+def central_items(z: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+    """Indices (K,) of the points nearest to the centres of k-means of ``z`` (N, D).
+
+    Raises:
+        InputError: fewer points than clusters.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances_argmin
+
+    check_enough(z, num_clusters)
+    points = z.detach().double().cpu().numpy()
+    centres = KMeans(num_clusters, n_init=1, random_state=seed).fit(points).cluster_centers_
+    return torch.from_numpy(pairwise_distances_argmin(centres, points))
+
+
+def check_enough(z: Tensor, num_clusters: int) -> None:
+    """Refuse fewer points than clusters."""
+    if len(z) < num_clusters:
+        raise InputError(
+            f"expected at least as many items as the {num_clusters} components of a mixture, got {len(z)}: give more "
+            "items, or a facet with fewer clusters"
+        )
+
+
+def cholesky(covariance: Tensor) -> Tensor:
+    """L with covariance = L Lᵀ, (…, D, D), factorised in float64 on the CPU.
+
+    A covariance that float32 has rounded need not be positive definite, while its factor, rounded last, is one.
+
+    Raises:
+        InputError: the covariance is not positive definite.
+    """
+    factor, info = torch.linalg.cholesky_ex(covariance.double().cpu())
+    if info.any() or not math.isfinite(factor.sum().item()):
+        raise InputError(
+            "expected positive definite covariances, got one that is not: compute it in float64, or add a small "
+            "multiple of the identity"
+        )
+    return factor
