@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.distributions import StickBreaking, stick_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.sticks import StickBreaking, stick_weights
 
 # The number of items that q(probs) counts as at its start: how certain it is of the weights that it starts at.
 _INITIAL_COUNT = 100.0

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.models.distributions import StickBreaking, stick_weights, sticks_of
 from pyro_mfcvae.models.fits import Covariance, FitSettings
 from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import Hyperprior, Theta
-from pyro_mfcvae.models.sticks import StickBreaking, stick_weights, sticks_of
 
 
 class BayesianMixturePrior(MixturePrior):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Beta, Dirichlet
 
-from pyro_mfcvae.models.sticks import StickBreaking, stick_weights, sticks_of
+from pyro_mfcvae.models.distributions import StickBreaking, stick_weights, sticks_of
 
 BOTH = pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 
