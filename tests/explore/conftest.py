@@ -33,7 +33,11 @@ def write_run(folder: Path, *, num_items: int = 200, size: int = 6, settings: tu
     run = RunFolder(folder)
     run.write_config(config)
     pyro.set_rng_seed(0)
-    save_pair(build_pair(config, (1, size, size)), run.model_path)
+    pair = build_pair(config, (1, size, size))
+    with torch.no_grad():
+        for parameter in pair.parameters():  # heads start at zero, where all items lie in one place
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    save_pair(pair, run.model_path)
     return run
 
 
