@@ -134,6 +134,19 @@ class MultiFacetGuide(StoredModule):
                     pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel", MODEL_TOKEN: model.token})
 
     @pyro_method
+    def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> None:
+        """q(theta) prod_j q(z_j | x), without clusters: the guide of `MultiFacetModel.collapsed`."""
+        if x is None:
+            raise InputError("expected the data x, since the guide is q(z | x), got none: pass x")
+        model = self.model
+        num_items = model.check_items(x, num)
+        self.sample_globals()
+        with model.plate(num_items):
+            for j, posterior in enumerate(self.posteriors(x)):
+                with model.kl_weight(j, x):
+                    pyro.sample(latent_site(j), posterior, infer={MODEL_TOKEN: model.token})
+
+    @pyro_method
     def sample_globals(self) -> Sequence[Mixture]:
         """Draw theta ~ q(theta); the priors at that value, or as they are where nothing in them is random."""
         return self.model.priors_given({} if self.globals_guide is None else self.globals_guide())

@@ -1,5 +1,6 @@
 """The generative model p(c, z, x) as a Pyro program."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -133,8 +134,30 @@ class MultiFacetModel(StoredModule):
                 with self.kl_weight(j, x):
                     c = pyro.sample(cluster_site(j), self._clusters(j, mixture, clusters))
                     zs.append(pyro.sample(latent_site(j), mixture.component(c)))
-            filled, observed = (None, None) if x is None else self.split_missing(x)
-            sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
+                    _warn_of_copies(j, c, zs[-1])
+            return self._sample_x(zs, x)
+
+    @pyro_method
+    def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
+        """The same distribution of z and x with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), without c_j.
+
+        For what needs continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an automatic guide
+        over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with ``guide.collapsed``. It has
+        the model's parameters, under the same names. ``x`` and ``num`` are those of `forward`.
+        """
+        self._check_replayed_guide()
+        num_items = self.check_items(x, num)
+        mixtures = self.sample_globals()
+        with self.plate(num_items, is_new=x is None):
+            zs = []
+            for j, mixture in enumerate(mixtures):
+                with self.kl_weight(j, x):
+                    zs.append(pyro.sample(latent_site(j), mixture.marginal()))
+            return self._sample_x(zs, x)
+
+    def _sample_x(self, zs: Sequence[Tensor], x: Tensor | None) -> Tensor:
+        filled, observed = (None, None) if x is None else self.split_missing(x)
+        sample: Tensor = pyro.sample(OBSERVED_SITE, self.observation(zs, observed), obs=filled)
         return sample
 
     @staticmethod
@@ -261,3 +284,15 @@ WRONG_MODEL = (
     "expected a guide that was made for this model, got one of another model, or a copy of only one of the two: build "
     "it as MultiFacetGuide(model, …), and copy both at once, copy.deepcopy(MFCVAE(model, guide))"
 )
+
+
+def _warn_of_copies(j: int, c: Tensor, z: Tensor) -> None:
+    """Warn where z_j is drawn or proposed per value of an enumerated c_j, as NUTS does on the model with clusters."""
+    # Pyro enumerates c in a dimension of its own on the left of all others, in which a given z has no extent.
+    is_enumerated = c.dim() > 1 and c.shape[0] > 1 and c.shape[1:].numel() == 1 and z.shape[-2] > 1
+    if is_enumerated and z.dim() - 1 == c.dim() and z.shape[0] == c.shape[0]:
+        warnings.warn(
+            f"{latent_site(j)} has a copy for every value of {cluster_site(j)}, because that is enumerated in the model: "
+            "its draws are not from p(z | x). Run NUTS, and any sampler of z, on model.collapsed, without clusters",
+            stacklevel=2,
+        )

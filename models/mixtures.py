@@ -81,7 +81,7 @@ class Mixture:
 
     def marginal(self) -> dist.TorchDistribution:
         """p(z) = sum_c pi_c p(z | c): batch shape (), event shape (D,)."""
-        return dist.MixtureSameFamily(dist.Categorical(logits=self._log_weights), self._components)
+        return MarginalMixture(dist.Categorical(logits=self._log_weights), self._components)
 
     @torch.no_grad()
     def sample(self, num: int) -> tuple[Tensor, Tensor]:
@@ -136,6 +136,15 @@ def register_closed_form(family: type, covariance: PosteriorCovariance) -> Calla
         return closed_form
 
     return register
+
+
+class MarginalMixture(dist.MixtureSameFamily):  # type: ignore[misc]
+    """sum_c pi_c p(z | c). Unlike torch's own, its support has a transform, which NUTS and automatic guides look up."""
+
+    @property
+    def support(self) -> Any:
+        """That of the components."""
+        return self.component_distribution.support
 
 
 class SelectedComponent(dist.TorchDistribution):
