@@ -292,7 +292,7 @@ def _warn_of_copies(j: int, c: Tensor, z: Tensor) -> None:
     is_enumerated = c.dim() > 1 and c.shape[0] > 1 and c.shape[1:].numel() == 1 and z.shape[-2] > 1
     if is_enumerated and z.dim() - 1 == c.dim() and z.shape[0] == c.shape[0]:
         warnings.warn(
-            f"{latent_site(j)} has a copy for every value of {cluster_site(j)}, because that is enumerated in the model: "
+            f"{latent_site(j)} has a copy for every value of {cluster_site(j)}, because that is enumerated: "
             "its draws are not from p(z | x). Run NUTS, and any sampler of z, on model.collapsed, without clusters",
             stacklevel=2,
         )
