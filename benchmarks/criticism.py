@@ -1,140 +1,169 @@
-"""Do the checks say what is known? Guides that are exact or off by design, and two rules for q(c | x) on one fit.
+"""How often do the checks cry wolf, and how often do they see a fault? The two tables of docs/checks.md.
 
-    python benchmarks/criticism.py --run runs/shapes-1
+    python benchmarks/criticism.py exact --seeds 40
+    python benchmarks/criticism.py faults --seeds 20
 
-With 20 seeds: how often each check flags (its verdict is not good) the exact guide, and guides that are too wide, too
-narrow or shifted, in all facets or in one, on a mixture whose posterior and evidence are known (linear_gaussian.py).
-Then, on that mixture and on a run of `mfcvae fit`, the analytic rule against VaDE's.
+`exact` checks models whose guide is the posterior (known_models.py): any verdict other than good is a false alarm.
+`faults` builds one fault at a time into the guide or the model; a fault is found where a check that concerns it, of the
+facet that it concerns, is not good. Both add what they ran to results/criticism.json, so that a long table can be made
+in parts.
 """
 
 import json
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import pyro
 import torch
 import tyro
-from linear_gaussian import draw, exact_log_evidence, linear_pair
-from provenance import machine
+from known_models import Fault, draw, make_pair
+from provenance import provenance
 from reproduction import RESULTS
 
 from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.checks.check import Check
 from pyro_mfcvae.checks.criticism import criticise
-from pyro_mfcvae.data.datasets import load_dataset
-from pyro_mfcvae.data.images import as_float
-from pyro_mfcvae.draws.arviz_data import to_inference_data, values
-from pyro_mfcvae.guides import AnalyticAssignment, AssignmentRule, MonteCarloAssignment, VaDEAssignment
-from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.guides import VaDEAssignment
 
-GUIDES: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "a fifth too wide": {"spread": 1.2},
-    "scale halved": {"spread": 0.5},
-    "shifted by one standard deviation": {"shift": 1.0},
-    "scale halved in facet 0": {"spread": 0.5, "off": (0,)},
-    "scale halved in facet 1": {"spread": 0.5, "off": (1,)},
+NUM_DRAWS, NUM_SIMULATED, NUM_REFERENCE = 32, 2000, 200
+SIZES = tuple(product((200, 2000), (3, 25, 100), (2, 10), (False, True)))  # N, K, D, whether pixels are missing
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault: the pair that has it, the data it is shown, and the checks that concern it, with their facets."""
+
+    pair: Callable[[int, int], MFCVAE]
+    names: tuple[str, ...]
+    facets: tuple[int | None, ...] = (1,)
+    offset: float = 0.0
+
+
+def of_guide(**fault: Any) -> Callable[[int, int], MFCVAE]:
+    return lambda k, d: make_pair(k, d, fault=Fault(**fault))
+
+
+MODEL = ("replicated contrast", "replicated mean", "evidence of the data", "held-out half of an item")
+FAULTS: dict[str, Case] = {
+    "facet 1 collapsed": Case(lambda k, d: make_pair(k, d, cut=(1,)), ("items without the facet",)),
+    "q(z|x) half as wide": Case(of_guide(spread=0.5), ("width of q(z|x)",)),
+    "q(z|x) twice as wide": Case(of_guide(spread=2.0), ("width of q(z|x)",)),
+    "q(z|x) shifted by half an sd": Case(of_guide(shift=0.5), ("shift of q(z|x)",)),
+    "correlation .7 that is not there": Case(of_guide(correlation=0.7), ("correlation within q(z|x)",)),
+    "q(c|x)^.5": Case(of_guide(temper=0.5), ("calibration of q(c|x)", "q(c|x) against p(c|x)")),
+    "q(c|x)^2": Case(of_guide(temper=2.0), ("calibration of q(c|x)", "q(c|x) against p(c|x)")),
+    "10 % of items narrowed to .3": Case(of_guide(narrowed=0.1), ("width of q(z|x)", "k-hat of q(z|x)")),
+    "decoder off for one cluster": Case(make_pair, MODEL, (None,), offset=2.0),
+    "two clusters of the prior merged": Case(
+        lambda k, d: make_pair(k, d, merged=True),
+        (*MODEL, "aggregate posterior", "use of clusters", "holes of the prior"),
+        (None, 1),
+    ),
+    "VaDE's rule": Case(
+        lambda k, d: make_pair(k, d, rule=VaDEAssignment(num_samples=30)), ("nats lost by the rule for q(c|x)",), (0, 1)
+    ),
+    "a mode dropped from q(z|x)": Case(
+        of_guide(dropped=0),
+        ("width of q(z|x)", "shift of q(z|x)", "calibration of q(c|x)", "correlation within q(z|x)"),
+    ),
+    "noise of the likelihood 1.5 times too large": Case(lambda k, d: make_pair(k, d, noise=1.5), MODEL, (None,)),
 }
-KNOWN = ("k-hat of the guide", "calibration of q(c|x)", "ranks of the true z")
-NUM_ITEMS, NUM_SAMPLES, NUM_SIMULATED = 500, 100, 10_000
 
 
-def one(seed: int, guide: dict[str, Any]) -> dict[str, Any]:
-    """The worst number and the flag of every check, over facets, and the error of the evidence."""
+def run_checks(pair: MFCVAE, source: MFCVAE, num: int, seed: int, groups: Any, *, offset: float = 0.0) -> list[Check]:
+    """All checks of a pair on items of another, the source."""
     pyro.set_rng_seed(seed)
-    pair = linear_pair(**guide)
-    x = draw(pair, NUM_ITEMS)
+    x, reference = draw(source, num, offset=offset), draw(source, NUM_REFERENCE, offset=offset)
     data = to_inference_data(
-        pair, x, reference=draw(pair, NUM_ITEMS), num_samples=NUM_SAMPLES, num_simulated=NUM_SIMULATED
+        pair,
+        x,
+        reference=reference,
+        num_samples=NUM_DRAWS,
+        num_simulated=NUM_SIMULATED,
+        groups=groups,
+        pixels=False,
     )
-    checks = criticise(data).checks
-    error = values(data, "log_likelihood", "x") - exact_log_evidence(pair, x).numpy()
-    names = list(dict.fromkeys(check.name for check in checks))
+    return list(criticise(data).checks)
+
+
+def groups_of(pair: MFCVAE) -> list[Any]:
+    return [tree.labels() for tree in pair.groups()]
+
+
+def measure_exact(num: int, num_clusters: int, latent_dim: int, missing: bool, seeds: range) -> dict[str, Any]:
+    """Alarms of one size: the seeds that have any bad, and any warn, and which checks these were."""
+    pair = make_pair(num_clusters, latent_dim, missing=missing)
+    groups, alarms, start = groups_of(pair), {}, time.perf_counter()
+    for seed in seeds:
+        checks = run_checks(pair, pair, num, seed, groups)
+        if found := {f"{c.name}, {c.facet}": c.verdict for c in checks if c.verdict != "good"}:
+            alarms[str(seed)] = found
     return {
-        "checks": {
-            name: {
-                "value": max(check.value for check in checks if check.name == name),
-                "flagged": any(check.verdict != "good" for check in checks if check.name == name),
-            }
-            for name in names
-        },
-        "top_label_calibration": max(
-            check.details["expected_calibration_error"] for check in checks if check.name == KNOWN[1]
-        ),
-        "flagged_facets": [check.verdict != "good" for check in checks if check.name == "k-hat of q(z_j|x)"],
-        "evidence_error": float(error.mean()),
-        "evidence_standard_error": float(error.std(ddof=1) / np.sqrt(len(error))),
+        "seeds": [seeds.start, seeds.stop],
+        "checks": len(checks),
+        "any_bad": sum("bad" in found.values() for found in alarms.values()),
+        "any_warn": sum("warn" in found.values() for found in alarms.values()),
+        "alarms": alarms,
+        "seconds_per_seed": round((time.perf_counter() - start) / len(seeds), 2),
     }
 
 
-def rules(
-    pair: MFCVAE, x: torch.Tensor, analytic: AssignmentRule, *, seed: int = 0, num_simulated: int = 4000
-) -> dict[str, Any]:
-    """Calibration, ELBO and evidence with each rule; the guide's q(z | x) is the same."""
-    found = {}
-    for name, rule in (("analytic", analytic), ("vade", VaDEAssignment(num_samples=100))):
-        pyro.set_rng_seed(seed)
-        pair.guide.assignment = rule
-        data = to_inference_data(pair, x, num_samples=64, num_simulated=num_simulated, pixels=False)
-        checks = criticise(data).checks
-        found[name] = {
-            "calibration": [check.value for check in checks if check.name == KNOWN[1]],
-            "top_label_calibration": [
-                check.details["expected_calibration_error"] for check in checks if check.name == KNOWN[1]
-            ],
-            "distance_to_p_c_given_x": [check.value for check in checks if check.name == "q(c|x) against p(c|x)"],
-            "elbo": float(values(data, "sample_stats", "elbo").mean()),
-            "evidence": float(values(data, "log_likelihood", "x").mean()),
-        }
-        print(f"  {name}: {found[name]}", flush=True)
-    return found
+def measure_fault(name: str, num_clusters: int, latent_dim: int, seeds: range, *, num: int = 2000) -> dict[str, Any]:
+    """In how many seeds the fault is found by a check that concerns it, and which checks are not good at all."""
+    case, source = FAULTS[name], make_pair(num_clusters, latent_dim)
+    pair = case.pair(num_clusters, latent_dim)
+    groups, found, others = groups_of(pair), [], {}
+    if name == "facet 1 collapsed":
+        source = pair
+    for seed in seeds:
+        checks = run_checks(pair, source, num, seed, groups, offset=case.offset)
+        off = [check for check in checks if check.verdict != "good"]
+        found.append(any(c.name in case.names and c.facet in case.facets for c in off))
+        for check in off:
+            key = f"{check.name}, {'whole' if check.facet is None else f'facet {check.facet}'}"
+            others[key] = others.get(key, 0) + 1
+    return {"seeds": [seeds.start, seeds.stop], "found": sum(found), "not_good": others}
 
 
-def main(run: Path | None = None, seeds: int = 20, items: int = 1000) -> None:
+def main(
+    table: Annotated[Literal["exact", "faults"], tyro.conf.Positional],
+    /,
+    seeds: int = 40,
+    first: int = 0,
+    only: tuple[str, ...] = (),
+) -> None:
     """Measure.
 
     Args:
-        run: A run folder, for the comparison of rules on a fit; none without.
-        seeds: How many.
-        items: Of the run's test items.
+        table: Which of the two.
+        seeds: How many per cell.
+        first: The first seed.
+        only: Cells, such as "200,3,2,False", or faults; all where none is given.
     """
-    guides = {}
-    for name, guide in GUIDES.items():
-        runs = [one(seed, guide) for seed in range(seeds)]
-        flagged = {check: sum(r["checks"][check]["flagged"] for r in runs) for check in runs[0]["checks"]}
-        within = sum(abs(r["evidence_error"]) <= 2 * r["evidence_standard_error"] + 1e-5 for r in runs)
-        worst = {check: [round(r["checks"][check]["value"], 4) for r in runs] for check in KNOWN}
-        guides[name] = {
-            "flagged": flagged,
-            "flagged_facets": np.sum([r["flagged_facets"] for r in runs], 0).tolist(),
-            "evidence_within_two_standard_errors": within,
-            "evidence_error": [r["evidence_error"] for r in runs],
-            "top_label_calibration": [r["top_label_calibration"] for r in runs],
-            "values": worst,
+    torch.set_num_threads(1)
+    path = RESULTS / "criticism.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results |= provenance() | {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
+    span = range(first, first + seeds)
+    if table == "exact":
+        cells = {",".join(map(str, size)): size for size in SIZES}
+        todo = {key: lambda size=size: measure_exact(*size, span) for key, size in cells.items()}
+    else:
+        todo = {
+            f"{name}; K = {k}, D = {d}": lambda name=name, k=k, d=d: measure_fault(name, k, d, span)
+            for k, d in ((3, 2), (25, 10))
+            for name in FAULTS
         }
-        print(f"{name}: flagged of {seeds}: {flagged}; evidence within 2 standard errors {within}", flush=True)
-        print(f"  facets flagged by their own k-hat: {guides[name]['flagged_facets']}", flush=True)
-        print("  " + "; ".join(f"{check} {min(v):.3f} … {max(v):.3f}" for check, v in worst.items()), flush=True)
-    result: dict[str, Any] = {"machine": machine(), "seeds": seeds, "guides": guides}
-    result |= {"items": NUM_ITEMS, "draws": NUM_SAMPLES, "simulated": NUM_SIMULATED}
-    pyro.set_rng_seed(0)
-    pair = linear_pair()
-    print("rules on the known mixture, exact q(z|x)")
-    # q(z | x) is a mixture here, and the analytic rule's expectation has no closed form.
-    result["rules_known"] = rules(pair, draw(pair, 2000), MonteCarloAssignment(num_samples=100), num_simulated=20_000)
-    if run is not None:
-        folder = RunFolder.open(run)
-        config = folder.read_config()
-        dataset = load_dataset(config.data.source, seed=config.seed)
-        print(f"rules on a run of {config.data.source}, seed {config.seed}")
-        result["rules_fit"] = {
-            "data": config.data.source,
-            "seed": config.seed,
-            "data_fingerprint": dataset.fingerprint(),
-        }
-        result["rules_fit"] |= rules(folder.load_pair(), as_float(dataset.test.images[:items]), AnalyticAssignment())
-    write_text(RESULTS / "criticism.json", json.dumps(result, indent=1) + "\n")
+    for key, measure in todo.items():
+        if not only or key in only:
+            results.setdefault(table, {})[key] = measure()
+            print(key, results[table][key], flush=True)
+            write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

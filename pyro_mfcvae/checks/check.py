@@ -1,17 +1,24 @@
-"""What a check says: the question, the number, the verdict, and what to do."""
+"""What a check asks and what it finds: the question, the effect, the p-value, the verdict, and what to do."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Verdict = Literal["good", "warn", "bad"]
 
+WARN_LEVEL = 0.05
+"""A check may warn where its p-value, times the number of checks in the table, is at most this."""
+
+BAD_LEVEL = 0.02
+"""The same for "bad"."""
+
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where a number, the larger the worse, stops being good.
+    """From which size on an effect matters; the larger the worse.
 
     Attributes:
-        look: above it the verdict is "warn".
+        warn: above it an effect that is no chance makes the verdict "warn".
         bad: above it, "bad".
         source: where both come from.
     """
@@ -20,45 +27,81 @@ class Threshold:
     bad: float
     source: str
 
-    def verdict(self, value: float) -> Verdict:
-        """good ≤ ``look`` < look ≤ ``bad`` < bad; a number that is none is bad."""
-        if value <= self.warn:
-            return "good"
-        return "warn" if value <= self.bad else "bad"
-
 
 @dataclass(frozen=True)
-class Check:
-    """One question put to a fitted pair.
+class Question:
+    """What is the same for a check of any pair and facet.
 
     Attributes:
         name: in a few words.
         asks: the question.
-        value: its number, the larger the worse.
-        unit: what the number counts.
-        threshold: what makes a verdict of it.
-        advice: what to do where it is not good.
-        facet: the facet it is about; None for the whole.
-        is_noise: the number is no larger than chance would make it for a faultless pair: the verdict is good whatever
-            the thresholds.
-        details: further numbers, as JSON takes them.
+        statistic: formula of the effect.
+        exact: the distribution of the test statistic where model and guide are exact.
+        blind: what the check cannot see.
+        unit: of the effect.
+        threshold: of the effect.
     """
 
     name: str
     asks: str
-    value: float
+    statistic: str
+    exact: str
+    blind: str
     unit: str
     threshold: Threshold
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question put to a fitted pair.
+
+    Attributes:
+        question: what is asked.
+        value: the effect.
+        p_value: of an effect as large, where model and guide are exact; 0 where an exact pair has no such effect.
+        advice: what to do where the verdict is not "good".
+        facet: the facet that it is about; None for the whole.
+        details: further numbers, as JSON takes them.
+        num_checks: in the table, for which the p-value is corrected (Bonferroni).
+    """
+
+    question: Question
+    value: float
+    p_value: float
     advice: str
     facet: int | None = None
-    is_noise: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+    num_checks: int = 1
+
+    @property
+    def name(self) -> str:
+        """That of the question."""
+        return self.question.name
+
+    @property
+    def table_p_value(self) -> float:
+        """min(1, p times the number of checks)."""
+        return min(1.0, self.p_value * self.num_checks)
 
     @property
     def verdict(self) -> Verdict:
-        """good, look or bad."""
-        return "good" if self.is_noise else self.threshold.verdict(self.value)
+        """ "bad" or "warn" where the effect is beyond its threshold and chance does not explain it; NaN is "bad"."""
+        threshold = self.question.threshold
+        if self.value != self.value:
+            return "bad"
+        if self.value > threshold.bad and self.table_p_value <= BAD_LEVEL:
+            return "bad"
+        if self.value > threshold.warn and self.table_p_value <= WARN_LEVEL:
+            return "warn"
+        return "good"
 
     def record(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
-        return {"verdict": self.verdict, **asdict(self)}
+        own = {key: value for key, value in asdict(self).items() if key not in ("question", "num_checks")}
+        question = asdict(self.question)
+        return {"verdict": self.verdict, **question, **own, "table_p_value": self.table_p_value}
+
+
+def correct(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """The checks of one table, each with the table's size."""
+    return tuple(replace(check, num_checks=len(checks)) for check in checks)

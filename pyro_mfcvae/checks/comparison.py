@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.guide import K_HAT
-from pyro_mfcvae.draws.arviz_data import pareto_k
+from pyro_mfcvae.draws.psis import effective_share, is_untrusted, log_mean, smooth
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
 
@@ -22,18 +21,20 @@ class Comparison:
 
     Attributes:
         name: of the run.
-        rank: 0 is the highest evidence.
-        evidence: mean of log p(x) per item, in nats.
-        standard_error: of that mean.
+        rank: 1 is the highest evidence.
+        evidence: mean of log p(x) per item, in nats, from Pareto-smoothed weights.
+        standard_error: of that mean, over items.
+        monte_carlo_error: of that mean, from the finite number of draws of each item.
         difference: evidence of the best run minus this one's, per item.
         difference_standard_error: of the paired difference; items that all runs find hard do not count in it.
-        unreliable: share of items with k-hat > 0.7, whose evidence is too low by an unknown amount.
+        unreliable: fraction of items whose weights cannot be trusted, whose evidence is too low by an unknown amount.
     """
 
     name: str
     rank: int
     evidence: float
     standard_error: float
+    monte_carlo_error: float
     difference: float
     difference_standard_error: float
     unreliable: float
@@ -41,6 +42,16 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """Everything as JSON takes it."""
         return asdict(self)
+
+
+def smoothed_evidence(log_weights: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log p(x) of every item, (N,), from Pareto-smoothed weights (N, S), and its Monte Carlo standard error, (N,).
+
+    The error of log mean w is that of mean w over mean w: sqrt((1 / e - 1) / S) with e the effective share of S draws.
+    """
+    smoothed = smooth(log_weights)[0]
+    share = effective_share(smoothed)
+    return log_mean(smoothed), np.sqrt(np.maximum(1 / share - 1, 0) / smoothed.shape[-1])
 
 
 def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison]:
@@ -51,28 +62,36 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
 
     Args:
         log_weights: of every run, (S, N), for the same N items: log p(x, z) - log q(z | x) at S draws of z.
+
+    Raises:
+        InputError: fewer than two runs, other items, or weights that are not finite.
     """
     if len(log_weights) < 2:
-        raise InputError(f"expected at least two runs to compare, got {len(log_weights)}")
+        raise InputError(f"expected two runs or more to compare, got {len(log_weights)}: add one")
     num_items = {array.shape[1] for array in log_weights.values()}
     if len(num_items) > 1:
         raise InputError(f"expected the same items for all runs, got {sorted(num_items)} of them: weigh the same ones")
-    evidence = {
-        name: np.logaddexp.reduce(array.astype(float), 0) - np.log(len(array)) for name, array in log_weights.items()
-    }
-    order = sorted(evidence, key=lambda name: -evidence[name].mean())
-    best = evidence[order[0]]
+    for name, array in log_weights.items():
+        if infinite := int((~np.isfinite(array)).any(0).sum()):
+            raise InputError(
+                f"expected finite weights, got others for {infinite} of {array.shape[1]} items of {name}: these items "
+                "are impossible under that run's likelihood, or it diverged; leave it out"
+            )
+    found = {name: smoothed_evidence(array.T) for name, array in log_weights.items()}
+    order = sorted(found, key=lambda name: -found[name][0].mean())
+    best = found[order[0]][0]
     return [
         Comparison(
             name=name,
             rank=rank,
-            evidence=float(evidence[name].mean()),
-            standard_error=_standard_error(evidence[name]),
-            difference=float((best - evidence[name]).mean()),
-            difference_standard_error=_standard_error(best - evidence[name]),
-            unreliable=float(1 - np.mean(pareto_k(log_weights[name].T) <= K_HAT)),
+            evidence=float(found[name][0].mean()),
+            standard_error=_standard_error(found[name][0]),
+            monte_carlo_error=float(np.sqrt(np.sum(found[name][1] ** 2)) / len(best)),
+            difference=float((best - found[name][0]).mean()),
+            difference_standard_error=_standard_error(best - found[name][0]),
+            unreliable=float(is_untrusted(log_weights[name].T).mean()),
         )
-        for rank, name in enumerate(order)
+        for rank, name in enumerate(order, 1)
     ]
 
 
@@ -84,7 +103,7 @@ def plot_comparison(rows: list[Comparison]) -> "Figure":
     axes = figure.subplots()
     for row in rows:
         axes.errorbar(row.evidence, row.rank, xerr=row.standard_error, fmt="o", color=COLOURS[0], capsize=3)
-        if row.rank:
+        if row.rank > 1:
             axes.errorbar(
                 row.evidence,
                 row.rank - 0.25,
@@ -96,7 +115,7 @@ def plot_comparison(rows: list[Comparison]) -> "Figure":
             )
     axes.axvline(rows[0].evidence, color=FAINT, linestyle=":", linewidth=1)
     axes.set_yticks([row.rank for row in rows], [row.name for row in rows], fontsize=TEXT_SIZE, color=INK)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(len(rows) + 0.5, 0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(
         "log p(x) per item, nats (dot: with its standard error; triangle: with that of the difference to the best)",

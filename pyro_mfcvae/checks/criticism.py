@@ -1,19 +1,27 @@
-"""Should you believe this clustering? All checks of one fitted pair, from its ArviZ data alone."""
+"""Should you believe this clustering? All checks of a fitted pair, from its ArviZ data alone, and what follows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyro_mfcvae.atomic_io import as_json
 from pyro_mfcvae.checks.aggregate import check_aggregate, plot_aggregate
 from pyro_mfcvae.checks.calibration import check_calibration, plot_calibration
-from pyro_mfcvae.checks.check import Check
+from pyro_mfcvae.checks.check import Check, Verdict, correct
 from pyro_mfcvae.checks.guide import check_guide, plot_guide
-from pyro_mfcvae.checks.predictive import check_predictions, plot_predictions
+from pyro_mfcvae.checks.information import check_information, plot_information
+from pyro_mfcvae.checks.predictive import (
+    check_overfitting,
+    check_predictions,
+    plot_overfitting,
+    plot_predictions,
+    typicality,
+)
 from pyro_mfcvae.checks.ranks import check_ranks, plot_ranks
+from pyro_mfcvae.checks.sentences import Suggestion, describe_facet, describe_whole, suggest
 from pyro_mfcvae.checks.stability import check_stability, plot_stability
-from pyro_mfcvae.checks.typicality import check_typicality, plot_evidence
 from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.draws.psis import effective_share, pareto_k
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,45 +43,104 @@ class Kind:
 
 
 KINDS = (
+    Kind("information", check_information, plot_information),
     Kind("predictions", check_predictions, plot_predictions),
     Kind("guide", check_guide, plot_guide),
     Kind("calibration", check_calibration, plot_calibration),
     Kind("ranks", check_ranks, plot_ranks),
     Kind("aggregate", check_aggregate, plot_aggregate),
     Kind("stability", check_stability, plot_stability),
-    Kind("evidence", check_typicality, plot_evidence),
+    Kind("overfitting", check_overfitting, plot_overfitting),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Criticism:
-    """All checks of a fitted pair.
+    """All checks of a fitted pair, and what they come to.
 
     Attributes:
         data: what was checked.
-        by_kind: the checks of every entry of `KINDS`.
+        by_kind: the checks of every entry of `KINDS`; p-values are corrected for all of them together.
+        suggestions: the settings to change next; none where the run's settings are not known.
     """
 
     data: CheckData
     by_kind: tuple[tuple[Check, ...], ...]
+    suggestions: tuple[Suggestion, ...] = ()
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """All checks."""
-        return tuple(check for checks in self.by_kind for check in checks)
+        """All checks: first those of the whole, then those of facet 0, facet 1 …"""
+        checks = [check for of_kind in self.by_kind for check in of_kind]
+        return tuple(sorted(checks, key=lambda check: -1 if check.facet is None else check.facet))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One sentence per facet, then one for the whole."""
+        facets = (describe_facet(self.data, self.checks, j) for j in range(len(self.data.facets)))
+        return (*facets, describe_whole(self.checks))
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many checks are good, warn and bad."""
+        verdicts = [check.verdict for check in self.checks]
+        names: tuple[Verdict, ...] = ("good", "warn", "bad")
+        return {name: verdicts.count(name) for name in names}
 
     def to_json(self) -> str:
-        """The checks as ``checks.json`` holds them."""
-        return as_json([check.record() for check in self.checks])
+        """Sentences, suggestions and checks, as ``checks.json`` holds them."""
+        return as_json(
+            {
+                "sentences": list(self.sentences),
+                "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
+                "counts": self.counts,
+                "checks": [check.record() for check in self.checks],
+            }
+        )
+
+    def items(self) -> dict[str, Any]:
+        """A table with a row per item: column → array (N,).
+
+        ``k_hat``, ``ess`` (effective number of draws), ``trusted``, ``evidence``, ``typicality`` (two-sided p-value
+        among the training items, where there are any); per facet ``cluster_j``, ``group_j``, ``confidence_j``.
+        """
+        data = self.data
+        columns: dict[str, Any] = {
+            "k_hat": pareto_k(data.log_weights.T),
+            "ess": effective_share(data.log_weights.T) * len(data.log_weights),
+            "trusted": ~data.untrusted,
+            "evidence": data.evidence,
+        }
+        if data.reference_evidence is not None:
+            columns["typicality"] = typicality(data.evidence, data.reference_evidence)
+        for j, facet in enumerate(data.facets):
+            columns |= {
+                f"cluster_{j}": facet.clusters,
+                f"group_{j}": facet.groups[facet.clusters],
+                f"confidence_{j}": facet.probs.max(-1),
+            }
+        return columns
 
     def figures(self) -> "dict[str, Figure]":
-        """Name → picture, one for each kind of check."""
-        return {
-            kind.name: kind.plot(self.data, checks) for kind, checks in zip(KINDS, self.by_kind, strict=True) if checks
-        }
+        """Name → picture, one for each kind of check that asked something."""
+        found: dict[str, Figure] = {}
+        for kind, checks in zip(KINDS, self.by_kind, strict=True):
+            if checks:
+                found[kind.name] = kind.plot(self.data, checks)
+        return found
 
 
-def criticise(data: Any) -> Criticism:
-    """All checks on what `to_inference_data` made: the same verdicts from memory and from NetCDF, every time."""
+def criticise(data: Any, *, settings: Mapping[str, Any] | None = None) -> Criticism:
+    """All checks on what `to_inference_data` made: the same verdicts from memory and from NetCDF, every time.
+
+    Args:
+        data: ArviZ data.
+        settings: of the run, section → key → value, from which the next settings to change are chosen.
+    """
     view = CheckData.from_arviz(data)
-    return Criticism(view, tuple(tuple(kind.check(view)) for kind in KINDS))
+    found = [kind.check(view) for kind in KINDS]
+    corrected = iter(correct([check for of_kind in found for check in of_kind]))
+    by_kind = tuple(tuple(next(corrected) for _ in of_kind) for of_kind in found)
+    checks = [check for of_kind in by_kind for check in of_kind]
+    suggestions = () if settings is None else tuple(suggest(view, checks, settings))
+    return Criticism(view, by_kind, suggestions)

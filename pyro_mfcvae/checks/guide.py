@@ -1,127 +1,184 @@
-"""Is the guide good? What the importance weights p(x, z) / q(z | x) say of q(z | x), on the data themselves."""
+"""Is the guide good on the data themselves? What the importance weights p(x, z) / q(z | x) say about q(z | x)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.check import Check, Threshold
+from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
-from pyro_mfcvae.draws.arviz_data import pareto_k
-from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.draws.check_data import Array, CheckData
+from pyro_mfcvae.draws.p_values import bonferroni, groups_of, positive_mean_p_value
+from pyro_mfcvae.draws.psis import K_HAT, false_flag_rate, is_untrusted, log_mean, pareto_k
 from pyro_mfcvae.plots import COLOURS, SHADE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-K_HAT = 0.7
-_FEWEST = 30  # items with trusted weights, for a comparison with them
-
-SHARE = Threshold(warn=0.05, bad=0.3, source="k-hat 0.7: Vehtari et al. 2024, Yao et al. 2018; shares of items: ours")
-GAP = Threshold(
-    warn=0.05,
-    bad=0.3,
-    source="ours: a guide that is exact but for scales half as wide loses 0.32 nats per dimension",
+_EXACT_WEIGHTS = "All weights of an item are equal, so the effect is 0. "
+TAIL = Question(
+    name="k-hat of q(z|x)",
+    asks="Does q(z | x) cover the posterior p(z | x), tails included?",
+    statistic="(f - f0) / (1 - f0); f = fraction of items with k-hat > 0.7 and an effective sample size below S/2, "
+    "f0 = that fraction by chance where every item's true k is 0.5",
+    exact=_EXACT_WEIGHTS + "The p-value is binomial with f0, the worst cluster included.",
+    blind="A mode of p(z | x) that q(z | x) never visits leaves the weights equal: see the width of q(z|x).",
+    unit="fraction of items",
+    threshold=Threshold(warn=0.05, bad=0.3, source="k-hat 0.7: Vehtari et al. 2024, section 3.2.4; fractions: ours"),
 )
-DISTANCE = Threshold(warn=0.1, bad=0.25, source="ours: total variation; 64 draws alone make some hundredths of it")
+GAP = Question(
+    name="nats lost by q(z|x)",
+    asks="How much of log p(x) does q(z | x) lose?",
+    statistic="mean over items of log mean w - mean log w, per latent dimension",
+    exact=_EXACT_WEIGHTS + "The p-value is that of a mean of 0 (Student's t).",
+    blind="A mode that q(z | x) never visits: the evidence is too low by the same amount.",
+    unit="nats per item and dimension",
+    threshold=Threshold(
+        warn=0.05,
+        bad=0.3,
+        source="a normal q(z | x) loses 0.05 with its scale off by 1.25, 0.125 with its mean off by half a standard "
+        "deviation, 0.32 with its scale halved",
+    ),
+)
+DISCREPANCY = Question(
+    name="q(c|x) against p(c|x)",
+    asks="Are the assignments of these items the ones that the model itself implies?",
+    statistic="root of the mean over items of sum_c (q(c|x) - a_c) (q(c|x) - b_c); a, b = p(c|x) by importance weights "
+    "from two halves of the draws, whose errors are independent and cancel",
+    exact="The product has mean 0; the p-value is Student's t of the mean over items.",
+    blind="Items whose importance weights cannot be trusted are left out.",
+    unit="distance of two probability vectors",
+    threshold=Threshold(warn=0.1, bad=0.25, source="ours: the probabilities of two clusters are off by 0.07 and 0.18"),
+)
+RULE = Question(
+    name="nats lost by the rule for q(c|x)",
+    asks="Is q(c | x) the one that maximises the ELBO, for this q(z | x)?",
+    statistic="mean over items of KL(q(c|x) || q*(c|x)), q* = the analytic rule",
+    exact="0 for the analytic rule and for p(c|z); the p-value is Student's t of the mean over items.",
+    blind="Calibration: a rule that loses nats, such as VaDE's, may have the better probabilities.",
+    unit="nats per item",
+    threshold=Threshold(warn=0.05, bad=np.inf, source="ours; never bad, since it costs the bound and no assignment"),
+)
+_FEWEST = 30
 
 
 def check_guide(data: CheckData) -> list[Check]:
-    """k-hat of all facets together and of each alone, the gap between evidence and ELBO, q(c | x) against p(c | x)."""
-    log_weights, evidence, elbo = data.log_weights.T, data.evidence, data.elbo
-    k_hat = pareto_k(log_weights)
+    """k-hat and the gap between evidence and ELBO of all facets together and of each; q(c | x) against p(c | x)."""
     num_dims = sum(facet.z.shape[-1] for facet in data.facets)
-    gap = (evidence - log_weights.mean(-1)).astype(float)
-    trusted = k_hat <= K_HAT  # a k-hat that could not be found is not
+    labels = [facet.clusters for facet in data.facets]
+    means = {"evidence": float(data.evidence.mean()), "elbo": float(data.elbo.mean())}
     checks = [
-        Check(
-            name="k-hat of the guide",
-            asks="Does q(z | x) cover the posterior p(z | x), tails and all?",
-            value=float(np.mean(~trusted)),
-            unit="share of items with k-hat > 0.7",
-            threshold=SHARE,
-            advice="Of those items q(z | x) is too narrow or misplaced somewhere, their evidence cannot be trusted. "
-            "Train longer, widen the encoder, or take a richer guide.",
-            details={
-                "median": float(np.median(k_hat)),
-                "draws": log_weights.shape[1],
-                # Below this k-hat so few draws suffice (Vehtari et al. 2024, equation 9).
-                "k_hat_for_so_many_draws": min(1 - 1 / np.log10(log_weights.shape[1]), K_HAT),
-            },
-        ),
-        Check(
-            name="evidence above the ELBO",
-            asks="How much of log p(x) does q(z | x) give away, the clusters summed out?",
-            value=float(gap.mean()) / num_dims,
-            unit="nats per item and latent dimension",
-            threshold=GAP,
-            advice="The ranks of the true z tell in which facet, and how: train longer, or take a richer guide.",
-            details={
-                "evidence": float(evidence.mean()),
-                "evidence_standard_error": float(evidence.std(ddof=1) / np.sqrt(len(evidence))),
-                "elbo": float(elbo.mean()),
-                "given_away_by_the_rule": float(log_weights.mean() - elbo.mean()),  # q(c | x) in place of p(c | z)
-                "gap": float(gap.mean()),
-                "gap_standard_error": float(gap.std(ddof=1) / np.sqrt(len(gap))),
-            },
-        ),
+        _check_tail(data.log_weights.T, labels, None),
+        _check_gap(data.log_weights.T, num_dims, None, means),
     ]
     for j, facet in enumerate(data.facets):
         if facet.log_weights is not None:
-            alone = pareto_k(facet.log_weights.T)
+            checks += [
+                _check_tail(facet.log_weights.T, [], j),
+                _check_gap(facet.log_weights.T, facet.z.shape[-1], j, {}),
+            ]
+        trusted = ~data.untrusted
+        if trusted.sum() >= _FEWEST and len(facet.weights) > 1:
+            products = facet.discrepancy[trusted]
             checks.append(
                 Check(
-                    name="k-hat of q(z_j|x)",
-                    asks="Does this facet's q(z_j | x) cover p(z_j | x, the other facets at their means)?",
-                    value=float(np.mean(~(alone <= K_HAT))),
-                    unit="share of items with k-hat > 0.7",
-                    threshold=SHARE,
-                    advice="Of those items this facet's q(z_j | x) is too narrow or misplaced: give it a richer "
-                    "posterior or a wider encoder. Where all facets are good and k-hat of the guide is not, the facets "
-                    "depend on each other a posteriori, or small faults of many dimensions add up.",
+                    question=DISCREPANCY,
+                    value=float(max(products.mean(), 0.0) ** 0.5),
+                    p_value=positive_mean_p_value(products),
+                    advice="q(c | x) is not what the model implies for single items: read `weighted_assignment` in "
+                    "posterior.nc where probabilities matter.",
                     facet=j,
-                    details={"median": float(np.median(alone)), "items": len(alone)},
+                    details={"items": int(trusted.sum())},
                 )
             )
-    for j, facet in enumerate(data.facets) if trusted.sum() >= _FEWEST else ():
-        here, there = facet.probs[trusted], facet.weighted_probs[trusted]
-        checks.append(
-            Check(
-                name="q(c|x) against p(c|x)",
-                asks="Are the assignments those that the model itself implies for these items?",
-                value=float(np.abs(here - there).sum(-1).mean() / 2),
-                unit="total variation",
-                threshold=DISTANCE,
-                advice="Read single assignments of this facet with care; another assignment rule may come closer.",
-                facet=j,
-                details={"items": int(trusted.sum())},
+        if facet.rule_loss.any():
+            checks.append(
+                Check(
+                    question=RULE,
+                    value=float(facet.rule_loss.mean()),
+                    p_value=positive_mean_p_value(facet.rule_loss),
+                    advice="Another assignment rule gives a higher ELBO; the analytic rule gives the highest.",
+                    facet=j,
+                )
             )
-        )
     return checks
 
 
+def _check_tail(log_weights: Array, labels: Sequence[NDArray[np.int64]], facet: int | None) -> Check:
+    """k-hat of weights (N, S): of all items, or of the members of the cluster where it is worst."""
+    from scipy.stats import binom
+
+    flagged, by_chance = is_untrusted(log_weights), false_flag_rate(log_weights.shape[1])
+
+    def judge(members: NDArray[np.bool_]) -> tuple[float, float]:
+        num, found = int(members.sum()), int(flagged[members].sum())
+        p_value = float(binom.sf(found - 1, num, max(by_chance, 1e-3)))
+        return max(0.0, (found / num - by_chance) / (1 - by_chance)), p_value
+
+    value, p_value = judge(np.ones(len(flagged), bool))
+    by_cluster = {(j, int(k)): judge(members) for j, label in enumerate(labels) for k, (members,) in groups_of(label)}
+    worst = min(by_cluster, key=lambda key: by_cluster[key][1], default=None)
+    where = "these items"
+    p_cluster = bonferroni(p for _, p in by_cluster.values())
+    if worst is not None and p_cluster < p_value:
+        value, where = by_cluster[worst][0], f"the items of cluster {worst[1]} of facet {worst[0]}"
+    return Check(
+        question=TAIL,
+        value=value,
+        p_value=bonferroni([p_value, p_cluster]),
+        advice=f"q(z | x) is too narrow or misplaced for {where}; their evidence cannot be trusted. Train longer, or "
+        "give the guide a richer posterior.",
+        facet=facet,
+        details={
+            "median_k_hat": float(np.median(pareto_k(log_weights))),
+            "draws": log_weights.shape[1],
+            "items": len(flagged),
+            "flagged": float(flagged.mean()),
+            "flagged_by_chance": by_chance,
+            "worst_cluster": None if worst is None else {"facet": worst[0], "cluster": worst[1]},
+        },
+    )
+
+
+def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: dict[str, float]) -> Check:
+    gap = log_mean(log_weights) - log_weights.mean(-1)
+    return Check(
+        question=GAP,
+        value=max(float(gap.mean()), 0.0) / num_dims,
+        p_value=positive_mean_p_value(gap),
+        advice="The shift, width and correlation of q(z|x) say how it is off. Train longer, or give the guide a richer "
+        "posterior.",
+        facet=facet,
+        details=details | {"nats": float(gap.mean()), "standard_error": float(gap.std(ddof=1) / len(gap) ** 0.5)},
+    )
+
+
 def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """k-hat of every item, what q(z | x) gives away of its evidence, and k-hat of single facets."""
-    log_weights = data.log_weights.T
+    """k-hat of every item, what q(z | x) loses of its evidence, and k-hat of single facets."""
     alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
     figure, panels = make_panels(2 if alone else 1, max(2, len(alone)))
-    _plot_k_hat(panels[0, 0], pareto_k(log_weights), "k-hat of q(z|x)")
-    axes = panels[0, 1]
-    gap = data.evidence - log_weights.mean(-1)
-    draw_histogram(axes, gap, (min(gap.min(), 0.0), max(np.quantile(gap, 0.995), 0.1)), colour=COLOURS[0])
-    describe(axes, "evidence minus ELBO", f"mean {gap.mean():z.2f}", "nats, one per item")
+    _plot_k_hat(panels[0, 0], data.log_weights.T, "all facets together")
+    gap = log_mean(data.log_weights.T) - data.log_weights.mean(0)
+    span = (min(float(gap.min()), 0.0), max(float(np.quantile(gap, 0.995)), 0.1))
+    draw_histogram(panels[0, 1], gap, span, colour=COLOURS[0])
+    describe(panels[0, 1], "evidence minus ELBO", f"mean {gap.mean():z.2f}", "nats, one per item")
     for (j, weights), axes in zip(alone, panels[-1], strict=False):
-        _plot_k_hat(axes, pareto_k(weights.T), f"facet {j} alone: k-hat of q(z_{j}|x)")
+        _plot_k_hat(axes, weights.T, f"facet {j}, other facets held")
     return finish(figure, panels)
 
 
-def _plot_k_hat(axes: "Axes", k_hat: NDArray[Any], title: str) -> None:
+def _plot_k_hat(axes: "Axes", log_weights: Array, title: str) -> None:
+    k_hat = pareto_k(log_weights)
     finite = k_hat[np.isfinite(k_hat)]
-    draw_histogram(
-        axes, finite, (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0))), colour=COLOURS[0]
-    )
+    span = (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0)))
+    draw_histogram(axes, finite, span, colour=COLOURS[0])
     axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
     axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
-    describe(axes, title, f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded)", "k-hat, one per item")
+    describe(
+        axes,
+        title,
+        f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded), {is_untrusted(log_weights).mean():.1%} untrusted",
+        "k-hat, one per item",
+    )

@@ -1,100 +1,228 @@
-"""Does the model draw items like those it was shown? Posterior predictive checks on statistics of items."""
+"""Are the items what the model draws, and what it was trained on? Distributions of statistics and of the evidence."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.check import Check, Threshold
-from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
-from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.checks.check import Check, Question, Threshold
+from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram, finish, make_panels
+from pyro_mfcvae.draws.check_data import Array, CheckData
+from pyro_mfcvae.draws.p_values import beyond_p_value, bonferroni, groups_of, paired_distance, two_sample
 from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THRESHOLD = Threshold(
-    warn=0.1,
-    bad=0.5,
-    source="ours: a tenth and a half of the statistic's standard deviation over items; chance by a Bayesian p-value "
-    "within 0.05 … 0.95 (Gelman, Meng and Stern 1996)",
+_DISTANCES = Threshold(warn=0.1, bad=0.3, source="a normal shifted by 1/4 and 3/4 of its standard deviation")
+_PLACES = "of all items, or of the cluster where it is least explained by chance"
+REPLICATED = Question(
+    name="replicated statistic",
+    asks="Do items that the model draws from the data's own z have the statistic of the data?",
+    statistic="largest distance between the distribution functions of the statistic of the items and of one "
+    "replication of each, at 19 quantiles; " + _PLACES + " (clusters by the drawn z)",
+    exact="An item and its replication are independent draws from p(x | z), so they are exchangeable: sign tests, "
+    "Bonferroni over quantiles and clusters.",
+    blind="What no statistic measures; a z that no data have: see the aggregate posterior.",
+    unit="distance of distributions",
+    threshold=_DISTANCES,
 )
-_FEWEST = 20  # members for a p-value of a cluster
+TYPICAL = Question(
+    name="evidence of the data",
+    asks="Are the data as probable as what the model draws?",
+    statistic="largest distance between the distribution functions of log p(x), importance-weighted with 16 draws, of "
+    "the items and of the simulated items; " + _PLACES,
+    exact="Items and simulated items have the same distribution, whatever the guide: the two-sample "
+    "Kolmogorov-Smirnov test, Bonferroni over clusters.",
+    blind="Which pixels are wrong: see the replicated statistics.",
+    unit="distance of distributions",
+    threshold=_DISTANCES,
+)
+HELD_OUT = Question(
+    name="held-out half of an item",
+    asks="Does half of an item foretell the other half as well as it does for the model's own items?",
+    statistic=TYPICAL.statistic.replace("log p(x)", "log p(x_B | x_A) per element, for random halves A and B"),
+    exact=TYPICAL.exact,
+    blind=TYPICAL.blind,
+    unit="distance of distributions",
+    threshold=_DISTANCES,
+)
+
+OVERFITTING = Question(
+    name="overfitting",
+    asks="Is the evidence of held-out items lower than that of training items?",
+    statistic="mean log p(x) of training items minus that of these items, over its standard deviation over items",
+    exact="The mean difference is 0; Welch's t, one-sided.",
+    blind="Items that are held out but of another kind: see outliers.",
+    unit="standard deviations over items",
+    threshold=Threshold(warn=0.1, bad=0.5, source="ours"),
+)
+OUTLIERS = Question(
+    name="outliers",
+    asks="How many items have an evidence that training items hardly ever have?",
+    statistic="fraction of items whose log p(x) is below the lowest 1 % or above the highest 1 % of training items "
+    "(at least one item at either end), minus the fraction that is expected",
+    exact="The number of items beyond an end is beta-binomial; Bonferroni over the two ends.",
+    blind="Items of another kind whose evidence is usual (Nalisnick et al. 2019).",
+    unit="fraction of items",
+    threshold=Threshold(warn=0.03, bad=0.15, source="ours"),
+)
 
 
-def bayesian_p_value(observed: NDArray[Any], replicated: NDArray[Any]) -> float:
-    """P(mean of a replicated data set ≥ mean of the observed one), ties counted half.
+def check_predictions(data: CheckData) -> list[Check]:
+    """One check per statistic, of the evidence, and of held-out halves; distances of every cluster are details."""
+    checks = []
+    for name, observed in data.observed.items():
+        replicated = data.replicated[name][0]
+        found = {"all items": paired_distance(observed, replicated)}
+        for j, facet in enumerate(data.facets):
+            for k, (members,) in groups_of(facet.drawn_clusters):
+                place = f"cluster {k} of facet {j}"
+                found[place] = paired_distance(observed[members], replicated[members])
+        shift = float(data.replicated[name].mean() - observed.mean())
+        checks.append(
+            _judge(
+                replace(REPLICATED, name=f"replicated {name}"),
+                found,
+                f"Replications have {'more' if shift > 0 else 'less'} {name} than the data, or another spread of it: "
+                "the likelihood draws what the data do not have.",
+                {"statistic": name, "shift": shift, "p_value": _bayesian_p_value(observed, data.replicated[name])},
+            )
+        )
+    advice = "The model draws items with {} evidence than the data have: its noise, or its prior, is not the data's."
+    for question, here, there in (
+        (TYPICAL, data.bound, data.simulated_bound),
+        (HELD_OUT, data.held_out, data.simulated_held_out),
+    ):
+        found = {"all items": two_sample(here, there)}
+        for j, facet in enumerate(data.facets):
+            for k, (members, simulated) in groups_of(facet.clusters, facet.prior_clusters):
+                found[f"cluster {k} of facet {j}"] = two_sample(here[members], there[simulated])
+        more = "less" if here.mean() > there.mean() else "more"
+        means = {"data": float(here.mean()), "simulated": float(there.mean())}
+        checks.append(_judge(question, found, advice.format(more), means))
+    return checks
 
-    Args:
-        observed: a statistic of every item, (N,).
-        replicated: the same of its replications, (S, N).
-    """
+
+def _bayesian_p_value(observed: Array, replicated: Array) -> float:
+    """P(mean of a replicated data set ≥ mean of the observed one), ties counted half (Gelman, Meng and Stern 1996)."""
     there, here = replicated.mean(-1), observed.mean()
     return float(np.mean(there > here) + np.mean(there == here) / 2)
 
 
-def check_predictions(data: CheckData) -> list[Check]:
-    """One check per statistic, with p-values and shifts of every cluster of every facet among the details."""
-    checks = []
-    for name in data.observed:
-        observed, replicated = data.observed[name].astype(float), data.replicated[name].astype(float)
-        spread = float(observed.std()) or float(replicated.std()) or 1.0
-        shift = float(replicated.mean() - observed.mean()) / spread
-        p_value = bayesian_p_value(observed, replicated)
-        by_cluster = []
-        for j, facet in enumerate(data.facets):
-            for k, size in zip(*np.unique(facet.clusters, return_counts=True), strict=True):
-                if size >= _FEWEST:
-                    members = facet.clusters == k
-                    here, there = observed[members], replicated[:, members]
-                    by_cluster.append(
-                        {"facet": j, "cluster": int(k), "items": int(size), "p_value": bayesian_p_value(here, there)}
-                        | {"shift": float(there.mean() - here.mean()) / spread}
-                    )
-        checks.append(
-            Check(
-                name=f"replicated {name}",
-                asks=f"Do replicated items have the {name} of the data?",
-                value=abs(shift),
-                unit="standard deviations off",
-                threshold=THRESHOLD,
-                is_noise=0.05 <= p_value <= 0.95,
-                advice=f"Replications have {'more' if shift > 0 else 'less'} of it. Change the likelihood: learn its "
-                "scale, or take one for grey values. If single clusters are off, add dimensions.",
-                details={"p_value": p_value, "shift": shift, "clusters": by_cluster},
-            )
-        )
-    return checks
+def _judge(question: Question, found: dict[str, tuple[float, float]], advice: str, details: dict[str, Any]) -> Check:
+    """The distance overall or in the worst cluster, whichever chance explains less."""
+    value, p_all = found.pop("all items")
+    p_clusters = bonferroni(p for _, p in found.values())
+    where = "all items"
+    if found and p_clusters < p_all:
+        where = min(found, key=lambda place: found[place][1])
+        value = found[where][0]
+    return Check(
+        question=question,
+        value=value,
+        p_value=bonferroni([p_all, p_clusters] if found else [p_all]),
+        advice=f"{advice} Worst: {where}.",
+        details=details | {"where": where, "clusters": {place: distance for place, (distance, _) in found.items()}},
+    )
+
+
+def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """Two-sided p-value of every item's evidence among the reference's, (N,): small for outliers either way.
+
+    High evidence is no sign of belonging: plain images often have more of it than the data (Nalisnick et al. 2019).
+    Ties count half.
+    """
+    ordered = np.sort(reference)
+    below = (np.searchsorted(ordered, evidence, "left") + np.searchsorted(ordered, evidence, "right")) / 2
+    rank = (below + 0.5) / (len(reference) + 1)
+    return 2 * np.minimum(rank, 1 - rank)
+
+
+def check_overfitting(data: CheckData) -> list[Check]:
+    """Overfitting and outliers, where training items were given."""
+    if data.reference_evidence is None:
+        return []
+    evidence, reference = data.evidence, data.reference_evidence
+    return [_check_gap(evidence, reference), _check_outliers(evidence, reference)]
+
+
+def _check_gap(evidence: Array, reference: Array) -> Check:
+    from scipy.stats import ttest_ind
+
+    gap = float(reference.mean() - evidence.mean())
+    return Check(
+        question=OVERFITTING,
+        value=max(gap, 0.0) / max(float(reference.std(ddof=1)), 1e-12),
+        p_value=float(ttest_ind(reference, evidence, equal_var=False, alternative="greater").pvalue),
+        advice="Take more data, a smaller network, or fewer epochs.",
+        details={"gap": gap},
+    )
+
+
+def _check_outliers(evidence: Array, reference: Array) -> Check:
+    ordered = np.sort(reference)
+    num_extreme = max(1, round(0.01 * len(ordered)))
+    beyond = [int(np.sum(evidence < ordered[num_extreme - 1])), int(np.sum(evidence > ordered[-num_extreme]))]
+    p_values = [beyond_p_value(num, len(evidence), num_extreme, len(ordered)) for num in beyond]
+    expected = 2 * num_extreme / (len(ordered) + 1)
+    order = np.argsort(typicality(evidence, reference), kind="stable")
+    return Check(
+        question=OUTLIERS,
+        value=max(sum(beyond) / len(evidence) - expected, 0.0),
+        p_value=min(1.0, 2 * min(p_values)),
+        advice="Look at the outlying items: their clusters mean nothing if they are of another kind.",
+        details={"outlying_items": order[:20].tolist(), "below": beyond[0], "above": beyond[1]},
+    )
 
 
 def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Every statistic of data and replications; below, how far off every cluster is."""
-    facets = range(len(data.facets))
-    figure, panels = make_panels(2, max(len(checks), len(facets)))
+    """Every statistic of data and replications, and the evidence; below, the distances of every cluster."""
+    figure, panels = make_panels(2, max(len(checks), len(data.facets)))
     for axes, check in zip(panels[0], checks, strict=False):
-        name = check.name.removeprefix("replicated ")
-        here, there = (data.observed[name], data.replicated[name].ravel())
-        low, high = np.quantile(np.concatenate([np.quantile(a, [0.002, 0.998]) for a in (here, there)]), [0, 1])
-        for array, label, colour in ((here, "data", INK), (there, "replications", COLOURS[0])):
-            draw_histogram(axes, array, (low, high), label=label, colour=colour)
-        describe(axes, name, f"p = {check.details['p_value']:.2f}", "value per item")
-        axes.legend(frameon=False, fontsize=TEXT_SIZE)
-    for j, axes in zip(facets, panels[1], strict=False):
+        if "statistic" in check.details:
+            name = check.details["statistic"]
+            sets = (data.observed[name], "data", INK), (data.replicated[name].ravel(), "replications", COLOURS[0])
+            across = "value per item"
+        else:
+            is_bound = check.question is TYPICAL
+            name = "evidence" if is_bound else "held-out half"
+            here, there = (data.bound, data.simulated_bound) if is_bound else (data.held_out, data.simulated_held_out)
+            sets = (here, "data", INK), (there, "simulated items", COLOURS[1])
+            across = "log p(x), nats per item" if is_bound else "nats per element"
+        ends = np.concatenate([np.quantile(array, [0.002, 0.998]) for array, *_ in sets])
+        for array, label, colour in sets:
+            draw_histogram(axes, array, (float(ends.min()), float(ends.max())), label=label, colour=colour)
+        describe(axes, name, f"distance {check.value:.2f}, {check.details['where']}", across)
+        axes.margins(y=0.3)
+        axes.legend(frameon=False, fontsize=TEXT_SIZE, loc="upper right")
+    for j, axes in zip(range(len(data.facets)), panels[1], strict=False):
         for index, check in enumerate(checks):
-            rows = [row for row in check.details["clusters"] if row["facet"] == j]
-            axes.plot(
-                [row["cluster"] for row in rows],
-                [row["shift"] for row in rows],
-                "o",
-                markersize=4,
-                color=COLOURS[index % len(COLOURS)],
-                label=check.name.removeprefix("replicated "),
-            )
-        axes.axhline(0, color=FAINT, linewidth=1)
-        axes.set_yscale("symlog", linthresh=1.0)
-        axes.margins(y=0.1)
-        describe(axes, f"facet {j}, by cluster", "standard deviations off", "cluster")
+            rows = [(place, d) for place, d in check.details["clusters"].items() if place.endswith(f"facet {j}")]
+            clusters, distances = [int(place.split()[1]) for place, _ in rows], [d for _, d in rows]
+            label = check.details.get("statistic", check.name)
+            axes.plot(clusters, distances, "o", markersize=4, color=COLOURS[index % len(COLOURS)], label=label)
+        axes.axhline(_DISTANCES.warn, color=FAINT, linewidth=1, linestyle=":")
+        axes.set_ylim(0, 1)
+        describe(axes, f"facet {j}, by cluster", "", "cluster")
+        axes.set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
     lines = panels[1, 0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster
     figure.legend(*lines, loc="outside lower center", ncols=min(len(checks), 6), frameon=False, fontsize=TEXT_SIZE)
+    return finish(figure, panels)
+
+
+def plot_overfitting(data: CheckData, checks: Sequence[Check]) -> "Figure":
+    """log p(x) of the items and of training items."""
+    figure, panels = make_panels(1, 1, width=2 * PANEL_SIZE)
+    sets = [(data.evidence, "these items", COLOURS[0])]
+    if data.reference_evidence is not None:
+        sets.append((data.reference_evidence, "training items", INK))
+    span = (min(float(array.min()) for array, *_ in sets), max(float(array.max()) for array, *_ in sets))
+    for array, label, colour in sets:
+        draw_histogram(panels[0, 0], array, span, label=label, colour=colour)
+    panels[0, 0].margins(y=0.3)
+    panels[0, 0].legend(frameon=False, fontsize=TEXT_SIZE)
+    describe(panels[0, 0], "evidence of these items and of training items", "", "log p(x), nats, one per item")
     return finish(figure, panels)

@@ -1,142 +1,196 @@
-"""Would one find the same clusters again? Redundant facets, twin clusters, halves of the data, other seeds."""
+"""Would one find the same clusters again? Redundant facets, refits to resampled items, other seeds."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.checks.check import Check, Threshold
-from pyro_mfcvae.checks.figures import draw_matrix, finish, make_panels
-from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.checks.check import Check, Question, Threshold
+from pyro_mfcvae.checks.figures import describe, draw_matrix, finish, make_panels
+from pyro_mfcvae.draws.check_data import Array, CheckData, FacetData
+from pyro_mfcvae.draws.p_values import bonferroni, two_sided
 from pyro_mfcvae.metrics import ari, redundancy
+from pyro_mfcvae.plots import COLOURS, FAINT, TEXT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REDUNDANCY = Threshold(warn=0.1, bad=0.3, source="ours")
-TWINS = Threshold(
-    warn=0.0, bad=0.5, source="ours: twins overlap by half or more; share of clusters in use that have one"
+REDUNDANCY = Question(
+    name="redundancy of facets",
+    asks="Do two facets divide the items in the same way?",
+    statistic="largest adjusted mutual information of the assignments of two facets",
+    exact="Facets are independent: 49 permutations of one facet's assignments, continued by a Pearson type III "
+    "distribution; Bonferroni over pairs.",
+    blind="Two facets that depend on each other within clusters.",
+    unit="AMI",
+    threshold=Threshold(warn=0.1, bad=0.3, source="ours"),
 )
-AGREEMENT = Threshold(warn=0.2, bad=0.5, source="ours: 1 - ARI")
-_TWIN_OVERLAP = 0.5
-_MOST_ITEMS = 2000  # for mixtures fitted to halves
+REFITS = Question(
+    name="refits to resampled items",
+    asks="Do the model's own groups survive if the items are drawn again?",
+    statistic="1 - mean ARI between the groups of the items and those after 5 steps of EM, from the model's own "
+    "clusters, on resampled items (bootstrap)",
+    exact="Refits to items that the model draws are as stable: a normal test of the difference, with the spread that "
+    "the refits have.",
+    blind="Solutions that EM does not reach from here: see other seeds.",
+    unit="1 - ARI",
+    threshold=Threshold(warn=0.2, bad=0.5, source="ours"),
+)
+SEEDS = Question(
+    name="other seeds",
+    asks="Do runs with other seeds find the same clusters?",
+    statistic="1 - mean ARI of the facet with its match in the other runs of the sweep",
+    exact="None is known: the threshold alone decides.",
+    blind="What all seeds get wrong alike.",
+    unit="1 - ARI",
+    threshold=REFITS.threshold,
+)
+_NUM_REFITS = 6
+_NUM_STEPS = 5
+_NUM_PERMUTATIONS = 49
+_MOST_ITEMS = 2000  # for refits
 
 
-def twins(overlap: NDArray[Any], use: NDArray[Any]) -> list[tuple[int, int, float]]:
-    """Pairs of clusters in use that overlap by half or more, the closest first: suggestions to merge.
+def refit(z: Array, probs: Array, groups: NDArray[np.int64], generator: np.random.Generator) -> float:
+    """ARI of the groups before and after EM on a bootstrap sample of the items.
+
+    EM starts from the responsibilities ``probs``, so it is the model's own clusters that are refitted, as Gaussians
+    with full covariances.
 
     Args:
-        overlap: R, (K, K), as `posterior_draws.overlap` finds it.
-        use: share of the items in each cluster, (K,); below a tenth of 1/K a cluster is not in use.
+        z: one draw of every item, (N, D).
+        probs: q(c | x), (N, K).
+        groups: the group of every cluster, (K,).
+        generator: of the bootstrap.
     """
-    mutual = overlap + overlap.T
-    used = np.flatnonzero(use >= 0.1 / len(use))
-    pairs = [(int(a), int(b), float(mutual[a, b])) for a in used for b in used if a < b]
-    return sorted((pair for pair in pairs if pair[2] >= _TWIN_OVERLAP), key=lambda pair: -pair[2])
+    counts = generator.multinomial(len(z), np.full(len(z), 1 / len(z))).astype(float)
+    ridge = 1e-3 * z.var(0).mean() + 1e-12
+    responsibilities = probs
+    for _ in range(_NUM_STEPS):
+        responsibilities = _step(z, responsibilities, counts, ridge)
+    return ari(groups[probs.argmax(-1)], groups[responsibilities.argmax(-1)])
 
 
-def split_half_agreement(z: NDArray[Any], num_clusters: int, *, seed: int = 0) -> float:
-    """ARI over all items of two mixtures of full Gaussians, each fitted to one half of ``z`` (N, D) from k-means.
-
-    What a mixture finds in one half it should find in the other (prediction strength, Tibshirani and Walther 2005).
-    """
-    from sklearn.mixture import GaussianMixture
-
-    order = np.random.default_rng(seed).permutation(len(z))[:_MOST_ITEMS]
-    mixtures = (
-        GaussianMixture(num_clusters, reg_covar=1e-3 * float(z.var(0).mean()) + 1e-9, random_state=seed).fit(z[half])
-        for half in (order[::2], order[1::2])
-    )
-    return ari(*(mixture.predict(z) for mixture in mixtures))
+def _step(z: Array, responsibilities: Array, counts: Array, ridge: float) -> Array:
+    """One step of EM with weighted items: new responsibilities (N, K)."""
+    dim = z.shape[1]
+    weighted = responsibilities * counts[:, None]
+    mass = weighted.sum(0) + 1e-9
+    loc = weighted.T @ z / mass[:, None]
+    outer = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
+    second = (weighted.T @ outer / mass[:, None]).reshape(-1, dim, dim)
+    # A cluster with few items borrows the pooled covariance, with the weight of D + 1 of them.
+    covariance = second - loc[:, :, None] * loc[:, None, :]
+    pooled = np.einsum("k,kde->de", mass, covariance) / mass.sum()
+    covariance = (mass[:, None, None] * covariance + (dim + 1) * pooled) / (mass + dim + 1)[:, None, None]
+    factor = np.linalg.cholesky(covariance + ridge * np.eye(dim))
+    inverse = np.linalg.inv(factor)
+    scaled = np.einsum("kde,ne->nkd", inverse, z) - np.einsum("kde,ke->kd", inverse, loc)
+    log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(-1)
+    log_joint = np.log(mass) - log_det - 0.5 * (scaled**2).sum(-1)
+    log_joint -= log_joint.max(-1, keepdims=True)
+    joint = np.exp(log_joint)
+    updated: Array = joint / joint.sum(-1, keepdims=True)
+    return updated
 
 
 def check_stability(data: CheckData) -> list[Check]:
-    """Redundancy over all facets; per facet twins, split halves that have an item per cluster in use, and other seeds
-    where a sweep was given.
-    """
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-
-    table = redundancy(np.stack([facet.clusters for facet in data.facets], -1))
-    checks = []
-    if len(data.facets) > 1:
-        checks.append(
-            Check(
-                name="redundancy of facets",
-                asks="Do two facets sort by the same thing?",
-                value=float((table - np.eye(len(data.facets))).max()),
-                unit="largest AMI of two facets",
-                threshold=REDUNDANCY,
-                advice="Set networks.head_init_scale=0, or train the deeper facet for longer before the shallower one "
-                "joins.",
-                details={"ami": table.tolist()},
-            )
-        )
+    """Redundancy over all facets; per facet refits, and other seeds where a sweep was given."""
+    checks = [_check_redundancy(data)] if len(data.facets) > 1 else []
     for j, facet in enumerate(data.facets):
-        use = facet.use
-        in_use = int(np.sum(use >= 0.1 / len(use)))
-        if in_use < 2:
-            continue
-        pairs = twins(facet.overlap, use)
-        with_twin = {k for a, b, _ in pairs for k in (a, b)}
-        checks.append(
-            Check(
-                name="twin clusters",
-                asks="Are there clusters that are one cluster in truth?",
-                value=len(with_twin) / in_use,
-                unit="share of clusters with a twin",
-                threshold=TWINS,
-                advice="Read twins as one cluster: "
-                + "; ".join(f"{a} and {b} ({overlap:.0%})" for a, b, overlap in pairs[:5])
-                + ". Offer fewer clusters if there are many.",
-                facet=j,
-                details={"pairs": pairs, "in_use": in_use},
-            )
-        )
-        z = facet.z.mean(0).astype(float)
-        if min(len(z), _MOST_ITEMS) // 2 >= in_use:  # a mixture needs an item per component
-            with warnings.catch_warnings():  # one that is still moving is a fit like another here
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                agreement = split_half_agreement(z, in_use)
-            checks.append(
-                Check(
-                    name="halves of the data",
-                    asks="Do two halves of these items have the same clusters?",
-                    value=1 - agreement,
-                    unit="1 - ARI",
-                    threshold=AGREEMENT,
-                    advice="Which of several partitions is found is luck: offer fewer clusters, and trust what "
-                    "different numbers of clusters have in common.",
-                    facet=j,
-                    details={"ari": agreement, "num_clusters": in_use},
-                )
-            )
+        if facet.num_groups > 1:
+            checks.append(_check_refits(facet, j))
         if data.seed_agreement is not None:
-            across = float(data.seed_agreement[j])
+            agreement = float(data.seed_agreement[j])
             checks.append(
                 Check(
-                    name="other seeds",
-                    asks="Do runs with other seeds find the same clusters?",
-                    value=1 - across,
-                    unit="1 - ARI",
-                    threshold=AGREEMENT,
-                    advice="See docs/stability.md; clusters beyond the number of values there are will differ anyway.",
+                    question=SEEDS,
+                    value=1 - agreement,
+                    p_value=0.0,
+                    advice="Which of several partitions is found is chance: trust what the seeds have in common.",
                     facet=j,
-                    details={"ari": across},
+                    details={"ari": agreement},
                 )
             )
     return checks
 
 
+def _check_redundancy(data: CheckData) -> Check:
+    from pyro_mfcvae.draws.p_values import skewed_p_value
+
+    clusters = np.stack([facet.clusters for facet in data.facets], -1)
+    table = redundancy(clusters) - np.eye(len(data.facets))
+    generator = np.random.default_rng(0)
+    p_values = []
+    for i, j in zip(*np.triu_indices(len(data.facets), 1), strict=True):
+        information = [_mutual_information(clusters[:, i], clusters[:, j])]
+        information += [
+            _mutual_information(clusters[:, i], generator.permutation(clusters[:, j])) for _ in range(_NUM_PERMUTATIONS)
+        ]
+        p_values.append(skewed_p_value(information[0], np.array(information[1:])))
+    return Check(
+        question=REDUNDANCY,
+        value=float(table.max()),
+        p_value=bonferroni(p_values),
+        advice="Two facets learned the same: start the shallower one later, or from nothing.",
+        details={"ami": (table + np.eye(len(data.facets))).tolist()},
+    )
+
+
+def _mutual_information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    width = int(b.max()) + 1
+    counts = np.bincount(a * width + b, minlength=(int(a.max()) + 1) * width).reshape(-1, width) / len(a)
+    expected = counts.sum(1, keepdims=True) * counts.sum(0)
+    some = counts > 0
+    return float((counts[some] * np.log(counts[some] / expected[some])).sum())
+
+
+def _check_refits(facet: FacetData, j: int) -> Check:
+    generator = np.random.default_rng(j)
+    num = min(len(facet.probs), len(facet.prior_z), _MOST_ITEMS)
+    here, there = [], []
+    for _ in range(_NUM_REFITS):
+        some = generator.permutation(len(facet.probs))[:num]
+        here.append(refit(facet.z[0][some], facet.probs[some], facet.groups, generator))
+        some = generator.permutation(len(facet.prior_z))[:num]
+        there.append(refit(facet.prior_z[some], facet.prior_probs[some], facet.groups, generator))
+    spread = max(float(np.std([*(here - np.mean(here)), *(there - np.mean(there))])), 0.01)
+    # The data are one sample of many: their mean has the spread of a refit once more.
+    z = (np.mean(there) - np.mean(here)) / (spread * (2 + 2 / _NUM_REFITS) ** 0.5)
+    return Check(
+        question=REFITS,
+        value=float(1 - np.mean(here)),
+        p_value=float(two_sided(max(z, 0.0))),
+        advice="The groups of this facet depend on which items were drawn: take fewer clusters.",
+        facet=j,
+        details={"ari": here, "ari_of_simulated_items": there},
+    )
+
+
 def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Adjusted mutual information of the facets, and how far any two clusters overlap."""
-    facets = range(len(data.facets))
-    figure, panels = make_panels(1, len(facets) + 1)
-    if len(facets) > 1:
-        draw_matrix(panels[0, -1], np.array(checks[0].details["ami"]), "AMI of two facets", "facet", "facet")
-    for j in facets:
-        overlap = data.facets[j].overlap
-        draw_matrix(panels[0, j], overlap + overlap.T, f"facet {j}: overlap of clusters", "cluster", "cluster")
+    """ARI of refits, to data and to simulated items, and the mutual information of facets."""
+    refits = [check for check in checks if check.question is REFITS]
+    redundant = [check for check in checks if check.question is REDUNDANCY]
+    figure, panels = make_panels(1, max(1, bool(refits) + len(redundant)))
+    if refits:
+        axes = panels[0, 0]
+        for check in refits:
+            for offset, name, colour, marker in (
+                (-0.1, "ari", COLOURS[0], "o"),
+                (0.1, "ari_of_simulated_items", FAINT, "^"),
+            ):
+                found = check.details[name]
+                label = {"ari": "data", "ari_of_simulated_items": "simulated items"}[name]
+                places = np.full(len(found), (check.facet or 0) + offset)
+                first = check is refits[0]
+                axes.plot(places, found, marker, color=colour, markersize=5, alpha=0.7, label=label if first else None)
+        axes.set_ylim(-0.05, 1.3)
+        axes.set_xlim(-0.5, len(data.facets) - 0.5)
+        axes.set_xticks(range(len(data.facets)), [f"facet {j}" for j in range(len(data.facets))])
+        axes.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper center")
+        describe(axes, "refits to resampled items", "", "")
+        axes.set_ylabel("ARI with the model's groups", fontsize=TEXT_SIZE)
+    for check in redundant:
+        draw_matrix(panels[0, -1], np.array(check.details["ami"]), "AMI of two facets", "facet", "facet")
     return finish(figure, panels)

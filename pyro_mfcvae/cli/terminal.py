@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyro_mfcvae.checks.check import Check
     from pyro_mfcvae.checks.comparison import Comparison
+    from pyro_mfcvae.checks.criticism import Criticism
     from pyro_mfcvae.runs.evaluation import Evaluation
     from pyro_mfcvae.runs.sweep import Sweep
 
@@ -100,32 +100,42 @@ def print_sweep(result: "Sweep") -> None:
     console.print(rows)
 
 
-def print_checks(checks: Sequence["Check"]) -> None:
-    """The table of verdicts; below a number that is not good, what to do."""
-    rows = table("verdict", "check", "facet", "number", "of what")
-    for check in checks:
+def print_criticism(criticism: "Criticism") -> None:
+    """The table of verdicts; what to do where one is not good; then the sentences and the settings to change next."""
+    rows = table("verdict", "facet", "check", "effect", "warn, bad", "p")
+    for check in criticism.checks:
         verdict = f"[{_COLOURS[check.verdict]}]{check.verdict}[/]"
-        facet = "" if check.facet is None else str(check.facet)
-        rows.add_row(verdict, check.name, facet, f"{check.value:.3f}", check.unit)
+        facet = "all" if check.facet is None else str(check.facet)
+        threshold = check.question.threshold
+        limits = f"{threshold.warn:g}, {threshold.bad:g}"
+        rows.add_row(verdict, facet, check.name, f"{check.value:.3f}", limits, f"{check.table_p_value:.1g}")
     console.print()
     console.print(rows)
     for verdict in ("bad", "warn"):
-        told: dict[str, list[str]] = {}
-        for check in checks:
+        places: dict[str, list[str]] = {}
+        for check in criticism.checks:
             if check.verdict == verdict:
                 where = check.name if check.facet is None else f"{check.name}, facet {check.facet}"
-                told.setdefault(check.advice, []).append(where)
-        for advice, places in told.items():
-            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(places)}", highlight=False)
+                places.setdefault(check.advice, []).append(where)
+        for advice, names in places.items():
+            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(names)}", highlight=False)
             console.print(f"  {advice}", highlight=False, markup=False)
+    console.print()
+    for sentence in criticism.sentences:
+        console.print(sentence, highlight=False, markup=False, style="bold")
+    if criticism.suggestions:
+        console.print("\nMost useful to change next:")
+        for suggestion in criticism.suggestions:
+            console.print(f"  --set {suggestion.setting}", highlight=False, markup=False)
+            console.print(f"    {suggestion.reason}", highlight=False, markup=False)
 
 
 def print_comparison(rows: Sequence["Comparison"]) -> None:
     """The runs, from the highest evidence to the lowest."""
-    shown = table("rank", "run", "evidence per item", "below the best", "k-hat > 0.7")
+    shown = table("rank", "run", "evidence ± items ± draws", "below the best", "untrusted")
     for row in rows:
-        below = f"{row.difference:.3f} ± {row.difference_standard_error:.3f}" if row.rank else ""
-        evidence = f"{row.evidence:.3f} ± {row.standard_error:.3f}"
+        below = f"{row.difference:.3f} ± {row.difference_standard_error:.3f}" if row.rank > 1 else ""
+        evidence = f"{row.evidence:.3f} ± {row.standard_error:.3f} ± {row.monte_carlo_error:.3f}"
         shown.add_row(str(row.rank), Text(printable(row.name)), evidence, below, f"{row.unreliable:.1%}")
     console.print()
     console.print(shown)

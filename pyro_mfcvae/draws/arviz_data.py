@@ -6,7 +6,7 @@ Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]
 Only drawing needs torch: what was saved is read, checked and shown without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module  # imported by name, ArviZ counts as untyped, which 0.23 in part is
 from inspect import signature
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.atomic_io import write_atomically
+from pyro_mfcvae.draws.psis import MIN_DRAWS, pareto_k
 from pyro_mfcvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,40 +27,41 @@ if TYPE_CHECKING:
     from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
 
-# Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
-_EQUAL_WEIGHTS = 1e-3
-_FACET_ITEMS = 250  # the first, of which single facets are weighed: that takes a decoding per facet and draw
-MIN_DRAWS = 30  # with fewer, one ArviZ or the other finds too few weights in the tail
+_FACET_ITEMS = 250  # chosen at random, for which single facets are weighed: that takes a decoding per facet and draw
 
 
 def to_inference_data(
     pair: "MFCVAE",
     x: "Tensor",
     *,
-    labels: "Mapping[str, Tensor] | None" = None,
+    labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     reference: "Tensor | None" = None,
     num_samples: int = 64,
     num_simulated: int = 2000,
     statistics: "Mapping[str, Statistic] | None" = None,
+    groups: "Sequence[NDArray[np.int64]] | None" = None,
     pixels: bool = True,
 ) -> Any:
     """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
 
     ======================  ==========================================================================================
     posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
-                            parameters of the priors, such as probs_j (chain, draw, probs_j_dim_0), from q(theta)
+                            parameters of the priors, such as probs_j (chain, draw, cluster_j), from q(theta)
     posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
-    log_likelihood          x (chain, 1 draw, item): log p(x), importance-weighted over all draws; the networks' weights
-                            are one point, so this is the pointwise log likelihood; x_reference for the ``reference``
-    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); elbo (item); assignment_j and
-                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
-                            of two facets or more log_weight_j (chain, draw, weighed_item), of the first 250 items:
-                            log p(x, z_j | z_-j = means) - log q(z_j | x), see `draw_facet_log_weights`
+    log_likelihood          x (chain, draw, item): log p(x) by Pareto-smoothed weights of all draws. z is summed out and
+                            the networks' weights are one point, so it is the same at every draw, and ``arviz.loo``
+                            finds the evidence itself
+    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); of two facets or more
+                            log_weight_j (chain, draw, weighed_item), for 250 of the items: log p(x, z_j | z_-j =
+                            means) - log q(z_j | x), see `draw_facet_log_weights`
     prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
-    sample_stats_prior      what the guide says of prior_predictive: assignment_j (…, cluster_j), rank_j (…, z_j_dim),
-                            log_evidence (of the first eighth); of the prior: weight_j, overlap_j
+    sample_stats_prior      what the guide infers for prior_predictive: assignment_j (…, cluster_j), rank_j and
+                            residual_j (…, z_j_dim), density_rank_j, joint_rank, bound, held_out, see `simulate`
     observed_data           x, and its statistics (item)
-    constant_data           the labels (item)
+    constant_data           numbers without draws. For items: elbo; bound and held_out; assignment_j and
+                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
+                            kl_j, loss_without_j, discrepancy_j, rule_loss_j; label_NAME. For clusters: weight_j,
+                            group_j. reference_evidence (reference_item)
     ======================  ==========================================================================================
 
     Of every item memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
@@ -67,11 +69,12 @@ def to_inference_data(
     Args:
         pair: put in evaluation mode.
         x: bytes, or floats as the model takes them.
-        labels: (N,) integers by name.
+        labels: (N,) integers by name, as tensors or arrays. In names, "/" becomes "_", since NetCDF reserves it.
         reference: items of the training data, (M, *event_shape), to compare the evidence with.
         num_samples: S ≥ 30, draws per item.
-        num_simulated: items drawn from the model.
+        num_simulated: P, items drawn from the model.
         statistics: by name, on top of those of `statistics_for`.
+        groups: the group of every cluster, (K_j,) per facet; those of ``pair.groups`` for these items where None.
         pixels: keep replicated items, which take S times the memory of ``x``.
 
     Returns:
@@ -80,40 +83,66 @@ def to_inference_data(
     Raises:
         InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
     """
+    from torch import randperm
+
     from pyro_mfcvae.draws.items import (
         draw_facet_log_weights,
         draw_items,
         draw_log_weights,
-        draw_theta,
-        evidence_of,
-        simulate,
+        smoothed_evidence,
     )
+    from pyro_mfcvae.draws.simulation import describe_priors, simulate
     from pyro_mfcvae.draws.statistics import check_statistics, statistics_for
+    from pyro_mfcvae.draws.theta import draw_theta
 
     if num_samples < MIN_DRAWS:
         raise InputError(
-            f"num_samples must be ≥ {MIN_DRAWS}, the fewest that k-hat can be found from, got {num_samples}"
+            f"expected num_samples ≥ {MIN_DRAWS}, the fewest draws that k-hat can be estimated from, got "
+            f"{num_samples}: take more"
         )
-    for name, values in (labels or {}).items():
-        if len(values) != len(x):
-            raise InputError(f"expected a {name!r} label for each of {len(x)} items, got {len(values)}")
+    named_labels = _name_labels(labels or {}, len(x))
     check_statistics(statistics or {}, pair.model.event_shape)
     pair.eval()
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
-    groups = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    arrays = draw_items(pair, x, num_samples=num_samples, statistics=chosen, pixels=pixels)
+    known = arrays["constant_data"]
     if pair.num_facets > 1:
-        alone = draw_facet_log_weights(pair, x[:_FACET_ITEMS], num_samples=num_samples)
-        groups["sample_stats"] |= alone["sample_stats"]
-    groups["posterior"] |= draw_theta(pair, num_samples=num_samples)
-    groups |= simulate(
-        pair, num=num_simulated, num_weighed=num_simulated // 8, num_samples=num_samples, statistics=chosen
-    )
+        some = x[randperm(len(x))[:_FACET_ITEMS]]
+        arrays["sample_stats"] |= draw_facet_log_weights(pair, some, num_samples=num_samples)["sample_stats"]
+    arrays["posterior"] |= draw_theta(pair, num_samples=num_samples)
+    arrays |= simulate(pair, x, num=num_simulated, statistics=chosen)
+    if groups is None:
+        groups = _build_groups(pair, [known[f"assignment_{j}"][1] for j in range(pair.num_facets)])
+    known |= describe_priors(pair, groups)
     if reference is not None:
-        evidence = evidence_of(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
-        groups["log_likelihood"]["x_reference"] = (("chain", "draw", "reference_item"), evidence[None, None])
-    if labels:
-        groups["constant_data"] = {name: (("item",), values.cpu().numpy()) for name, values in labels.items()}
-    return to_arviz(groups)
+        evidence = smoothed_evidence(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
+        known["reference_evidence"] = (("reference_item",), evidence)
+    known |= named_labels
+    return to_arviz(arrays)
+
+
+def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[NDArray[np.int64]]":
+    """As ``pair.groups`` of the items finds them, whose q(c_j | x), (N, K_j) each, are at hand."""
+    from torch import from_numpy
+
+    from pyro_mfcvae.groups import build_groups
+
+    shares = [np.bincount(p.argmax(-1), minlength=p.shape[-1]) / len(p) for p in probs] if len(probs[0]) else None
+    trees = build_groups(pair.priors, weights=None if shares is None else [from_numpy(share) for share in shares])
+    return [tree.labels() for tree in trees]
+
+
+def _name_labels(labels: "Mapping[str, Tensor | NDArray[Any]]", num_items: int) -> dict[str, Any]:
+    """Labels as ``label_NAME``, which is the name of no dimension and of no number of ours."""
+    named: dict[str, Any] = {}
+    for name, values in labels.items():
+        if len(values) != num_items:
+            raise InputError(
+                f"expected a {name!r} label for each of {num_items} items, got {len(values)}: pass one for each"
+            )
+        array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+        named[f"label_{name.replace('/', '_')}"] = (("item",), array)
+    return named
 
 
 def to_arviz(groups: "Groups") -> Any:
@@ -170,7 +199,7 @@ def to_elpd(data: Any) -> Any:
     import xarray
 
     arviz = import_module("arviz")
-    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x")
+    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x")[0]
     num_items, num_samples = log_weights.shape
     good_k = min(1 - 1 / np.log10(num_samples), 0.7)  # Vehtari et al. 2024, section 3.2.4
     k_hat = pareto_k(log_weights)
@@ -222,27 +251,4 @@ def num_facets(data: Any) -> int:
 
 def assigned_clusters(data: Any) -> NDArray[np.int64]:
     """The most probable cluster of every item in every facet, (N, J)."""
-    return np.stack([values(data, "sample_stats", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)
-
-
-def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Pareto k-hat of the importance weights (…, S), (…): below 0.7 they can be trusted (Vehtari et al. 2024).
-
-    Where the largest weights are all equal there is no tail to fit: importance sampling is exact there, and k-hat is 0.
-    Where a weight is not finite it is infinite.
-    """
-    num_samples = log_weights.shape[-1]
-    weights = np.asarray(log_weights, dtype=np.float64).reshape(-1, num_samples)
-    tail_share = min(0.2, 3 / num_samples**0.5)  # that the fit looks at
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(weights).all(-1))
-    k_hat = np.where(finite, 0.0, np.inf)
-    fitted = finite.copy()
-    fitted[finite] = np.ptp(np.quantile(weights[finite], [1 - tail_share, 1.0], axis=-1), axis=0) >= _EQUAL_WEIGHTS
-    if fitted.any():
-        arviz = import_module("arviz")
-        with np.errstate(all="ignore"):  # the fit of a tail that is bounded overflows on its way
-            if _takes_nested_groups(arviz):
-                k_hat[fitted] = import_module("arviz_stats.base").array_stats.psislw(-weights[fitted])[1]
-            else:
-                k_hat[fitted] = arviz.psislw(weights[fitted])[1]
-    return k_hat.reshape(log_weights.shape[:-1])
+    return np.stack([values(data, "constant_data", f"assignment_{j}").argmax(-1) for j in range(num_facets(data))], -1)

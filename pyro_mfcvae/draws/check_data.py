@@ -3,7 +3,7 @@
 N items, S draws of q(z, c | x) for each, P items simulated from the model; facet j has K clusters and D dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.draws.arviz_data import num_facets, values
+from pyro_mfcvae.draws.psis import is_untrusted
+from pyro_mfcvae.errors import InputError
 
 Array = NDArray[np.float64]
+
+_FEWEST = 20  # items, and simulated items, below which no check has any power
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,26 +28,40 @@ class FacetData:
         z: draws of q(z | x), (S, N, D).
         probs: q(c | x), (N, K).
         weighted_probs: p(c | x) by importance weights, (N, K).
+        discrepancy: sum_c (q(c | x) - p(c | x))², by two independent halves of the draws, (N,).
+        rule_loss: nats of the ELBO that the assignment rule loses against the best q(c | x), (N,).
+        drawn_clusters: the most probable cluster given the first draw of z, (N,).
+        kl: E_q[log q(z | x) - log p(z)], (N,).
+        loss_without: log p(x | z) minus the same with z_j drawn from the prior, (N,).
         log_weights: of this facet's draws beside the other facets' means, (S, M) for M of the items; None where the
             model has one facet.
+        weights: pi, (K,).
+        groups: the group of every cluster, (K,).
         prior_z: z of the simulated items, (P, D).
         prior_c: their clusters, (P,).
         prior_probs: q(c | x) of the simulated items, (P, K).
-        ranks: share of draws of q(z | x) that lie below the true z, (P, D).
-        weights: pi, (K,).
-        overlap: misclassification probabilities, (K, K).
+        ranks: of the true z among draws of q(z | x), (P, D), uniform on (0, 1) where q(z | x) is exact.
+        residuals: the true z minus the mean of q(z | x), whitened by its covariance, (P, D).
+        density_ranks: of log q(z | x) at the true z, (P,).
     """
 
     z: Array
     probs: Array
     weighted_probs: Array
+    discrepancy: Array
+    rule_loss: Array
+    drawn_clusters: NDArray[np.int64]
+    kl: Array
+    loss_without: Array
     log_weights: Array | None
+    weights: Array
+    groups: NDArray[np.int64]
     prior_z: Array
     prior_c: NDArray[np.int64]
     prior_probs: Array
     ranks: Array
-    weights: Array
-    overlap: Array
+    residuals: Array
+    density_ranks: Array
 
     @cached_property
     def clusters(self) -> NDArray[np.int64]:
@@ -51,9 +69,24 @@ class FacetData:
         return self.probs.argmax(-1)
 
     @cached_property
+    def prior_clusters(self) -> NDArray[np.int64]:
+        """The most probable cluster of every simulated item, (P,)."""
+        return self.prior_probs.argmax(-1)
+
+    @cached_property
     def use(self) -> Array:
-        """Share of the items in every cluster, mean of q(c | x): (K,)."""
+        """Mean of q(c | x) over the items: (K,)."""
         return self.probs.mean(0)
+
+    @cached_property
+    def num_in_use(self) -> int:
+        """Clusters with a share of the items of at least a tenth of 1/K."""
+        return int(np.sum(self.use >= 0.1 / len(self.use)))
+
+    @cached_property
+    def num_groups(self) -> int:
+        """Groups that items are assigned to."""
+        return len(np.unique(self.groups[self.clusters]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +98,12 @@ class CheckData:
         log_weights: log p(x, z) - log q(z | x), (S, N).
         evidence: importance-weighted log p(x), (N,).
         elbo: per item, (N,).
-        reference_evidence: of training items, (M,); None where none were given.
-        simulated_evidence: of the simulated items that were weighed, (W,).
+        bound: importance-weighted log p(x) by 16 draws, as for the simulated items, (N,).
+        held_out: log p(half of an item | the other half), nats per element, (N,).
+        reference_evidence: log p(x) of training items, (M,); None where none were given.
+        simulated_bound: `bound` of the simulated items, (P,).
+        simulated_held_out: `held_out` of the simulated items, (P,).
+        joint_ranks: of log p(x, z) at the true z among draws of q(z | x), (P,).
         observed: statistic → its value for every item, (N,).
         replicated: statistic → its value for every replication, (S, N).
         seed_agreement: ARI of every facet with its match in runs with other seeds, (J,); None where there are none.
@@ -76,47 +113,83 @@ class CheckData:
     log_weights: Array
     evidence: Array
     elbo: Array
+    bound: Array
+    held_out: Array
     reference_evidence: Array | None
-    simulated_evidence: Array
+    simulated_bound: Array
+    simulated_held_out: Array
+    joint_ranks: Array
     observed: Mapping[str, Array]
     replicated: Mapping[str, Array]
     seed_agreement: Array | None
+
+    @cached_property
+    def untrusted(self) -> NDArray[np.bool_]:
+        """Items whose importance weights cannot be trusted, (N,): see `psis.is_untrusted`."""
+        return is_untrusted(self.log_weights.T)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.evidence)
 
     @classmethod
     def from_arviz(cls, data: Any) -> "CheckData":
         """Read what `to_inference_data` made, from memory or from NetCDF."""
 
         def read(group: str, name: str) -> Array:
-            return values(data, group, name)
+            array = values(data, group, name)
+            return array.astype(float) if array.dtype.kind == "f" else array
 
         def read_optional(group: str, name: str) -> Array | None:
             return read(group, name) if name in data[group] else None
 
-        facets = tuple(
-            FacetData(
-                z=read("posterior", f"z_{j}"),
-                probs=read("sample_stats", f"assignment_{j}"),
-                weighted_probs=read("sample_stats", f"weighted_assignment_{j}"),
-                log_weights=read_optional("sample_stats", f"log_weight_{j}"),
-                prior_z=read("prior", f"z_{j}"),
-                prior_c=read("prior", f"c_{j}").astype(np.int64),
-                prior_probs=read("sample_stats_prior", f"assignment_{j}"),
-                ranks=read("sample_stats_prior", f"rank_{j}"),
-                weights=read("sample_stats_prior", f"weight_{j}"),
-                overlap=read("sample_stats_prior", f"overlap_{j}"),
-            )
-            for j in range(num_facets(data))
-        )
-        simulated = read("sample_stats_prior", "log_evidence")
         statistics = sorted(set(map(str, data["observed_data"].data_vars)) - {"x"})
         return cls(
-            facets=facets,
+            facets=tuple(_read_facet(read, read_optional, j) for j in range(num_facets(data))),
             log_weights=read("sample_stats", "log_weight"),
-            evidence=read("log_likelihood", "x"),
-            elbo=read("sample_stats", "elbo"),
-            reference_evidence=read_optional("log_likelihood", "x_reference"),
-            simulated_evidence=simulated[np.isfinite(simulated)],
+            evidence=read("log_likelihood", "x")[0],
+            elbo=read("constant_data", "elbo"),
+            bound=read("constant_data", "bound"),
+            held_out=read("constant_data", "held_out"),
+            reference_evidence=read_optional("constant_data", "reference_evidence"),
+            simulated_bound=read("sample_stats_prior", "bound"),
+            simulated_held_out=read("sample_stats_prior", "held_out"),
+            joint_ranks=read("sample_stats_prior", "joint_rank"),
             observed={name: read("observed_data", name) for name in statistics},
             replicated={name: read("posterior_predictive", name) for name in statistics},
-            seed_agreement=read_optional("sample_stats", "seed_agreement"),
-        )
+            seed_agreement=read_optional("constant_data", "seed_agreement"),
+        ).check_size()
+
+    def check_size(self) -> "CheckData":
+        """Itself; refused where there are too few items for any check."""
+        for count, name in ((self.num_items, "items"), (len(self.joint_ranks), "simulated items")):
+            if count < _FEWEST:
+                raise InputError(f"expected {_FEWEST} or more {name} to check, got {count}: draw more")
+        return self
+
+
+_OF_ITEMS = {"probs": "assignment", "weighted_probs": "weighted_assignment", "drawn_clusters": "drawn_cluster"}
+_OF_CLUSTERS = {"weights": "weight", "groups": "group"}
+_SAME_NAMES = {name: name for name in ("discrepancy", "rule_loss", "kl", "loss_without")}
+_OF_SIMULATED = {
+    "prior_probs": "assignment",
+    "ranks": "rank",
+    "residuals": "residual",
+    "density_ranks": "density_rank",
+}
+
+
+def _read_facet(
+    read: Callable[[str, str], Array], read_optional: Callable[[str, str], Array | None], j: int
+) -> FacetData:
+    known = _OF_ITEMS | _OF_CLUSTERS | _SAME_NAMES
+    arrays: dict[str, Any] = {field: read("constant_data", f"{name}_{j}") for field, name in known.items()}
+    arrays |= {field: read("sample_stats_prior", f"{name}_{j}") for field, name in _OF_SIMULATED.items()}
+    return FacetData(
+        z=read("posterior", f"z_{j}"),
+        log_weights=read_optional("sample_stats", f"log_weight_{j}"),
+        prior_z=read("prior", f"z_{j}"),
+        prior_c=read("prior", f"c_{j}").astype(np.int64),
+        **arrays,
+    )

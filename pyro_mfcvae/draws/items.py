@@ -1,34 +1,37 @@
 """What the checks look at, drawn batch by batch: named arrays in ArviZ's groups.
 
-With `draw_items` a pair is asked about data, with `simulate` about items that it draws itself, whose c and z are known.
+`draw_items` asks a pair about data; `simulation.simulate` asks it about items that it draws itself.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
-from pyro import poutine
 from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float, check_complete
+from pyro_mfcvae.draws.psis import log_mean, smooth
 from pyro_mfcvae.draws.statistics import Statistic
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.importance import weigh
+from pyro_mfcvae.infer.importance import WeightedDraws, weigh
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.models.mixtures import Mixture
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 """Group → variable → its dims and its array."""
 
-_Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
+Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
+"""The same for a batch, as tensors."""
 
 MAX_BYTES = 2 * 2**30  # of draws in memory
 _ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded: 682 colour images of 32 × 32 pixels
-_COMPONENT_DRAWS = 256  # of every cluster, for its overlap with the others
-_RANK_DRAWS = 199  # of q(z | x) for every simulated item: ranks 0 … 199
+BOUND_DRAWS = 16
+"""Draws of the bound by which data and simulated items are compared: as many for both, so that its bias is the same."""
+_REPLACED_DRAWS = 4  # of z_j from the prior, for what an item loses without facet j
 
 
 @torch.no_grad()
@@ -56,116 +59,136 @@ def draw_items(
         )
     priors, dims = pair.priors, event_dims(pair)
 
-    def draw(images: Tensor) -> _Part:
+    def draw(images: Tensor) -> Part:
         draws = pair.weigh(images, num_samples=num_samples)
         filled, observed = pair.model.split_missing(images)
         replicated = draws.observation.sample()
         if observed is not None:
             replicated = replicated * observed
-        elbo = draws.log_likelihood
-        drawn = ("draw", "item")
-        part: _Part = {
+        bound, half = compare_halves(draws, filled, observed)
+        drawn, item = ("draw", "item"), ("item",)
+        evidence = smoothed_evidence(draws.log_weights)
+        known: dict[str, tuple[tuple[str, ...], Tensor]] = {"bound": (item, bound), "held_out": (item, half)}
+        part: Part = {
             "posterior": {},
             "posterior_predictive": {name: (drawn, f(replicated)) for name, f in statistics.items()},
-            "log_likelihood": {"x": (drawn, evidence_of(draws.log_weights)[None])},
+            "log_likelihood": {"x": (drawn, evidence.expand(num_samples, -1))},
             "sample_stats": {"log_weight": (drawn, draws.log_weights)},
-            "observed_data": {name: (("item",), f(filled)) for name, f in statistics.items()},
+            "constant_data": known,
+            "observed_data": {name: (item, f(filled)) for name, f in statistics.items()},
         }
         part["observed_data"]["x"] = (("item", *dims), images)
         if pixels:
             part["posterior_predictive"]["x"] = ((*drawn, *dims), replicated)
-        weights = draws.log_weights.softmax(0)
-        for j, (posterior, z, probs) in enumerate(zip(draws.posteriors, draws.zs, pair.assign(images), strict=True)):
-            prior, clusters = priors[j], ("item", f"cluster_{j}")
-            log_joint = prior.log_weights() + prior.log_prob(z)
-            log_q_c = pair.guide.assignment(j, prior, posterior, z).expand_as(log_joint)
-            elbo = elbo + (log_q_c.exp() * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z)
-            c = dist.Categorical(logits=log_q_c).sample()
-            weighted = torch.einsum("sn,snk->nk", weights, log_joint.softmax(-1))
+        elbo = draws.log_likelihood
+        for j in range(pair.num_facets):
+            facet = _ask_facet(pair, priors[j], draws, j)
+            elbo = elbo + facet.kl_term
             part["posterior"] |= {
-                f"c_{j}": (drawn, c.to(torch.int16)),
-                f"z_{j}": ((*drawn, f"z_{j}_dim"), z),
+                f"c_{j}": (drawn, facet.c.to(torch.int16)),
+                f"z_{j}": ((*drawn, f"z_{j}_dim"), draws.zs[j]),
             }
-            part["sample_stats"] |= {
-                f"assignment_{j}": (clusters, probs),
-                f"weighted_assignment_{j}": (clusters, weighted),
+            known |= {
+                f"assignment_{j}": (("item", f"cluster_{j}"), facet.probs),
+                f"weighted_assignment_{j}": (("item", f"cluster_{j}"), facet.weighted_probs),
+                f"discrepancy_{j}": (item, facet.discrepancy),
+                f"rule_loss_{j}": (item, facet.rule_loss),
+                f"drawn_cluster_{j}": (item, facet.drawn_cluster),
+                f"kl_{j}": (item, -draws.log_ratios[..., j].mean(0)),
+                f"loss_without_{j}": (item, _loss_without(pair, priors[j], draws, j, images)),
             }
-        part["sample_stats"]["elbo"] = (("item",), elbo.mean(0))
+        known["elbo"] = (item, elbo.mean(0))
         return part
 
-    return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="item", size=len(x))
+    return gather((draw(images) for images in batches(pair, x, num_samples)), along="item", size=len(x))
 
 
-@torch.no_grad()
-def simulate(
-    pair: MFCVAE, *, num: int, num_weighed: int, num_samples: int, statistics: Mapping[str, Statistic]
-) -> Groups:
-    """P items drawn from the model, and what the guide says of them; an item is a draw of the prior.
+class _Facet(NamedTuple):
+    """What the draws of a batch say about one facet; see `draw_items` for the names."""
 
-    ``rank_j`` is the share of draws of q(z_j | x) that lie below the true z_j, coordinate by coordinate, with a uniform
-    draw within the step: uniform on (0, 1) where q(z | x) is exact (Cook, Gelman and Rubin 2006; Yao et al. 2018).
+    c: Tensor
+    probs: Tensor
+    weighted_probs: Tensor
+    discrepancy: Tensor
+    rule_loss: Tensor
+    drawn_cluster: Tensor
+    kl_term: Tensor
 
-    Args:
-        pair: in evaluation mode.
-        num: P.
-        num_weighed: of how many of them, the first, the evidence is found; it is NaN for the others.
-        num_samples: S, for the evidence.
-        statistics: of the drawn items.
+
+def _ask_facet(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int) -> _Facet:
+    posterior, z = draws.posteriors[j], draws.zs[j]
+    log_joint = prior.log_weights() + prior.log_prob(z)
+    log_q_c = pair.guide.assignment(j, prior, posterior, z).expand_as(log_joint)
+    probs = marginal_assignment(pair, j, prior, posterior, z)
+    weights, posterior_c = draws.log_weights.softmax(0), log_joint.softmax(-1)
+    # Two halves of the draws have independent errors, so the product of their deviations has the mean of the square.
+    first, second = (
+        torch.einsum("sn,snk->nk", draws.log_weights[part].softmax(0), posterior_c[part])
+        for part in (slice(0, None, 2), slice(1, None, 2))
+    )
+    rule_loss = z.new_zeros(z.shape[1])
+    if not pair.guide.assignment.is_optimum:
+        optimum = expected_log_joint(prior, posterior, log_joint).log_softmax(-1)
+        rule_loss = (probs * (probs.clamp_min(1e-30).log() - optimum)).sum(-1)
+    return _Facet(
+        c=dist.Categorical(logits=log_q_c).sample(),
+        probs=probs,
+        weighted_probs=torch.einsum("sn,snk->nk", weights, posterior_c),
+        discrepancy=((probs - first) * (probs - second)).sum(-1),
+        rule_loss=rule_loss,
+        drawn_cluster=log_joint[0].argmax(-1).to(torch.int16),
+        kl_term=(log_q_c.exp() * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z),
+    )
+
+
+def expected_log_joint(prior: Mixture, posterior: dist.TorchDistribution, log_joint: Tensor) -> Tensor:
+    """log pi_c + E_q(z|x)[log p(z | c)], (N, K): in closed form where there is one, else by the draws' (S, N, K)."""
+    try:
+        return prior.log_weights() + prior.expected_log_prob_under(posterior)
+    except InputError:
+        return log_joint.mean(0)
+
+
+def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
+    """The guide's q(c_j | x), (N, K): the rule itself, or its mean over draws z (S, N, D) where it looks at them."""
+    rule = pair.guide.assignment
+    if rule.needs_draw:
+        return rule(j, prior, posterior, z).exp().mean(0)
+    return rule(j, prior, posterior, posterior.mean).exp()
+
+
+def compare_halves(draws: WeightedDraws, filled: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The importance-weighted bound on log p(x) by the first 16 draws, and how well half of an item foretells the rest.
+
+        log p(x_B | x_A) = log sum_s w_s - log sum_s w_s^A,   w_s^A = p(x_A | z_s) p(z_s) / q(z_s | x)
+
+    in nats per element of B, for a random half A of the elements of each item: (N,) and (N,).
     """
-    priors, dims = pair.priors, event_dims(pair)
-
-    def draw(size: int) -> _Part:
-        cs, zs = zip(*(prior.sample(size) for prior in priors), strict=True)
-        x = pair.model.observation(zs).sample()
-        part: _Part = {
-            "prior": {},
-            "prior_predictive": {name: (("draw",), f(x)) for name, f in statistics.items()},
-            "sample_stats_prior": {},
-        }
-        part["prior_predictive"]["x"] = (("draw", *dims), x)
-        for j, (c, z, posterior, probs) in enumerate(zip(cs, zs, pair.encode(x), pair.assign(x), strict=True)):
-            below = (posterior.sample((_RANK_DRAWS,)) < z).sum(0)
-            rank = (below + torch.rand_like(z)) / (_RANK_DRAWS + 1)
-            z_dims, clusters = ("draw", f"z_{j}_dim"), ("draw", f"cluster_{j}")
-            part["prior"] |= {f"c_{j}": (("draw",), c.to(torch.int16)), f"z_{j}": (z_dims, z)}
-            part["sample_stats_prior"] |= {f"assignment_{j}": (clusters, probs), f"rank_{j}": (z_dims, rank)}
-        return part
-
-    with pyro.get_param_store().scope():
-        most = _items_at_a_time(pair)
-        groups = _gather((draw(min(most, num - start)) for start in range(0, num, most)), along="draw", size=num)
-    x = torch.from_numpy(groups["prior_predictive"]["x"][1][0, :num_weighed])
-    log_evidence = torch.full((1, num), torch.nan)
-    log_evidence[0, : len(x)] = evidence_of(draw_log_weights(pair, x, num_samples=num_samples))
-    known = groups["sample_stats_prior"]
-    known["log_evidence"] = (("chain", "draw"), log_evidence.numpy())
-    for j, prior in enumerate(priors):
-        names = (f"cluster_{j}", f"other_cluster_{j}")
-        known[f"weight_{j}"] = (names[:1], prior.log_weights().exp().cpu().numpy())
-        known[f"overlap_{j}"] = (names, overlap(pair, j).cpu().numpy())
-    return groups
+    num_dims = filled.ndim - 1
+    some = slice(None, BOUND_DRAWS)
+    log_ratio = draws.log_ratio[some]
+    half = torch.rand_like(filled) < 0.5
+    elements = draws.observation.base_dist.log_prob(filled)[some]
+    log_first = (elements * half).flatten(-num_dims).sum(-1) + log_ratio
+    log_both = draws.log_likelihood[some] + log_ratio
+    rest = ~half if observed is None else ~half & observed
+    num_rest = rest.flatten(1).sum(-1).clamp(min=1)
+    return evidence_of(log_both), (log_both.logsumexp(0) - log_first.logsumexp(0)) / num_rest
 
 
-@torch.no_grad()
-def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
-    """S draws of q(theta) at every global site, such as ``probs_0``; nothing where no parameter is random."""
-    guide = pair.guide.globals_guide
-    if guide is None:
-        return {}
-    with pyro.get_param_store().scope(), poutine.block():
-        draws = [guide() for _ in range(num_samples)]
-    drawn = {}
-    for name in pair.model.global_sites:
-        array = torch.stack([values[name] for values in draws]).cpu().numpy()[None]
-        drawn[name] = (("chain", "draw", *(f"{name}_dim_{i}" for i in range(array.ndim - 2))), array)
-    return drawn
+def _loss_without(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int, images: Tensor) -> Tensor:
+    """log p(x | z) minus the same with z_j drawn from the prior, mean over four draws: (N,)."""
+    num = min(_REPLACED_DRAWS, len(draws.log_likelihood))
+    zs = [z[:num] for z in draws.zs]
+    zs[j] = prior.sample(num * zs[j].shape[1])[1].reshape(zs[j].shape)
+    return (draws.log_likelihood[:num] - pair.model.log_likelihood(zs, images)).mean(0)
 
 
 @torch.no_grad()
 def draw_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Tensor:
     """log p(x, z) - log q(z | x) at S draws for every item of ``x`` (N, *event_shape), in batches: (S, N)."""
-    parts = [pair.weigh(images, num_samples=num_samples).log_weights.cpu() for images in _batches(pair, x, num_samples)]
-    return torch.cat(parts, 1) if parts else torch.empty(num_samples, 0)
+    parts = [pair.weigh(images, num_samples=num_samples).log_weights.cpu() for images in batches(pair, x, num_samples)]
+    return torch.cat(parts, 1)[:, : len(x)]
 
 
 @torch.no_grad()
@@ -185,10 +208,10 @@ def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Grou
 
     priors = pair.draw_priors()
 
-    def draw(images: Tensor) -> _Part:
+    def draw(images: Tensor) -> Part:
         posteriors = pair.encode(images)
         means = [posterior.mean.expand(num_samples, -1, -1) for posterior in posteriors]
-        part: _Part = {"sample_stats": {}}
+        part: Part = {"sample_stats": {}}
         for j, posterior in enumerate(posteriors):
             zs = [*means[:j], posterior.sample((num_samples,)), *means[j + 1 :]]
             draws = weigh(pair.model, priors, posteriors, zs, images)
@@ -196,27 +219,18 @@ def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Grou
             part["sample_stats"][f"log_weight_{j}"] = (("draw", "weighed_item"), log_weights)
         return part
 
-    return _gather((draw(images) for images in _batches(pair, x, num_samples)), along="weighed_item", size=len(x))
+    return gather((draw(images) for images in batches(pair, x, num_samples)), along="weighed_item", size=len(x))
+
+
+def smoothed_evidence(log_weights: Tensor) -> Tensor:
+    """log p(x), (N,), of log weights (S, N) whose largest are Pareto-smoothed, see `psis`."""
+    smoothed = smooth(log_weights.T.cpu().numpy())[0]
+    return torch.from_numpy(log_mean(smoothed)).to(log_weights)
 
 
 def evidence_of(log_weights: Tensor) -> Tensor:
     """Importance-weighted log p(x), (N,), of log weights (S, N)."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
-
-
-@torch.no_grad()
-def overlap(pair: MFCVAE, j: int) -> Tensor:
-    """R[c, c'] = E_p(z|c)[p(c') p(z|c') / (p(c) p(z|c) + p(c') p(z|c'))], (K_j, K_j), with ½ on the diagonal.
-
-    R[c, c'] + R[c', c] is 1 where two components are the same, whatever their weights, and 0 where they are apart.
-    """
-    prior = pair.priors[j]
-    rows = []
-    for c in range(prior.num_clusters):
-        z = prior.component(torch.full((_COMPONENT_DRAWS,), c, device=pair.model.alpha.device)).sample()
-        joint = prior.log_weights() + prior.log_prob(z)
-        rows.append((joint - joint[:, c : c + 1]).sigmoid().mean(0))
-    return torch.stack(rows)
 
 
 def event_dims(pair: MFCVAE) -> tuple[str, ...]:
@@ -225,21 +239,23 @@ def event_dims(pair: MFCVAE) -> tuple[str, ...]:
     return ("channel", "height", "width") if num == 3 else tuple(f"x_dim_{i}" for i in range(num))
 
 
-def _items_at_a_time(pair: MFCVAE) -> int:
+def items_at_a_time(pair: MFCVAE) -> int:
+    """How many items are decoded at once, so that memory stays bounded."""
     return max(min(_ELEMENTS_AT_A_TIME // math.prod(pair.model.event_shape), _ITEMS_AT_A_TIME), 1)
 
 
-def _batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
+def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     """The items as floats on the pair's device, so many at a time that memory stays bounded."""
     if not pair.model.missing:
         check_complete(x)
+    most = items_at_a_time(pair)
     with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
-        for images in x.split(max(_items_at_a_time(pair) // num_samples, 1)):
-            if len(images):
-                yield as_float(images).to(pair.model.alpha.device)
+        # Without items one blank item shows the shapes, and `gather` keeps none of it.
+        for images in (x if len(x) else x.new_zeros(1, *x.shape[1:])).split(max(most // num_samples, 1)):
+            yield as_float(images).to(pair.model.alpha.device)
 
 
-def _gather(parts: Iterable[_Part], *, along: str, size: int) -> Groups:
+def gather(parts: Iterable[Part], *, along: str, size: int) -> Groups:
     """All batches put together along a dim, on the CPU; what has draws gets a chain, of which there is one.
 
     The whole arrays are there from the first batch on, and batches are written into them. Kept one by one until the
@@ -258,8 +274,8 @@ def _gather(parts: Iterable[_Part], *, along: str, size: int) -> Groups:
                     shape = [size if dim == along else n for dim, n in zip(dims, tensor.shape, strict=True)]
                     whole = torch.empty(shape, dtype=tensor.dtype).numpy()
                     there[name] = ((*chain, *dims), whole[None] if chain else whole)
-                width = tensor.shape[axis]
+                width = min(tensor.shape[axis], size - start)
                 target = torch.from_numpy(there[name][1][0] if chain else there[name][1])
-                target.narrow(axis, start, width).copy_(tensor)
+                target.narrow(axis, start, width).copy_(tensor.narrow(axis, 0, width))
         start += width
     return groups

@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import arviz
@@ -17,29 +18,30 @@ from pyro_mfcvae.draws.arviz_data import (
     attach,
     load_inference_data,
     num_facets,
-    pareto_k,
     save_inference_data,
     to_arviz,
     to_elpd,
     to_inference_data,
     values,
 )
+from pyro_mfcvae.draws.psis import pareto_k
 
 DIMS = {
     "posterior": {"c_0": "chain draw item", "z_0": "chain draw item z_0_dim", "c_1": "chain draw item"},
     "posterior_predictive": {"mean": "chain draw item", "x": "chain draw item x_dim_0"},
-    "log_likelihood": {"x": "chain draw item", "x_reference": "chain draw reference_item"},
-    "sample_stats": {
-        "log_weight": "chain draw item",
-        "log_weight_1": "chain draw weighed_item",
-        "elbo": "item",
-        "assignment_0": "item cluster_0",
-    },
+    "log_likelihood": {"x": "chain draw item"},
+    "sample_stats": {"log_weight": "chain draw item", "log_weight_1": "chain draw weighed_item"},
     "prior": {"c_0": "chain draw", "z_1": "chain draw z_1_dim"},
     "prior_predictive": {"x": "chain draw x_dim_0", "contrast": "chain draw"},
-    "sample_stats_prior": {"rank_0": "chain draw z_0_dim", "weight_1": "cluster_1", "log_evidence": "chain draw"},
+    "sample_stats_prior": {"rank_0": "chain draw z_0_dim", "joint_rank": "chain draw", "bound": "chain draw"},
     "observed_data": {"x": "item x_dim_0", "mean": "item"},
-    "constant_data": {"side": "item"},
+    "constant_data": {
+        "label_side": "item",
+        "elbo": "item",
+        "assignment_0": "item cluster_0",
+        "weight_1": "cluster_1",
+        "reference_evidence": "reference_item",
+    },
 }
 
 
@@ -51,36 +53,38 @@ def test_groups_dims_and_coords_have_names() -> None:
     sizes = data["posterior"]["z_0"].sizes
     assert dict(sizes) == {"chain": 1, "draw": 64, "item": 200, "z_0_dim": 2}
     assert data["posterior"]["item"].values.tolist() == list(range(200))
-    assert data["log_likelihood"]["x"].sizes["draw"] == 1
     assert num_facets(data) == 2
-    np.testing.assert_array_equal(values(data, "constant_data", "side"), np.arange(200) % 2)
+    np.testing.assert_array_equal(values(data, "constant_data", "label_side"), np.arange(200) % 2)
 
 
 def test_the_most_probable_cluster_is_the_assigned_one() -> None:
     data = exact_mixture_data()
     assert assigned_clusters(data).shape == (200, 2)
-    np.testing.assert_array_equal(assigned_clusters(data)[:, 1], values(data, "sample_stats", "assignment_1").argmax(1))
+    np.testing.assert_array_equal(
+        assigned_clusters(data)[:, 1], values(data, "constant_data", "assignment_1").argmax(1)
+    )
 
 
 def test_netcdf_gives_back_every_bit(tmp_path: Path) -> None:
     data = to_inference_data(linear_pair(), draw(linear_pair(), 12), num_samples=30, num_simulated=40)
-    attach(data, "sample_stats", "seed_agreement", (("facet",), np.array([0.5, 1.0])))
+    attach(data, "constant_data", "seed_agreement", (("facet",), np.array([0.5, 1.0])))
     save_inference_data(data, tmp_path / "here" / "posterior.nc")
     again = load_inference_data(tmp_path / "here" / "posterior.nc")
-    for group in (*DIMS,)[:-1]:
+    for group in DIMS:
         assert set(again[group].data_vars) == set(data[group].data_vars)
         for name, array in data[group].data_vars.items():
             assert again[group][name].dims == array.dims
             assert again[group][name].dtype == array.dtype
             np.testing.assert_array_equal(again[group][name].values, array.values)
-    assert values(again, "sample_stats", "seed_agreement").tolist() == [0.5, 1.0]
+    assert values(again, "constant_data", "seed_agreement").tolist() == [0.5, 1.0]
 
 
 def test_evidence_is_exact_where_the_guide_is() -> None:
     pair = linear_pair()
     x = draw(pair, 30)
     data = to_inference_data(pair, x, num_samples=30, num_simulated=20)
-    np.testing.assert_allclose(values(data, "log_likelihood", "x"), exact_log_evidence(pair, x), atol=1e-10)
+    evidence = exact_log_evidence(pair, x).expand(30, -1)  # the same at every draw
+    np.testing.assert_allclose(values(data, "log_likelihood", "x"), evidence, atol=1e-10)
 
 
 def test_own_statistics_join_those_that_are_there() -> None:
@@ -113,7 +117,7 @@ def test_arviz_draws_our_k_hat_and_compares_our_evidence() -> None:
     rows = compare_evidence(weights)
     # Theirs are sums over 200 items, and 1.x rounds them to the digits that their errors leave.
     column = "elpd" if "elpd" in table else "elpd_loo"
-    assert float(table[column]["broken"]) == pytest.approx(200 * rows[1].evidence, rel=0.01)
+    assert float(table[column]["broken"]) == pytest.approx(200 * rows[1].evidence, rel=0.05)
     assert abs(float(table["elpd_diff"]["broken"])) == pytest.approx(200 * rows[1].difference, rel=0.1)
     assert float(table["dse"]["broken"]) == pytest.approx(200 * rows[1].difference_standard_error, rel=0.1)
 
@@ -129,31 +133,75 @@ def test_arvizs_own_checks_and_tables_take_our_groups() -> None:
         matplotlib.pyplot.close("all")
 
 
-def test_pareto_k_is_that_of_the_right_tail() -> None:
-    """N(0, 1) weighed by draws of N(0, s): the weights' tail index is 1 - s² for s < 1; for s ≥ 1 they are bounded."""
-    generator = np.random.default_rng(0)
-    for scale, expected in ((0.5, 0.75), (0.7, 0.51)):
-        z = scale * generator.standard_normal(40_000)
-        log_weights = -z * z / 2 + z * z / (2 * scale**2)
-        # 40,000 draws: a standard error below 0.03, and a logarithm in the tail that slows convergence.
-        assert pareto_k(log_weights[None])[0] == pytest.approx(expected, abs=0.1)
-    z = 2 * generator.standard_normal(40_000)
-    assert pareto_k(-z * z / 2 + z * z / 8) <= 0
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """ArviZ warns about itself, and draws."""
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        matplotlib.pyplot.close("all")
 
 
-def test_equal_weights_have_k_hat_0_and_are_not_changed() -> None:
-    log_weights = np.full((2, 50), -700.0)
-    log_weights[1] += np.random.default_rng(0).standard_normal(50)
-    before = log_weights.copy()
-    k_hat = pareto_k(log_weights)
-    assert k_hat[0] == 0 and k_hat[1] != 0
-    np.testing.assert_array_equal(log_weights, before)
+def test_loo_and_compare_of_arviz_find_the_evidence(quiet: None) -> None:
+    """log p(x) is the same at every draw, so leaving an item out of the draws changes nothing."""
+    good, broken = exact_mixture_data(), exact_mixture_data(shift=1.0)
+    found = arviz.loo(good)
+    elpd = found.elpd_loo if hasattr(found, "elpd_loo") else found.elpd
+    assert float(elpd) == pytest.approx(values(good, "log_likelihood", "x")[0].sum(), rel=1e-6)
+    assert list(arviz.compare({"broken": broken, "good": good}).index) == ["good", "broken"]
+
+
+@pytest.mark.skipif(not hasattr(arviz, "concat"), reason="ArviZ 1 has neither tables nor concat: xarray has them")
+@pytest.mark.parametrize("groups", [None, ["posterior"], ["sample_stats"], ["log_likelihood"], ["sample_stats_prior"]])
+def test_tables_of_arviz_take_every_group(groups: list[str] | None, quiet: None) -> None:
+    pair = linear_pair()
+    data = to_inference_data(pair, draw(pair, 6), num_samples=30, num_simulated=20, pixels=False)
+    table = data.to_dataframe(groups=groups)
+    assert len(table) == (20 if groups == ["sample_stats_prior"] else 30)
+
+
+@pytest.mark.skipif(not hasattr(arviz, "concat"), reason="ArviZ 1 has neither tables nor concat: xarray has them")
+@pytest.mark.parametrize("dim", ["chain", "draw"])
+def test_draws_are_put_together(dim: str) -> None:
+    pair = linear_pair()
+    x = draw(pair, 6)
+    parts = [to_inference_data(pair, x, num_samples=30, num_simulated=20, pixels=False) for _ in range(2)]
+    both = arviz.concat(*parts, dim=dim)
+    assert both["posterior"].sizes[dim] == 2 * parts[0]["posterior"].sizes[dim]
+
+
+def test_plots_of_arviz_take_our_groups(quiet: None) -> None:
+    data = exact_mixture_data()
+    if hasattr(arviz, "plot_ppc"):
+        arviz.plot_trace(data, var_names=["z_0"], coords={"item": [0]})
+        arviz.plot_ppc(data, var_names=["mean"], num_pp_samples=5)
+        arviz.plot_ppc(data, var_names=["mean"], group="prior", num_pp_samples=5)
+    else:
+        arviz.plot_trace(data, var_names=["z_0"], coords={"item": [0]})
+        arviz.plot_ppc_dist(data, var_names=["mean"])
+
+
+def test_labels_of_any_kind_and_name_are_kept(tmp_path: Path) -> None:
+    pair = linear_pair()
+    labels = {"item": np.arange(4), "a/b": torch.arange(4), "elbo": np.zeros(4, bool)}
+    data = to_inference_data(pair, draw(pair, 4), labels=labels, num_samples=30, num_simulated=20)
+    save_inference_data(data, tmp_path / "posterior.nc")
+    again = load_inference_data(tmp_path / "posterior.nc")
+    for name in ("item", "a_b"):
+        assert values(again, "constant_data", f"label_{name}").tolist() == [0, 1, 2, 3]
+    assert values(again, "constant_data", "elbo").any()
+
+
+def test_no_items_and_no_simulated_items_leave_empty_groups() -> None:
+    pair = linear_pair()
+    data = to_inference_data(pair, draw(pair, 3)[:0], num_samples=30, num_simulated=0)
+    assert data["posterior"]["z_0"].shape == (1, 30, 0, 2) and data["prior"]["z_0"].shape == (1, 0, 2)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
     pair = linear_pair()
     x = draw(pair, 5)
-    with pytest.raises(InputError, match=r"num_samples must be ≥ 30, the fewest that k-hat can be found from, got 29"):
+    with pytest.raises(InputError, match="expected num_samples ≥ 30, the fewest draws that k-hat can be"):
         to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
         to_inference_data(pair, x, labels={"side": torch.zeros(4)})

@@ -38,6 +38,15 @@ data = load_inference_data(Path("here.nc"))
 checks = criticise(data)
 Path("there.json").write_text(checks.to_json())
 checks.figures()
+arviz.loo(data)
+arviz.compare({"one": data, "same": data})
+arviz.plot_trace(data, var_names=["z_0"], coords={"item": [0]})
+if hasattr(arviz, "plot_ppc"):
+    arviz.plot_ppc(data, var_names=["mean"], num_pp_samples=5)
+    data.to_dataframe(groups=["sample_stats"])
+else:
+    arviz.plot_ppc_dist(data, var_names=["mean"])
+    data["sample_stats"].to_dataset().to_dataframe()
 elpd = to_elpd(data)
 arviz.plot_khat(elpd)
 arviz.plot_compare(arviz.compare({"one": elpd, "same": elpd}))
@@ -61,8 +70,7 @@ def other_python() -> str:
 
 @pytest.mark.slow
 def test_the_other_arviz_reads_our_file_and_comes_to_the_same_verdicts(tmp_path: Path) -> None:
-    # A fifth of the draws is the tail that is smoothed: of 64 it is 13 for 0.23 and 12 for 1.x, of 65 13 for both.
-    here = exact_mixture_data(shift=1.0, num_samples=65)
+    here = exact_mixture_data(shift=1.0)
     save_inference_data(here, tmp_path / "here.nc")
     subprocess.run([other_python(), "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -74,7 +82,9 @@ def test_the_other_arviz_reads_our_file_and_comes_to_the_same_verdicts(tmp_path:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == ("0" if "3.11" in OTHERS else "1")
-    ours, theirs = (json.loads(text) for text in (criticise(here).to_json(), (tmp_path / "there.json").read_text()))
+    ours, theirs = (
+        json.loads(text)["checks"] for text in (criticise(here).to_json(), (tmp_path / "there.json").read_text())
+    )
     for mine, other in zip(ours, theirs, strict=True):
         for key in ("name", "facet", "verdict"):
             assert mine[key] == other[key], mine["name"]

@@ -8,23 +8,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from known_models import draw as draw_known
+from known_models import make_pair as make_known_pair
 from linear_gaussian import NOISE, NUM_PIXELS, ExactEncoder, draw, linear_pair
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, InputError
-from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import override
-from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.draws.items import (
+    compare_halves,
     draw_facet_log_weights,
     draw_items,
     draw_log_weights,
-    draw_theta,
     evidence_of,
-    overlap,
-    simulate,
 )
+from pyro_mfcvae.draws.psis import log_mean, smooth
 from pyro_mfcvae.guides import SampleAssignment
 from pyro_mfcvae.models import MultiFacetModel
 from pyro_mfcvae.models.generative import MultiFacetModel as Model
@@ -44,10 +41,11 @@ def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: C
         joint = prior.log_weights() + prior.log_prob(z)
         log_weights = log_weights + joint.logsumexp(-1) - q.log_prob(z)
         elbo = elbo + (q_c * (joint - q_c.log())).sum(-1) - q.log_prob(z)
-    stats = groups["sample_stats"]
-    np.testing.assert_allclose(stats["log_weight"][1][0], log_weights.detach(), atol=1e-10)
+    stats = groups["constant_data"]
+    np.testing.assert_allclose(groups["sample_stats"]["log_weight"][1][0], log_weights.detach(), atol=1e-10)
     np.testing.assert_allclose(stats["elbo"][1], elbo.mean(0).detach(), atol=1e-10)
-    np.testing.assert_allclose(groups["log_likelihood"]["x"][1][0, 0], evidence_of(log_weights.detach()), atol=1e-10)
+    evidence = log_mean(smooth(log_weights.detach().T.numpy())[0])
+    np.testing.assert_allclose(groups["log_likelihood"]["x"][1][0], np.tile(evidence, (40, 1)), atol=1e-10)
     assert groups["posterior_predictive"]["x"][1].shape == (1, 40, 50, 1, 2, 3)
     for j, q_c in enumerate(pair.assign(x)):
         np.testing.assert_allclose(stats[f"assignment_{j}"][1], q_c.detach(), atol=1e-10)
@@ -99,8 +97,10 @@ def test_the_best_independent_facets_of_a_normal_posterior_have_equal_weights() 
 
 def test_the_sample_rule_gives_the_collapsed_bound(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
     pair = MFCVAE(*make_pair(2, rule=SampleAssignment))
-    stats = draw_items(pair, make_x(20), num_samples=30, statistics={}, pixels=False)["sample_stats"]
-    np.testing.assert_allclose(stats["elbo"][1], stats["log_weight"][1][0].mean(0), atol=1e-10)
+    groups = draw_items(pair, make_x(20), num_samples=30, statistics={}, pixels=False)
+    log_weights = groups["sample_stats"]["log_weight"][1][0]
+    np.testing.assert_allclose(groups["constant_data"]["elbo"][1], log_weights.mean(0), atol=1e-10)
+    assert not groups["constant_data"]["rule_loss_0"][1].any()
 
 
 def test_importance_weights_find_the_exact_posterior_of_c() -> None:
@@ -109,7 +109,7 @@ def test_importance_weights_find_the_exact_posterior_of_c() -> None:
     exact = [q.mixture_distribution.probs.detach() for q in linear_pair().encode(x)]
     groups = draw_items(linear_pair(spread=1.3), x, num_samples=2000, statistics={}, pixels=False)
     for j, probs in enumerate(exact):
-        np.testing.assert_allclose(groups["sample_stats"][f"weighted_assignment_{j}"][1], probs, atol=0.06)
+        np.testing.assert_allclose(groups["constant_data"][f"weighted_assignment_{j}"][1], probs, atol=0.06)
 
 
 def test_missing_elements_are_left_out_of_data_and_replications(make_pair: Make) -> None:
@@ -135,33 +135,6 @@ def test_bytes_count_as_shares_of_255(make_pair: Make) -> None:
     assert torch.equal(*runs)
 
 
-def test_simulated_items_come_with_the_truth() -> None:
-    pair = linear_pair()
-    groups = simulate(pair, num=3000, num_weighed=10, num_samples=30, statistics={"mean": lambda x: x.mean(-1)})
-    c, z = groups["prior"]["c_0"][1][0], groups["prior"]["z_0"][1][0]
-    prior = pair.model.priors[0]
-    for k in range(3):
-        np.testing.assert_allclose(
-            (c == k).mean(), prior().log_weights()[k].exp().item(), atol=0.04
-        )  # 4 standard errors
-        np.testing.assert_allclose(z[c == k].mean(0), prior.loc[k].detach(), atol=0.2)
-    noise = groups["prior_predictive"]["x"][1][0] @ pair.model.decoder.weight.numpy()
-    np.testing.assert_allclose((noise[:, :2] - z).std(), 1.5, atol=0.1)
-    assert np.isfinite(groups["sample_stats_prior"]["log_evidence"][1]).sum() == 10
-    rank = groups["sample_stats_prior"]["rank_0"][1]
-    assert rank.shape == (1, 3000, 2) and rank.min() > 0 and rank.max() < 1
-
-
-def test_overlap_is_half_the_shared_mass_and_one_for_twins() -> None:
-    pair = linear_pair()
-    prior = pair.model.priors[0]
-    loc = torch.tensor([[0.0, 0.0], [0.0, 0.0], [30.0, 0.0]])
-    prior.set_mixture(loc, torch.eye(2).expand(3, 2, 2), probs=torch.tensor([0.6, 0.3, 0.1]))
-    table = overlap(pair, 0)
-    torch.testing.assert_close(table[:2, :2], torch.tensor([[0.5, 1 / 3], [2 / 3, 0.5]]))
-    assert table[:2, 2].max() < 1e-6 and table[2, :2].max() < 1e-6
-
-
 def test_draws_that_do_not_fit_into_memory_are_refused(make_pair: Make) -> None:
     pair = MFCVAE(*make_pair(2))
     x = torch.rand(1, 1, 2, 3).expand(10**7, 1, 2, 3)
@@ -176,26 +149,6 @@ def test_draws_that_do_not_fit_into_memory_are_refused(make_pair: Make) -> None:
 def test_evidence_of_equal_weights_is_their_value() -> None:
     assert evidence_of(torch.full((7, 2), -3.0)).tolist() == pytest.approx([-3.0, -3.0])
     assert evidence_of(torch.tensor([[0.0], [math.log(3.0)]])).item() == pytest.approx(math.log(2.0))
-
-
-def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Callable[[int], Tensor]) -> None:
-    settings = ["facets.num_clusters=[3]", "facets.latent_dim=[2]", "prior=bayesian", "prior.covariance=full"]
-    pair = build_pair(override(Config(data=DataConfig(source="none")), settings), (1, 2, 3))
-    drawn = draw_theta(pair, num_samples=400)
-    assert {name: array.shape for name, (_, array) in drawn.items()} == {
-        "probs_0": (1, 400, 3),
-        "loc_0": (1, 400, 3, 2),
-        "scale_0": (1, 400, 3, 2),
-        "corr_0": (1, 400, 3, 2, 2),
-    }
-    dims, probs = drawn["probs_0"]
-    assert dims == ("chain", "draw", "probs_0_dim_0")
-    posterior = pair.guide.globals_guide.weights_posterior("probs_0")
-    error = posterior.stddev.detach().numpy() / 20
-    assert (abs(probs[0].mean(0) - posterior.mean.detach().numpy()) < 5 * error).all()
-    data = to_inference_data(pair, make_x(4), num_samples=30, num_simulated=16)
-    assert data["posterior"]["loc_0"].shape == (1, 30, 3, 2)
-    assert draw_theta(build_pair(Config(data=DataConfig(source="none")), (1, 2, 3)), num_samples=3) == {}
 
 
 @pytest.mark.slow
@@ -219,3 +172,21 @@ for num in (100, 500, 1500):
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     _, few, many = map(float, found.stdout.split())
     assert many - few < 100
+
+
+def test_halves_of_independent_elements_foretell_each_other_by_their_own_density(make_pair: Make) -> None:
+    """Where x does not depend on z, log p(x_B | x_A) is the mean log density of the elements of B."""
+    pair = linear_pair()
+    pair.model.decoder.weight.zero_()
+    x = torch.randn(40, NUM_PIXELS)
+    draws = pair.weigh(x, num_samples=20)
+    _, half = compare_halves(draws, x, None)
+    densities = dist.Normal(0.0, NOISE).log_prob(x)
+    assert ((half >= densities.min(-1).values - 1e-9) & (half <= densities.max(-1).values + 1e-9) | (half == 0)).all()
+
+
+def test_what_an_item_loses_without_a_facet_is_nothing_where_the_decoder_ignores_it(make_x: MakeX) -> None:
+    pair = make_known_pair(3, 2, cut=(1,))
+    groups = draw_items(pair, draw_known(pair, 30), num_samples=30, statistics={}, pixels=False)["constant_data"]
+    np.testing.assert_allclose(groups["loss_without_1"][1], 0, atol=1e-4)
+    assert groups["loss_without_0"][1].mean() > 1

@@ -1,0 +1,258 @@
+"""What the verdicts come to: a sentence per facet, one for the whole, and the settings to change next."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_mfcvae.checks.aggregate import DISTANCE, HOLES, USE
+from pyro_mfcvae.checks.calibration import CALIBRATION
+from pyro_mfcvae.checks.check import Check
+from pyro_mfcvae.checks.guide import DISCREPANCY, GAP, TAIL
+from pyro_mfcvae.checks.information import CLUSTERS, LOSS
+from pyro_mfcvae.checks.predictive import HELD_OUT, OUTLIERS, OVERFITTING, TYPICAL
+from pyro_mfcvae.checks.ranks import BETWEEN, CORRELATION, JOINT, SHIFT, WIDTH
+from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
+from pyro_mfcvae.draws.check_data import CheckData
+
+_LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
+_PRIOR = {q.name for q in (DISTANCE, HOLES, USE)}
+_PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A setting to change next.
+
+    Attributes:
+        setting: as ``--set`` takes it, ``section.key=value``.
+        reason: a sentence.
+    """
+
+    setting: str
+    reason: str
+
+
+def is_replicated(check: Check) -> bool:
+    """Whether the check is about a replicated statistic."""
+    return "statistic" in check.details
+
+
+def _off(checks: Iterable[Check], names: Iterable[str], *, bad: bool = False) -> list[Check]:
+    wanted = set(names)
+    return [c for c in checks if c.name in wanted and (c.verdict == "bad" if bad else c.verdict != "good")]
+
+
+def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
+    """The sentence of facet j, from its own checks.
+
+    Args:
+        data: what was checked.
+        checks: of the whole table.
+        j: the facet.
+    """
+    own, facet = [check for check in checks if check.facet == j], data.facets[j]
+    start = f"facet {j}: "
+    if off := _off(own, [LOSS.name], bad=True):
+        nats = off[0].details["loss_without"]
+        return start + f"do not use it: the decoder ignores it (an item loses {nats:.2f} nats without it)."
+    if off := _off(own, [CLUSTERS.name], bad=True):
+        told_apart = 1 / max(off[0].value, 1e-12)
+        return start + f"do not use its clusters: they tell items apart no better than {told_apart:.1f} clusters would."
+    if facet.num_groups == 1:
+        return start + f"no division: its {facet.num_in_use} clusters in use overlap so much that they are one group."
+    groups = f"{facet.num_groups} groups from {facet.num_in_use} clusters in use"
+    if off := _off(own, [SEEDS.name, REFITS.name], bad=True):
+        again = "runs with other seeds" if off[0].name == SEEDS.name else "refits to resampled items"
+        return start + f"do not rely on its {groups}: {again} find others (ARI {1 - off[0].value:.2f})."
+    seeds = [check for check in own if check.name == SEEDS.name]
+    stable = (
+        f"agreement with other seeds is {1 - seeds[0].value:.2f} (ARI)" if seeds else "not compared with other seeds"
+    )
+    weak = bool(_off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name]))
+    caveats = _caveats(own)
+    text = f"{'use with care' if weak else 'usable'}: {groups}; {stable}"
+    return start + text + ("".join(f"; {caveat}" for caveat in caveats)) + "."
+
+
+def _caveats(own: Sequence[Check]) -> list[str]:
+    found = []
+    if _off(own, _PROBABILITIES):
+        found.append("its most probable clusters stand, but do not read its probabilities as such")
+    if off := _off(own, _LATENT):
+        found.append(
+            f"q(z|x) is not the posterior ({', '.join(dict.fromkeys(c.name for c in off))}), so do not read z itself"
+        )
+    if off := _off(own, _PRIOR):
+        names = ", ".join(dict.fromkeys(check.name for check in off))
+        found.append(f"new images of it can look unlike the data ({names})")
+    return found
+
+
+def describe_whole(checks: Sequence[Check]) -> str:
+    """The sentence of the whole table."""
+    whole = [check for check in checks if check.facet is None and check.verdict != "good"]
+    unlike = [c for c in whole if is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)]
+    parts = []
+    if unlike:
+        names = ", ".join(c.details.get("statistic", c.name) for c in unlike)
+        parts.append(
+            f"the model does not draw items like yours ({names}), so calibration and ranks, which are about drawn "
+            "items, say little about yours"
+        )
+    if _off(whole, [REDUNDANCY.name]):
+        parts.append("two facets divide the items in the same way")
+    if _off(whole, [TAIL.name, GAP.name, JOINT.name, BETWEEN.name]):
+        parts.append("q(z|x) is not the posterior, so the evidence is a lower bound only")
+    if _off(whole, [OVERFITTING.name]):
+        parts.append("the model knows its training items better than these")
+    if _off(whole, [OUTLIERS.name]):
+        parts.append("some items are unlike the training items")
+    if not parts:
+        off = [check for check in checks if check.verdict != "good"]
+        return "whole: no check of the model as a whole contradicts it" + (
+            "; see the facets." if off else ", and none of a facet does."
+        )
+    return "whole: " + "; ".join(parts) + "."
+
+
+class _Settings:
+    """The settings of a run, found by their keys, whatever the section."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+
+    def find(self, key: str, section: str | None = None) -> tuple[str, Any] | None:
+        """``section.key`` or ``section.options.key``, and its value; None where the run has no such setting."""
+        for name, values in self.settings.items():
+            if isinstance(values, Mapping) and section in (None, name):
+                options = values.get("options", {})
+                if key in values:
+                    return f"{name}.{key}", values[key]
+                if key in options:
+                    return f"{name}.options.{key}", options[key]
+        return None
+
+    def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
+        """Set a key to what ``new`` makes of its value; nothing where that is None or the run has no such key."""
+        found = self.find(key, section)
+        value = None if found is None else new(found[1])
+        if found is None or value is None:
+            return []
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return [Suggestion(f"{found[0]}={text}", reason)]
+
+
+def suggest(
+    data: CheckData, checks: Sequence[Check], settings: Mapping[str, Any], *, most: int = 2
+) -> list[Suggestion]:
+    """The most useful settings to change next, chosen from the run's own: what they already are is not suggested.
+
+    Args:
+        data: what was checked.
+        checks: of the whole table.
+        settings: section → key → value, as config.toml holds them.
+        most: how many.
+    """
+    run = _Settings(settings)
+    found: list[Suggestion] = []
+    for names, rule in _RULES:
+        off = [
+            c
+            for c in checks
+            if c.verdict != "good" and (c.name in names or ("replicated" in names and is_replicated(c)))
+        ]
+        if off:
+            found += rule(run, data, off)
+    unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
+    return unique[:most]
+
+
+def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    free = "A facet collapsed; half a nat of its KL is then free."
+    aware = "A facet collapsed; it then starts with a q(z|x) that depends on x."
+    return run.change("free_nats", None, lambda v: None if v else 0.5, free) + run.change(
+        "head_init_scale", None, lambda v: None if v else 0.1, aware
+    )
+
+
+def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    kind = run.find("kind", "likelihood")
+    reason = "The likelihood draws noise that the data do not have."
+    if kind and kind[1] == "bernoulli":
+        return [Suggestion(f"{kind[0]}=continuous_bernoulli", "The data are no black-and-white pixels.")]
+    return run.change("learn_scale", "likelihood", lambda v: None if v else True, reason) or run.change(
+        "per_channel", "likelihood", lambda v: None if v else True, reason
+    )
+
+
+def _same(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    reason = "Two facets learned the same; the shallower one then starts from nothing."
+    return run.change("head_init_scale", None, lambda v: 0.0 if v else None, reason) or _longer(
+        run, "Two facets learned the same; the deeper one then has more time alone."
+    )
+
+
+def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    facets = {check.facet for check in off}
+    fewer = [
+        max(2, min(2 * facet.num_groups, len(facet.weights))) if j in facets else len(facet.weights)
+        for j, facet in enumerate(data.facets)
+    ]
+    reason = "Clusters far beyond the groups that there are differ from run to run."
+    return run.change("num_clusters", "facets", lambda v: fewer if list(v) != fewer else None, reason)
+
+
+def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
+    names = ", ".join(dict.fromkeys(check.name for check in off))
+    return run.change("posterior", None, richer.get, f"q(z|x) is not the posterior ({names}).") or _longer(
+        run, "q(z|x) is not the posterior; train longer."
+    )
+
+
+def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    use = any(check.name == USE.name for check in off)
+    reason = "The mixture does not follow the data's z."
+    weights = run.change(
+        "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, the use is not even."
+    )
+    covariance = run.change("covariance", "prior", lambda v: None if v == "full" else "full", reason)
+    return (weights if use else []) + covariance or run.change(
+        "items", "mixture_fit", lambda v: 2 * v, f"{reason} More items then decide its fits."
+    )
+
+
+def _uncalibrated(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    kind = run.find("kind", "assignment")
+    if kind and kind[1] == "analytic":
+        return [
+            Suggestion(
+                f"{kind[0]}=vade", "Its probabilities are calibrated where q(z|x) is; the ELBO is a little lower."
+            )
+        ]
+    return []
+
+
+def _overfitted(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    def shorter(epochs: Any) -> Any:
+        return [max(1, e // 2) for e in epochs] if isinstance(epochs, Sequence) else max(1, epochs // 2)
+
+    return run.change("epochs", None, shorter, "The model knows its training items better than new ones.")
+
+
+def _longer(run: _Settings, reason: str) -> list[Suggestion]:
+    return run.change("epochs", None, lambda e: [2 * n for n in e] if isinstance(e, Sequence) else 2 * e, reason)
+
+
+_Rule = Callable[[_Settings, CheckData, Sequence[Check]], list[Suggestion]]
+# The first that apply win: what makes a facet useless comes before what makes its numbers inexact.
+_RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
+    (frozenset({LOSS.name, CLUSTERS.name}), _collapsed),
+    (frozenset({"replicated", TYPICAL.name, HELD_OUT.name}), _unlike),
+    (frozenset({REDUNDANCY.name}), _same),
+    (frozenset({SEEDS.name, REFITS.name}), _unstable),
+    (frozenset({OVERFITTING.name}), _overfitted),
+    (frozenset(_PRIOR), _other_prior),
+    (frozenset({*_LATENT, JOINT.name}), _poor_guide),
+    (frozenset(_PROBABILITIES), _uncalibrated),
+)

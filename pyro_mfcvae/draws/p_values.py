@@ -1,0 +1,127 @@
+"""p-values of the checks' test statistics, and their combination within a check."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+MIN_MEMBERS = 30
+"""Items of a cluster below which it is not tested on its own: a mean of fewer is not normal far from its centre."""
+
+
+def bonferroni(p_values: Iterable[float]) -> float:
+    """p of the smallest of several p-values, min(1, m min p); 1 for none."""
+    collected = [float(p) for p in p_values]
+    return min(1.0, len(collected) * min(collected)) if collected else 1.0
+
+
+def two_sided(z: Any) -> Any:
+    """2 P(Z > |z|) for a standard normal Z."""
+    from scipy.special import ndtr
+
+    return 2 * ndtr(-np.abs(z))
+
+
+def mean_p_value(values: Array, axis: int = 0) -> Any:
+    """Two-sided p-value of mean zero by Student's t: (n, …) → (…)."""
+    from scipy.special import stdtr
+
+    num = values.shape[axis]
+    error = values.std(axis, ddof=1) / num**0.5
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, values.mean(axis) / error, np.where(values.mean(axis) == 0, 0.0, np.inf))
+    return 2 * stdtr(num - 1, -np.abs(t))
+
+
+def positive_mean_p_value(values: Array) -> float:
+    """One-sided p-value of a mean at most zero, for values (n,)."""
+    two = float(mean_p_value(values))
+    return two / 2 if values.mean() > 0 else 1 - two / 2
+
+
+def uniform_p_values(ranks: Array) -> Array:
+    """p-values of ranks (n, …) that are uniform on (0, 1) where exact, (2, …): of their mean, and of their spread.
+
+    The mean has variance 1/12n, and the mean of 12 (r - 1/2)² is 1 with variance 4/5n.
+    """
+    num = len(ranks)
+    location = (ranks.mean(0) - 0.5) * (12 * num) ** 0.5
+    spread = ((12 * (ranks - 0.5) ** 2).mean(0) - 1) / (0.8 / num) ** 0.5
+    p_values: Array = two_sided(np.stack([location, spread]))
+    return p_values
+
+
+def kolmogorov(ranks: Array) -> tuple[float, float]:
+    """Largest distance of the ranks' distribution function from the uniform one, and its p-value, for ranks (n,)."""
+    from scipy.stats import kstest
+
+    result = kstest(ranks, "uniform")
+    return float(result.statistic), float(result.pvalue)
+
+
+def two_sample(here: Array, there: Array) -> tuple[float, float]:
+    """Largest distance of two samples' distribution functions, (n,) and (m,), and the p-value of equal ones."""
+    from scipy.stats import ks_2samp
+
+    result = ks_2samp(here, there, method="auto")
+    return float(result.statistic), float(result.pvalue)
+
+
+def paired_distance(here: Array, there: Array, *, num_cuts: int = 19) -> tuple[float, float]:
+    """Largest distance of two distribution functions over some cuts, and its p-value where pairs are exchangeable.
+
+    At a cut t, of the pairs with one member on either side, as many have the first below as the second: a sign test
+    (McNemar 1947). Bonferroni over the cuts, which are quantiles of both samples.
+
+    Args:
+        here: (n,).
+        there: the other member of each pair, (n,).
+        num_cuts: how many.
+    """
+    from scipy.stats import binom
+
+    cuts = np.unique(np.quantile(np.concatenate([here, there]), (np.arange(num_cuts) + 0.5) / num_cuts, method="lower"))
+    first, second = here[:, None] <= cuts, there[:, None] <= cuts
+    only_first, only_second = (first & ~second).sum(0), (second & ~first).sum(0)
+    p_values = np.minimum(1, 2 * binom.cdf(np.minimum(only_first, only_second), only_first + only_second, 0.5))
+    distance = np.abs(only_first - only_second) / len(here)
+    return float(distance.max()), bonferroni(p_values)
+
+
+def beyond_p_value(num_beyond: int, num_here: int, num_extreme: int, num_reference: int) -> float:
+    """P(as many of n exchangeable items lie beyond the m-th most extreme of r reference items), which is beta-binomial.
+
+    Args:
+        num_beyond: how many do.
+        num_here: n.
+        num_extreme: m ≥ 1.
+        num_reference: r.
+    """
+    from scipy.stats import betabinom
+
+    return float(betabinom.sf(num_beyond - 1, num_here, num_extreme, num_reference + 1 - num_extreme))
+
+
+def skewed_p_value(value: float, null: Array) -> float:
+    """P(as large as ``value``) under a Pearson type III distribution with three moments of simulated values (B,).
+
+    It goes beyond the 1/B that counting reaches.
+    """
+    from scipy.stats import pearson3
+
+    spread = float(null.std(ddof=1))
+    if spread == 0:
+        return 1.0 if value <= null.mean() + 1e-12 else 0.0
+    skewness = float(np.mean((null - null.mean()) ** 3) / null.std() ** 3)
+    return float(pearson3.sf(value, max(skewness, 0.0), loc=null.mean(), scale=spread))
+
+
+def groups_of(*labels: NDArray[Any], fewest: int = MIN_MEMBERS) -> list[tuple[Any, tuple[NDArray[np.bool_], ...]]]:
+    """Values that enough members of every label array have, and who these members are."""
+    common = [np.unique(label) for label in labels]
+    shared = [value for value in common[0] if all(value in other for other in common[1:])]
+    found = [(value, tuple(label == value for label in labels)) for value in shared]
+    return [(value, members) for value, members in found if min(m.sum() for m in members) >= fewest]

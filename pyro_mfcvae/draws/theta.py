@@ -1,0 +1,36 @@
+"""Draws of the random parameters of the priors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+
+from pyro_mfcvae.mfcvae import MFCVAE
+
+
+@torch.no_grad()
+def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
+    """S draws of q(theta) at every global site, such as ``probs_0``; nothing where no parameter is random."""
+    guide = pair.guide.globals_guide
+    if guide is None:
+        return {}
+    with pyro.get_param_store().scope(), poutine.block():
+        draws = [guide() for _ in range(num_samples)]
+    drawn = {}
+    for name in pair.model.global_sites:
+        array = torch.stack([values[name] for values in draws]).cpu().numpy()[None]
+        drawn[name] = (("chain", "draw", *_theta_dims(pair, name, array.shape[2:])), array)
+    return drawn
+
+
+def _theta_dims(pair: MFCVAE, name: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Clusters, then one or two axes of z, where the sizes are theirs."""
+    j = int(name.rpartition("_")[2])
+    facet = pair.model.facets[j]
+    sizes = (facet.num_clusters, facet.latent_dim, facet.latent_dim)[: len(shape)]
+    if tuple(shape) == sizes:
+        return (f"cluster_{j}", f"z_{j}_dim", f"other_z_{j}_dim")[: len(shape)]
+    return tuple(f"{name}_axis_{i}" for i in range(len(shape)))

@@ -1,0 +1,103 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from exact_mixture import exact_mixture_arrays
+
+from pyro_mfcvae.checks.aggregate import HOLES, USE
+from pyro_mfcvae.checks.calibration import CALIBRATION
+from pyro_mfcvae.checks.check import Check, Question
+from pyro_mfcvae.checks.information import CLUSTERS, LOSS
+from pyro_mfcvae.checks.predictive import OVERFITTING, REPLICATED
+from pyro_mfcvae.checks.ranks import WIDTH
+from pyro_mfcvae.checks.sentences import describe_facet, describe_whole, suggest
+from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
+
+SETTINGS: dict[str, Any] = {
+    "facets": {"num_clusters": [3, 2]},
+    "prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": True}},
+    "likelihood": {"kind": "gaussian", "options": {"learn_scale": False, "per_channel": False}},
+    "networks": {"kind": "mlp", "options": {"posterior": "diagonal", "head_init_scale": 0.0}},
+    "assignment": {"kind": "analytic", "options": {}},
+    "training": {"epochs": [3, 5], "free_nats": 0.0},
+    "mixture_fit": {"items": 6000},
+}
+
+
+def off(question: Question, facet: int | None = None, *, value: float = 10.0, **details: Any) -> Check:
+    return Check(question, value, 0.0, "advice", facet, details)
+
+
+def test_a_facet_without_faults_is_usable() -> None:
+    data = exact_mixture_arrays()
+    two = replace(data, facets=(replace(data.facets[0], groups=np.array([0, 1, 1])), data.facets[1]))
+    assert describe_facet(two, [], 0) == (
+        "facet 0: usable: 2 groups from 3 clusters in use; not compared with other seeds."
+    )
+    seeds = Check(SEEDS, 0.02, 0.0, "", 0)
+    assert "agreement with other seeds is 0.98 (ARI)" in describe_facet(two, [seeds], 0)
+
+
+@pytest.mark.parametrize(
+    ("check", "part"),
+    [
+        (
+            off(LOSS, 0, loss_without=0.004),
+            "do not use it: the decoder ignores it (an item loses 0.00 nats",
+        ),
+        (off(CLUSTERS, 0, value=0.99), "do not use its clusters"),
+        (
+            off(SEEDS, 0, value=0.9),
+            "do not rely on its 3 groups from 3 clusters in use: runs with other seeds",
+        ),
+        (off(REFITS, 0, value=0.9), "refits to resampled items find others (ARI 0.10)"),
+        (off(CALIBRATION, 0), "do not read its probabilities as such"),
+        (off(WIDTH, 0), "q(z|x) is not the posterior (width of q(z|x))"),
+        (off(HOLES, 0), "new images of it can look unlike the data (holes of the prior)"),
+    ],
+)
+def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str) -> None:
+    data = exact_mixture_arrays()
+    data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
+    assert part in describe_facet(data, [check], 0)
+    assert describe_facet(data, [check], 1).startswith("facet 1: usable")
+
+
+def test_the_whole_is_one_sentence() -> None:
+    assert describe_whole([]) == "whole: no check of the model as a whole contradicts it, and none of a facet does."
+    assert describe_whole([off(WIDTH, 0)]).endswith("contradicts it; see the facets.")
+    text = describe_whole([off(REPLICATED, statistic="contrast"), off(REDUNDANCY), off(OVERFITTING)])
+    assert "does not draw items like yours (contrast)" in text and text.count(".") == 1
+    assert "two facets divide the items in the same way" in text and "knows its training items better" in text
+
+
+@pytest.mark.parametrize(
+    ("check", "settings"),
+    [
+        (off(LOSS, 0), ["training.free_nats=0.5", "networks.options.head_init_scale=0.1"]),
+        (off(REPLICATED, statistic="contrast"), ["likelihood.options.learn_scale=true"]),
+        (off(REDUNDANCY), ["training.epochs=[6, 10]"]),
+        (off(USE, 0), ["mixture_fit.items=12000"]),
+        (off(WIDTH, 0), ["networks.options.posterior=full"]),
+        (off(CALIBRATION, 0), ["assignment.kind=vade"]),
+        (off(OVERFITTING), ["training.epochs=[1, 2]"]),
+    ],
+)
+def test_settings_are_chosen_from_the_runs_own(check: Check, settings: list[str]) -> None:
+    found = suggest(exact_mixture_arrays(), [check], SETTINGS)
+    assert [suggestion.setting for suggestion in found] == settings
+    assert all(suggestion.reason.endswith(".") for suggestion in found)
+
+
+def test_what_is_set_already_is_not_suggested() -> None:
+    learned = SETTINGS | {"likelihood": {"kind": "gaussian", "options": {"learn_scale": True, "per_channel": True}}}
+    assert suggest(exact_mixture_arrays(), [off(REPLICATED, statistic="contrast")], learned) == []
+    fixed = SETTINGS | {"prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": False}}}
+    assert suggest(exact_mixture_arrays(), [off(USE, 0)], fixed)[0].setting == "prior.options.learn_weights=true"
+
+
+def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
+    checks = [off(CALIBRATION, 0), off(WIDTH, 0), off(REPLICATED, statistic="contrast")]
+    found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
+    assert found == ["likelihood.options.learn_scale=true", "networks.options.posterior=full"]
