@@ -10,6 +10,7 @@ from pyro_mfcvae.lazy import lazy_names
 
 if TYPE_CHECKING:
     from pyro_mfcvae.draws.arviz_data import to_inference_data
+    from pyro_mfcvae.estimator import MultiFacetClustering
     from pyro_mfcvae.facets import Facet
     from pyro_mfcvae.groups import MergeTree
     from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
@@ -27,6 +28,7 @@ __all__ = [
     "ImportanceWeightedELBO",
     "InputError",
     "MergeTree",
+    "MultiFacetClustering",
     "ProgressiveSchedule",
     "initialize_data_dependent",
     "initialize_glorot",
@@ -38,6 +40,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "pyro_mfcvae.draws.arviz_data": ["to_inference_data"],
+        "pyro_mfcvae.estimator": ["MultiFacetClustering"],
         "pyro_mfcvae.facets": ["Facet"],
         "pyro_mfcvae.groups": ["MergeTree"],
         "pyro_mfcvae.infer.importance": ["ImportanceWeightedELBO"],

@@ -1,12 +1,16 @@
 """The pair of model and guide, and the questions that one asks of it: arrays or tensors in, tensors out."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pyro.distributions as dist
 import torch
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.groups import MERGE_THRESHOLD, MergeTree, build_groups
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
@@ -37,6 +41,9 @@ class MFCVAE(nn.Module):
     Args:
         model: p(c, z, x).
         guide: q(z, c | x), made for this very model.
+
+    Attributes:
+        recipe: the configuration, as TOML, that the pair was built from; None for a pair of one's own parts.
     """
 
     def __init__(self, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
@@ -44,6 +51,7 @@ class MFCVAE(nn.Module):
         guide.check_model(model)
         self.model = model
         self.guide = guide
+        self.recipe: str | None = None
 
     @property
     def num_facets(self) -> int:
@@ -61,6 +69,25 @@ class MFCVAE(nn.Module):
         num_draws = 1 if self.guide.globals_guide is None else _GLOBAL_DRAWS
         with asking(self.model, self.guide):
             return [draw_globals(self.model, self.guide)[0] for _ in range(num_draws)]
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters, buffers and `recipe` into one file, which `pyro_mfcvae.load` reads; nothing is pickled.
+
+        Raises:
+            InputError: the pair was built from parts of one's own, which a file cannot describe.
+        """
+        content = self.to_bytes()
+        write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        if self.recipe is None:
+            raise InputError(
+                "expected a pair that was built from a configuration, got one of your own parts, which a file cannot "
+                "describe: save pair.state_dict() with safetensors.torch.save_file, and load it into the same parts"
+            )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        return serialize(tensors, {"recipe": self.recipe, "event_shape": json.dumps(list(self.model.event_shape))})
 
     def encode(self, x: Array) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,).

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.mixtures import Mixture
 
 # Draws of a facet's prior that its plane is found from.
 _NUM_DRAWS = 4096
@@ -28,7 +28,7 @@ class FacetPlane:
     axes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, prior: FacetPrior) -> "FacetPlane":
+    def of(cls, prior: Mixture) -> "FacetPlane":
         """The plane of one facet's prior; torch's random state stays as it is."""
         from scipy.linalg import eigh
 

@@ -27,7 +27,7 @@ ORDER = (
     {"checks"},
     {"train"},
     {"runs"},
-    {"estimator", "report", "explore", "testing"},
+    {"inputs", "model_files", "estimator_training", "estimator", "api", "report", "explore", "testing"},
     {"cli"},
 )
 RANKS = {name: rank for rank, row in enumerate(ORDER) for name in row}

@@ -12,6 +12,7 @@ from pyro_mfcvae.config.custom_parts import Base, find_part, make_part
 from pyro_mfcvae.config.options import per_facet_names
 from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part
 from pyro_mfcvae.config.schema import Config, PriorConfig
+from pyro_mfcvae.config.text import to_toml
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
 from pyro_mfcvae.guides.assignments import AssignmentRule
@@ -66,7 +67,9 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     globals_guide = None
     if model.global_sites:
         globals_guide = _make(GLOBALS_GUIDES, config.prior.globals_guide, {}, PyroModule, model)
-    return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule, globals_guide=globals_guide))
+    pair = MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule, globals_guide=globals_guide))
+    pair.recipe = to_toml(config)
+    return pair
 
 
 def _make(

@@ -40,6 +40,9 @@ FORMATS = ("csv", "parquet", "jsonl")
 # Items at once: every table is written in pieces of this size, so that memory does not grow with the data.
 _BATCH_SIZE = 1024
 
+# Draws over which q(c | x) is averaged where the rule depends on the drawn z: a standard error of at most 0.05.
+_ASSIGN_DRAWS = 128
+
 # Thumbnails are at most so many pixels wide and high.
 _THUMBNAIL_SIZE = 64
 
@@ -89,9 +92,13 @@ class Assigner:
         with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(chosen.start)  # one draw of z per item: the same items get the same one
             draws = self.pair.weigh(as_float(images).to(self.pair.model.alpha.device), num_samples=1)
-            rule, priors = self.pair.guide.assignment, self.pair.priors
-            probs = [rule(j, priors[j], q, q.mean).double().softmax(-1) for j, q in enumerate(draws.posteriors)]
+            priors, guide = self.pair.priors, self.pair.guide
+            probs = [
+                guide.cluster_probs(j, priors[j], q, num_draws=_ASSIGN_DRAWS).double()
+                for j, q in enumerate(draws.posteriors)
+            ]
         for j, (q, posterior) in enumerate(zip(probs, draws.posteriors, strict=True)):
+            q = q / q.sum(-1, keepdim=True)
             z = posterior.mean.cpu().double().numpy()
             columns |= {f"facet_{j}_{key}": values for key, values in self._facet_columns(j, q.cpu().numpy()).items()}
             columns[f"facet_{j}_x"], columns[f"facet_{j}_y"] = planes[j].project(z).T

@@ -1,0 +1,281 @@
+"""Multi-facet clustering as a scikit-learn estimator: NumPy in, NumPy out."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from pyro_mfcvae.data.images import as_float, check_complete, validate_images
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.estimator_training import choose_config, train_pair
+from pyro_mfcvae.infer.importance import weigh
+from pyro_mfcvae.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.model_files import pair_from_bytes
+from pyro_mfcvae.runs.grouping import Grouping
+
+# Items at once, and draws of z per item that the evidence is estimated from.
+_BATCH_SIZE = 1024
+_NUM_DRAWS = 32
+
+
+class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, BaseEstimator):
+    """Several clusterings of the same items, one per facet, by a multi-facet clustering VAE (Falck et al. 2021).
+
+    Items are images, (n, h, w), (n, h, w, c) or (n, c, h, w), as bytes or floats in [0, 1]; or vectors, (n, p), which
+    are standardised. Tensors, tables of pandas and polars, and PyTorch data sets and loaders are taken as well.
+
+    A facet offers ``num_clusters`` clusters. Those that overlap are one group, and groups are what is predicted: with
+    "auto" there are more clusters offered than groups found.
+
+    Args:
+        num_facets: J; 2 where None, or as many as ``num_clusters`` has entries.
+        num_clusters: offered to each facet, shallowest first; or one number for all; or "auto", up to 20.
+        latent_dim: of each facet, or one number for all; or "auto", up to 5 for vectors and 8 for images.
+        num_steps: of training, all stages together; "auto" takes 1,500.
+        batch_size: items per step.
+        learning_rate: of Adam at the first step.
+        n_init: trainings with seeds of their own, of which the one with the highest ELBO is kept.
+        merge_groups: whether clusters that overlap are one group; otherwise every cluster with an item is a group.
+        device: auto, cpu or cuda.
+        verbose: whether to show a progress bar.
+        random_state: seed, or a generator of NumPy's; global random states stay as they are.
+
+    Attributes:
+        labels_: group of every item, (n, J); (n,) where J = 1.
+        clusters_: cluster of every item, (n, J); (n,) where J = 1.
+        num_groups_: of each facet, (J,).
+        grouping_: which clusters are one group.
+        pair_: the fitted `MFCVAE`.
+        elbo_: mean ELBO of the items that trained, in nats.
+        n_features_in_: elements of an item.
+    """
+
+    def __init__(
+        self,
+        num_facets: int | None = None,
+        *,
+        num_clusters: int | Sequence[int] | Literal["auto"] = "auto",
+        latent_dim: int | Sequence[int] | Literal["auto"] = "auto",
+        num_steps: int | Literal["auto"] = "auto",
+        batch_size: int = 128,
+        learning_rate: float = 3e-3,
+        n_init: int = 1,
+        merge_groups: bool = True,
+        device: str = "auto",
+        verbose: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.num_facets = num_facets
+        self.num_clusters = num_clusters
+        self.latent_dim = latent_dim
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.n_init = n_init
+        self.merge_groups = merge_groups
+        self.device = device
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Train on items; ``y`` is not used.
+
+        Raises:
+            InputError: there are fewer items than clusters, or a parameter does not fit.
+        """
+        items = self._read(X, reset=True)
+        config = choose_config(self, tuple(items.shape[1:]), len(items))
+        if not isinstance(self.n_init, Integral) or self.n_init < 1:
+            raise InputError(f"expected n_init as a whole number ≥ 1, got {self.n_init!r}: choose another")
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_init)
+        best: tuple[float, MFCVAE] | None = None
+        for seed in map(int, seeds):
+            with own_randomness(seed):
+                pair = train_pair(config, items, seed=seed, device=self.device, verbose=self.verbose)
+                elbo = float(np.mean(self._evidence(pair, items)))
+            if best is None or elbo > best[0]:
+                best = elbo, pair
+        assert best is not None
+        self.elbo_, self.pair_ = best
+        self._n_features_out = sum(facet.latent_dim for facet in self.pair_.model.facets)
+        probs = self._probs(items)
+        self.grouping_ = self._group(items, probs)
+        self.num_groups_ = self.grouping_.num_groups
+        self.labels_ = self._best([self.grouping_.probs(j, q) for j, q in enumerate(probs)])
+        self.clusters_ = self._best(probs)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Most probable group of each item in each facet, (n, J); (n,) where J = 1."""
+        return self._best(self.predict_proba_per_facet(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Probability of each group, those of all facets side by side, (n, sum of the groups)."""
+        return np.hstack(self.predict_proba_per_facet(X))
+
+    def predict_proba_per_facet(self, X: Any) -> list[NDArray[np.float64]]:
+        """Probability of each group, (n, G_j) per facet."""
+        check_is_fitted(self)
+        return [self.grouping_.probs(j, q) for j, q in enumerate(self._probs(self._read(X)))]
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """E[z | x] of all facets side by side, shallowest first, (n, sum of latent_dim)."""
+        check_is_fitted(self)
+        items = self._read(X)
+        with torch.no_grad(), pyro.get_param_store().scope():
+            parts = [torch.cat([q.mean for q in self.pair_.encode(self._to_pair(x))], -1) for x in _batches(items)]
+        return torch.cat(parts).cpu().double().numpy()
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """Evidence log p(x) of each item in nats, importance-weighted, with the same draws for all items, (n,)."""
+        check_is_fitted(self)
+        with own_randomness(0):
+            return self._evidence(self.pair_, self._read(X))
+
+    def score(self, X: Any, y: object = None) -> float:
+        """Mean of `score_samples`, the larger the better: what a grid search maximises."""
+        return float(np.mean(self.score_samples(X)))
+
+    def sample(self, n_samples: int = 1, *, groups: Mapping[int, int] | None = None) -> NDArray[np.float64]:
+        """Draw items from the model, in the units and the layout of the items that trained.
+
+        Args:
+            n_samples: how many.
+            groups: facet → group that all of them are in; other facets are free.
+        """
+        check_is_fitted(self)
+        generator = check_random_state(self.random_state)
+        clusters: dict[int, NDArray[np.int64]] = {}
+        for j, g in (groups or {}).items():
+            members = self.grouping_.facets[j].members(g) if 0 <= g < self.num_groups_[j] else []
+            if not members:
+                raise InputError(
+                    f"expected a group of facet {j} from 0 to {self.num_groups_[j] - 1}, got {g}: choose one"
+                )
+            shares = self.grouping_.facets[j].tree.shares[members]
+            clusters[j] = generator.choice(members, size=n_samples, p=shares / shares.sum())
+        with own_randomness(int(generator.randint(2**31 - 1))), torch.no_grad(), pyro.get_param_store().scope():
+            drawn = [
+                self.pair_.sample(1, clusters={j: int(c[i]) for j, c in clusters.items()}) for i in range(n_samples)
+            ]
+        items = torch.cat(drawn).cpu().double().numpy()
+        if self._scaler is not None:
+            mean, scale = self._scaler
+            return items * scale + mean
+        return items[:, 0] if self._layout == 3 else items.transpose(0, 2, 3, 1) if self._layout == "last" else items
+
+    def _read(self, X: Any, *, reset: bool = False) -> Tensor:
+        """Items as the pair takes them: images as they are, vectors standardised."""
+        array = to_array(X)
+        if is_image_array(array):
+            return self._read_images(np.asarray(array), reset=reset)
+        if not reset and self._scaler is None:
+            raise InputError(f"expected images as in fit, got an array of shape {np.shape(array)}: reshape it")
+        values = validate_data(self, array, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1)
+        if reset:
+            scale = values.std(0)
+            self._scaler: tuple[Any, Any] | None = (values.mean(0), np.where(scale > 0, scale, 1.0))
+        assert self._scaler is not None
+        return to_tensor((values - self._scaler[0]) / self._scaler[1])
+
+    def _read_images(self, array: NDArray[Any], *, reset: bool) -> Tensor:
+        images = validate_images(array)
+        check_complete(images)
+        shape = tuple(images.shape[1:])
+        if reset:
+            self._scaler, self._image_shape = None, shape
+            self._layout = 3 if array.ndim == 3 else "first" if shape == array.shape[1:] else "last"
+            self.n_features_in_ = int(np.prod(shape))
+        elif self._scaler is not None or shape != self._image_shape:
+            expected = (
+                f"vectors of {self.n_features_in_}" if self._scaler is not None else f"images {self._image_shape}"
+            )
+            raise InputError(f"expected {expected} as in fit, got images {shape}: resize or reshape them")
+        return images
+
+    def _to_pair(self, x: Tensor) -> Tensor:
+        buffer = self.pair_.model.alpha
+        return as_float(x).to(buffer.device, buffer.dtype)
+
+    @torch.no_grad()
+    def _probs(self, items: Tensor) -> list[NDArray[np.float64]]:
+        with pyro.get_param_store().scope(), own_randomness(0):
+            parts = [self.pair_.assign(self._to_pair(x)) for x in _batches(items)]
+        facets = [torch.cat(columns).cpu().double() for columns in zip(*parts, strict=True)]
+        return [(q / q.sum(-1, keepdim=True)).numpy() for q in facets]
+
+    @torch.no_grad()
+    def _evidence(self, pair: MFCVAE, items: Tensor) -> NDArray[np.float64]:
+        """The same standard normal draws make the z of every item, so that items do not depend on their neighbours."""
+        buffer, found = pair.model.alpha, []
+        noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim) for facet in pair.model.facets]
+        with pyro.get_param_store().scope():
+            for x in _batches(items):
+                x = as_float(x).to(buffer.device, buffer.dtype)
+                posteriors = pair.encode(x)
+                zs = [q.mean + q.stddev * eps.to(q.mean) for q, eps in zip(posteriors, noise, strict=True)]
+                log_weights = weigh(pair.model, pair.priors, posteriors, zs, x).log_weights
+                found.append(log_weights.logsumexp(0) - np.log(_NUM_DRAWS))
+        return torch.cat(found).cpu().double().numpy()
+
+    def _group(self, items: Tensor, probs: list[NDArray[np.float64]]) -> Grouping:
+        """The groups, cut so that every one has an item."""
+        with own_randomness(0), pyro.get_param_store().scope():
+            grouping = Grouping.from_trees(self.pair_.groups(self._to_pair(items)))
+        for j, q in enumerate(probs):
+            in_use = len(grouping.facets[j].tree.merges) + 1
+            first = grouping.num_groups[j] if self.merge_groups else in_use
+            for num_groups in range(first, 0, -1):
+                grouping = grouping.cut(j, num_groups)
+                if len(np.unique(grouping.probs(j, q).argmax(1))) == num_groups:
+                    break
+        return grouping
+
+    def _best(self, probs: list[NDArray[np.float64]]) -> NDArray[np.int64]:
+        best = np.stack([q.argmax(1) for q in probs], 1)
+        return best[:, 0] if best.shape[1] == 1 else best
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for a copy or a pickle: the fitted pair goes as safetensors bytes with its configuration."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "pair_" in state:
+            state["pair_"] = state["pair_"].to_bytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pair = state.get("pair_")
+        super().__setstate__(state if pair is None else state | {"pair_": pair_from_bytes(pair)})
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Run with all random states seeded, and put them back afterwards."""
+    states = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        pyro.set_rng_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _batches(items: Tensor) -> Sequence[Tensor]:
+    return items.split(_BATCH_SIZE)

@@ -1,0 +1,51 @@
+"""Pairs out of the files that `MFCVAE.save` writes: each holds its own configuration, and no pickle is read."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
+
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.text import read_config
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+
+
+def load_pair_file(path: str | Path) -> MFCVAE:
+    """The pair of a file, on the CPU and in evaluation mode, with the type of number that it was saved with.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is none of `MFCVAE.save`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"expected the file of a model, got {path}, which is no file: give the path of one")
+    return pair_from_bytes(path.read_bytes(), source=str(path))
+
+
+def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> MFCVAE:
+    """The pair that `MFCVAE.to_bytes` made bytes of; ``source`` says in errors where they come from."""
+    try:
+        tensors = deserialize(content)
+        # Eight bytes hold the length of the header, which is JSON (the format's own specification).
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"expected safetensors in {source}, got something else ({error}): save it again") from None
+    metadata = header.get("__metadata__", {})
+    if not {"recipe", "event_shape"} <= metadata.keys():
+        raise InputError(
+            f"expected what pair.save wrote in {source}, got tensors that do not say how their model is built: give "
+            "the run's folder instead"
+        )
+    pair = build_pair(read_config(metadata["recipe"], source=source), json.loads(metadata["event_shape"]))
+    if "model.alpha" in tensors:
+        pair.to(tensors["model.alpha"].dtype)
+    try:
+        pair.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = next((line.strip() for line in str(error).splitlines()[1:]), "")
+        raise InputError(
+            f"expected the tensors of its recipe in {source}, got others ({first}): save it again"
+        ) from None
+    return pair.eval()

@@ -1,0 +1,175 @@
+import pickle
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_mfcvae import MultiFacetClustering
+from pyro_mfcvae.errors import InputError
+
+# Enough to learn the three blobs of scikit-learn's check, and no more.
+STEPS = 60
+
+
+def expected_failures(estimator: MultiFacetClustering) -> dict[str, str]:
+    if len(estimator.num_clusters) == 1:
+        return {}
+    return {"check_clustering": "labels_ has a column per facet"}
+
+
+@parametrize_with_checks(
+    [MultiFacetClustering(num_clusters=clusters, num_steps=STEPS) for clusters in ((3, 2), (3,))],
+    expected_failed_checks=expected_failures,
+)
+def test_the_contract_of_scikit_learn(estimator: MultiFacetClustering, check: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Two clusterings at once: three blobs in two dimensions, two in another two."""
+    first, a = make_blobs(200, 2, centers=[[-6, 0], [6, 0], [0, 9]], cluster_std=0.7, random_state=0)
+    second, b = make_blobs(200, 2, centers=[[-5, -5], [5, 5]], cluster_std=0.7, random_state=1)
+    return np.hstack([first, second]), np.stack([a, b], 1)
+
+
+@pytest.fixture(scope="module")
+def fitted(blobs: tuple[np.ndarray, np.ndarray]) -> MultiFacetClustering:
+    torch.set_default_dtype(torch.float32)
+    return MultiFacetClustering(num_clusters=6, num_steps=300, random_state=0).fit(blobs[0])
+
+
+def test_labels_are_groups_and_clusters_lie_in_them(
+    fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    X = blobs[0]
+    assert fitted.labels_.shape == fitted.clusters_.shape == (200, 2)
+    assert fitted.predict(X).tolist() == fitted.labels_.tolist()
+    probs = fitted.predict_proba_per_facet(X)
+    assert [q.shape[1] for q in probs] == list(fitted.num_groups_)
+    np.testing.assert_allclose(fitted.predict_proba(X), np.hstack(probs))
+    for j, q in enumerate(probs):
+        np.testing.assert_allclose(q.sum(1), 1, rtol=1e-12)
+        assert sorted(np.unique(fitted.labels_[:, j])) == list(range(fitted.num_groups_[j]))
+    joint = fitted.labels_[:, 0] * 10 + fitted.labels_[:, 1]
+    assert adjusted_rand_score(blobs[1][:, 0] * 2 + blobs[1][:, 1], joint) > 0.5
+
+
+def test_the_same_seed_gives_the_same_and_leaves_global_states(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    torch.set_default_dtype(torch.float32)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    one, other = (MultiFacetClustering(num_steps=20, random_state=3).fit(blobs[0]) for _ in range(2))
+    assert one.transform(blobs[0]).tolist() == other.transform(blobs[0]).tolist()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+
+
+@pytest.mark.parametrize("way", ["pickle", "joblib", "clone of a fit"])
+def test_a_fit_is_kept(fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray], way: str, tmp_path) -> None:  # noqa: ANN001
+    if way == "pickle":
+        content = pickle.dumps(fitted)
+        assert b"torch" not in content  # the pair goes as safetensors
+        again = pickle.loads(content)
+    elif way == "joblib":
+        joblib.dump(fitted, tmp_path / "it")
+        again = joblib.load(tmp_path / "it")
+    else:
+        with pytest.raises(NotFittedError):
+            clone(fitted).predict(blobs[0])
+        return
+    assert again.predict_proba(blobs[0]).tolist() == fitted.predict_proba(blobs[0]).tolist()
+
+
+def test_items_have_evidence_of_their_own_and_drawn_items_have_units(
+    fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    X = blobs[0]
+    scores = fitted.score_samples(X)
+    np.testing.assert_allclose(fitted.score_samples(X[5:9]), scores[5:9], rtol=1e-9)
+    assert fitted.score(X) == pytest.approx(scores.mean()) == pytest.approx(fitted.elbo_, abs=1.0)
+    assert fitted.score_samples(X[:1] + 100)[0] < scores.min()
+    drawn = fitted.sample(40, groups={0: 0})
+    assert drawn.shape == (40, 4)
+    assert (np.abs(drawn.mean(0)) < 12).all()
+    with pytest.raises(InputError, match="expected a group of facet 0 from 0 to"):
+        fitted.sample(1, groups={0: 99})
+
+
+def test_it_stands_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    torch.set_default_dtype(torch.float32)
+    X = pd.DataFrame(blobs[0], columns=list("abcd"))
+    line = make_pipeline(StandardScaler(), MultiFacetClustering(num_steps=10, random_state=0)).set_output(
+        transform="pandas"
+    )
+    assert line.fit_transform(X).shape == (200, 8)
+    assert next(iter(line.fit_transform(X).columns)) == "multifacetclustering0"
+    search = GridSearchCV(MultiFacetClustering(num_steps=10, random_state=0), {"num_clusters": [2, (3, 2)]}, cv=2)
+    assert search.fit(X).best_estimator_.feature_names_in_.tolist() == list("abcd")
+
+
+def test_tables_of_polars_and_tensors_are_taken(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    torch.set_default_dtype(torch.float32)
+    X = blobs[0]
+    fit = MultiFacetClustering(num_steps=10, random_state=0)
+    expected = fit.fit(X).labels_.tolist()
+    assert fit.fit(pl.DataFrame(X, schema=list("abcd"))).labels_.tolist() == expected
+    assert fit.fit(torch.as_tensor(X)).labels_.tolist() == expected
+    items = TensorDataset(torch.as_tensor(X), torch.zeros(200))
+    assert fit.fit(items).labels_.tolist() == expected
+    assert fit.fit(DataLoader(items, batch_size=32)).labels_.tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(30, 8, 8), (30, 8, 8, 3), (30, 3, 8, 8), (30, 16, 16)])
+def test_images_are_taken_in_every_layout(shape: tuple[int, ...]) -> None:
+    torch.set_default_dtype(torch.float32)
+    X = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    fit = MultiFacetClustering(num_clusters=3, num_steps=4, random_state=0).fit(X)
+    assert fit.labels_.shape == (30, 2)
+    assert fit.n_features_in_ == np.prod(shape[1:])
+    assert fit.sample(2).shape == (2, *shape[1:])
+    assert fit.transform(X[:3]).shape == (3, 16)
+    with pytest.raises(InputError, match=r"expected images \(.*\) as in fit, got images"):
+        fit.predict(X[:, :-1] if shape[1] > 3 else X[:, :, :-1])
+    with pytest.raises(InputError, match="expected images as in fit, got an array of shape"):
+        fit.predict(X.reshape(30, -1))
+
+
+def test_more_starts_keep_the_best(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    torch.set_default_dtype(torch.float32)
+    settings = {"num_steps": 10, "random_state": 0}
+    several = MultiFacetClustering(n_init=3, **settings).fit(blobs[0]).elbo_
+    assert several >= MultiFacetClustering(**settings).fit(blobs[0]).elbo_
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_clusters": (3, 2), "num_facets": 3}, "got num_facets=3 and 2 entries"),
+        ({"num_clusters": 0}, "expected num_clusters as a whole number ≥ 1, got 0"),
+        ({"num_clusters": "many"}, "expected num_clusters as a number, one per facet, or 'auto', got 'many'"),
+        ({"num_clusters": 201}, "at least as many items as clusters, got n_samples=200 and num_clusters=201"),
+        ({"latent_dim": (2, 2), "num_clusters": (2,)}, "expected latent_dim of 1 entries, one per facet, got 2"),
+        ({"num_steps": 1.5}, "expected num_steps as a whole number ≥ 1, got 1.5"),
+        ({"n_init": 0}, "expected n_init as a whole number ≥ 1, got 0"),
+        ({"learning_rate": -1.0}, "expected learning_rate > 0, got -1.0"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(
+    settings: dict[str, Any], message: str, blobs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        MultiFacetClustering(**settings).fit(blobs[0])
