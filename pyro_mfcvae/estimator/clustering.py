@@ -15,13 +15,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.api.model_files import pair_from_bytes
 from pyro_mfcvae.data.images import as_float, check_complete, validate_images
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.estimator_training import choose_config, train_pair
+from pyro_mfcvae.estimator.training import choose_config, train_pair
 from pyro_mfcvae.infer.importance import weigh
-from pyro_mfcvae.inputs import is_image_array, to_array, to_tensor
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.model_files import pair_from_bytes
 from pyro_mfcvae.runs.grouping import Grouping
 
 # Items at once, and draws of z per item that the evidence is estimated from.
@@ -225,7 +225,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
                 x = as_float(x).to(buffer.device, buffer.dtype)
                 posteriors = pair.encode(x)
                 zs = [q.mean + q.stddev * eps.to(q.mean) for q, eps in zip(posteriors, noise, strict=True)]
-                log_weights = weigh(pair.model, pair.priors, posteriors, zs, x).log_weights
+                log_weights = weigh(pair.model, [pair.priors], posteriors, zs, x).log_weights
                 found.append(log_weights.logsumexp(0) - np.log(_NUM_DRAWS))
         return torch.cat(found).cpu().double().numpy()
 
