@@ -1,0 +1,146 @@
+"""The preset ``auto``: settings that follow from the data, for data that no preset was made for.
+
+The rules below are the same for all data sets; docs/auto.md says where each comes from and what it reaches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import override, parse_config
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+
+# How many nats the variance of an item is worth: sum_i var_i / (2 scale²). It decides the likelihood's scale.
+_NATS = 400.0
+
+# Items that the variance is measured on.
+_NUM_MEASURED = 2000
+
+_MOST_CLUSTERS = 20
+_ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
+_LATENT_DIM = 6
+
+# Images whose shorter side has at least so many pixels get convolutions; smaller ones and vectors a multilayer perceptron.
+_CONVOLUTION_SIDE = 24
+
+# Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
+_FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
+_WARMUP_STEPS, _REFIT_STEPS, _REPARTITION_STEP = 200, (400,), 400
+_JOINT_REFIT_STEPS = (650, 900, 1200)
+_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings that follow from the data, and why.
+
+    Attributes:
+        config: complete.
+        reasons: five sentences for people.
+    """
+
+    config: Config
+    reasons: tuple[str, ...]
+
+
+def choose_settings(
+    images: Tensor,
+    *,
+    source: str,
+    num_facets: int = 2,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+) -> Chosen:
+    """The configuration of the preset ``auto``.
+
+    Args:
+        images: the training items, (N, *event_shape), uint8 or floats.
+        source: name or path of the data, as the configuration records it.
+        num_facets: how many clusterings to look for.
+        settings: ``section.key=value`` that take the place of what follows from the data.
+        seed: of the run.
+
+    Raises:
+        InputError: there are too few items, they are all alike, or a setting does not fit.
+    """
+    num, shape = len(images), tuple(images.shape[1:])
+    if num_facets < 1:
+        raise InputError(f"expected facets.number of 1 or more, got {num_facets}: choose how many clusterings you want")
+    if num < 2 * _ITEMS_PER_CLUSTER:
+        raise InputError(
+            f"expected at least {2 * _ITEMS_PER_CLUSTER} items to choose settings for, got {num}: give more, or name a "
+            "preset"
+        )
+    variance = _total_variance(images)
+    scale = float(f"{math.sqrt(variance / (2 * _NATS)):.3g}")
+    num_clusters = min(_MOST_CLUSTERS, num // _ITEMS_PER_CLUSTER)
+    convolves = len(shape) == 3 and min(shape[1:]) >= _CONVOLUTION_SIDE
+    stages = [_FIRST_STEPS, *[_MIDDLE_STEPS] * (num_facets - 2), _LAST_STEPS][-num_facets:]
+    epochs = [-(-steps // steps_per_epoch(num, _BATCH_SIZE)) for steps in stages]
+    config = parse_config(
+        _table(source, seed, scale, [num_clusters] * num_facets, epochs, convolves=convolves), source="the preset auto"
+    )
+    config = override(config, settings)
+    network = "convolutions" if convolves else "a multilayer perceptron"
+    why = f"{' × '.join(map(str, shape))} elements"
+    return Chosen(
+        replace(config, description=f"Settings chosen by auto for {num} items of {why}"),
+        (
+            f"likelihood: gaussian of scale {scale:g}, so that the items' variance ({variance:.3g} in all) is worth "
+            f"{_NATS:.0f} nats",
+            f"networks: {network}, for items of {why}",
+            f"facets: {num_facets} of {_LATENT_DIM} dimensions; facets.number=3 asks for three",
+            f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; those that overlap "
+            "become groups",
+            f"schedule: {sum(stages)} steps of {_BATCH_SIZE} items; the axes are shared out among the facets "
+            f"{_REPARTITION_STEP} steps after the last one has joined",
+        ),
+    )
+
+
+def _total_variance(images: Tensor) -> float:
+    """Sum over the elements of their variance over items; bytes count as shares of 255, missing elements are left out."""
+    order = np.random.default_rng(0).permutation(len(images))[:_NUM_MEASURED]
+    values = images[np.sort(order)].flatten(1)
+    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    variance = float(np.nansum(np.nanvar(x, axis=0)))
+    if not variance > 0:
+        raise InputError("expected items that differ, got items that are all alike: check the data")
+    return variance
+
+
+def _table(
+    source: str, seed: int, scale: float, num_clusters: list[int], epochs: list[int], *, convolves: bool
+) -> dict[str, Any]:
+    num_facets = len(num_clusters)
+    perceptron = {"encoder_dims": [256] * num_facets, "decoder_dims": [256] * num_facets, "hidden_dim": 256}
+    networks = {"kind": "conv", "options": {"channels": [16, 32]}}
+    if not convolves:
+        networks = {"kind": "mlp", "options": {**perceptron, "merge_weight": 1.0}}
+    return {
+        "data": {"source": source},
+        "seed": seed,
+        "facets": {"num_clusters": num_clusters, "latent_dim": [_LATENT_DIM] * num_facets},
+        "prior": {"kind": "gaussian", "options": {"covariance": "full"}},
+        "likelihood": {"kind": "gaussian", "options": {"scale": scale}},
+        "networks": networks,
+        "training": {
+            "epochs": epochs,
+            "batch_size": _BATCH_SIZE,
+            "learning_rate": 3e-3 if convolves else 2e-3,
+            "final_learning_rate": 2e-4,
+        },
+        "schedule": {"fade_in_steps": 200} | ({"repartition_step": _REPARTITION_STEP} if num_facets > 1 else {}),
+        "mixture_fit": {
+            "warmup_steps": _WARMUP_STEPS,
+            "refit_steps": list(_REFIT_STEPS),
+            "joint_refit_steps": list(_JOINT_REFIT_STEPS),
+            "items": 6000,
+        },
+    }
