@@ -26,7 +26,7 @@ _MOST_CLUSTERS = 20
 _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
 _LATENT_DIM = 6
 
-# Images whose shorter side has at least so many pixels get convolutions; smaller ones and vectors a multilayer perceptron.
+# Images whose shorter side has at least so many pixels get convolutions, smaller ones and vectors linear layers.
 _CONVOLUTION_SIDE = 24
 
 # Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
@@ -87,7 +87,7 @@ def choose_settings(
         _table(source, seed, scale, [num_clusters] * num_facets, epochs, convolves=convolves), source="the preset auto"
     )
     config = override(config, settings)
-    network = "convolutions" if convolves else "a multilayer perceptron"
+    network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
         replace(config, description=f"Settings chosen by auto for {num} items of {why}"),
@@ -96,7 +96,7 @@ def choose_settings(
             f"{_NATS:.0f} nats",
             f"networks: {network}, for items of {why}",
             f"facets: {num_facets} of {_LATENT_DIM} dimensions; facets.number=3 asks for three",
-            f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; those that overlap "
+            f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; overlapping ones "
             "become groups",
             f"schedule: {sum(stages)} steps of {_BATCH_SIZE} items; the axes are shared out among the facets "
             f"{_REPARTITION_STEP} steps after the last one has joined",
@@ -105,7 +105,7 @@ def choose_settings(
 
 
 def _total_variance(images: Tensor) -> float:
-    """Sum over the elements of their variance over items; bytes count as shares of 255, missing elements are left out."""
+    """Sum over the elements of their variance; bytes count as shares of 255, missing elements are left out."""
     order = np.random.default_rng(0).permutation(len(images))[:_NUM_MEASURED]
     values = images[np.sort(order)].flatten(1)
     x = values.double().numpy() / (1 if values.is_floating_point() else 255)
