@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pyro_mfcvae.cli.options import expand
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import preset_names
-from pyro_mfcvae.data.datasets import DATASETS, Dataset, load_dataset
+from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_mfcvae.data.datasets import Dataset
 
 AUTO = "auto"
 DESCRIPTION = "Settings that follow from the data: for images or vectors that no other preset was made for"
@@ -20,12 +25,13 @@ def takes_auto(preset: str | None, data: str | None) -> bool:
 
 def configure_auto(
     data: str | None, settings: Sequence[str], root: Path | None
-) -> tuple[Config, Dataset, tuple[str, ...]]:
+) -> tuple[Config, "Dataset", tuple[str, ...]]:
     """Read the data and choose settings for them; the last is what is to be said about it.
 
     ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters.
     """
     from pyro_mfcvae.config.auto import choose_settings
+    from pyro_mfcvae.data.datasets import load_dataset
 
     if data is None:
         raise InputError("expected data for the preset auto, got none: name them with --data NAME or --data PATH")
@@ -36,7 +42,7 @@ def configure_auto(
     dataset = load_dataset(data, root=root, seed=seed)
     chosen = choose_settings(
         dataset.train.images,
-        source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # found from other folders as well
+        source=data if data in DATASETS else str(expand(data).resolve()),  # found from other folders as well
         num_facets=_whole_number(given, _NUMBER, given.get(_CLUSTERS, "[2, 2]").count(",") + 1),
         settings=[setting for setting in settings if setting.partition("=")[0].strip() != _NUMBER],
         seed=seed,

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pyro_mfcvae.cli.auto import configure_auto, takes_auto
 from pyro_mfcvae.cli.options import (
     Count,
     Data,
@@ -55,7 +56,8 @@ def fit(
     that the number of steps does not, unless training.epochs is set.
 
     Args:
-        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data; for other data auto, which
+            chooses settings for them (facets.number=3 asks for three facets); without data shapes.
         data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
             preset's.
         out: The run's folder. By default a new one below runs/.
@@ -67,7 +69,7 @@ def fit(
         raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
     import_parts(parts)
     settings = list(chain.from_iterable(set))
-    config = None if resume else _choose_config(preset, data, settings)
+    chosen = None if resume else _choose_config(preset, data, settings)
 
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import fit as fit_run
@@ -75,16 +77,19 @@ def fit(
     from pyro_mfcvae.train.callbacks import ProgressBar, TensorBoardCallback
     from pyro_mfcvae.train.devices import open_fabric
 
-    if config is None:
+    reasons: Sequence[str] = ()
+    if resume:
         run = RunFolder.open(out)  # type: ignore[arg-type]
         config, dataset = run.read_config(), None
     else:
         run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
-        config, dataset = _suit_data(config, preset, settings, root)
+        config, dataset, reasons = _suit_data(chosen, data if chosen is None else preset, settings, root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = json or not fabric.is_global_zero
     dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
     say(_describe(config, dataset))
+    for reason in reasons:
+        say(f"  {reason}")
     with ExitStack() as stack:
         callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
         if find_spec("tensorboard") and fabric.is_global_zero:
@@ -119,7 +124,8 @@ def sweep(
     another run: 1 where both cluster alike.
 
     Args:
-        preset: A preset's name (see `mfcvae presets`). By default the one named as the data, or else shapes.
+        preset: A preset's name (see `mfcvae presets`). By default the one named as the data; for other data auto;
+            without data shapes.
         seeds: How many; they count from 0.
         data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
@@ -132,13 +138,13 @@ def sweep(
     settings = list(chain.from_iterable(set))
     if "seed" in map(_key_of, settings):
         raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
-    config = _choose_config(preset, data, settings)
+    chosen = _choose_config(preset, data, settings)
 
     from pyro_mfcvae.atomic_io import write_json
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.runs.sweep import sweep as run_sweep
 
-    config, _ = _suit_data(config, preset, settings, root)
+    config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, root)
     folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
     if RunFolder(folder).config_path.is_file():
         raise InputError(f"{folder} holds a single run: choose another --out")
@@ -159,8 +165,13 @@ def sweep(
         print_json({"sweep": str(folder), **result.summary()})
 
 
-def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config:
-    """The configuration of a preset, data and settings, as far as it is known before the data are read."""
+def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config | None:
+    """The configuration of a preset, data and settings, as far as it is known before the data are read.
+
+    None for the preset auto, of which nothing is.
+    """
+    if takes_auto(preset, data):
+        return None
     if preset is None:
         preset = data if data in preset_names() else DEFAULT
     config = load_preset(preset)
@@ -172,13 +183,18 @@ def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]
 
 
 def _suit_data(
-    config: Config, preset: str | None, settings: Sequence[str], root: Path | None
-) -> tuple[Config, "Dataset | None"]:
-    """The configuration for as many items as there are, and the data of a path, which are read to count them."""
+    config: Config | None, name: str | None, settings: Sequence[str], root: Path | None
+) -> tuple[Config, "Dataset | None", Sequence[str]]:
+    """The configuration for the data; the data, where they had to be read for it; and what is to be said about it.
+
+    ``name`` is that of the preset, or that of the data where the configuration is None.
+    """
     from pyro_mfcvae.config.build import adapt_epochs
     from pyro_mfcvae.data.datasets import load_dataset
 
-    source, dataset = config.data.source, None
+    if config is None:
+        return configure_auto(name, settings, root)
+    source, dataset, preset = config.data.source, None, name
     if preset is None:
         preset = source if source in preset_names() else DEFAULT
     made_for = DATASETS[load_preset(preset).data.source].num_items
@@ -191,7 +207,7 @@ def _suit_data(
         config = replace(config, data=replace(config.data, source=str(expand(source).resolve())))
     if made_for and num_items and num_items != made_for and "training.epochs" not in map(_key_of, settings):
         config = adapt_epochs(config, made_for=made_for, num_items=num_items)
-    return config, dataset
+    return config, dataset, ()
 
 
 def _key_of(setting: str) -> str:

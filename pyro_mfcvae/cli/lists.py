@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pyro_mfcvae.cli.auto import AUTO, DESCRIPTION
 from pyro_mfcvae.cli.options import Json, option, registry
 from pyro_mfcvae.cli.terminal import console, print_json, say, table
 from pyro_mfcvae.config.text import load_preset, preset_names
@@ -18,6 +19,8 @@ def presets(json: Json = False) -> None:
         print_json([{"preset": name, **asdict(config)} for name, config in configs.items()])
         return
     rows = table("preset", "what it is")
+    rows.add_row(AUTO, DESCRIPTION)
+    rows.add_row("", "any data; 20 clusters per facet at most", style="dim")
     for name, config in configs.items():
         clusters = ", ".join(map(str, config.facets.num_clusters))
         rows.add_row(name, config.description)

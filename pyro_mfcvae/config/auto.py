@@ -1,6 +1,6 @@
 """The preset ``auto``: settings that follow from the data, for data that no preset was made for.
 
-The rules below are the same for all data sets; docs/auto.md says where each comes from and what it reaches.
+The rules below are the same for all data sets; docs/auto.md says what they reach.
 """
 
 import math
@@ -31,9 +31,10 @@ _CONVOLUTION_SIDE = 24
 
 # Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
 _FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
-_WARMUP_STEPS, _REFIT_STEPS, _REPARTITION_STEP = 200, (400,), 400
+_FIRST_WARMUP_STEPS, _WARMUP_STEPS, _REPARTITION_STEP = 500, 200, 400
 _JOINT_REFIT_STEPS = (650, 900, 1200)
-_BATCH_SIZE = 128
+_LARGE_BATCH, _SMALL_BATCH = 128, 64
+_FEW_ITEMS = 2000  # with fewer, the smaller batch gives an epoch enough steps
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,14 @@ def choose_settings(
     num_clusters = min(_MOST_CLUSTERS, num // _ITEMS_PER_CLUSTER)
     convolves = len(shape) == 3 and min(shape[1:]) >= _CONVOLUTION_SIDE
     stages = [_FIRST_STEPS, *[_MIDDLE_STEPS] * (num_facets - 2), _LAST_STEPS][-num_facets:]
-    epochs = [-(-steps // steps_per_epoch(num, _BATCH_SIZE)) for steps in stages]
-    config = parse_config(
-        _table(source, seed, scale, [num_clusters] * num_facets, epochs, convolves=convolves), source="the preset auto"
-    )
-    config = override(config, settings)
+    batch_size = _SMALL_BATCH if num < _FEW_ITEMS else _LARGE_BATCH
+    epochs = [-(-steps // steps_per_epoch(num, batch_size)) for steps in stages]
+    table = _table([num_clusters] * num_facets, epochs, convolves=convolves)
+    table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": {"scale": scale}}}
+    table["training"]["batch_size"] = batch_size
+    config = override(parse_config(table, source="the preset auto"), settings)
+    if config.networks.options.get("posterior", "diagonal") != "diagonal":  # only these can be rotated
+        config = replace(config, schedule=replace(config.schedule, repartition_step=None))
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
@@ -98,7 +102,7 @@ def choose_settings(
             f"facets: {num_facets} of {_LATENT_DIM} dimensions; facets.number=3 asks for three",
             f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; overlapping ones "
             "become groups",
-            f"schedule: {sum(stages)} steps of {_BATCH_SIZE} items; the axes are shared out among the facets "
+            f"schedule: {sum(stages)} steps of {batch_size} items; the axes are shared out among the facets "
             f"{_REPARTITION_STEP} steps after the last one has joined",
         ),
     )
@@ -115,31 +119,24 @@ def _total_variance(images: Tensor) -> float:
     return variance
 
 
-def _table(
-    source: str, seed: int, scale: float, num_clusters: list[int], epochs: list[int], *, convolves: bool
-) -> dict[str, Any]:
+def _table(num_clusters: list[int], epochs: list[int], *, convolves: bool) -> dict[str, Any]:
     num_facets = len(num_clusters)
     perceptron = {"encoder_dims": [256] * num_facets, "decoder_dims": [256] * num_facets, "hidden_dim": 256}
     networks = {"kind": "conv", "options": {"channels": [16, 32]}}
     if not convolves:
         networks = {"kind": "mlp", "options": {**perceptron, "merge_weight": 1.0}}
     return {
-        "data": {"source": source},
-        "seed": seed,
         "facets": {"num_clusters": num_clusters, "latent_dim": [_LATENT_DIM] * num_facets},
         "prior": {"kind": "gaussian", "options": {"covariance": "full"}},
-        "likelihood": {"kind": "gaussian", "options": {"scale": scale}},
         "networks": networks,
         "training": {
             "epochs": epochs,
-            "batch_size": _BATCH_SIZE,
             "learning_rate": 3e-3 if convolves else 2e-3,
             "final_learning_rate": 2e-4,
         },
         "schedule": {"fade_in_steps": 200} | ({"repartition_step": _REPARTITION_STEP} if num_facets > 1 else {}),
         "mixture_fit": {
-            "warmup_steps": _WARMUP_STEPS,
-            "refit_steps": list(_REFIT_STEPS),
+            "warmup_steps": [_FIRST_WARMUP_STEPS, *[_WARMUP_STEPS] * (num_facets - 1)],
             "joint_refit_steps": list(_JOINT_REFIT_STEPS),
             "items": 6000,
         },

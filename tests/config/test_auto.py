@@ -1,0 +1,69 @@
+"""The preset auto: what it reads from the data, what it refuses, and that settings take its place."""
+
+import pytest
+import torch
+
+from pyro_mfcvae import InputError
+from pyro_mfcvae.config.auto import choose_settings
+from pyro_mfcvae.config.build import build_pair, build_schedule
+
+
+def test_the_scale_makes_the_variance_worth_four_hundred_nats() -> None:
+    images = torch.zeros(3000, 1, 10, 10)
+    images[::2] = 1.0  # variance 1/4 of each of 100 pixels
+    config = choose_settings(images, source="x").config
+    assert config.likelihood.kind == "gaussian"
+    assert config.likelihood.options["scale"] == pytest.approx((25 / 800) ** 0.5, rel=5e-3)
+    bytes_config = choose_settings((255 * images).to(torch.uint8), source="x").config
+    assert bytes_config.likelihood == config.likelihood
+
+
+def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutions() -> None:
+    kinds = {
+        shape: choose_settings(torch.rand(60, *shape), source="x").config.networks.kind
+        for shape in ((30,), (1, 20, 20), (3, 32, 24), (1, 60, 20))
+    }
+    assert kinds == {(30,): "mlp", (1, 20, 20): "mlp", (3, 32, 24): "conv", (1, 60, 20): "mlp"}
+
+
+@pytest.mark.parametrize(("num", "clusters", "batch"), [(60, 3, 64), (5000, 20, 128)])
+def test_the_number_of_items_decides_clusters_batches_and_epochs(num: int, clusters: int, batch: int) -> None:
+    config = choose_settings(torch.rand(num, 4), source="x", num_facets=3).config
+    assert config.facets.num_clusters == (clusters,) * 3
+    assert config.training.batch_size == batch
+    steps = max(num // batch, 1)
+    assert all(e * steps >= least for e, least in zip(config.stage_epochs, (800, 500, 1500), strict=True))
+    schedule = build_schedule(config, steps)
+    assert schedule.repartition_step == 400
+
+
+def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
+    chosen = choose_settings(
+        torch.rand(60, 4), source="x", settings=["likelihood.scale=0.5", "networks.posterior=full"], seed=3
+    )
+    assert chosen.config.likelihood.options["scale"] == 0.5
+    assert chosen.config.schedule.repartition_step is None  # full covariances cannot be rotated
+    assert (chosen.config.seed, len(chosen.reasons)) == (3, 5)
+    assert build_pair(chosen.config, (4,)).num_facets == 2
+
+
+def test_one_facet_has_nothing_to_share_out() -> None:
+    config = choose_settings(torch.rand(60, 4), source="x", num_facets=1).config
+    assert (config.schedule.repartition_step, len(config.stage_epochs)) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "num_facets", "message"),
+    [
+        (
+            torch.rand(39, 4),
+            2,
+            "expected at least 40 items to choose settings for, got 39: give more, or name a preset",
+        ),
+        (torch.ones(50, 4), 2, "expected items that differ, got items that are all alike: check the data"),
+        (torch.rand(50, 4), 0, "expected facets.number of 1 or more, got 0: choose how many clusterings you want"),
+    ],
+)
+def test_what_auto_refuses(images: torch.Tensor, num_facets: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_settings(images, source="x", num_facets=num_facets)
