@@ -8,7 +8,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pyro_mfcvae.cli.auto import configure_auto, takes_auto
 from pyro_mfcvae.cli.options import (
     Count,
     Data,
@@ -26,7 +25,7 @@ from pyro_mfcvae.cli.options import (
 from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.config.schema import Config
-from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names
+from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
 
@@ -189,6 +188,7 @@ def _suit_data(
 
     ``name`` is that of the preset, or that of the data where the configuration is None.
     """
+    from pyro_mfcvae.config.auto import configure_auto
     from pyro_mfcvae.config.build import adapt_epochs
     from pyro_mfcvae.data.datasets import load_dataset
 

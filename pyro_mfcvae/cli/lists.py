@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pyro_mfcvae.cli.auto import AUTO, DESCRIPTION
 from pyro_mfcvae.cli.options import Json, option, registry
 from pyro_mfcvae.cli.terminal import console, print_json, say, table
-from pyro_mfcvae.config.text import load_preset, preset_names
+from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_names
 from pyro_mfcvae.data.catalogue import DATASETS
 
 
@@ -19,7 +18,7 @@ def presets(json: Json = False) -> None:
         print_json([{"preset": name, **asdict(config)} for name, config in configs.items()])
         return
     rows = table("preset", "what it is")
-    rows.add_row(AUTO, DESCRIPTION)
+    rows.add_row(AUTO, AUTO_DESCRIPTION)
     rows.add_row("", "any data; 20 clusters per facet at most", style="dim")
     for name, config in configs.items():
         clusters = ", ".join(map(str, config.facets.num_clusters))

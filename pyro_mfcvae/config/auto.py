@@ -6,6 +6,7 @@ The rules below are the same for all data sets; docs/auto.md says what they reac
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import override, parse_config
+from pyro_mfcvae.data.catalogue import DATASETS
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 
@@ -35,6 +38,9 @@ _FIRST_WARMUP_STEPS, _WARMUP_STEPS, _REPARTITION_STEP = 500, 200, 400
 _JOINT_REFIT_STEPS = (650, 900, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # with fewer, the smaller batch gives an epoch enough steps
+
+
+_NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,30 @@ def choose_settings(
     )
 
 
+def configure_auto(
+    data: str | None, settings: Sequence[str], root: Path | None
+) -> tuple[Config, Dataset, tuple[str, ...]]:
+    """Read the data and choose settings for them; the last is what is to be said about it.
+
+    ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters.
+    """
+    if data is None:
+        raise InputError("expected data for the preset auto, got none: name them with --data NAME or --data PATH")
+    given = {name.strip(): value.strip() for name, _, value in (setting.partition("=") for setting in settings)}
+    if not {"data", "data.source"}.isdisjoint(given):
+        raise InputError("expected the data once, got them as --data and as --set data.source: leave one out")
+    seed = _whole_number(given, _SEED, 0)
+    dataset = load_dataset(data, root=root, seed=seed)
+    chosen = choose_settings(
+        dataset.train.images,
+        source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # found from other folders as well
+        num_facets=_whole_number(given, _NUMBER, given.get(_CLUSTERS, "[2, 2]").count(",") + 1),
+        settings=[setting for setting in settings if setting.partition("=")[0].strip() != _NUMBER],
+        seed=seed,
+    )
+    return chosen.config, dataset, chosen.reasons
+
+
 def _total_variance(images: Tensor) -> float:
     """Sum over the elements of their variance; bytes count as shares of 255, missing elements are left out."""
     order = np.random.default_rng(0).permutation(len(images))[:_NUM_MEASURED]
@@ -141,3 +171,10 @@ def _table(num_clusters: list[int], epochs: list[int], *, convolves: bool) -> di
             "items": 6000,
         },
     }
+
+
+def _whole_number(given: dict[str, str], name: str, default: int) -> int:
+    value = given.get(name, str(default))
+    if not value.isdigit():
+        raise InputError(f"expected a whole number as {name}, got {value!r}: write --set {name}={default}")
+    return int(value)

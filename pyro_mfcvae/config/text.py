@@ -33,6 +33,16 @@ _MAX_DEPTH = 10
 _LONG_KEY = re.compile(r"""(?:[\w"'-]+\s*\.\s*){100}""")
 
 
+AUTO = "auto"
+"""The preset whose settings follow from the data, see `pyro_mfcvae.config.auto`."""
+AUTO_DESCRIPTION = "Settings that follow from the data: for images or vectors that no other preset was made for"
+
+
+def takes_auto(preset: str | None, data: str | None) -> bool:
+    """Whether a run is configured by ``auto``: by its name, or because the data have no preset of their own."""
+    return preset == AUTO or (preset is None and data is not None and data not in preset_names())
+
+
 def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
     """Check a table as it comes from TOML.
 

@@ -14,7 +14,7 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "pyro_mfcvae", "presets"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.splitlines()[1::2]] == preset_names()
+    assert [line.split()[0] for line in done.stdout.splitlines()[1::2]] == ["auto", *preset_names()]
 
 
 @pytest.mark.parametrize(

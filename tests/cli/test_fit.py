@@ -26,7 +26,9 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
     lines = out.splitlines()
     assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
-    assert [line[:10] for line in lines[1:5]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
+    chosen = [line.partition(":")[0].strip() for line in lines[1:6]]
+    assert chosen == ["likelihood", "networks", "facets", "clusters", "schedule"]
+    assert [line[:10] for line in lines[6:10]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every group: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
     check_scores(out, summary)
@@ -44,7 +46,7 @@ def test_settings_and_data_reach_the_configuration() -> None:
     assert config.data.source == str(Path("data.npz").resolve())  # found from other folders as well
     assert config.training.epochs == 2
     assert config.facets.num_clusters == (4, 3)
-    assert config.likelihood == load_preset("shapes").likelihood  # all else is the default preset's
+    assert config.description == "Settings chosen by auto for 80 items of 1 × 6 × 6 elements"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_data_of_another_size_get_as_many_steps(
         return stop_before_training(config, run)
 
     monkeypatch.setattr(runs_fit, "fit", see)
-    mfcvae("fit", "--data", "data.npz", "--set", "seed=0", *settings)
+    mfcvae("fit", "shapes", "--data", "data.npz", "--set", "seed=0", *settings)
     assert seen[0].stage_epochs == epochs
 
 
@@ -220,3 +222,9 @@ def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
     assert f"By its ELBO one would pick seed {best}: runs/data-sweep-1/seed-{best}" in lines
     assert lines[-1] == "Everything of this sweep lies in runs/data-sweep-1."
     assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
+
+
+def test_auto_needs_data(mfcvae: Run) -> None:
+    code, _, err = mfcvae("fit", "auto")
+    assert code == 2
+    assert "expected data for the preset auto" in err

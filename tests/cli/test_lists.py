@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("place")
 def test_presets_are_listed(mfcvae: Run) -> None:
     code, out, err = mfcvae("presets")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()[1::2]] == preset_names()
+    assert [line.split()[0] for line in out.splitlines()[1::2]] == ["auto", *preset_names()]
     assert "data mnist; clusters per facet 25, 25" in out
     assert all(load_preset(name).description in out for name in preset_names())
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pyro_mfcvae import InputError
-from pyro_mfcvae.config.auto import choose_settings
+from pyro_mfcvae.config.auto import choose_settings, configure_auto
 from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.text import takes_auto
 
 
 def test_the_scale_makes_the_variance_worth_four_hundred_nats() -> None:
@@ -67,3 +68,33 @@ def test_one_facet_has_nothing_to_share_out() -> None:
 def test_what_auto_refuses(images: torch.Tensor, num_facets: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose_settings(images, source="x", num_facets=num_facets)
+
+
+def test_data_without_a_preset_take_auto() -> None:
+    assert takes_auto(None, "photos/")
+    assert takes_auto("auto", "mnist")
+    assert not takes_auto(None, "mnist")
+    assert not takes_auto("shapes", "photos/")
+    assert not takes_auto(None, None)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_number_of_facets_is_enough() -> None:
+    config, dataset, reasons = configure_auto("data.npz", ["facets.number=3", "seed=4"], None)
+    assert (len(config.facets.num_clusters), config.seed, len(dataset.train), len(reasons)) == (3, 4, 80, 5)
+    config, _, _ = configure_auto("data.npz", ["facets.num_clusters=[4, 3, 2]", "facets.latent_dim=[1, 1, 1]"], None)
+    assert config.facets.num_clusters == (4, 3, 2)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        (None, [], "expected data for the preset auto, got none: name them with --data"),
+        ("data.npz", ["facets.number=two"], "expected a whole number as facets.number, got 'two': write --set"),
+        ("data.npz", ["data=mnist"], "expected the data once, got them as --data and as --set data.source: leave one"),
+    ],
+)
+def test_mistakes(data: str | None, settings: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configure_auto(data, settings, None)
