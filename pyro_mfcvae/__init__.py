@@ -9,6 +9,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from pyro_mfcvae.api.run import Run, fit, load
     from pyro_mfcvae.draws.arviz_data import to_inference_data
     from pyro_mfcvae.estimator import MultiFacetClustering
     from pyro_mfcvae.facets import Facet
@@ -30,15 +31,19 @@ __all__ = [
     "MergeTree",
     "MultiFacetClustering",
     "ProgressiveSchedule",
+    "Run",
+    "fit",
     "initialize_data_dependent",
     "initialize_glorot",
     "initialize_mixtures",
+    "load",
     "to_inference_data",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "pyro_mfcvae.api.run": ["Run", "fit", "load"],
         "pyro_mfcvae.draws.arviz_data": ["to_inference_data"],
         "pyro_mfcvae.estimator": ["MultiFacetClustering"],
         "pyro_mfcvae.facets": ["Facet"],

@@ -148,6 +148,18 @@ class FacetScores:
         best = linear_sum_assignment(table, maximize=True)[1] if one_to_one else table.argmax(axis=1)
         return {label: int(facet) for label, facet in zip(self.nmi, best, strict=True)}
 
+    def __repr__(self) -> str:
+        """A table: a row per facet and label."""
+        rows = [("facet", "clusters in use", "label", "accuracy", "NMI", "ARI")]
+        for j, record in enumerate(self.facet_records()):
+            use = f"{record['clusters_in_use']} of {record['num_clusters']}"
+            for label in self.accuracy or ("",):
+                scores = [f"{record[name][label]:z.3f}" for name in ("accuracy", "nmi", "ari")] if label else [""] * 3
+                rows.append((str(j), use, label, *scores))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in padded)
+
     def facet_records(self) -> list[dict[str, Any]]:
         """One record of plain numbers per facet: the entry ``facets`` of ``summary.json``."""
         tables = {"accuracy": self.accuracy, "hungarian": self.hungarian, "nmi": self.nmi, "ari": self.ari}

@@ -53,6 +53,17 @@ class MFCVAE(nn.Module):
         self.guide = guide
         self.recipe: str | None = None
 
+    def __repr__(self) -> str:
+        """A line for the whole and one per facet; ``print(pair.model)`` shows every module."""
+        shape = " × ".join(map(str, self.model.event_shape))
+        num = sum(parameter.numel() for parameter in self.parameters())
+        head = f"MFCVAE of items {shape}: {type(self.model.likelihood).__name__}, {num:,} parameters"
+        facets = (
+            f"  facet {j}: {facet.num_clusters} clusters in {facet.latent_dim} dimensions, {type(prior).__name__}"
+            for j, (facet, prior) in enumerate(zip(self.model.facets, self.model.priors, strict=True))
+        )
+        return "\n".join([head, *facets])
+
     @property
     def num_facets(self) -> int:
         """J."""

@@ -51,6 +51,12 @@ class Dataset:
         """Whether the test items are others than those that train."""
         return self.test is not self.train and self.test.held_out
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.event_shape))
+        labels = f"labels {', '.join(self.train.labels)}" if self.train.labels else "no labels"
+        test = f"{len(self.test):,} test items" if self.holds_out else "all are scored"
+        return f"Dataset({self.name}: {len(self.train):,} items {shape}, {test}, {labels})"
+
     def check_event_shape(self, expected: tuple[int, ...]) -> None:
         """Refuse the data for a run that was trained on images of another shape."""
         if self.event_shape != expected:

@@ -1,0 +1,255 @@
+"""Fit, load, and all that a finished run offers, from Python."""
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from html import escape
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tomli_w
+import torch
+
+from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.api.model_files import load_pair_file
+from pyro_mfcvae.config.build import adapt_epochs
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names
+from pyro_mfcvae.data.catalogue import DATASETS, DatasetInfo
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.data.images import Split, validate_images
+from pyro_mfcvae.data.labels import read_labels
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, read_assignments
+from pyro_mfcvae.runs.fit import fit as fit_run
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.train.callbacks import Callback, ProgressBar
+
+if TYPE_CHECKING:
+    import pandas
+
+# The data of a run that came as an array, in its configuration.
+_ARRAY = "array"
+
+
+class Run:
+    """A finished run in its folder.
+
+    Args:
+        path: the folder.
+        data: what it was trained on, where that came as an array; found by the configuration otherwise.
+    """
+
+    def __init__(self, path: str | Path, *, data: Any = None) -> None:
+        self.folder = RunFolder.open(Path(path).expanduser())
+        self._data = None if data is None else as_dataset(data)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.folder.path
+
+    @property
+    def config(self) -> Config:
+        """All settings."""
+        return self.folder.read_config()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What came out, as ``summary.json`` holds it."""
+        return self.folder.read_summary()
+
+    @cached_property
+    def pair(self) -> MFCVAE:
+        """Model and guide, on the CPU."""
+        return self.folder.load_pair()
+
+    @property
+    def grouping(self) -> Grouping:
+        """Which clusters are one group, as the user left them."""
+        return self.folder.read_grouping(self.pair)
+
+    @property
+    def assignments(self) -> "pandas.DataFrame":
+        """A row per item: its group, cluster and probability in every facet, see `pyro_mfcvae.runs.assignments`."""
+        return read_assignments(self.folder.assignments_path)
+
+    @property
+    def scores(self) -> "pandas.DataFrame":
+        """Agreement of each facet's groups with each label: accuracy by majority, NMI and ARI, on the scored items."""
+        import pandas
+
+        rows = [
+            {"facet": j, "groups": facet["num_groups"], "label": label}
+            | {score: facet["groups"][score][label] for score in ("accuracy", "nmi", "ari")}
+            for j, facet in enumerate(self.summary["facets"])
+            for label in facet["groups"]["accuracy"]
+        ]
+        return pandas.DataFrame(rows, columns=["facet", "groups", "label", "accuracy", "nmi", "ari"])
+
+    def assign(self, data: Any, *, root: str | Path | None = None) -> "pandas.DataFrame":
+        """Assign other items: rows as in `assignments`, and ``unlike``, true for items unlike those that trained.
+
+        Args:
+            data: a name, a path, an array of images, a PyTorch data set or loader.
+            root: folder of the data sets' files.
+        """
+        import pyarrow as pa
+
+        dataset = as_dataset(data, root=root, seed=self.config.seed)
+        lowest = lowest_alike(self.folder.assignments_path)
+        assigner = Assigner(self.pair, self.grouping, thumbnails=False, lowest=lowest)
+        splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
+        shape = self.pair.model.event_shape
+        rows = (assigner.rows(prepare_like(split, shape), name=name) for name, split in splits.items())
+        return pa.concat_tables(chain.from_iterable(rows)).to_pandas()
+
+    def continue_(
+        self, *, epochs: int, device: str = "auto", verbose: bool = True, root: str | Path | None = None
+    ) -> "Run":
+        """Train the last stage for so many more epochs, from the last checkpoint; returns the run as it is then.
+
+        Raises:
+            InputError: the data came as an array, and `Run` was opened without them.
+        """
+        config = self.config
+        if epochs < 1:
+            raise InputError(f"expected epochs ≥ 1, got {epochs}: say how many more to train")
+        if self._data is None and config.data.source == _ARRAY:
+            raise InputError(
+                f"expected the array that the run was trained on: open it as Run({str(self.path)!r}, data=…)"
+            )
+        data = self._data or load_dataset(config.data.source, root=_path_or_none(root), seed=config.seed)
+        *earlier, last = config.stage_epochs
+        longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
+        config = replace(config, training=replace(config.training, epochs=longer))
+        _train(config, self.folder, data, device=device, verbose=verbose)
+        return Run(self.path, data=self._data)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report, one HTML page; returns where it is."""
+        from pyro_mfcvae.report.page import write_report
+
+        return write_report(self.folder, _path_or_none(path))
+
+    def __repr__(self) -> str:
+        lines = [f"Run({str(self.path)!r})"]
+        if self.folder.summary_path.is_file():
+            summary = self.summary
+            lines.append(f"  {summary['data']}, {summary['epochs']} epochs, ELBO {summary['elbo']:.2f} nats per item")
+            for j, facet in enumerate(summary["facets"]):
+                use = f"{facet['clusters_in_use']} of {facet['num_clusters']} clusters"
+                lines.append(f"  facet {j}: {facet['num_groups']} groups ({use})")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head, *rest = repr(self).splitlines()
+        lines = "<br>".join(escape(line.strip()) for line in rest)
+        table = self.scores.to_html(index=False, float_format="%.3f") if rest and len(self.scores) else ""
+        return f"<div><strong>{escape(head)}</strong><br>{lines}{table}</div>"
+
+
+def fit(
+    data: Any,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    labels: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    verbose: bool = True,
+    root: str | Path | None = None,
+) -> Run:
+    """Train on data and return the finished run, as ``mfcvae fit`` does.
+
+    Args:
+        data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
+        preset: a preset's name; the one named as the data, or the default one, where None.
+        settings: of the preset to change: {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
+        out: the run's folder; a new one below ``runs/`` where None.
+        labels: name → label of each item, of data in an array; they score, and never train.
+        device: auto, cpu or cuda.
+        verbose: whether to show a progress bar.
+        root: folder of the data sets' files; the environment variable MFCVAE_DATA where None.
+    """
+    named = isinstance(data, str | Path)
+    name = str(data) if named else _ARRAY
+    chosen = preset or (name if name in preset_names() else DEFAULT)
+    folder = RunFolder.new(Path(out).expanduser() if out is not None else _new_folder(Path(name).stem))
+    config, changes = load_preset(chosen), settings or {}
+    made_for = DATASETS[config.data.source].num_items if config.data.source in DATASETS else None
+    source = name if not named or name in DATASETS else str(Path(data).expanduser().resolve())
+    config = override(
+        replace(config, data=replace(config.data, source=source)), [_as_toml(*change) for change in changes.items()]
+    )
+    dataset = as_dataset(data, labels=labels, root=root, seed=config.seed)
+    if made_for and len(dataset.train) != made_for and "training.epochs" not in changes:
+        config = adapt_epochs(config, made_for=made_for, num_items=len(dataset.train))
+    _train(config, folder, dataset, device=device, verbose=verbose)
+    return Run(folder.path, data=None if named else dataset)
+
+
+def load(path: str | Path) -> MFCVAE:
+    """The fitted pair of a run's folder, or of a file that `MFCVAE.save` wrote, on the CPU and in evaluation mode."""
+    path = Path(path).expanduser()
+    return RunFolder.open(path).load_pair() if path.is_dir() else load_pair_file(path)
+
+
+def as_dataset(
+    data: Any, *, labels: Mapping[str, Any] | None = None, root: str | Path | None = None, seed: int = 0
+) -> Dataset:
+    """A data set out of whatever `fit` takes; all items of an array train and are scored."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        if labels:
+            raise InputError("expected labels with an array only, got them with a path: they are read from its files")
+        return load_dataset(str(data), root=_path_or_none(root), seed=seed)
+    array = np.asarray(to_array(data))
+    items = validate_images(array) if is_image_array(array) else to_tensor(array)
+    read: dict[str, torch.Tensor] = {}
+    for name, values in (labels or {}).items():
+        values = np.asarray(to_array(values))
+        numbers = np.unique(values, return_inverse=True)[1] if values.dtype.kind in "USO" else values
+        read |= read_labels(name, numbers, len(items))
+    split = Split(items, read)
+    info = DatasetInfo(
+        name=_ARRAY,
+        description="an array in memory",
+        event_shape=tuple(items.shape[1:]),
+        likelihood=None,
+        label_names=tuple(read),
+        split="all items serve for training and scoring",
+        num_items=len(items),
+        read=lambda root, seed: (split, split),
+    )
+    return Dataset(_ARRAY, split, split, info)
+
+
+def _train(config: Config, folder: RunFolder, data: Dataset, *, device: str, verbose: bool) -> None:
+    with ExitStack() as stack:
+        callbacks: list[Callback] = []
+        if verbose:
+            from rich.console import Console
+
+            callbacks.append(stack.enter_context(ProgressBar(Console())))
+        fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))
+
+
+def _as_toml(key: str, value: Any) -> str:
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return tomli_w.dumps({"value": list(plain) if isinstance(plain, tuple) else plain}).replace("value", key, 1).strip()
+
+
+def _new_folder(name: str) -> Path:
+    return next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
+
+
+def _path_or_none(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()

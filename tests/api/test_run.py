@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import TINY, make_images, save_data
+
+import pyro_mfcvae
+from pyro_mfcvae import InputError, Run, fit, load
+from pyro_mfcvae.config.build import build_pair
+
+pytestmark = pytest.mark.usefixtures("place")
+
+SETTINGS = {
+    "networks.kind": "mlp",
+    "facets.num_clusters": (4, 3),
+    "facets.latent_dim": np.array([2, 2]),
+    "networks.encoder_dims": [8, 8],
+    "networks.decoder_dims": [8, 8],
+    "networks.hidden_dim": 8,
+    "training.epochs": 2,
+    "training.batch_size": 20,
+    "mixture_fit.warmup_steps": 2,
+    "mixture_fit.refit_steps": [],
+    "schedule.fade_in_steps": 4,
+}
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_fit_in_python_is_the_fit_of_the_command_line(fitted: Path) -> None:
+    run = fit("data.npz", settings=SETTINGS, out="here", verbose=False)
+    assert (run.path / "model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
+    assert run.config.data.source == str(Path("data.npz").resolve())
+    table = run.assignments
+    assert len(table) == 80 and {"facet_0_group", "facet_1_cluster", "label_side"} <= set(table.columns)
+    assert list(run.scores.columns) == ["facet", "groups", "label", "accuracy", "nmi", "ari"]
+    assert run.scores["accuracy"][1] == run.summary["facets"][1]["groups"]["accuracy"]["side"]
+    assert repr(run).splitlines()[0] == "Run('here')"
+    assert "facet 1: " in repr(run) and "<table" in run._repr_html_()
+    assert run.report().name == "report.html"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_an_array_is_fitted_and_goes_on(place: Path) -> None:
+    images = make_images()
+    run = fit(torch.as_tensor(images), settings=SETTINGS, labels={"side": ["a", "b"] * 40}, verbose=False)
+    assert run.path == Path("runs/array-1")
+    assert run.summary["epochs"] == 4
+    longer = run.continue_(epochs=3, verbose=False)
+    assert longer.summary["epochs"] == 7 and longer.config.training.epochs == (2, 5)
+    assert len(longer.folder.read_metrics()) == 7
+    with pytest.raises(InputError, match="expected the array that the run was trained on"):
+        Run(run.path).continue_(epochs=1)
+    assert Run(str(run.path), data=images).continue_(epochs=1, verbose=False).summary["epochs"] == 8
+    with pytest.raises(InputError, match="expected epochs ≥ 1, got 0"):
+        longer.continue_(epochs=0)
+    told = longer.assign(images[:5])
+    assert told["facet_0_cluster"].tolist() == longer.assignments["facet_0_cluster"].tolist()[:5]
+    assert told["unlike"].dtype == bool
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_pair_is_saved_and_loaded_by_path_or_text(place: Path) -> None:
+    pair = load("run")
+    pair.save("pair.safetensors")
+    again = load(Path("pair.safetensors"))
+    x = torch.rand(3, 1, 6, 6)
+    for one, other in zip(pair.assign(x), again.assign(x), strict=True):
+        assert torch.equal(one, other)
+    assert repr(pair).splitlines()[0].startswith("MFCVAE of items 1 × 6 × 6: GaussianLikelihood, ")
+    assert "facet 0: 4 clusters in 2 dimensions, MixturePrior" in repr(pair)
+    build_pair(Run("run").config, (1, 6, 6)).double().save("double.safetensors")
+    assert load("double.safetensors").model.alpha.dtype == torch.float64
+
+
+def test_what_is_no_model_is_refused(place: Path) -> None:
+    with pytest.raises(InputError, match="expected the file of a model, got none"):
+        load("none")
+    with pytest.raises(InputError, match=r"expected safetensors in data\.npz, got something else"):
+        load("data.npz")
+    Path("folder").mkdir()
+    with pytest.raises(InputError, match="folder is not a run folder"):
+        load("folder")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_tensors_without_a_recipe_are_refused() -> None:
+    with pytest.raises(InputError, match="tensors that do not say how their model is built: give the run's folder"):
+        load("run/model.safetensors")
+    pair = load("run")
+    copy = pyro_mfcvae.MFCVAE(pair.model, pair.guide)
+    with pytest.raises(InputError, match="expected a pair that was built from a configuration, got one of your own"):
+        copy.save("x")
+
+
+def test_settings_of_the_tests_are_those_of_the_command_line() -> None:
+    assert [setting.partition("=")[0] for setting in TINY] == list(SETTINGS)
+
+
+def test_labels_need_an_array(place: Path) -> None:
+    save_data(place / "again.npz", make_images())
+    with pytest.raises(InputError, match="expected labels with an array only"):
+        fit("again.npz", labels={"y": [1]}, settings=SETTINGS)
