@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
+from pyro_mfcvae.interop.entries import default_name, is_default
 from pyro_mfcvae.interop.inputs import Known, check_data, read_known, unfolded
-from pyro_mfcvae.interop.param_store import StoredModule, bear_name, default_name, free_name, is_default
+from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.distributions import KnownCategorical
 from pyro_mfcvae.models.likelihoods import Likelihood

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.interop.entries import stored_parameters
 from pyro_mfcvae.interop.inputs import Known
-from pyro_mfcvae.interop.param_store import outside_store, reconcile, stored_parameters
+from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 

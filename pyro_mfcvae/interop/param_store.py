@@ -5,50 +5,28 @@ too. Here every copy gets a name of its own. An entry that is not the module's p
 module takes it over, all or none), replaced in the module (the module's counts), or is another module's (refused).
 """
 
-import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER, ParamStoreDict
+from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.substitute_messenger import SubstituteMessenger
 from torch import nn
-from torch.distributions.constraints import Constraint
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.interop.entries import Entry, is_default, network_buffers, owners, serial, stored_parameters
 
-_serial = count()
-_DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
-
-# By parameter: the root module that last put it into a store. An entry of the store that is not here was loaded.
-_owners: Any = WeakTensorKeyDictionary()
 # By name: the root module that bears it.
 _bearers: "weakref.WeakValueDictionary[str, PyroModule]" = weakref.WeakValueDictionary()
 _local = threading.local()
-
-Entry = tuple[str, nn.Parameter, Constraint]
-"""Name in the store, unconstrained parameter, constraint."""
-
-
-def default_name(part: str) -> str:
-    """A fresh name for a model or a guide of which the user gave none."""
-    return f"mfcvae_{next(_serial)}_{part}"
-
-
-def is_default(name: str) -> bool:
-    """Whether a name was made by `default_name`, or is derived from one."""
-    return _DEFAULT_NAME.match(name) is not None
 
 
 @contextmanager
@@ -124,7 +102,7 @@ class StoredModule(PyroModule):
 
     def copied_name(self) -> str:
         """Name of this module, which was just copied or unpickled under the old one."""
-        return f"{type(self).__name__}_{next(_serial)}"
+        return f"{type(self).__name__}_{next(serial)}"
 
     def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
         # Pyro's refuses parts that ran on their own before; their parameters are their own in any case.
@@ -158,26 +136,8 @@ def bear_name(root: StoredModule) -> None:
 def free_name(name: str) -> str:
     """The name itself if no module bears it and Pyro's store has no entry of it, otherwise a fresh one like it."""
     if name in _bearers or any(entry.startswith(f"{name}.") for entry in pyro.get_param_store()):
-        return f"{name}_copy_{next(_serial)}"
+        return f"{name}_copy_{next(serial)}"
     return name
-
-
-def stored_parameters(module: PyroModule) -> Iterator[Entry]:
-    """Every parameter of a module under the name that Pyro's store has for it."""
-    prefix = f"{module._pyro_name}." if module._pyro_name else ""
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            constrained = name.removesuffix("_unconstrained")
-            if constrained in module._pyro_params:
-                yield prefix + constrained, parameter, module._pyro_params[constrained][0]
-            else:
-                yield prefix + name, parameter, constraints.real
-    for key, child in module._modules.items():
-        if isinstance(child, PyroModule):
-            yield from stored_parameters(child)
-        elif child is not None:
-            for name, parameter in child.named_parameters():
-                yield f"{prefix}{key}{_MODULE_NAMESPACE_DIVIDER}{name}", parameter, constraints.real
 
 
 def reconcile(*roots: StoredModule, register: bool = True) -> None:
@@ -208,7 +168,7 @@ def reconcile(*roots: StoredModule, register: bool = True) -> None:
     if other:
         _settle(store, missing, other, num_own)
     elif missing and not all(root._is_in_store for root in roots):
-        _check_names(store, roots)
+        _adopt_default_names(store, roots)
     if register:
         for root, entry in missing:
             _put(store, root, entry)
@@ -221,8 +181,8 @@ def _note_created(*roots: StoredModule) -> None:
     held = pyro.get_param_store()._params
     for root in roots:
         for name, parameter, _ in stored_parameters(root):
-            if held.get(name) is parameter and parameter not in _owners:
-                _owners[parameter] = weakref.ref(root)
+            if held.get(name) is parameter and parameter not in owners:
+                owners[parameter] = weakref.ref(root)
 
 
 def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
@@ -231,14 +191,14 @@ def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
     store._params[name] = parameter
     store._param_to_name[parameter] = name
     store._constraints[name] = constraint
-    _owners[parameter] = weakref.ref(root)
+    owners[parameter] = weakref.ref(root)
 
 
 def _settle(store: ParamStoreDict, missing: list[Owned], other: list[Owned], num_own: int) -> None:
     """Take loaded values over, and give the store the parameters that were replaced in a module."""
     loaded = []
     for root, entry in other:
-        owner = _owners.get(store._params[entry[0]])
+        owner = owners.get(store._params[entry[0]])
         if owner is None:
             loaded.append((root, entry))
         elif owner() is not root:
@@ -256,43 +216,55 @@ def _settle(store: ParamStoreDict, missing: list[Owned], other: list[Owned], num
 
 
 def _check_loaded(store: ParamStoreDict, loaded: list[Owned], missing: list[Owned], num_own: int) -> None:
-    otherwise = "load the weights by MFCVAE.save and pyro_mfcvae.load, or load_state_dict, and clear the store"
     if missing:
         raise InputError(
             f"expected a parameter store with all {len(loaded) + len(missing) + num_own} parameters of this model or "
-            f"pair, got one without {missing[0][1][0]!r} and {len(missing) - 1} others: {otherwise}"
+            f"pair, got one without {missing[0][1][0]!r} and {len(missing) - 1} others: {_OTHERWISE}"
         )
     for _, (name, parameter, _) in loaded:
         if store._params[name].shape != parameter.shape:
             raise InputError(
                 f"expected {name!r} of shape {tuple(parameter.shape)} in the parameter store, got "
-                f"{tuple(store._params[name].shape)}: {otherwise}"
+                f"{tuple(store._params[name].shape)}: {_OTHERWISE}"
             )
-    buffers = [name for root in {root for root, _ in loaded} for name in _network_buffers(root)]
-    if buffers and num_own == 0:
+    if num_own == 0:
+        _check_buffers({root for root, _ in loaded})
+
+
+def _check_buffers(roots: Iterable[StoredModule]) -> None:
+    """Refuse networks whose buffers a parameter store does not restore."""
+    if buffers := [name for root in roots for name in network_buffers(root)]:
         raise InputError(
             f"expected networks without buffers, since Pyro's parameter store does not save any, got {buffers[0]!r} "
-            f"and {len(buffers) - 1} others (the statistics of batch norm): {otherwise}"
+            f"and {len(buffers) - 1} others (the statistics of batch norm): {_OTHERWISE}"
         )
 
 
-def _network_buffers(module: PyroModule) -> Iterator[str]:
-    """Buffers of the networks; those of our own modules follow from how they were built."""
-    for key, child in module._modules.items():
-        if isinstance(child, PyroModule):
-            yield from _network_buffers(child)
-        elif child is not None:
-            yield from (f"{key}.{name}" for name, _ in child.named_buffers())
+def _adopt_default_names(store: ParamStoreDict, roots: tuple[StoredModule, ...]) -> None:
+    """Take over loaded entries of the one pair that was saved under default names, which differ from run to run.
 
-
-def _check_names(store: ParamStoreDict, roots: tuple[StoredModule, ...]) -> None:
-    """Refuse a loaded store whose entries might be those of a module with a default name, but under another number."""
+    The entries leave the store, since they belong to these roots under other names.
+    """
     if not any(is_default(root._pyro_name) for root in roots):
         return
-    for name, parameter in store._params.items():
-        if is_default(name) and parameter not in _owners:
-            raise InputError(
-                f"expected a parameter store with entries of {roots[-1]._pyro_name!r}, got loaded ones such as "
-                f"{name!r}, and default names differ from run to run: give the model the same name=… when you save and "
-                "when you load, or use MFCVAE.save and pyro_mfcvae.load"
-            )
+    loaded = {name: value for name, value in store._params.items() if is_default(name) and value not in owners}
+    if not loaded:
+        return
+    saved = sorted({name.split(".")[0] for name in loaded}, key=len)  # a guide's name is longer than its model's
+    own = [[entry for entry in stored_parameters(root)] for root in roots]
+    found: list[tuple[nn.Parameter, Any]] = []
+    if len(saved) == len(roots):
+        for root, name, entries in zip(roots, saved, own, strict=True):
+            found += [(p, loaded.get(name + entry.removeprefix(root._pyro_name))) for entry, p, _ in entries]
+    if not found or any(value is None or value.shape != parameter.shape for parameter, value in found):
+        raise InputError(
+            f"expected a parameter store with entries of {roots[-1]._pyro_name!r}, got loaded ones of "
+            f"{' and '.join(saved)}, and default names differ from run to run: give the model the same name=… when you "
+            "save and when you load, or use MFCVAE.save and pyro_mfcvae.load"
+        )
+    _check_buffers(roots)
+    with torch.no_grad():
+        for parameter, value in found:
+            parameter.copy_(value)
+    for name in loaded:
+        del store[name]

@@ -1,0 +1,59 @@
+"""Entries of Pyro's parameter store: the names that our modules' parameters have there, and who put them there."""
+
+import re
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+from pyro.distributions import constraints
+from pyro.nn import PyroModule
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from torch import nn
+from torch.distributions.constraints import Constraint
+from torch.utils.weak import WeakTensorKeyDictionary
+
+serial = count()
+_DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
+
+# By parameter: the root module that last put it into a store. An entry of the store that is not here was loaded.
+owners: Any = WeakTensorKeyDictionary()
+
+Entry = tuple[str, nn.Parameter, Constraint]
+"""Name in the store, unconstrained parameter, constraint."""
+
+
+def default_name(part: str) -> str:
+    """A fresh name for a model or a guide of which the user gave none."""
+    return f"mfcvae_{next(serial)}_{part}"
+
+
+def is_default(name: str) -> bool:
+    """Whether a name was made by `default_name`, or is derived from one."""
+    return _DEFAULT_NAME.match(name) is not None
+
+
+def stored_parameters(module: PyroModule) -> Iterator[Entry]:
+    """Every parameter of a module under the name that Pyro's store has for it."""
+    prefix = f"{module._pyro_name}." if module._pyro_name else ""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            constrained = name.removesuffix("_unconstrained")
+            if constrained in module._pyro_params:
+                yield prefix + constrained, parameter, module._pyro_params[constrained][0]
+            else:
+                yield prefix + name, parameter, constraints.real
+    for key, child in module._modules.items():
+        if isinstance(child, PyroModule):
+            yield from stored_parameters(child)
+        elif child is not None:
+            for name, parameter in child.named_parameters():
+                yield f"{prefix}{key}{_MODULE_NAMESPACE_DIVIDER}{name}", parameter, constraints.real
+
+
+def network_buffers(module: PyroModule) -> Iterator[str]:
+    """Buffers of the networks; those of our own modules follow from how they were built."""
+    for key, child in module._modules.items():
+        if isinstance(child, PyroModule):
+            yield from network_buffers(child)
+        elif child is not None:
+            yield from (f"{key}.{name}" for name, _ in child.named_buffers())
