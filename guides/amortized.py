@@ -15,7 +15,7 @@ from pyro_mfcvae.guides.assignments import AnalyticAssignment, AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide, move_to, typical_values
 from pyro_mfcvae.interop.inputs import Known
-from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
+from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name, outside_store
 from pyro_mfcvae.models.distributions import IMPOSSIBLE
 from pyro_mfcvae.models.generative import MODEL_TOKEN, WRONG_MODEL, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
@@ -85,7 +85,7 @@ class MultiFacetGuide(StoredModule):
             globals_guide = ConjugateGuide(model)
         self.globals_guide = globals_guide
         if globals_guide is not None:
-            with poutine.block():
+            with outside_store(), poutine.block():
                 covered = globals_guide().keys()  # Pyro's automatic guides make their parameters when first called
             if set(model.global_sites) != covered:
                 raise InputError(

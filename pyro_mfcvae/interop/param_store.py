@@ -24,6 +24,8 @@ from torch import nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.interop.entries import Entry, is_default, network_buffers, owners, serial, stored_parameters
 
+_OTHERWISE = "load the weights by MFCVAE.save and pyro_mfcvae.load, or load_state_dict, and clear the store"
+
 # By name: the root module that bears it.
 _bearers: "weakref.WeakValueDictionary[str, PyroModule]" = weakref.WeakValueDictionary()
 _local = threading.local()
