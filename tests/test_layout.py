@@ -41,6 +41,7 @@ TESTS_OF_THE_WHOLE = {
     "cli/mistakes",
     "config/presets",
     "known_clusters",
+    "copies",
     "combinations",
     "layout",
     "traps",

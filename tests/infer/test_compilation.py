@@ -32,13 +32,7 @@ SMALL = override(
     [
         "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[2, 3]",
-        "networks.encoder_dims=[8, 9]",
-        "networks.decoder_dims=[8, 9]",
-        "networks.hidden_dim=8",
-        "networks.channels=[3, 4]",
         "networks.head_init_scale=1.0",
-        "likelihood.kind=gaussian",
-        "likelihood.learn_scale=true",
         "training.epochs=1",
         "training.batch_size=16",
         "training.compile=true",
@@ -47,9 +41,19 @@ SMALL = override(
 SHAPE = (1, 8, 8)
 
 
+GAUSSIAN = ["likelihood.kind=gaussian", "likelihood.learn_scale=true"]
+MLP = ["networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"]
+
+
+def configure(*settings: str) -> Config:
+    networks = ["networks.channels=[3, 4]"] if "networks.kind=conv" in settings else MLP
+    likelihood = [] if "likelihood.kind=bernoulli" in settings else GAUSSIAN
+    return override(SMALL, [*networks, *likelihood, *settings])
+
+
 def small_pair(*settings: str) -> MFCVAE:
     pyro.set_rng_seed(0)
-    return build_pair(override(SMALL, settings), SHAPE).train()
+    return build_pair(configure(*settings), SHAPE).train()
 
 
 def run(
@@ -94,7 +98,7 @@ CASES = {
     "mlp": ["prior.covariance=full"],
     "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"],
     "free nats": ["prior.covariance=spherical"],
-    "bernoulli": ["likelihood.kind=bernoulli", "likelihood.learn_scale=false", "prior.learn_weights=false"],
+    "bernoulli": ["likelihood.kind=bernoulli", "prior.learn_weights=false"],
     "one cluster": ["facets.num_clusters=[1, 4]"],
     **{rule: [f"assignment.kind={rule}"] for rule in ("sample", "monte_carlo", "vade", "amortized")},
     "student": ["prior.kind=student_t", "assignment.kind=monte_carlo"],
@@ -337,7 +341,7 @@ def test_known_clusters_and_losses_without_gradients_are_computed_as_written() -
 
 def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
     pyro.set_rng_seed(0)
-    config = override(SMALL, settings)
+    config = configure(*settings)
     images = torch.rand(48, *SHAPE)
     training = Training(
         build_pair(config, SHAPE),
@@ -362,7 +366,7 @@ def test_a_compiled_training_is_the_training(kind: str) -> None:
 def test_a_compiled_training_that_is_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
     def start() -> Training:
         pyro.set_rng_seed(0)
-        images, config = torch.rand(48, *SHAPE), override(SMALL, ["networks.kind=conv"])
+        images, config = torch.rand(48, *SHAPE), configure("networks.kind=conv")
         schedule = build_schedule(config, steps_per_epoch(len(images), config.training.batch_size))
         return Training(
             build_pair(config, SHAPE),
