@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import check_utf8
 
 PURPOSE = "Several clusterings of your images at once."
 
@@ -85,6 +86,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str]) -> None:
+    for argument in args:
+        check_utf8(argument)
     name = args[0] if args else ""
     if name in ("-h", "--help", "help"):
         print(_help())

@@ -13,6 +13,7 @@ from pyro_mfcvae.cli.options import Directory, File, Flag, Json, Parts, Root, Ru
 from pyro_mfcvae.cli.terminal import console, print_json, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import expand_user
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +104,7 @@ def _plain(table: "pa.Table") -> list[dict[str, str]]:
 
 def _files_of(source: str, dataset: "Dataset") -> Path | None:
     """The folder that the names of the items are relative to; None where items are no files."""
-    return None if dataset.train.names is None else Path(source).expanduser()
+    return None if dataset.train.names is None else expand_user(source)
 
 
 class _Sorter:

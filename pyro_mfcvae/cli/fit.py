@@ -19,7 +19,6 @@ from pyro_mfcvae.cli.options import (
     Preset,
     Root,
     Settings,
-    expand,
     option,
 )
 from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say
@@ -28,6 +27,7 @@ from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import check_utf8, expand_user
 
 if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
@@ -204,7 +204,9 @@ def _suit_data(
         dataset = load_dataset(source, root=root, seed=config.seed)
         num_items = len(dataset.train)
         # An absolute path is found from other working folders as well.
-        config = replace(config, data=replace(config.data, source=str(expand(source).resolve())))
+        path = expand_user(source).resolve()
+        check_utf8(path)
+        config = replace(config, data=replace(config.data, source=str(path)))
     if made_for and num_items and num_items != made_for and "training.epochs" not in map(_key_of, settings):
         config = adapt_epochs(config, made_for=made_for, num_items=num_items)
     return config, dataset, ()

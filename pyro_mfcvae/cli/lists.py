@@ -44,7 +44,7 @@ def datasets(json: Json = False) -> None:
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional, option("SHELL")],
+    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional, option("SHELL")],
     /,
 ) -> None:
     """Print a script that completes commands and options.
@@ -53,7 +53,7 @@ def completion(
     In zsh: mfcvae completion zsh > a file _mfcvae in a folder of $fpath
 
     Args:
-        shell: bash, zsh or tcsh.
+        shell: bash or zsh.
     """
     from pyro_mfcvae.cli.app import COMMANDS, find_command
 

@@ -7,7 +7,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import expand_user
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:
@@ -61,19 +61,7 @@ def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda texts: expand(texts[0]),
+        instance_from_str=lambda texts: expand_user(texts[0]),
         is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda path: [str(path)],
     )
-
-
-def expand(text: str) -> Path:
-    """A path with ``~`` and ``~user`` replaced by home folders.
-
-    Raises:
-        InputError: there is no such user.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise InputError(f"expected the home folder of a user, got {text}: write the path in full") from None

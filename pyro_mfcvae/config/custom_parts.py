@@ -110,14 +110,14 @@ def make_part(
     named = inspect.signature(make).parameters
     given = {name: value for name, value in provided.items() if name in named and name not in options}
     try:
-        inspect.signature(make).bind(*args, **given, **options)
+        part = make(*args, **given, **options)
     except TypeError as error:
-        accepted = [name for name in list(named)[len(args) :] if name not in given and name != "options"]
+        own = [name for name, parameter in named.items() if parameter.kind is not parameter.VAR_POSITIONAL]
+        accepted = [name for name in own[len(args) :] if name not in given and name != "kwargs"]
         raise InputError(
             f"expected options of {make.__module__}.{make.__name__} out of {', '.join(accepted) or 'none'}, got "
             f"{', '.join(options) or 'none'} ({error}): change them"
-        ) from None
-    part = make(*args, **given, **options)
+        ) from error
     found, wanted = (part, base) if isinstance(base, tuple) else ((part,), (base,))
     if (
         not isinstance(found, tuple)

@@ -89,8 +89,8 @@ def override(config: Config, settings: Iterable[str]) -> Config:
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML; values that are None (for: decided by the code) are left out."""
-    return tomli_w.dumps(_without_none(asdict(config)))
+    """The configuration as TOML; values that are None (for: decided by the code) and empty sections are left out."""
+    return tomli_w.dumps(_without_empty(asdict(config)))
 
 
 def setting_names(config: Config | None = None) -> list[str]:
@@ -177,11 +177,11 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
     return table
 
 
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_none(value) if isinstance(value, dict) else value
+        key: _without_empty(value) if isinstance(value, dict) else value
         for key, value in table.items()
-        if value is not None
+        if value is not None and value != {}
     }
 
 

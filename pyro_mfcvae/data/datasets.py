@@ -14,6 +14,7 @@ from pyro_mfcvae.data.readers import read_hdf5, read_image_folder, read_npy, rea
 from pyro_mfcvae.data.rendered3d import draw_scenes
 from pyro_mfcvae.data.shapes import draw_shapes
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import expand_user
 
 __all__ = ["DATASETS", "Dataset", "DatasetInfo", "Split", "as_float", "load_dataset", "validate_images"]
 
@@ -97,7 +98,7 @@ _READERS = {".npz": read_npz, ".npy": read_npy, ".h5": read_hdf5, ".hdf5": read_
 
 
 def _path_info(name_or_path: str | Path) -> DatasetInfo:
-    path = Path(name_or_path).expanduser()
+    path = expand_user(name_or_path)
     if not path.exists():
         raise InputError(
             f"no data set, file or folder is called '{name_or_path}'; known data sets are {', '.join(DATASETS)}, and "

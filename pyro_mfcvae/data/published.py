@@ -13,6 +13,7 @@ import torch
 
 from pyro_mfcvae.data.images import Split, validate_images
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.paths import expand_user
 
 
 def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
@@ -24,7 +25,7 @@ def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
             "expected to be told where the data are; set MFCVAE_DATA to the folder that holds "
             f"{needed}{hint}, or pass root"
         )
-    folder = Path(chosen).expanduser()
+    folder = expand_user(chosen)
     if not (folder / needed).exists():
         raise InputError(
             f"expected {needed} in {folder}, found none{hint}; set MFCVAE_DATA to the folder that holds it, or pass "

@@ -1,10 +1,16 @@
+import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Run
+from command_line import TINY, Run, make_images
 
+from pyro_mfcvae.cli.app import COMMANDS
 from pyro_mfcvae.config.text import preset_names
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -22,10 +28,132 @@ def test_the_module_is_the_command() -> None:
     [
         (["--help"], ["fit", "evaluate", "presets", "datasets"]),
         (["fit", "--help"], ["PRESET", "--data", "--out", "--set", "--resume", "--device", "--root", "MFCVAE_DATA"]),
-        (["evaluate", "--help"], ["RUN", "--data", "--root"]),
+        (["evaluate", "--help"], ["RUN", "--data", "--root", "--json", "--parts"]),
     ],
 )
 def test_help_names_every_option(mfcvae: Run, args: list[str], mentions: list[str]) -> None:
     code, out, err = mfcvae(*args)
     assert (code, err) == (0, "")
     assert [word for word in mentions if word not in out] == []
+
+
+def run_alone(*args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "pyro_mfcvae", *args]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_no_empty_defaults(mfcvae: Run, command: str) -> None:
+    code, out, err = mfcvae(command, "--help")
+    assert (code, err) == (0, "")
+    assert not re.search(r"default: (None|False)|default: \)", out)
+    assert "[PRESET]" in out if command in ("fit", "sweep") else "PRESET" not in out
+
+
+def test_help_is_as_wide_as_the_terminal() -> None:
+    for args in (["--help"], ["fit", "--help"], ["check", "--help"]):
+        lines = run_alone(*args, COLUMNS="60").stdout.decode().splitlines()
+        assert max(map(len, [line for line in lines if not line.startswith("usage:")])) <= 60
+
+
+def test_the_version_is_shown(mfcvae: Run) -> None:
+    assert mfcvae("--version") == (0, f"mfcvae {version('pyro-mfcvae')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["evalute"], "got evalute: did you mean evaluate?"),
+        (["explode"], "got explode: "),
+        ([], "got none: mfcvae --help explains them"),
+    ],
+)
+def test_an_unknown_command_suggests_the_nearest(mfcvae: Run, args: list[str], hint: str) -> None:
+    code, out, err = mfcvae(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith("mfcvae: expected a command out of fit, sweep, evaluate, ")
+    assert hint in err
+
+
+def test_a_script_for_completion_names_commands_and_options() -> None:
+    for shell in ("bash", "zsh"):
+        done = run_alone("completion", shell)
+        assert done.returncode == 0
+        assert all(word in done.stdout.decode() for word in ("evaluate", "--sort-into", "--num-nodes"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_output_that_is_not_utf8_is_printed(encoding: str) -> None:
+    for args in (["--help"], ["fit", "--help"], ["datasets"], ["presets"], ["explode"]):
+        done = run_alone(*args, PYTHONIOENCODING=encoding)
+        assert done.returncode == (2 if args == ["explode"] else 0)
+        assert b"Traceback" not in done.stderr
+    assert b"3 x 32 x 32" in run_alone("datasets", PYTHONIOENCODING="ascii").stdout
+
+
+def test_a_path_that_is_not_utf8_is_refused(mfcvae: Run) -> None:
+    code, _, err = mfcvae("fit", "--out", "lauf_\udce4")
+    assert (code, err) == (2, "mfcvae: expected a path in UTF-8, got lauf_\\xe4: rename the file or folder\n")
+
+
+def test_a_home_folder_is_found_behind_an_equals_sign(
+    mfcvae: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert mfcvae("fit", "--data", "data.npz", "--out=~/run", "--set", *TINY)[0] == 0
+    assert (tmp_path / "home" / "run" / "model.safetensors").is_file()
+    for args in (["fit", "--data", "~nobody-here/x"], ["fit", "mnist", "--root", "~nobody-here"]):
+        code, _, err = mfcvae(*args)
+        assert code == 2
+        assert "expected the home folder of a user, got ~nobody-here" in " ".join(err.split())
+
+
+def test_a_label_s_control_characters_are_written_out(mfcvae: Run) -> None:
+    np.savez("odd.npz", images=make_images(), **{"\x1b[31mred [/b]": np.arange(80) % 2})
+    code, out, _ = mfcvae("fit", "--data", "odd.npz", "--out", "run", "--set", *TINY)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\\x1b[31mred [/b]" in out
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.parametrize(
+    ("args", "keys"),
+    [
+        (["evaluate", "run"], {"run", "data", "items", "elbo", "facets"}),
+        (["assign", "run"], {"file", "items", "groups", "unlike"}),
+        (["check", "run", "--items", "100", "--draws", "30"], {"run", "items", "checks"}),
+        (["sample", "run", "--num", "2", "--clusters", "0=1"], {"figure", "title"}),
+        (["report", "run"], {"file", "bytes"}),
+        (["fit", "--resume", "--out", "run"], {"run", "data", "seed", "facets", "elbo", "seconds"}),
+        (["presets"], {"preset", "data", "training"}),
+        (["datasets"], {"name", "num_items"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_json_is_all_that_is_printed(mfcvae: Run, args: list[str], keys: set[str]) -> None:
+    code, out, err = mfcvae(*args, "--json")
+    assert (code, err) == (0, "")
+    record = json.loads(out, parse_constant=pytest.fail)
+    assert keys <= (record[0] if isinstance(record, list) else record).keys()
+
+
+def test_a_run_s_own_parts_are_imported_only_when_told(mfcvae: Run, place: Path) -> None:
+    (place / "of_me.py").write_text(
+        "from pathlib import Path\nfrom pyro_mfcvae.models import MixturePrior\n"
+        "Path('imported').touch()\nclass Mine(MixturePrior):\n    pass\n"
+    )
+    settings = [*TINY, "prior=of_me.Mine"]
+    assert run_alone("fit", "--data", "data.npz", "--out", "run", "--set", *settings).returncode == 0
+    (place / "imported").unlink()
+    code, _, err = mfcvae("evaluate", "run")
+    assert code == 2
+    assert "expected a part whose module is imported, got of_me.Mine: if you trust it, give --parts of_me" in err
+    assert not (place / "imported").exists()
+    assert run_alone("evaluate", "run", "--parts", "of_me").returncode == 0
+    config = place / "run" / "config.toml"
+    config.write_text(config.read_text().replace("of_me.Mine", "subprocess.getoutput"))
+    code, _, err = mfcvae("evaluate", "run")
+    assert code == 2
+    assert "expected a class that derives from FacetPrior" in err
