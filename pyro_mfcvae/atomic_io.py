@@ -1,4 +1,4 @@
-"""Reading text, and writing files so that they appear whole or not at all."""
+"""Paths, reading text, and writing files so that they appear whole or not at all."""
 
 import json
 import math
@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pyro_mfcvae.errors import InputError
 
@@ -58,6 +56,30 @@ def _plain(value: Any) -> Any:
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy":  # which is not imported for a file without numbers of its own
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def expand_user(path: str | Path) -> Path:
+    """A path with ``~`` and ``~user`` replaced by home folders.
+
+    Raises:
+        InputError: there is no such user, or it is not known where the home folder is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"expected the home folder of a user, got {path}: write the path in full") from None
+
+
+def check_utf8(path: str | Path) -> None:
+    """Refuse a path with other bytes than UTF-8, which our text files cannot hold.
+
+    Raises:
+        InputError: it has such bytes.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"expected a path in UTF-8, got {path}: rename the file or folder") from None

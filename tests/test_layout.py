@@ -1,6 +1,7 @@
 """The layout: folders and their order, arrows between and inside them, sizes, and what an import loads."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From the bottom to the top: a folder, or a file beside the folders, imports from its own row and from those before it.
 ORDER = (
-    {"errors", "atomic_io", "lazy", "paths"},
+    {"errors", "atomic_io", "lazy"},
     {"facets", "metrics", "plots", "curves", "data"},
     {"interop", "networks", "convolutions"},
     {"models"},
@@ -223,3 +224,11 @@ def test_models_and_guides_are_no_global_packages() -> None:
     assert Path(pyro_mfcvae.models.__file__).parent == ROOT / "models"
     assert Path(pyro_mfcvae.guides.__file__).parent == ROOT / "guides"
     assert not {"models", "guides"} & set(sys.modules)
+
+
+def test_contributing_names_files_that_exist_and_twelve_changes_at_least() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 12
+    for path in re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", "\n".join(rows)):
+        assert (ROOT / path).exists() or (ROOT / "pyro_mfcvae" / path).exists(), path

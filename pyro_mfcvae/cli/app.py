@@ -18,8 +18,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from pyro_mfcvae.atomic_io import check_utf8
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.paths import check_utf8
 
 PURPOSE = "Several clusterings of your images at once."
 

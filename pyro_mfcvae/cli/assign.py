@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
+from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.cli.options import Directory, File, Flag, Json, Parts, Root, Run, option
 from pyro_mfcvae.cli.terminal import console, print_json, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.paths import expand_user
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pyro_mfcvae.atomic_io import check_utf8, expand_user
 from pyro_mfcvae.cli.options import (
     Count,
     Data,
@@ -27,7 +28,6 @@ from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.paths import check_utf8, expand_user
 
 if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset

@@ -7,7 +7,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pyro_mfcvae.paths import expand_user
+from pyro_mfcvae.atomic_io import expand_user
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:

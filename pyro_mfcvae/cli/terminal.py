@@ -1,7 +1,5 @@
 """What the command line shows: lines, the tables of scores, and JSON. Nothing here imports torch."""
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyro_mfcvae.atomic_io import as_json
 from pyro_mfcvae.cli.streams import printable
 
 if TYPE_CHECKING:
@@ -38,15 +37,7 @@ def say(text: str) -> None:
 
 def print_json(record: Mapping[str, Any] | Sequence[Any]) -> None:
     """One JSON document on standard output; NaN is null."""
-    print(json.dumps(_finite(record), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(as_json(record), end="")
 
 
 def table(*columns: str) -> Table:

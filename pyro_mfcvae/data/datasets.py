@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.data.catalogue import DATASETS, NUM_DRAWN, DatasetInfo
 from pyro_mfcvae.data.images import Split, as_float, fingerprint, validate_images
 from pyro_mfcvae.data.readers import read_hdf5, read_image_folder, read_npy, read_npz
 from pyro_mfcvae.data.rendered3d import draw_scenes
 from pyro_mfcvae.data.shapes import draw_shapes
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.paths import expand_user
 
 __all__ = ["DATASETS", "Dataset", "DatasetInfo", "Split", "as_float", "load_dataset", "validate_images"]
 

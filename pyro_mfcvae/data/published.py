@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.data.images import Split, validate_images
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.paths import expand_user
 
 
 def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
