@@ -1,5 +1,6 @@
 """The examples run, and do what they promise."""
 
+import math
 import re
 import runpy
 import sys
@@ -47,7 +48,7 @@ def test_the_part_built_in_the_docs_trains_as_it_stands(
     mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (ROOT / "docs" / "parts.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (command,) = re.findall(r"^    mfcvae fit --set (.*my_priors.*)$", page, re.MULTILINE)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (place / "my_priors.py").write_text(program)
@@ -64,3 +65,17 @@ def test_every_setting_that_the_docs_name_is_there() -> None:
     assert len(settings) > 15
     for setting in settings:
         override(Config(data=DataConfig(source="shapes")), [setting])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_part_built_in_the_docs_meets_its_contract() -> None:
+    """All programs of the page in one namespace, in order; the last one trains the parts together and checks them."""
+    torch.set_default_dtype(torch.float32)
+    page = (ROOT / "docs" / "parts.md").read_text()
+    names: dict[str, Any] = {"__name__": "parts"}
+    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(program, names)
+    assert math.isfinite(names["loss"])
+    mean = names["guide"].globals_guide.loc_0_mean
+    assert mean.grad is not None and mean.grad.abs().max() > 0
+    assert all(p.grad is not None for p in names["encoder"].parameters())
