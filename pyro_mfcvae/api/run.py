@@ -1,7 +1,7 @@
 """Fit, load, and all that a finished run offers, from Python."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 import torch
+from lightning_fabric.loggers import Logger
 
 from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
 from pyro_mfcvae.api.model_files import load_pair_file
+from pyro_mfcvae.config.auto import choose_settings
 from pyro_mfcvae.config.build import adapt_epochs
 from pyro_mfcvae.config.schema import Config
-from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names
+from pyro_mfcvae.config.text import load_preset, override, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS, DatasetInfo
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.images import Split, validate_images
@@ -29,7 +31,7 @@ from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, r
 from pyro_mfcvae.runs.fit import fit as fit_run
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
-from pyro_mfcvae.train.callbacks import Callback, ProgressBar
+from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, ProgressBar
 
 if TYPE_CHECKING:
     import pandas
@@ -164,34 +166,40 @@ def fit(
     labels: Mapping[str, Any] | None = None,
     device: str = "auto",
     verbose: bool = True,
-    root: str | Path | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> Run:
     """Train on data and return the finished run, as ``mfcvae fit`` does.
 
     Args:
         data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name; the one named as the data, or the default one, where None.
+        preset: a preset's name; the one named as the data where None, and for all other data ``auto``, which chooses
+            settings that suit them.
         settings: of the preset to change: {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
         out: the run's folder; a new one below ``runs/`` where None.
         labels: name → label of each item, of data in an array; they score, and never train.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        root: folder of the data sets' files; the environment variable MFCVAE_DATA where None.
+        loggers: of Lightning Fabric's interface, such as its TensorBoardLogger and CSVLogger, or W&B's and MLflow's.
     """
     named = isinstance(data, str | Path)
-    name = str(data) if named else _ARRAY
-    chosen = preset or (name if name in preset_names() else DEFAULT)
+    name, changes = str(data) if named else _ARRAY, dict(settings or {})
     folder = RunFolder.new(Path(out).expanduser() if out is not None else _new_folder(Path(name).stem))
-    config, changes = load_preset(chosen), settings or {}
-    made_for = DATASETS[config.data.source].num_items if config.data.source in DATASETS else None
     source = name if not named or name in DATASETS else str(Path(data).expanduser().resolve())
-    config = override(
-        replace(config, data=replace(config.data, source=source)), [_as_toml(*change) for change in changes.items()]
-    )
-    dataset = as_dataset(data, labels=labels, root=root, seed=config.seed)
-    if made_for and len(dataset.train) != made_for and "training.epochs" not in changes:
-        config = adapt_epochs(config, made_for=made_for, num_items=len(dataset.train))
-    _train(config, folder, dataset, device=device, verbose=verbose)
+    if takes_auto(preset, name):
+        number = changes.pop("facets.number", len(changes.get("facets.num_clusters", (None, None))))
+        texts, seed = [_as_toml(*change) for change in changes.items()], int(changes.get("seed", 0))
+        dataset = as_dataset(data, labels=labels, seed=seed)
+        chosen = choose_settings(dataset.train.images, source=source, num_facets=number, settings=texts, seed=seed)
+        config = chosen.config
+    else:
+        config = load_preset(preset or name)
+        made_for = DATASETS[config.data.source].num_items if config.data.source in DATASETS else None
+        config = replace(config, data=replace(config.data, source=source))
+        config = override(config, [_as_toml(*change) for change in changes.items()])
+        dataset = as_dataset(data, labels=labels, seed=config.seed)
+        if made_for and len(dataset.train) != made_for and "training.epochs" not in changes:
+            config = adapt_epochs(config, made_for=made_for, num_items=len(dataset.train))
+    _train(config, folder, dataset, device=device, verbose=verbose, loggers=loggers)
     return Run(folder.path, data=None if named else dataset)
 
 
@@ -232,9 +240,17 @@ def as_dataset(
     return Dataset(_ARRAY, split, split, info)
 
 
-def _train(config: Config, folder: RunFolder, data: Dataset, *, device: str, verbose: bool) -> None:
+def _train(
+    config: Config,
+    folder: RunFolder,
+    data: Dataset,
+    *,
+    device: str,
+    verbose: bool,
+    loggers: Sequence[Logger] = (),
+) -> None:
     with ExitStack() as stack:
-        callbacks: list[Callback] = []
+        callbacks: list[Callback] = [LoggerCallback(lambda step, logger=logger: logger) for logger in loggers]
         if verbose:
             from rich.console import Console
 

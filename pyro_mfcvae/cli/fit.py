@@ -73,7 +73,7 @@ def fit(
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import fit as fit_run
     from pyro_mfcvae.runs.folder import RunFolder
-    from pyro_mfcvae.train.callbacks import ProgressBar, TensorBoardCallback
+    from pyro_mfcvae.train.callbacks import ProgressBar, log_to_tensorboard
     from pyro_mfcvae.train.devices import open_fabric
 
     reasons: Sequence[str] = ()
@@ -92,7 +92,7 @@ def fit(
     with ExitStack() as stack:
         callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
         if find_spec("tensorboard") and fabric.is_global_zero:
-            callbacks.append(TensorBoardCallback(run.tensorboard_path))
+            callbacks.append(log_to_tensorboard(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
     print_scores(result.evaluation)
     say(f"\nExamples of every group: {run.clusters_figure}")

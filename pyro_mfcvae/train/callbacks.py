@@ -1,9 +1,11 @@
-"""Callbacks of a training: their protocol, a progress bar in the terminal, events for TensorBoard."""
+"""Callbacks of a training: their protocol, a progress bar in the terminal, and loggers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from lightning_fabric.loggers import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -72,17 +74,19 @@ class ProgressBar:
             )
 
 
-class TensorBoardCallback:
-    """Writes every epoch's record as TensorBoard events. Needs the extra ``log``."""
+class LoggerCallback:
+    """Gives every epoch's record to a logger of Lightning Fabric's interface: those of W&B and MLflow have it as well.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        open_logger: from the number of steps behind the training, 0 unless it is resumed, to the logger; what an
+            earlier one wrote after that step is to be forgotten.
+    """
+
+    def __init__(self, open_logger: Callable[[int], Logger]) -> None:
+        self._open_logger = open_logger
 
     def on_start(self, training: Training) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # An epoch is written at the step that it ends with, which of the last one to be kept is training.step.
-        self._writer = SummaryWriter(str(self._folder), purge_step=training.step + 1)
+        self._logger = self._open_logger(training.step)
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
         pass
@@ -91,6 +95,17 @@ class TensorBoardCallback:
         scalars = {"elbo": record.elbo, "reconstruction": record.reconstruction, "learning_rate": record.learning_rate}
         for name, values in (("kl", record.kl), ("clusters", record.active_clusters), ("alpha", record.alpha)):
             scalars |= {f"{name}/facet {j}": float(value) for j, value in enumerate(values)}
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, record.step)
-        self._writer.flush()
+        self._logger.log_metrics(scalars, record.step)
+        self._logger.save()
+
+
+def log_to_tensorboard(folder: Path) -> LoggerCallback:
+    """Events for TensorBoard. Needs the extra ``log``."""
+
+    def open_logger(step: int) -> Logger:
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        # An epoch is written at the step that it ends with: the last one to be kept is at ``step``.
+        return TensorBoardLogger(folder, name="", version="", purge_step=step + 1)
+
+    return LoggerCallback(open_logger)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, make_images, save_data
+from lightning_fabric.loggers import CSVLogger
 
 import pyro_mfcvae
 from pyro_mfcvae import InputError, Run, fit, load
@@ -48,8 +49,15 @@ def test_a_fit_in_python_is_the_fit_of_the_command_line(fitted: Path) -> None:
 @pytest.mark.usefixtures("without_figures")
 def test_an_array_is_fitted_and_goes_on(place: Path) -> None:
     images = make_images()
-    run = fit(torch.as_tensor(images), settings=SETTINGS, labels={"side": ["a", "b"] * 40}, verbose=False)
+    run = fit(
+        torch.as_tensor(images),
+        settings=SETTINGS,
+        labels={"side": ["a", "b"] * 40},
+        verbose=False,
+        loggers=[CSVLogger(place)],
+    )
     assert run.path == Path("runs/array-1")
+    assert len(list(place.rglob("metrics.csv"))) == 1
     assert run.summary["epochs"] == 4
     longer = run.continue_(epochs=3, verbose=False)
     assert longer.summary["epochs"] == 7 and longer.config.training.epochs == (2, 5)

@@ -95,7 +95,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_mfcvae.train.callbacks.TensorBoardCallback.on_epoch", interrupt)
+        patch.setattr("pyro_mfcvae.train.callbacks.LoggerCallback.on_epoch", interrupt)
         patch.setattr("pyro_mfcvae.train.callbacks.ProgressBar.on_epoch", interrupt)
         code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY)
         assert (code, err) == (130, "mfcvae: stopped; a fit goes on with --resume --out DIR, a sweep with --out DIR\n")

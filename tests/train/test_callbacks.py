@@ -3,9 +3,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lightning_fabric.loggers import CSVLogger
 from rich.console import Console
 
-from pyro_mfcvae.train.callbacks import Callback, ProgressBar, TensorBoardCallback
+from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, ProgressBar, log_to_tensorboard
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -93,7 +94,7 @@ def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_events_hold_the_records(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
-    watch(TensorBoardCallback(tmp_path / "tensorboard"), 2)
+    watch(log_to_tensorboard(tmp_path / "tensorboard"), 2)
     assert [path.name.startswith("events.out.tfevents") for path in (tmp_path / "tensorboard").iterdir()] == [True]
     scalars = read_events(tmp_path / "tensorboard")
     assert set(scalars) == {"elbo", "reconstruction", "learning_rate"} | {
@@ -108,6 +109,20 @@ def test_tensorboard_events_hold_the_records(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
-    watch(TensorBoardCallback(tmp_path), 2)
-    watch(TensorBoardCallback(tmp_path), 3, epoch=1)
+    watch(log_to_tensorboard(tmp_path), 2)
+    watch(log_to_tensorboard(tmp_path), 3, epoch=1)
     assert [step for step, _ in read_events(tmp_path)["elbo"]] == [3, 6, 9]
+
+
+def test_any_logger_of_fabric_is_given_the_records(tmp_path: Path) -> None:
+    steps = []
+
+    def open_logger(step: int) -> CSVLogger:
+        steps.append(step)
+        return CSVLogger(tmp_path, name="mine", version="")
+
+    watch(LoggerCallback(open_logger), 2)
+    lines = (tmp_path / "mine" / "metrics.csv").read_text().splitlines()
+    assert steps == [0]
+    assert "elbo" in lines[0].split(",") and "kl/facet 1" in lines[0].split(",")
+    assert [line.split(",")[lines[0].split(",").index("step")] for line in lines[1:]] == ["3", "6"]
