@@ -1,31 +1,108 @@
 """Paths, reading text, and writing files so that they appear whole or not at all."""
 
+import errno
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyro_mfcvae.errors import InputError
 
+_TEMPORARY = ".mfcvae-"
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path beside ``path``, then put that file in its place in one step.
 
-    Folders above ``path`` are made where they do not exist. If ``write`` fails, what stood at ``path`` still stands.
+    Missing folders above ``path`` are made. The content is on the disk before the name is, so that a power cut leaves
+    the old file or the new one. If ``write`` fails, the old file stays.
+
+    Raises:
+        OSError: the file cannot be written; ``filename`` is ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(), suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; it is on the disk when the function returns."""
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, such as that of a full disk, the name of ``path``."""
     try:
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
-        temporary.replace(path)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def temporary_prefix() -> str:
+    """How the names of this process's temporary files start: they tell whose they are, see `sweep_temporaries`."""
+    return f"{_TEMPORARY}{os.getpid()}-"
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` had not finished."""
+    return re.fullmatch(rf"{re.escape(_TEMPORARY)}\d+-.*", path.name) is not None
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; what a living process is writing stays."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if is_temporary(path) and not is_alive(int(path.name.removeprefix(_TEMPORARY).partition("-")[0])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it belongs to another user, or cannot be asked
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def read_text(path: Path) -> str:
@@ -47,7 +124,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Text that every JSON reader reads: numbers that JSON has not, NaN and the infinities, become null."""
+    """Text that every JSON reader reads: NaN and the infinities, which JSON lacks, become null."""
     return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 

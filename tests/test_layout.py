@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From the bottom to the top: a folder, or a file beside the folders, imports from its own row and from those before it.
 ORDER = (
-    {"errors", "atomic_io", "lazy"},
+    {"errors", "atomic_io", "lazy", "tensor_files", "locks", "stopping"},
     {"facets", "metrics", "plots", "curves", "data"},
     {"interop", "networks", "convolutions"},
     {"models"},
@@ -58,7 +58,6 @@ LONG = {
     "tests/test_traps.py",
     "tests/train/test_training.py",
     "tests/models/test_priors.py",
-    "tests/data/test_datasets.py",
     "tests/infer/test_initialization.py",
     "tests/infer/test_schedule.py",
     "tests/infer/test_compilation.py",

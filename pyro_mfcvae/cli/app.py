@@ -64,12 +64,15 @@ def find_command(name: str) -> Callable[..., Any]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point; exits with the codes above."""
+    from pyro_mfcvae.cli.folders import held
     from pyro_mfcvae.cli.streams import print_anywhere, print_error
+    from pyro_mfcvae.stopping import stop_on_signals
 
     print_anywhere()
     args = sys.argv[1:] if args is None else args
     try:
-        _run(args)
+        with stop_on_signals(), held:
+            _run(args)
     except InputError as error:
         print_error(str(error))
         sys.exit(2)
@@ -81,7 +84,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print_error(str(error) if error.filename is None else f"cannot use {error.filename}: {reason}")
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print_error("stopped; a fit goes on with --resume --out DIR, a sweep with --out DIR")
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print_error(f"stopped by {stop or 'SIGINT'}; a fit goes on with --resume --out DIR, a sweep with --out DIR")
         sys.exit(128 + getattr(stop, "signum", 2))
 
 

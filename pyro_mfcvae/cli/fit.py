@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pyro_mfcvae.atomic_io import check_utf8, expand_user
+from pyro_mfcvae.cli.folders import claim, hold
 from pyro_mfcvae.cli.options import (
     Count,
     Data,
@@ -79,16 +80,17 @@ def fit(
     reasons: Sequence[str] = ()
     if resume:
         run = RunFolder.open(out)  # type: ignore[arg-type]
+        hold(run.path, devices * num_nodes)
         config, dataset = run.read_config(), None
     else:
-        run = RunFolder.new(out or _new_folder(preset or data or DEFAULT))
+        run = RunFolder(claim(out, preset or data or DEFAULT, devices * num_nodes))
         config, dataset, reasons = _suit_data(chosen, data if chosen is None else preset, settings, root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = json or not fabric.is_global_zero
     dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
     say(_describe(config, dataset))
-    for reason in reasons:
-        say(f"  {reason}")
+    for line in (*(f"  {reason}" for reason in reasons), *dataset.notes):
+        say(line)
     with ExitStack() as stack:
         callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
         if find_spec("tensorboard") and fabric.is_global_zero:
@@ -143,10 +145,10 @@ def sweep(
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.runs.sweep import sweep as run_sweep
 
+    if out is not None and RunFolder(out).config_path.is_file():
+        raise InputError(f"{out} holds a single run: choose another --out")
+    folder = hold(out) if out is not None else claim(None, preset or data or DEFAULT, kind="-sweep")
     config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, root)
-    folder = out or _new_folder(preset or data or DEFAULT, "sweep-")
-    if RunFolder(folder).config_path.is_file():
-        raise InputError(f"{folder} holds a single run: choose another --out")
     console.quiet = json
     say(f"Training seeds 0 to {seeds - 1}. How far each is stands in {folder / 'seed-N' / 'metrics.jsonl'}.")
 
@@ -215,12 +217,6 @@ def _suit_data(
 def _key_of(setting: str) -> str:
     """The name in a setting of the form NAME=VALUE."""
     return setting.partition("=")[0].strip()
-
-
-def _new_folder(name: str, kind: str = "") -> Path:
-    """The next folder below runs/ that is not there yet."""
-    stem = Path(name).stem
-    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{kind}{n}").exists())
 
 
 def _describe(config: Config, dataset: "Dataset") -> str:

@@ -143,6 +143,7 @@ class TrainingConfig:
         final_learning_rate: of Adam after the last step, reached along a half cosine; constant where None.
         data_dependent_init: standardise the hidden units on a first batch.
         free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016).
+        on_divergence: stop, or retry once, from the last good checkpoint, with half the learning rate.
         precision: of the networks' matrix products and convolutions; densities, parameters and Adam keep float32.
         compile: compile the objective; "auto" does where it saves time.
     """
@@ -154,6 +155,7 @@ class TrainingConfig:
     final_learning_rate: Positive | None = None
     data_dependent_init: bool = False
     free_nats: NonNegative = 0.0
+    on_divergence: Literal["stop", "retry"] = "stop"
     precision: Literal["float32", "bf16"] = "float32"
     compile: Literal["auto", True, False] = "auto"
 
@@ -262,11 +264,8 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.prior.kind == "vamp":
-            refuse_without_effect(
-                self.mixture_fit,
-                ("variance",),
-                'in mixture_fit with prior.kind = "vamp", whose spreads are q(z | x)\'s',
-            )
+            why = 'in mixture_fit with prior.kind = "vamp", whose spreads are q(z | x)\'s'
+            refuse_without_effect(self.mixture_fit, ("variance",), why)
         num_facets = len(self.facets.num_clusters)
         for name, value in self._per_facet().items():
             if isinstance(value, tuple) and len(value) != num_facets:

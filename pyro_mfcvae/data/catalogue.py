@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_mfcvae.data.images import Split
+    from pyro_mfcvae.data.images import Loaded, Split
 
-Reader = Callable[[Path | None, int], tuple["Split", "Split"]]
+Reader = Callable[[Path | None, int], "tuple[Split, Split] | Loaded"]
 """From the data folder (None: not given) and a seed to the training and the test split."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is read.
+    """What is known about a data set before it is read.
 
     Args:
         name: what the user calls it.
         description: one line.
-        event_shape: shape of one image, (C, H, W); None where the data decide.
+        event_shape: shape of one item, (C, H, W) or (P,); None where the data decide.
         likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None where open.
         label_names: names of the label sets; empty where the data decide.
         split: one sentence on which items train and which score.

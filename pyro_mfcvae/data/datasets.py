@@ -1,4 +1,4 @@
-"""Data sets by name or path: images in splits, with the label sets that serve for scoring only."""
+"""Data sets by name or path: items in splits, with the label sets that serve for scoring only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,10 +10,22 @@ from torch import Tensor
 
 from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.data.catalogue import DATASETS, NUM_DRAWN, DatasetInfo
-from pyro_mfcvae.data.images import Split, as_float, fingerprint, validate_images
-from pyro_mfcvae.data.readers import read_hdf5, read_image_folder, read_npy, read_npz
+from pyro_mfcvae.data.folders import read_image_folder
+from pyro_mfcvae.data.images import (
+    Fit,
+    Loaded,
+    Size,
+    Split,
+    as_float,
+    as_size,
+    fingerprint,
+    resize_all,
+    validate_images,
+)
+from pyro_mfcvae.data.readers import read_hdf5, read_npy, read_npz
 from pyro_mfcvae.data.rendered3d import draw_scenes
 from pyro_mfcvae.data.shapes import draw_shapes
+from pyro_mfcvae.data.tables import read_csv, read_parquet
 from pyro_mfcvae.errors import InputError
 
 __all__ = ["DATASETS", "Dataset", "DatasetInfo", "Split", "as_float", "load_dataset", "validate_images"]
@@ -23,6 +35,9 @@ __all__ = ["DATASETS", "Dataset", "DatasetInfo", "Split", "as_float", "load_data
 class Dataset:
     """A data set in memory.
 
+    Attributes:
+        notes: a line for everything that was passed over when it was read.
+
     Raises:
         InputError: if training and test images differ in shape or in the names of their label sets.
     """
@@ -31,6 +46,7 @@ class Dataset:
     train: Split
     test: Split
     info: DatasetInfo
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         here, there = self.event_shape, tuple(self.test.images.shape[1:])
@@ -44,12 +60,12 @@ class Dataset:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one image, (C, H, W)."""
+        """Shape of one item, (C, H, W), or (P,) for vectors."""
         return tuple(self.train.images.shape[1:])
 
     @property
     def holds_out(self) -> bool:
-        """Whether the test items are others than those that train."""
+        """Whether none of the test items trains."""
         return self.test is not self.train and self.test.held_out
 
     def __repr__(self) -> str:
@@ -71,40 +87,70 @@ class Dataset:
         return fingerprint(self.train.images)
 
 
-def load_dataset(name_or_path: str | Path, *, root: Path | None = None, seed: int = 0) -> Dataset:
-    """Read a data set from the table DATASETS, from an ``.npz`` file, or from a folder of images.
+def load_dataset(
+    name_or_path: str | Path,
+    *,
+    root: Path | None = None,
+    seed: int = 0,
+    size: int | Size | None = None,
+    fit: Fit = "crop",
+) -> Dataset:
+    """Read a data set from the table DATASETS, from a file of arrays, from a table, or from a folder of images.
 
-    An ``.npy`` or HDF5 file is mapped into memory instead: batches are read when they are needed.
+    Large images in an ``.npy`` or HDF5 file are mapped into memory: batches are read when they are needed. Everything
+    else is read at once, up to a limit (environment variable MFCVAE_MAX_GIB, 2 by default).
 
     Args:
-        name_or_path: a name in DATASETS, or a path (see `read_npz`, `read_npy`, `read_hdf5`, `read_image_folder`); a
-            string that is a name is never taken as a path.
+        name_or_path: a name in DATASETS, or a path (see `read_npz`, `read_npy`, `read_hdf5`, `read_csv`,
+            `read_parquet`, `read_image_folder`); a string that is a name is never taken as a path.
         root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
             environment variable MFCVAE_DATA if None.
         seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
+        size: height and width to bring all images to, or one number for both; they keep their own size where it is
+            None, and a folder's must then be one.
+        fit: how, ``"crop"``, ``"pad"`` or ``"stretch"``, see `resize`.
 
     Raises:
         InputError: if the name or path is unknown or the files are missing, unreadable or do not fit.
     """
     known = isinstance(name_or_path, str) and name_or_path in DATASETS
-    info = DATASETS[str(name_or_path)] if known else _path_info(name_or_path)
-    train, test = info.read(root, seed)
+    sides = None if size is None else as_size(size)
+    info = DATASETS[str(name_or_path)] if known else _path_info(name_or_path, sides, fit)
+    train, test, notes = Loaded(*info.read(root, seed))
+    if sides is not None and train.images.ndim == 4 and tuple(train.images.shape[2:]) != sides:
+        smaller = _resized(train, sides, fit, info.name)
+        train, test = smaller, smaller if test is train else _resized(test, sides, fit, info.name)
     shape, labels = tuple(train.images.shape[1:]), tuple(train.labels)
     info = replace(info, event_shape=shape, label_names=labels, num_items=len(train))
-    return Dataset(info.name, train, test, info)
+    return Dataset(info.name, train, test, info, notes)
 
 
-_READERS = {".npz": read_npz, ".npy": read_npy, ".h5": read_hdf5, ".hdf5": read_hdf5}
+def _resized(split: Split, size: Size, fit: Fit, source: str) -> Split:
+    return replace(split, images=resize_all(split.images, size, fit, source=source))
 
 
-def _path_info(name_or_path: str | Path) -> DatasetInfo:
+_READERS = {
+    ".npz": read_npz,
+    ".npy": read_npy,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> DatasetInfo:
     path = expand_user(name_or_path)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except ValueError as error:  # a zero byte in it
+        raise InputError(f"expected the path of data, got {str(name_or_path)!r}: {error}") from None
+    if not exists:
         raise InputError(
             f"no data set, file or folder is called '{name_or_path}'; known data sets are {', '.join(DATASETS)}, and "
-            "the path of an .npz, .npy or .h5 file or of a folder of images works too"
+            "the path of an .npz, .npy, .h5, .csv or .parquet file or of a folder of images works too"
         )
-    reader = read_image_folder if path.is_dir() else _READERS.get(path.suffix)
+    reader = partial(read_image_folder, size=size, fit=fit) if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
             f"expected an {' or '.join(_READERS)} file or a folder of images, got {path}; save the arrays with "
@@ -112,7 +158,7 @@ def _path_info(name_or_path: str | Path) -> DatasetInfo:
         )
     return DatasetInfo(
         name=path.resolve().stem,
-        description=f"images from {path}",
+        description=f"items from {path}",
         event_shape=None,
         likelihood=None,
         label_names=(),

@@ -1,17 +1,25 @@
-"""Images in memory and in the user's own files: what a valid array of images is, and how files become one."""
+"""Items in memory: what a valid array of images or of vectors is, and images at another size."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_mfcvae.data.limits import check_bytes
 from pyro_mfcvae.errors import InputError
 
+Fit = Literal["crop", "pad", "stretch"]
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
 _NUM_AT_ONCE = 10_000
+_MAX_SIDE = 1 << 14
 _DTYPES = ("bool", "uint8", "float16", "float32", "float64")
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: what tells (N, C, H, W) from (N, H, W, C)
 
@@ -21,13 +29,13 @@ class Split:
     """The items of one split of a data set.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1].
-        labels: int64 (N,) per label set; used for scoring only, never for training.
+        images: (N, C, H, W), uint8 or float in [0, 1]; or vectors (N, P), floats.
+        labels: int64 (N,) per label set, negative where unknown; used for scoring only, never for training.
         held_out: of items to score on: whether none of them trains.
         names: of the items, such as their files; None where they have none.
 
     Raises:
-        InputError: if a label set does not have one label per image, or labels none; or names are fewer or more.
+        InputError: if a label set does not have one label per image, or labels none; or the names are not one per item.
     """
 
     images: Tensor
@@ -37,9 +45,7 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.names is not None and len(self.names) != len(self):
-            raise InputError(
-                f"expected a name for each of {len(self)} images, got {len(self.names)}: give one per image, or none"
-            )
+            raise InputError(f"expected one name for each of {len(self)} items, got {len(self.names)}; give one each")
         for name, labels in self.labels.items():
             if labels.shape != (len(self),):
                 raise InputError(
@@ -54,6 +60,20 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+class Loaded(NamedTuple):
+    """What a reader returns.
+
+    Attributes:
+        train: the items that train.
+        test: the items that are scored; the same where the source has no others.
+        notes: a line for everything that was passed over.
+    """
+
+    train: Split
+    test: Split
+    notes: tuple[str, ...] = ()
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -92,7 +112,10 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
         images = images.to(torch.uint8) * 255
     if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         kind = getattr(images, "dtype", type(images).__name__)
-        raise InputError(f"expected an array of uint8 or floats, got {kind}; convert it, e.g. with .astype('uint8')")
+        raise InputError(
+            f"expected an array of uint8 or floats, got {kind}; divide by the largest possible value, such as "
+            "images / 65535 for 16 bits, so that floats in [0, 1] come out"
+        )
     images = channels_first(images)
     if images.is_floating_point():
         if infinite := _count(images, torch.isinf):
@@ -105,8 +128,8 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
                 "0..255 as uint8"
             )
         images = images.to(torch.get_default_dtype())
-    elif images.max() == 1:
-        raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
+    else:
+        check_not_black(images)
     return images.contiguous()
 
 
@@ -126,6 +149,42 @@ def to_channels(images: Tensor, num: int) -> Tensor:
         grey = (images * images.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]).sum(1, True)
         return grey if images.is_floating_point() else grey.round().to(torch.uint8)
     raise InputError(f"expected images of {num} channels, got {images.shape[1]}: convert them")
+
+
+def validate_vectors(vectors: Tensor | NDArray[np.generic]) -> Tensor:
+    """Check an array of vectors: (N, P), numbers of any type, as they are.
+
+    Returns:
+        (N, P) in torch's default dtype, contiguous. NaN passes, for a missing value.
+
+    Raises:
+        InputError: if these are no numbers, the rank is another, there are none, or a value is infinite.
+    """
+    numbers = torch.as_tensor(vectors).numpy() if isinstance(vectors, Tensor) else np.asarray(vectors)
+    if numbers.dtype.kind not in "biuf" or numbers.ndim != 2 or not numbers.size:
+        raise InputError(
+            "expected vectors of shape (N, P) with at least one number, got "
+            f"{numbers.dtype} {numbers.shape}; reshape them"
+        )
+    with np.errstate(over="ignore"):
+        floats = torch.from_numpy(numbers.astype(np.float64)).to(torch.get_default_dtype())
+    if infinite := _count(floats, torch.isinf):
+        raise InputError(f"expected finite numbers, got {infinite}; remove or replace them")
+    return floats.contiguous()
+
+
+def validate_items(items: Tensor | NDArray[np.generic]) -> Tensor:
+    """`validate_vectors` for an array of rank 2, `validate_images` for any other."""
+    return validate_vectors(items) if items.ndim == 2 else validate_images(items)
+
+
+def check_not_black(images: Tensor) -> None:
+    """Refuse bytes that are 0 and 1 only: masks, which a network would see as black."""
+    for part in images.split(_NUM_AT_ONCE):
+        if part.max() > 1:
+            return
+    if any(bool((part == 1).any()) for part in images.split(_NUM_AT_ONCE)):
+        raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
 
 
 def check_complete(images: Tensor) -> None:
@@ -164,3 +223,63 @@ def channels_first(images: Tensor) -> Tensor:
     if shape[3] in _CHANNELS:
         return images.permute(0, 3, 1, 2)
     raise InputError(f"expected 1, 3 or 4 channels in axis 1 or 3, got images of shape {shape}; reshape them")
+
+
+def as_size(size: int | Size) -> Size:
+    """Height and width: one number stands for both.
+
+    Raises:
+        InputError: a side is not between 1 and 16,384.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(0 < side <= _MAX_SIDE for side in sides):
+        raise InputError(
+            "expected a size in pixels, one number or height and width from 1 to "
+            f"{_MAX_SIDE}, got {size}: set data.size"
+        )
+    return sides[0], sides[1]
+
+
+def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
+    """One image or several, (…, C, H, W), at another size, by antialiased bilinear interpolation.
+
+    Args:
+        image: uint8 or floats.
+        size: height and width of the result.
+        fit: what happens to images of another shape: ``"crop"`` cuts off the sides that are too long, ``"pad"`` puts
+            black beside those that are too short, ``"stretch"`` distorts.
+
+    Raises:
+        InputError: ``fit`` is something else.
+    """
+    from torchvision.transforms.v2 import functional
+
+    height, width = size
+    rows, columns = image.shape[-2:]
+    if fit not in get_args(Fit):
+        raise InputError(f"expected data.fit to be {', '.join(get_args(Fit))}, got {fit!r}")
+    if fit == "crop":
+        # First the cut, then the change of size: a strip of a million pixels stays a strip.
+        kept = [min(rows, max(round(columns * height / width), 1)), min(columns, max(round(rows * width / height), 1))]
+        image = functional.center_crop(image, kept)
+    if fit == "pad":
+        scale = min(height / rows, width / columns)
+        inside = [min(max(round(rows * scale), 1), height), min(max(round(columns * scale), 1), width)]
+        image = functional.resize(image, inside, antialias=True)
+        top, left = (height - inside[0]) // 2, (width - inside[1]) // 2
+        padding = [left, top, width - inside[1] - left, height - inside[0] - top]
+        padded: Tensor = functional.pad(image, padding)
+        return padded
+    resized: Tensor = functional.resize(image, [height, width], antialias=True)
+    return resized
+
+
+def resize_all(images: Tensor, size: Size, fit: Fit, *, source: object) -> Tensor:
+    """Images (N, C, H, W), perhaps memory-mapped, at another size, in memory.
+
+    Raises:
+        InputError: they would take more memory than the limit.
+    """
+    check_bytes(len(images) * images.shape[1] * size[0] * size[1] * images.element_size(), Path(str(source)))
+    parts = [resize(part.contiguous(), size, fit) for part in images.split(1_000)]
+    return torch.cat(parts).clamp_(0, 1) if images.is_floating_point() else torch.cat(parts)

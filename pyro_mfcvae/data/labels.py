@@ -1,55 +1,142 @@
-"""Label sets out of arrays, in the forms in which people keep them."""
+"""Arrays beside the items, in the forms in which people keep labels, as label sets."""
 
-import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_log = logging.getLogger(__name__)
+from pyro_mfcvae.errors import InputError
 
-# float64 holds every whole number up to this size.
-_LARGEST = 2**53
+Arrays = Mapping[str, NDArray[np.generic]]
+
+NAME_KEYS = ("names", "files", "filenames", "paths")
+"""Arrays of texts under these keys are the items' names."""
+
+# Of a table of whole numbers, so many columns are label sets; more are something else.
+_MAX_COLUMNS = 16
+# Above this value labels are numbered anew, since tables of counts have a column per value.
+_MAX_VALUE = 100_000
 
 
-def read_labels(name: str, array: NDArray[np.generic], num_items: int) -> dict[str, Tensor]:
-    """The label sets that an array of numbers or truths holds, int64 (N,) each; none, and a warning, where it has none.
+@dataclass
+class Labels:
+    """What a file says of the items of one split.
 
-    - (N,) or (N, 1): one label set. Floats must be whole; NaN means unlabelled, which is −1.
-    - (N, m), m ≥ 2, of zeros and a single 1 in every row: one label set, the column of the 1 (one-hot).
-    - (N, m), other whole numbers: m label sets, ``name_0`` … ``name_{m-1}``.
+    Attributes:
+        sets: int64 (N,) per label set, negative where unknown.
+        names: of the items, where there are some.
+        notes: a line for every array that was passed over.
+    """
+
+    sets: dict[str, Tensor] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | None = None) -> Labels:
+    """The label sets among arrays.
+
+    A label set is an array (N,) or (N, 1) of whole numbers, as integers or floats, where NaN is unknown; of truths; or
+    of texts, which are numbered in alphabetical order. One-hot rows (N, K) are one label set, other whole numbers
+    (N, M) with M ≤ 16 are M of them. Everything else is passed over, with a note.
 
     Args:
-        name: of the array.
-        array: whatever lies beside the images.
+        arrays: name → array.
         num_items: N.
+        path: of the file.
+        others: the arrays of the other split, so that both number texts alike.
+
+    Raises:
+        InputError: numbers in one dimension that are not one per item.
     """
-    values = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    numbers = _whole_numbers(values)
-    is_plain = values.ndim == 1 and values.dtype.kind != "f"  # of another length than N, it is a mistake to report
-    if numbers is None or values.ndim not in (1, 2) or (len(values) != num_items and not is_plain):
-        _log.warning(
-            "the array %r of shape %s and type %s is left out: labels are whole numbers, one or more per image",
-            name,
-            array.shape,
-            array.dtype,
-        )
-        return {}
-    if numbers.ndim == 1:
-        return {name: torch.from_numpy(numbers)}
-    if np.isin(numbers, (0, 1)).all() and (numbers.sum(1) == 1).all():
-        return {name: torch.from_numpy(numbers.argmax(1))}
-    return {f"{name}_{i}": torch.from_numpy(column.copy()) for i, column in enumerate(numbers.T)}
+    labels = Labels()
+    for name, array in arrays.items():
+        if name in NAME_KEYS and array.dtype.kind in "US" and array.shape == (num_items,):
+            labels.names = tuple(_as_text(array))
+            continue
+        column = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+        other = None if others is None else others.get(name)
+        found = _label_sets(name, column, other)
+        if isinstance(found, str):
+            labels.notes.append(f"passed over {name!r} of {path}: {found}")
+        elif len(column) != num_items:
+            if column.dtype.kind in "US" or column.ndim > 1:
+                labels.notes.append(f"passed over {name!r} of {path}: {len(column)} entries for {num_items} items")
+                continue
+            raise InputError(
+                f"expected one {name!r} label for each of {num_items} items of {path}, got {len(column)}; give as many "
+                "labels as items, or leave the array out"
+            )
+        else:
+            labels.sets |= {key: torch.from_numpy(values) for key, values in found.items()}
+    return labels
 
 
-def _whole_numbers(values: NDArray[np.generic]) -> NDArray[np.int64] | None:
-    """Integers, with −1 for NaN; None where a value is no whole number."""
-    if values.dtype.kind in "iub":
-        return values.astype(np.int64)
-    if values.dtype.kind != "f":
-        return None
-    known = np.nan_to_num(values.astype(np.float64), nan=-1.0)
-    if not (np.isfinite(known) & (known == known.round()) & (np.abs(known) <= _LARGEST)).all():
-        return None
-    return known.astype(np.int64)
+def _label_sets(
+    name: str, array: NDArray[np.generic], other: NDArray[np.generic] | None
+) -> dict[str, NDArray[np.int64]] | str:
+    """Label sets by name, or why there are none."""
+    if array.ndim not in (1, 2) or array.size == 0:
+        return f"an array of shape {array.shape}, not one label per item"
+    if array.dtype.kind in "US":
+        return {name: _number_texts(array, other)} if array.ndim == 1 else "a table of texts"
+    if array.dtype.kind not in "biuf":
+        return f"values of type {array.dtype}"
+    values = _as_whole_numbers(array)
+    if isinstance(values, str):
+        return values
+    if values.ndim == 1:
+        return {name: values}
+    if values.shape[1] > 1 and np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all():
+        return {name: values.argmax(1)}
+    if values.shape[1] > _MAX_COLUMNS:
+        return f"a table of {values.shape[1]} columns, more than {_MAX_COLUMNS}"
+    return {f"{name}_{column}": np.ascontiguousarray(values[:, column]) for column in range(values.shape[1])}
+
+
+def _as_whole_numbers(array: NDArray[np.generic]) -> NDArray[np.int64] | str:
+    """As int64, −1 for NaN; or what stands in the way."""
+    if array.dtype.kind == "f":
+        floats = array.astype(np.float64)
+        known = ~np.isnan(floats)
+        if not known.any() or not np.array_equal(floats[known], np.rint(floats[known])) or np.isinf(floats).any():
+            return "floats that are no whole numbers"
+        if np.abs(floats[known]).max() > 2**53:
+            return "floats too large to be labels"
+        return np.where(known, floats, -1).astype(np.int64)
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        return "numbers too large to be labels"
+    whole: NDArray[np.int64] = array.astype(np.int64)
+    return whole
+
+
+def compact(train: dict[str, Tensor], test: dict[str, Tensor] | None) -> None:
+    """Number the values of label sets with very large values anew, in both splits alike; unknown stays −1."""
+    for name, values in train.items():
+        twin = None if test is None else test.get(name)
+        both = values if twin is None else torch.cat([values, twin])
+        if len(both) and int(both.max()) > _MAX_VALUE:
+            known = both[both >= 0].unique()
+            for split in (train, test or {}):
+                if name in split:
+                    place = torch.searchsorted(known, split[name])
+                    split[name] = torch.where(split[name] >= 0, place, torch.full_like(place, -1))
+
+
+def _number_texts(array: NDArray[np.generic], other: NDArray[np.generic] | None) -> NDArray[np.int64]:
+    texts = np.array(_as_text(array))
+    both = texts if other is None or other.dtype.kind not in "US" else np.concatenate([texts, _as_text(other)])
+    numbers: NDArray[np.int64] = np.searchsorted(np.unique(both), texts).astype(np.int64)
+    return numbers
+
+
+def _as_text(array: NDArray[np.generic]) -> list[str]:
+    flat = array.reshape(-1)
+    if array.dtype.kind == "S":
+        return [value.decode("utf-8", "backslashreplace") for value in flat.tolist()]
+    # NumPy's texts may hold code points that are none, as files that were tampered with do.
+    return [str(value).encode("utf-8", "backslashreplace").decode() for value in flat.tolist()]

@@ -1,18 +1,19 @@
 """Readers of published files in their original formats, which the user has fetched."""
 
 import gzip
-import hashlib
+import math
 import os
-import shutil
-import tempfile
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.data.images import Split, validate_images
+from pyro_mfcvae.data.limits import check_bytes
 from pyro_mfcvae.errors import InputError
 
 
@@ -35,53 +36,38 @@ def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
 
 
 def read_idx(name: str, label: str, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """MNIST and what has its format; ``name`` is torchvision's class and its folder."""
-    from torchvision import datasets
+    """MNIST and what has its format; ``name`` is the folder. Each of the four files may be unpacked or a ``.gz``."""
+    folder = data_root(root, f"{name}/raw") / name / "raw"
+    splits = []
+    for part in ("train", "t10k"):
+        images = _read_idx(folder, f"{part}-images-idx3-ubyte", num_axes=3)
+        labels = _read_idx(folder, f"{part}-labels-idx1-ubyte", num_axes=1)
+        splits.append(Split(validate_images(images), {label: torch.from_numpy(labels.astype(np.int64))}))
+    return splits[0], splits[1]
 
-    folder = _unpacked(data_root(root, f"{name}/raw"), name)
+
+def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
+    """The bytes of an IDX file: two zero bytes, 8 for uint8, the number of axes, each one's length, the values."""
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    if path is None:
+        raise InputError(f"expected {name}, or {name}.gz, in {folder}, found none; fetch the missing file")
     try:
-        parts = [getattr(datasets, name)(str(folder), train=train) for train in (True, False)]
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"cannot read the files in {folder / name / 'raw'}: {error}; fetch them again") from error
-    train, test = (Split(validate_images(part.data), {label: part.targets}) for part in parts)
-    return train, test
-
-
-_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def _unpacked(root: Path, name: str) -> Path:
-    """The folder from which torchvision, which reads no .gz, can read: ``root`` itself, or a folder in our cache.
-
-    The cache folder is named after the packed files' content, so that it is never stale, and appears at once.
-    """
-    raw = root / name / "raw"
-    if all((raw / file).is_file() for file in _IDX_FILES):
-        return root
-    packed = [raw / f"{file}.gz" for file in _IDX_FILES]
-    missing = [file.name for file in packed if not file.is_file()]
-    if missing:
-        raise InputError(f"expected {', '.join(missing)} (or unpacked) in {raw}, found none; fetch the missing files")
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in packed)).hexdigest()
-    cache = Path(os.environ.get("MFCVAE_CACHE") or "~/.cache/pyro-mfcvae").expanduser() / f"{name}-{digest[:16]}"
-    if cache.is_dir():
-        return cache
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as work:
-            target = Path(work) / "ready" / name / "raw"
-            target.mkdir(parents=True)
-            for file in packed:
-                with gzip.open(file) as source, (target / file.stem).open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-            (Path(work) / "ready").rename(cache)
-    except (OSError, EOFError, zlib.error) as error:
-        if not cache.is_dir():  # where it is there by now, another process was quicker
-            raise InputError(
-                f"cannot unpack {raw} to {cache.parent}: {error}; fetch the files again, or set MFCVAE_CACHE to a "
-                "folder that can be written"
-            ) from error
-    return cache
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            kind, *shape = struct.unpack(f">{1 + num_axes}I", file.read(4 * (1 + num_axes)))
+            if kind != 0x0800 + num_axes:
+                raise ValueError(f"its first bytes are {kind:#x} instead of {0x0800 + num_axes:#x}")
+            num_bytes = math.prod(shape)
+            check_bytes(num_bytes, path)
+            content = file.read(num_bytes + 1)  # one more than there may be
+        if len(content) != num_bytes:
+            raise ValueError(
+                f"it announces {num_bytes} bytes, but has {'more' if len(content) > num_bytes else 'fewer'}"
+            )
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_rows(
@@ -92,7 +78,7 @@ def read_rows(
     try:
         rows = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
         pixels = rows[:, len(labels) :].reshape(-1, *shape).transpose(0, 3, 1, 2)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
     columns = {name: torch.from_numpy(rows[:, index].astype(np.int64)) for index, name in enumerate(labels)}
     split = Split(validate_images(pixels), columns)

@@ -1,87 +1,106 @@
-"""Readers of the user's own files: .npz archives and folders in memory, .npy and HDF5 files mapped from the disk."""
+"""Readers of arrays in files: .npz archives in memory, .npy and HDF5 files mapped from the disk where they can be."""
 
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_mfcvae.data.images import Split, channels_first, validate_images
-from pyro_mfcvae.data.labels import read_labels
+from pyro_mfcvae.data.images import Loaded, Split, channels_first, check_not_black, validate_images, validate_items
+from pyro_mfcvae.data.labels import Arrays, compact, read_labels
+from pyro_mfcvae.data.limits import READ_ERRORS, check_bytes, check_regular, reading, unreadable
 from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
 
 # Of a set without test items so many are scored, spread evenly over it: those are in memory.
 _NUM_SCORED = 10_000
-
 _NUM_AT_ONCE = 10_000
-
 _TEST = "test_"
+_ITEMS = ("images", "x", "X")
+_MAX_MEMBERS = 1_000
+_TO_MAP = "save the images with np.save, which are mapped and not read, or "
 
-_GREY_MODES = frozenset({"1", "L"})
 
-_DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start with these
+def read_npy(path: Path) -> Loaded:
+    """Read an ``.npy`` file: all items train, and up to 10,000 of them, evenly spread, are scored.
 
-
-def read_npy(path: Path) -> tuple[Split, Split]:
-    """Map an ``.npy`` file of images: all train, and up to 10,000 of them, evenly spread, are scored.
+    Images of uint8 or float32 are mapped: batches are read when they are needed. Images of other types, and vectors,
+    are read into memory.
 
     Args:
-        path: the file; uint8 in 0..255 or float32 in [0, 1], of a shape that `validate_images` takes.
+        path: the file; its array is of a form that `validate_images` or `validate_vectors` takes.
 
     Raises:
         InputError: the file cannot be read, or its array does not fit.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        told = "it holds no plain array" if "pickle" in str(error) else error
-        raise InputError(f"cannot read {path}: {told}; save the array with np.save") from error
+    check_regular(path)
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise InputError(f"expected an array as np.save writes it in {path}, got an archive: call the file .npz")
+    with reading(path, "save the array with np.save"):
+        array = np.lib.format.open_memmap(path, mode="r")
     return _splits(array, {}, path)
 
 
-def read_hdf5(path: Path) -> tuple[Split, Split]:
-    """Map the data set ``images`` or ``x`` of an HDF5 file; the others are labels, see `read_labels`.
+def read_npz(path: Path) -> Loaded:
+    """Read an ``.npz`` file: array ``images`` or ``x``, label sets, and optional ``test_`` twins of all of them.
 
     Args:
-        path: the file; its images are as for `read_npy` and lie in one piece, neither chunked nor compressed.
+        path: the file; its items are of a form that `validate_images` or `validate_vectors` takes; see `read_labels`
+            for the label sets.
+
+    Returns:
+        Training split and test split; the two are the same where the file has no ``test_images`` (or ``test_x``).
 
     Raises:
-        InputError: the file cannot be read, its images do not lie in one piece, or images or labels do not fit.
+        InputError: the file cannot be read, holds Python objects, unpacks to more than the limit, has no items, or its
+            items or labels do not fit.
+    """
+    arrays = _load_arrays(path)
+    members: dict[str, dict[str, NDArray[np.generic]]] = {"": {}, _TEST: {}}
+    for key, array in arrays.items():
+        members[_TEST if key.startswith(_TEST) else ""][key.removeprefix(_TEST)] = array
+    return _pair_of_splits(members[""], members[_TEST], path, validate_items)
+
+
+def read_hdf5(path: Path) -> Loaded:
+    """Read the data set ``images`` or ``x`` of an HDF5 file, label sets, and optional ``test_`` twins of all of them.
+
+    Images of uint8 or float32 that lie in one piece are mapped. Others are read into memory.
+
+    Args:
+        path: the file; as for `read_npz`.
+
+    Raises:
+        InputError: the file cannot be read, keeps data in other files, is larger than the limit, or does not fit.
     """
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-            name = next((name for name in ("images", "x") if name in arrays), None)
-            if name is None:
-                raise InputError(
-                    f"expected a data set 'images' or 'x' in {path}, which has {', '.join(arrays) or 'none'}"
-                )
-            images = arrays.pop(name)
-            offset = images.id.get_offset()
-            if offset is None:
-                raise InputError(
-                    f"expected images in one piece in {path}, got chunks, which cannot be mapped into memory: repack "
-                    "them with h5repack -l CONTI -f NONE, or save them with np.save"
-                )
-            mapped = np.memmap(path, dtype=images.dtype, mode="r", offset=offset, shape=images.shape)
-            labels: dict[str, Tensor] = {}
-            for key, array in arrays.items():
-                if array.ndim in (1, 2) and array.dtype.kind in "iubf":
-                    labels |= read_labels(key, array[:], len(mapped))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; write the file again") from error
-    return _splits(mapped, labels, path)
+    check_regular(path)
+    with reading(path, "write the file again"), h5py.File(path, "r") as file:
+        found = _own_datasets(file, path)
+        members: dict[str, dict[str, Any]] = {"": {}, _TEST: {}}
+        for key, item in found.items():
+            is_test, name = key.startswith(_TEST), key.removeprefix(_TEST)
+            members[_TEST if is_test else ""][name] = _load_dataset(item, path, is_items=name in _ITEMS)
+    if members[_TEST]:
+        return _pair_of_splits(members[""], members[_TEST], path, _in_memory)
+    name = _name_of_items(members[""], path)
+    labels = {key: array for key, array in members[""].items() if key != name and key not in _ITEMS}
+    return _splits(members[""][name], labels, path)
 
 
-def _splits(array: NDArray[np.generic], labels: dict[str, Tensor], path: Path) -> tuple[Split, Split]:
-    if array.dtype != np.uint8 and array.dtype != np.float32:
-        raise InputError(f"expected an array of uint8 or float32 in {path}, got {array.dtype}; convert it")
+def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
+    """Items in one file of which all train."""
+    if array.ndim == 2 or array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
+        return _pair_of_splits({"x": array, **arrays}, {}, path, _in_memory)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of memory that may not be written, which nobody does
         mapped = torch.from_numpy(array)
@@ -90,156 +109,183 @@ def _splits(array: NDArray[np.generic], labels: dict[str, Tensor], path: Path) -
         if images.is_floating_point():
             for part in images.split(_NUM_AT_ONCE):
                 validate_images(part.contiguous())
+        else:
+            check_not_black(images)
+        labels = read_labels(arrays, len(images), path=path)
+        compact(labels.sets, None)
         scored = torch.linspace(0, len(images) - 1, min(len(images), _NUM_SCORED), dtype=torch.float64).long()
-        train = Split(images, labels)
-        return train, Split(images[scored], {name: values[scored] for name, values in labels.items()}, held_out=False)
+        names = None if labels.names is None else tuple(labels.names[int(i)] for i in scored)
+        sets = {name: values[scored] for name, values in labels.sets.items()}
+        train = Split(images, labels.sets, names=labels.names)
+        return Loaded(train, Split(images[scored], sets, held_out=False, names=names), tuple(labels.notes))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise _named(path, "", error) from error
 
 
-def read_npz(path: Path) -> tuple[Split, Split]:
-    """Read an ``.npz`` file: array ``images`` or ``x``, label sets, and optional ``test_`` twins of all of them.
-
-    Every other array of whole numbers, truths or texts, one or more per image, is a label set under its own name, see
-    `read_labels`; texts are numbered in alphabetical order.
-
-    Args:
-        path: the file; its images are of any form that `validate_images` takes.
-
-    Returns:
-        Training split and test split; the two are the same where the file has no ``test_images`` (or ``test_x``).
-
-    Raises:
-        InputError: if the file cannot be read, holds Python objects, has no images, or its images or labels do not fit.
-    """
-    arrays = _number_texts(_load_arrays(path))
-    members: dict[str, dict[str, NDArray[np.generic]]] = {"": {}, _TEST: {}}
-    for key, array in arrays.items():
-        members[_TEST if key.startswith(_TEST) else ""][key.removeprefix(_TEST)] = array
-    train = _split_of(members[""], path, keys=list(arrays))
-    test = _split_of(members[_TEST], path, keys=list(arrays), prefix=_TEST) if members[_TEST] else train
-    return train, test
+def _in_memory(array: NDArray[np.generic]) -> Tensor:
+    return validate_items(np.array(array))
 
 
-def read_image_folder(path: Path) -> tuple[Split, Split]:
-    """Read all image files below a folder, in sorted order; sub-folders, if any, become the label ``folder``.
+def _named(path: Path, array: str, error: InputError) -> InputError:
+    """The error, with the file's name where it does not have it."""
+    where = f"{path}, array {array!r}" if array else str(path)
+    return error if str(path) in str(error) else InputError(f"{where}: {error}")
 
-    Grey files give one channel; as soon as one file has colour, all are read as RGB (transparency is dropped). Names
-    that start with a dot are passed over.
 
-    Args:
-        path: the folder, with the images either all directly in it or all in its sub-folders.
-
-    Returns:
-        The same split twice, to train and to score on: uint8 images (N, C, H, W); label ``folder`` numbers the
-        sub-folders in sorted order; ``names`` are the files, relative to the folder.
-
-    Raises:
-        InputError: if there are no images, a file cannot be read or has more than 8 bits per channel, sizes differ, or
-            images lie both in the folder and in its sub-folders.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in IMG_EXTENSIONS
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    if not files:
-        raise InputError(f"expected image files ({', '.join(IMG_EXTENSIONS)}) in {path}, found none; check the folder")
-    images = _read_files(files)
-    folders = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
-    names = sorted(set(folders))
-    if "" in names and len(names) > 1:
-        loose = files[folders.index("")]
+def _name_of_items(arrays: Arrays, path: Path, *, prefix: str = "") -> str:
+    name = next((name for name in _ITEMS if name in arrays), None)
+    if name is None:
+        there = ", ".join(prefix + key for key in arrays) or "no arrays"
         raise InputError(
-            f"expected images either all in {path} or all in its sub-folders, got both ({loose.name} is in no "
-            "sub-folder); move them into sub-folders of their own"
+            f"expected an array '{prefix}images' or '{prefix}x' in {path}, which has {there[:200]}; name the items so"
         )
-    numbers = torch.tensor([names.index(folder) for folder in folders])
-    relative = tuple(file.relative_to(path).as_posix() for file in files)
-    split = Split(images, {} if names == [""] else {"folder": numbers}, names=relative)
-    return split, split
+    return name
+
+
+def _pair_of_splits(here: Arrays, there: Arrays, path: Path, validate: Any) -> Loaded:
+    """Training and test split of arrays; the same where ``there`` is empty."""
+    train, notes = _split_of(here, there, path, validate)
+    if not there:
+        compact(train.labels, None)
+        return Loaded(train, train, tuple(notes))
+    test, more = _split_of(there, here, path, validate, prefix=_TEST)
+    compact(train.labels, test.labels)
+    return Loaded(train, test, tuple(dict.fromkeys([*notes, *more])))
+
+
+def _split_of(
+    arrays: Arrays, others: Arrays, path: Path, validate: Any, *, prefix: str = ""
+) -> tuple[Split, list[str]]:
+    name = _name_of_items(arrays, path, prefix=prefix)
+    try:
+        items = validate(arrays[name])
+        rest = {key: array for key, array in arrays.items() if key != name}
+        labels = read_labels(rest, len(items), path=path, others=others)
+        return Split(items, labels.sets, names=labels.names), labels.notes
+    except InputError as error:
+        raise _named(path, prefix + name, error) from error
 
 
 def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    check_regular(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"expected an .npz file as np.savez writes it, but {path} is not one; save it again")
     arrays: dict[str, NDArray[np.generic]] = {}
     key = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in archive.files:
-                arrays[key] = np.asarray(archive[key])
-    except ValueError as error:
-        if "Object arrays" in str(error):
-            raise InputError(
-                f"expected plain arrays, but array {key!r} in {path} holds Python objects, which could run code when "
-                "read; save it as numbers"
-            ) from error
-        raise InputError(f"cannot read array {key!r} in {path}: {error}; save the file again") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot read array {key!r} in {path}: {error}; save the file again") from error
+        with zipfile.ZipFile(path) as archive:
+            members = _check_members(archive, path)
+            for member in members:
+                key = member.filename.removesuffix(".npy")
+                with archive.open(member) as stream:
+                    arrays[key] = _read_member(stream, member, key, path)
+    except InputError:
+        raise
+    except (*READ_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise unreadable(path, error, f"it failed at array {key!r}; save the file again") from error
     return arrays
 
 
-def _number_texts(arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """Texts as numbers, the same in the arrays of both splits."""
-    numbered = dict(arrays)
-    for key, array in arrays.items():
-        if array.ndim in (1, 2) and array.dtype.kind in "US":
-            name = key.removeprefix(_TEST)
-            both = [arrays[k] for k in (name, _TEST + name) if k in arrays and arrays[k].dtype.kind == array.dtype.kind]
-            numbered[key] = np.searchsorted(np.unique(np.concatenate([part.ravel() for part in both])), array)
-    return numbered
+def _check_members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The arrays of an archive, once it is certain that there is room for them."""
+    members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+    if len(members) > _MAX_MEMBERS:
+        raise InputError(f"expected at most {_MAX_MEMBERS} arrays in {path}, got {len(members)}: save fewer")
+    if any(member.flag_bits & 1 for member in members):
+        raise InputError(f"expected an .npz file as np.savez writes it, but {path} is encrypted; save it again")
+    packed = sum(member.compress_size for member in members)
+    check_bytes(sum(member.file_size for member in members), path, advice=_TO_MAP, packed_bytes=packed)
+    return members
 
 
-def _split_of(arrays: dict[str, NDArray[np.generic]], path: Path, *, keys: list[str], prefix: str = "") -> Split:
-    name = next((name for name in ("images", "x") if name in arrays), None)
-    if name is None:
+def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Path) -> NDArray[np.generic]:
+    """One array, whose header must announce just the bytes that are there."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(stream)
+    if dtype.hasobject:
         raise InputError(
-            f"expected an array '{prefix}images' or '{prefix}x' in {path}, which has {', '.join(keys) or 'no arrays'}; "
-            "name the images so"
+            f"expected plain arrays, but array {key!r} in {path} holds Python objects, which could run code when read; "
+            "save it as numbers"
         )
-    labels: dict[str, Tensor] = {}
-    for key, array in arrays.items():
-        if key != name:
-            labels |= read_labels(key, array, len(arrays[name]))
-    try:
-        return Split(validate_images(arrays[name]), labels)
-    except InputError as error:
-        raise InputError(f"{path}, array '{prefix}{name}': {error}") from error
+    num_bytes = dtype.itemsize
+    for length in shape:
+        num_bytes *= length
+    if not 0 <= num_bytes <= member.file_size or len(shape) > 8:
+        raise ValueError(f"it announces {num_bytes} bytes, but has {member.file_size}")
+    content = stream.read()
+    if len(content) != num_bytes:
+        raise ValueError(f"it announces {num_bytes} bytes, but has {len(content)}")
+    flat = np.frombuffer(content, dtype) if num_bytes else np.zeros(0, dtype)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _read_files(files: list[Path]) -> Tensor:
-    from PIL import Image
+def _own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
+    """The data sets of a file's root; none that lies in another file."""
+    import h5py
 
-    pixels: list[NDArray[np.uint8]] = []
-    size, mode = None, "L"
-    for file in files:  # headers first: they are quick to read, and the mode of all depends on each
-        try:
-            with Image.open(file) as header:
-                found, kind = header.size, header.mode
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(file, error) from error
-        size = size or found
-        if found != size:
+    found: dict[str, h5py.Dataset] = {}
+    for key in file:
+        if not isinstance(key, str):
+            continue
+        link = file.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
             raise InputError(
-                f"expected images of one size, {size[0]} by {size[1]} as in {files[0]}, but {file} is "
-                f"{found[0]} by {found[1]}; resize or remove it"
+                f"expected all data in {path}, but {key!r} is an external link to another "
+                "file: repack it with h5repack, "
+                "or give that file"
             )
-        if kind.startswith(_DEEP_MODES):
-            raise InputError(f"expected 8 bits per channel, but {file} has mode {kind}; convert it to 8 bits")
-        mode = mode if kind in _GREY_MODES else "RGB"
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels.append(np.asarray(image.convert(mode), dtype=np.uint8))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(file, error) from error
-    return validate_images(np.stack(pixels).reshape(len(files), *pixels[0].shape[:2], -1).transpose(0, 3, 1, 2))
+        item = file.get(key)
+        if not isinstance(item, h5py.Dataset):
+            continue
+        if item.file.filename != file.filename or item.external is not None or item.is_virtual:
+            raise InputError(
+                f"expected all data in {path}, but {key!r} lies behind a link or in external storage, in another file: "
+                "write it into this file"
+            )
+        found[key] = item
+        if len(found) > _MAX_MEMBERS:
+            raise InputError(f"expected at most {_MAX_MEMBERS} data sets in {path}, got more: save fewer")
+    return found
 
 
-def _unreadable(file: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read image {file}: {error}; repair or remove it")
+def _load_dataset(item: "h5py.Dataset", path: Path, *, is_items: bool) -> Any:
+    """The array of a data set: mapped where it lies in one piece, otherwise read."""
+    import h5py
+
+    if item.shape is None or not item.shape:
+        return np.zeros((0, 0, 0))  # empty or a single value: no labels
+    if h5py.check_string_dtype(item.dtype) is not None:
+        return _read_texts(item, path)
+    if item.dtype.hasobject or item.dtype.kind not in "biuf":
+        return np.zeros((0, 0, 0))
+    mapped = _map(item, path) if is_items else None
+    if mapped is not None:
+        return mapped
+    check_bytes(item.size * item.dtype.itemsize, path, advice=_TO_MAP, packed_bytes=item.id.get_storage_size())
+    return item[()]
+
+
+def _map(item: "h5py.Dataset", path: Path) -> NDArray[np.generic] | None:
+    """The data set mapped into memory; None where it cannot be."""
+    offset = item.id.get_offset()
+    if offset is None or item.dtype not in (np.uint8, np.float32) or not item.size:
+        return None
+    mapped = np.memmap(path, dtype=item.dtype, mode="r", offset=offset, shape=item.shape)
+    # The offset is one of the file that holds the data, and some files have a block of something else in front.
+    if all(np.array_equal(mapped[row], item[row], equal_nan=item.dtype.kind == "f") for row in (0, len(item) - 1)):
+        return mapped
+    return None
+
+
+def _read_texts(item: "h5py.Dataset", path: Path) -> NDArray[np.generic]:
+    if item.ndim != 1:
+        return np.zeros((0, 0, 0))
+    texts: list[str] = []
+    num_bytes = 0
+    for start in range(0, len(item), 1_000):  # a file can point to one long text a million times
+        part = item.asstr(errors="backslashreplace")[start : start + 1_000].tolist()
+        num_bytes = max(num_bytes, 4 * max(map(len, part)) * len(item))
+        check_bytes(num_bytes, path)
+        texts += part
+    return np.array(texts)

@@ -1,101 +1,236 @@
-"""Saving and restoring, as safetensors: no pickle is ever written or read, and every file is replaced atomically."""
+"""Models and checkpoints on disk: what is in them, to which configuration and data they belong, and how they return."""
 
+import hashlib
 import json
+import logging
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.tensor_files import SpoiledFileError, check_fit, read_tensors, write_tensors
 from pyro_mfcvae.train.training import Training
 
-
-def save_pair(pair: MFCVAE, path: Path) -> None:
-    """All parameters and buffers of a pair; the file also says for which event shape it is."""
-    _save(dict(pair.state_dict()), path, event_shape=json.dumps(pair.model.event_shape))
+_log = logging.getLogger(__name__)
 
 
-def load_pair(config: Config, path: Path) -> MFCVAE:
-    """The pair that `save_pair` wrote, built from its configuration, on the CPU."""
-    tensors, metadata = _load(path, "event_shape")
-    pair = build_pair(config, json.loads(metadata["event_shape"]))
-    _fill(pair, tensors, path)
+def config_digest(text: str) -> str:
+    """Tells the settings of a ``config.toml`` from others: SHA-256, 16 hex digits.
+
+    Layout and comments do not count. The place of the data does not count either, so that a folder can move; data have
+    a fingerprint of their own.
+    """
+    table = tomllib.loads(text)
+    if isinstance(data := table.pop("data", None), dict):
+        table["data"] = {key: value for key, value in data.items() if key != "source"}
+    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def save_pair(pair: MFCVAE, path: Path, *, config: str = "", data: str = "") -> None:
+    """All parameters and buffers of a pair, with its event shape.
+
+    Args:
+        pair: what to save.
+        path: the file.
+        config: `config_digest` of its configuration.
+        data: fingerprint of the data that it was trained on.
+    """
+    metadata = {"event_shape": json.dumps(pair.model.event_shape), "config": config, "data": data}
+    write_tensors(dict(pair.state_dict()), path, metadata=metadata)
+
+
+def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVAE:
+    """The pair that `save_pair` wrote, built from its configuration, on the CPU.
+
+    Raises:
+        InputError: the file is damaged, or of another configuration than the one with this ``digest``.
+    """
+    tensors, metadata = read_tensors(path, "event_shape")
+    _check_config(metadata, digest, path)
+    pair = build_pair(config, _event_shape(metadata, path))
+    check_fit(tensors, pair.state_dict(), path)
+    pair.load_state_dict(tensors)
     return pair.eval()
 
 
-def save_training(training: Training, path: Path) -> None:
-    """The whole state of a training at an epoch's end: parameters, buffers, optimiser and random state."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training's whole state on disk, and the one before it: the previous file serves where the last is damaged.
+
+    Args:
+        path: of the last state.
+        config: `config_digest` of the run's configuration.
+    """
+
+    path: Path
+    config: str = ""
+
+    @property
+    def previous_path(self) -> Path:
+        return self.path.with_name("previous.safetensors")
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.path.is_file() or self.previous_path.is_file()
+
+    def save(self, training: Training, *, metrics: str = "") -> None:
+        """Write the state after a whole step; what was the last state becomes the previous one.
+
+        Args:
+            training: between two steps.
+            metrics: digest of the lines of ``metrics.jsonl`` that belong to it.
+        """
+        ready = self.path.with_name("next.safetensors")
+        save_training(training, ready, config=self.config, metrics=metrics)
+        if self.path.is_file():
+            self.path.replace(self.previous_path)
+        ready.replace(self.path)
+
+    def load(self, training: Training) -> dict[str, str]:
+        """Put a training where the last state left it, or else the previous one; returns the metadata.
+
+        Raises:
+            InputError: neither file serves: damaged, of another configuration, or of a training on other data.
+        """
+        if not self.path.is_file():
+            metadata = load_training(training, self.previous_path, config=self.config)
+            _log.warning("%s is missing: the training goes on from %s", self.path, self.previous_path)
+            return metadata
+        try:
+            return load_training(training, self.path, config=self.config)
+        except InputError as error:
+            if not self.previous_path.is_file():
+                raise
+            try:
+                metadata = load_training(training, self.previous_path, config=self.config)
+            except InputError:
+                raise error from None
+            _log.warning("%s; the training goes on from %s, one checkpoint earlier", error, self.previous_path)
+            return metadata
+
+
+def save_training(training: Training, path: Path, *, config: str = "", metrics: str = "") -> None:
+    """The whole state of a training after a step: parameters, buffers, optimiser, random state, sums of the epoch."""
     tensors = {f"pair.{name}": tensor for name, tensor in training.pair.state_dict().items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         tensors[f"random.cuda.{index}"] = state
-    _save(tensors, path, epoch=str(training.epoch), data=training.data_fingerprint)
+    tensors["epoch.sums"] = training.epoch_sums
+    metadata = {
+        "epoch": str(training.epoch),
+        "steps": str(training.steps_taken),
+        "data": training.data_fingerprint,
+        "config": config,
+        "metrics": metrics,
+        "learning_rate_factor": repr(training.learning_rate_factor),
+    }
+    write_tensors(tensors, path, metadata=metadata)
 
 
-def load_training(training: Training, path: Path) -> None:
+def load_training(training: Training, path: Path, *, config: str | None = None) -> dict[str, str]:
     """Put a training of the same configuration where `save_training` left one: it goes on as if it had not stopped.
 
+    Everything is checked before the training is touched.
+
+    Returns:
+        The file's metadata.
+
     Raises:
-        InputError: the file is spoiled, of another configuration, or of a training on other data.
+        InputError: the file is damaged, of another configuration, or of a training on other data.
     """
-    tensors, metadata = _load(path, "epoch")
+    tensors, metadata = read_tensors(path, "epoch")
     if metadata.get("data") != training.data_fingerprint:
         raise InputError(
-            f"{path} is of a training on other data (fingerprint {metadata.get('data')}, now "
-            f"{training.data_fingerprint}): bring those back, or start a run in another folder"
+            f"expected a checkpoint of a training on the same data (fingerprint {training.data_fingerprint}), got "
+            f"{path} with fingerprint {metadata.get('data')}: bring those data back, or start a run in another folder"
         )
-    groups: dict[str, dict[str, Tensor]] = {"pair": {}, "optimizer": {}, "random": {}}
+    _check_config(metadata, config, path)
+    counts = _counts(metadata, training, path)
+    groups: dict[str, dict[str, Tensor]] = {"pair": {}, "optimizer": {}, "random": {}, "epoch": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
+        if group not in groups:
+            raise SpoiledFileError(f"expected no tensor {name!r} in {path}, got one: bring a copy of the file back")
         groups[group][rest] = tensor
-    _fill(training.pair, groups["pair"], path)
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in groups["optimizer"].items():
-        index, _, key = name.partition(".")
-        states.setdefault(int(index), {})[key] = tensor
+    check_fit(groups["pair"], training.pair.state_dict(), path)
+    check_fit(groups["epoch"], {"sums": training.epoch_sums}, path)
+    states = _moments(groups["optimizer"], training, path)
+    cuda = _random_states(groups["random"], path)
+    training.pair.load_state_dict(groups["pair"])
     training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": states})
-    torch.set_rng_state(groups["random"].pop("cpu"))
-    if torch.cuda.is_available() and groups["random"]:
-        torch.cuda.set_rng_state_all([groups["random"][f"cuda.{i}"] for i in range(len(groups["random"]))])
-    training.epoch = int(metadata["epoch"])
+    torch.set_rng_state(groups["random"]["cpu"])
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    training.restore(*counts, sums=groups["epoch"]["sums"])
+    return metadata
 
 
-def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata or None))
-
-
-def _load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file, whose metadata must have the key that tells what kind of file it is."""
-    if not path.is_file():
-        raise InputError(f"expected the saved tensors {path}, which is not there")
+def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[int, int, float]:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
+        epoch, steps, factor = int(metadata["epoch"]), int(metadata["steps"]), float(metadata["learning_rate_factor"])
+    except (KeyError, ValueError):
+        epoch, steps, factor = -1, 0, 1.0
+    if not (0 <= epoch <= training.num_epochs and 0 <= steps < training.steps_per_epoch and 0 < factor <= 1):
+        raise SpoiledFileError(
+            f"expected a checkpoint of one of {training.num_epochs} epochs, got {path} with {metadata}: bring a copy "
+            "of the file back"
+        )
+    return epoch, steps, factor
+
+
+def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's state by parameter; a parameter that took no step, or was fitted, has none."""
+    parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        number = int(index) if index.isdecimal() and len(index) < 10 else len(parameters)
+        if number >= len(parameters):
+            raise InputError(f"expected no tensor 'optimizer.{name}' in {path}, got one: bring a copy of the file back")
+        states.setdefault(number, {})[key] = tensor
+    for number, state in states.items():
+        like = parameters[number]
+        check_fit(state, {"step": torch.zeros((), dtype=torch.float32), "exp_avg": like, "exp_avg_sq": like}, path)
+    return states
+
+
+def _random_states(states: dict[str, Tensor], path: Path) -> list[Tensor]:
+    """The states of the CUDA devices; none where the file has fewer than there are here."""
+    check_fit({k: v for k, v in states.items() if k == "cpu"}, {"cpu": torch.get_rng_state()}, path)
+    here = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    names = [f"cuda.{index}" for index in range(len(here))]
+    if not names or any(name not in states for name in names):
+        return []
+    found = {name: states[name] for name in names}
+    check_fit(found, dict(zip(names, here, strict=True)), path)
+    return list(found.values())
+
+
+def _check_config(metadata: dict[str, str], digest: str | None, path: Path) -> None:
+    if digest is not None and metadata.get("config") not in ("", digest):  # "" was saved outside of a run
         raise InputError(
-            f"{path} is not a readable safetensors file: {error}; bring it back (mfcvae fit --resume writes a "
-            "model.safetensors again)"
-        ) from None
-    if key not in metadata:
-        raise InputError(f"{path} holds other tensors: expected the metadata {key!r}, as mfcvae fit writes them")
-    return tensors, metadata
+            f"expected {path} of the settings in config.toml beside it (digest {digest}), got one of other settings "
+            f"(digest {metadata.get('config')}): bring back the config.toml, or the file, of this run"
+        )
 
 
-def _fill(pair: MFCVAE, tensors: dict[str, Tensor], path: Path) -> None:
+def _event_shape(metadata: dict[str, str], path: Path) -> tuple[int, ...]:
     try:
-        pair.load_state_dict(tensors)
-    except RuntimeError as error:
-        told = next((line.strip() for line in str(error).splitlines()[1:]), "")
-        raise InputError(
-            f"{path} does not fit its configuration: {told}; bring back the config.toml that it was trained with"
-        ) from None
+        shape = json.loads(metadata["event_shape"])
+    except (json.JSONDecodeError, RecursionError):
+        shape = None
+    if not (isinstance(shape, list) and shape and all(type(size) is int and 0 < size < 1 << 20 for size in shape)):
+        raise SpoiledFileError(
+            f"expected the shape of an item in {path}, got {metadata['event_shape'][:40]!r}: bring a copy of "
+            "the file back"
+        )
+    return tuple(shape)

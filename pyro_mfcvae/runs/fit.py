@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,16 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.plots import plot_facets, save_figure
 from pyro_mfcvae.runs.assignments import assign_all
-from pyro_mfcvae.runs.checkpoints import load_training, save_pair, save_training
+from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.runs.outcome import check_outcome
+from pyro_mfcvae.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
-from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
+from pyro_mfcvae.train.devices import any_rank, on_rank_zero_then_broadcast, open_fabric
+from pyro_mfcvae.train.divergence import DivergedError, check_parameters
 from pyro_mfcvae.train.known import KnownItems, choose_known_items
-from pyro_mfcvae.train.stacked import RandomState, StackedTraining
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -52,97 +55,57 @@ def fit(
 ) -> Fit:
     """Train a configuration in a run folder, from where the folder's checkpoint stands, and fill the folder.
 
-    A checkpoint is written at every epoch's end. A run that was stopped and is fitted again ends, on a CPU, with the
-    same bits as one that was not. Nothing is written before configuration and data are known to fit.
+    A checkpoint is written at the end of every epoch, and after the current step when a signal (SIGINT, SIGTERM,
+    SIGHUP) asks the process to end. A run that was stopped and is fitted again ends, on a CPU, with the same bits as
+    one that was not. The folder's lock is taken first; nothing else is written before configuration and data are known
+    to fit.
 
     Args:
         config: what to train.
         run: the folder.
         data: loaded by the configuration where None.
         device: as for `open_fabric`, where no fabric is given.
-        fabric: what `open_fabric` gives. Of several devices only the first one writes, and tells callbacks.
-        callbacks: are told of every step and epoch.
-    """
-    data = data if data is not None else load_dataset(config.data.source, seed=config.seed)
-    fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
-    training = _start(config, run, data, fabric)
-    if fabric.is_global_zero:
-        _warn_unfinished_fades(training)
-        _write_start(config, run, training)
-    seconds = _train(run, training, callbacks if fabric.is_global_zero else ())
-    return _finish(config, run, data, training, seconds)
-
-
-def fit_together(
-    configs: Sequence[Config],
-    runs: Sequence[RunFolder],
-    *,
-    data: Sequence[Dataset],
-    device: str = "auto",
-) -> Iterator[Fit | InputError]:
-    """`fit` for configurations that differ in their seed alone, in one process that takes all their steps at once.
-
-    Every run differs from the one that `fit` makes in rounding alone. Each has its checkpoint at every epoch's end:
-    those that were stopped go on, together or alone; those that are behind come first. The seconds of a run are its
-    share. In place of a run that fails comes its error, and the others are finished.
-
-    Args:
-        configs: what to train.
-        runs: their folders.
-        data: of each.
-        device: as for `open_fabric`; one.
+        fabric: what `open_fabric` gives. With several devices only the first one writes, and calls callbacks.
+        callbacks: called at every step and epoch.
 
     Raises:
-        InputError: they cannot be trained together, see `StackedTraining`.
+        InputError: the folder is in use, or holds a run of another configuration; the training diverged.
+        StoppedError: a signal stopped the training.
     """
-    if not configs:
-        return
-    if configs[0].supervision.label is not None:
-        raise InputError(
-            "models with known clusters cannot be trained together: leave that out, and every seed trains in a process "
-            "of its own"
-        )
-    fabric = open_fabric(device, precision=configs[0].training.precision)
-    states = [RandomState(fabric.device) for _ in configs]
-    trainings = []
-    for config, run, items, state in zip(configs, runs, data, states, strict=True):
-        with state.in_turn():
-            trainings.append(_start(config, run, items, fabric))
-    _warn_unfinished_fades(trainings[0])
-    seconds: list[float] = []
-    failures: dict[int, InputError] = {}
-    stack, members = None, []
-    while left := [s for s, training in enumerate(trainings) if s not in failures and not training.is_finished]:
-        epoch = min(trainings[s].epoch for s in left)
-        behind = [s for s in left if trainings[s].epoch == epoch]
-        if stack is None or behind != members:
-            stack, members = StackedTraining([trainings[s] for s in behind], [states[s] for s in behind]), behind
-        seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
-        start = time.perf_counter()
-        records = stack.run_epoch()
-        share = (time.perf_counter() - start) / len(behind)
-        for s, record in zip(behind, records, strict=True):
-            if isinstance(record, InputError):
-                failures[s] = record
-                continue
-            seconds[s] += share
-            with states[s].in_turn():
-                _write_epoch(runs[s], trainings[s], record, seconds[s])
-    seconds = seconds or [_write_start(*run) for run in zip(configs, runs, trainings, strict=True)]
-    for s, (config, run, items) in enumerate(zip(configs, runs, data, strict=True)):
-        if s in failures:
-            yield failures[s]
-            continue
-        with states[s].in_turn():
-            yield _finish(config, run, items, trainings[s], seconds[s])
+    with ExitStack() as stack:
+        if fabric is None or fabric.is_global_zero:
+            stack.enter_context(run.lock())
+        data = data if data is not None else load_dataset(config.data.source, seed=config.seed)
+        fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
+        callbacks = callbacks if fabric.is_global_zero else ()
+        training = start(config, run, data, fabric)
+        if fabric.is_global_zero:
+            warn_unfinished_fades(training)
+            write_start(config, run, training)
+        try:
+            seconds = _train(run, training, callbacks)
+        except DivergedError as error:
+            if not _may_retry(config, training):
+                raise
+            training = start(config, run, data, fabric)
+            _log.warning("%s. Once more from epoch %d, with half the learning rate", error, training.epoch)
+            training.learning_rate_factor = 0.5
+            write_start(config, run, training)
+            seconds = _train(run, training, callbacks)
+        return finish(config, run, data, training, seconds)
 
 
-def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
+def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
     """The training, from where the folder's checkpoint stands; nothing is written."""
-    if not run.checkpoint_path.is_file() and run.has_unresumable_work:
+    if run.config_path.is_file() and run.read_config() != config:
         raise InputError(
-            f"{run.path} has epochs behind it, but no checkpoint to go on from: bring {run.checkpoint_path} back, or "
-            "start a run in another folder"
+            f"expected a run of this configuration in {run.path}, got one of another: choose another folder, or bring "
+            "back the config.toml that it was started with"
+        )
+    if not run.checkpoint.exists and run.has_unresumable_work:
+        raise InputError(
+            f"expected the checkpoint {run.checkpoint_path} of a run with epochs behind it, got none: bring it back, "
+            "or start a run in another folder"
         )
     pyro.set_rng_seed(config.seed)
     training = Training(
@@ -155,12 +118,13 @@ def _start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Tra
         fabric=fabric,
         known_items=_choose_known_items(config, data),
     )
-    if run.checkpoint_path.is_file():
-        load_training(training, run.checkpoint_path)
+    if run.checkpoint.exists:
+        metadata = run.checkpoint.load(training)
+        run.check_metrics(training.epoch, digest=metadata["metrics"])
     return training
 
 
-def _warn_unfinished_fades(training: Training) -> None:
+def warn_unfinished_fades(training: Training) -> None:
     """Warn of facets that are not faded in when the training ends."""
     for j in range(training.schedule.num_facets):
         if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
@@ -172,32 +136,48 @@ def _warn_unfinished_fades(training: Training) -> None:
             )
 
 
-def _write_start(config: Config, run: RunFolder, training: Training) -> float:
-    """What a folder holds before any further epoch; returns the seconds spent before a stop."""
+def write_start(config: Config, run: RunFolder, training: Training) -> float:
+    """Write what a folder holds before any further epoch; returns the seconds spent before a stop."""
     run.write_config(config)
     run.truncate_metrics(training.epoch)
     return _seconds_before(run)
 
 
-def _seconds_before(run: RunFolder) -> float:
-    earlier = run.read_metrics()
-    return earlier[-1]["seconds"] if earlier else 0.0
+def write_epoch(run: RunFolder, training: Training, record: EpochRecord, seconds: float) -> None:
+    """Write an epoch's record and its checkpoint.
 
-
-def _write_epoch(run: RunFolder, training: Training, record: EpochRecord, seconds: float) -> None:
+    Raises:
+        DivergedError: a parameter is not finite; the last checkpoint stays.
+    """
+    check_parameters(training.pair, training.step)
     # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
     run.append_metrics(record, seconds=seconds)
-    save_training(training, run.checkpoint_path)
+    write_step(run, training)
 
 
-def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, seconds: float) -> Fit:
+def write_step(run: RunFolder, training: Training) -> None:
+    """Write a checkpoint after a whole step."""
+    run.checkpoint.save(training, metrics=run.metrics_digest(training.epoch))
+
+
+def finish(config: Config, run: RunFolder, data: Dataset, training: Training, seconds: float) -> Fit:
+    """Write the model, and score it.
+
+    Raises:
+        InputError: what came out is not a result, see `check_outcome`.
+    """
     fabric, pair = training.fabric, training.pair
-    on_rank_zero_then_broadcast(fabric, lambda: save_pair(pair, run.model_path), pair)
+    check_parameters(pair, training.step)
+    digest = run.config_digest()
+    on_rank_zero_then_broadcast(
+        fabric, lambda: save_pair(pair, run.model_path, config=digest, data=training.data_fingerprint), pair
+    )
     grouping = find_groups(pair, data.train)
     if fabric.is_global_zero:
         grouping = Grouping.read(run.groups_path, model=run.model_fingerprint()) or grouping
         run.write_grouping(grouping)
     evaluation = evaluate(pair, data.test, grouping=grouping)
+    check_outcome(pair, data.test, evaluation.elbo)
     summary = {
         "data": config.data.source,
         "data_fingerprint": data.fingerprint(),
@@ -217,24 +197,52 @@ def _finish(config: Config, run: RunFolder, data: Dataset, training: Training, s
     return Fit(run, data, evaluation, summary)
 
 
+def _seconds_before(run: RunFolder) -> float:
+    earlier = run.read_metrics()
+    return earlier[-1]["seconds"] if earlier else 0.0
+
+
+def _may_retry(config: Config, training: Training) -> bool:
+    """Once, on one device: several would have to agree on it."""
+    asked = config.training.on_divergence == "retry"
+    return asked and training.learning_rate_factor == 1 and training.fabric.world_size == 1
+
+
 def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) -> float:
     """Train to the end; returns the seconds spent, those before a stop included."""
     before = _seconds_before(run)
-    start = time.perf_counter()
+    clock = time.perf_counter()
+    with stop_after_step() as request:
 
-    def on_steps(num_steps: int, elbo: float) -> None:
+        def on_steps(num_steps: int, elbo: float) -> None:
+            for callback in callbacks:
+                callback.on_steps(num_steps, elbo)
+            if training.steps_taken < training.steps_per_epoch:  # else the epoch is written first
+                _stop_where_asked(run, training, request)
+
         for callback in callbacks:
-            callback.on_steps(num_steps, elbo)
+            callback.on_start(training)
+        while not training.is_finished:
+            record = training.run_epoch(on_steps)
+            if training.fabric.is_global_zero:
+                write_epoch(run, training, record, before + time.perf_counter() - clock)
+            for callback in callbacks:
+                callback.on_epoch(record)
+            _stop_where_asked(run, training, request)
+    return before + time.perf_counter() - clock
 
-    for callback in callbacks:
-        callback.on_start(training)
-    while not training.is_finished:
-        record = training.run_epoch(on_steps)
+
+def _stop_where_asked(run: RunFolder, training: Training, request: StopRequest) -> None:
+    """Save the state after this step and raise, where a signal has asked one of the devices to end."""
+    if not any_rank(training.fabric, bool(request)):
+        return
+    request.accept()
+    if training.steps_taken:
+        training.share_sums()
+        check_parameters(training.pair, training.step)
         if training.fabric.is_global_zero:
-            _write_epoch(run, training, record, before + time.perf_counter() - start)
-        for callback in callbacks:
-            callback.on_epoch(record)
-    return before + time.perf_counter() - start
+            write_step(run, training)
+    request.raise_stop()
 
 
 def _choose_known_items(config: Config, data: Dataset) -> KnownItems | None:

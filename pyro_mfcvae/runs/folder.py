@@ -13,18 +13,23 @@ tensorboard/            the same metrics as TensorBoard events, where tensorboar
 
 import hashlib
 import json
+import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_mfcvae.atomic_io import read_text, write_json, write_text
+from pyro_mfcvae.atomic_io import append_line, as_json, read_text, write_text
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import read_config, to_toml
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.locks import check_empty, locked
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.runs.checkpoints import load_pair
+from pyro_mfcvae.runs.checkpoints import Checkpoint, config_digest, load_pair
 from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.train.step_log import EpochRecord
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,7 @@ class RunFolder:
     @classmethod
     def new(cls, path: Path) -> "RunFolder":
         """A folder for a new run, which must not hold anything yet; nothing is written."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} already exists and is not empty: choose another --out, or go on with --resume")
+        check_empty(path)
         return cls(path)
 
     @classmethod
@@ -47,6 +51,10 @@ class RunFolder:
         if not run.config_path.is_file():
             raise InputError(f"{path} is not a run folder: expected a config.toml in it, as mfcvae fit writes")
         return run
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder, see `locked`."""
+        return locked(self.path)
 
     @property
     def config_path(self) -> Path:
@@ -59,6 +67,11 @@ class RunFolder:
     @property
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint" / "training.safetensors"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The state to go on from; made for the settings in ``config.toml``, where there is one."""
+        return Checkpoint(self.checkpoint_path, self.config_digest())
 
     @property
     def metrics_path(self) -> Path:
@@ -93,8 +106,13 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def write_config(self, config: Config) -> None:
-        """Record the configuration."""
-        write_text(self.config_path, to_toml(config))
+        """Record the configuration, once: the digests of models and checkpoints are of this text."""
+        if not self.config_path.is_file():
+            write_text(self.config_path, to_toml(config))
+
+    def config_digest(self) -> str:
+        """`config_digest` of ``config.toml``; empty where there is none."""
+        return config_digest(read_text(self.config_path)) if self.config_path.is_file() else ""
 
     def read_config(self) -> Config:
         """The run's configuration."""
@@ -104,7 +122,7 @@ class RunFolder:
         """The fitted model and guide, on the CPU."""
         if not self.model_path.is_file():
             raise InputError(f"the run {self.path} is not finished: go on with mfcvae fit --resume --out {self.path}")
-        return load_pair(self.read_config(), self.model_path)
+        return load_pair(self.read_config(), self.model_path, digest=self.config_digest())
 
     def model_fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of ``model.safetensors``."""
@@ -126,40 +144,102 @@ class RunFolder:
 
     def append_metrics(self, record: EpochRecord, *, seconds: float) -> None:
         """Add an epoch's record, with the training time so far."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**asdict(record), "seconds": round(seconds, 3)}) + "\n")
+        append_line(self.metrics_path, json.dumps({**asdict(record), "seconds": round(seconds, 3)}))
 
     @property
     def has_unresumable_work(self) -> bool:
-        """Whether to begin anew would lose something: a model, or more than an epoch that was not checkpointed."""
-        return self.model_path.is_file() or len(self.read_lines()) > 1
-
-    def read_lines(self) -> list[str]:
-        """The lines of ``metrics.jsonl``, with their ends; the last may be half a line."""
-        return read_text(self.metrics_path).splitlines(keepends=True) if self.metrics_path.is_file() else []
+        """Whether a new start would lose something: a model, or more than an epoch that was not checkpointed."""
+        return self.model_path.is_file() or len(self._read_whole_lines()) > 1
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every epoch's record so far."""
-        return [_parse(line, self.metrics_path) for line in self.read_lines()]
+        """Every epoch's record so far; what is not a record, such as half a line, is left out."""
+        return [json.loads(line) for line in self._read_whole_lines()]
 
     def truncate_metrics(self, num_epochs: int) -> None:
-        """Keep an epoch's line each: of an epoch that was not checkpointed nothing is left, nor of half a line."""
-        write_text(self.metrics_path, "".join(self.read_lines()[:num_epochs]))
+        """Keep the lines of the first epochs; drop that of an epoch that was not checkpointed, and half a line."""
+        write_text(self.metrics_path, "".join(self._read_whole_lines(num_epochs)))
+
+    def metrics_digest(self, num_epochs: int) -> str:
+        """Tells the lines of the first epochs from others."""
+        return hashlib.sha256("".join(self._read_whole_lines(num_epochs)).encode()).hexdigest()[:16]
+
+    def check_metrics(self, num_epochs: int, *, digest: str) -> None:
+        """Warn where the lines of the first epochs are not those that a checkpoint was written with.
+
+        That is no reason not to go on: the model does not depend on them.
+        """
+        if self.metrics_digest(num_epochs) != digest:
+            _log.warning(
+                "%s was changed or lost lines since the checkpoint (%d of %d epochs are left): the training goes on, "
+                "its curves have gaps",
+                self.metrics_path,
+                len(self._read_whole_lines(num_epochs)),
+                num_epochs,
+            )
+
+    def _read_whole_lines(self, num_epochs: int | None = None) -> list[str]:
+        """The lines of ``metrics.jsonl`` that are records of one epoch after another, with their ends."""
+        lines: list[str] = []
+        last = 0
+        content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
+        for line in content.splitlines(keepends=True):
+            epoch = _epoch_of(line)
+            if last < epoch <= (epoch if num_epochs is None else num_epochs) and line.endswith(b"\n"):
+                lines.append(line.decode())
+                last = epoch
+        return lines
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``."""
-        write_json(self.summary_path, summary)
+        """Replace ``summary.json``; it gets a checksum, and the digest of the configuration."""
+        summary = {**summary, "config_digest": self.config_digest()}
+        write_text(self.summary_path, as_json({**summary, _CHECKSUM: _checksum(summary)}))
 
     def read_summary(self) -> dict[str, Any]:
-        """What came out of the finished run."""
-        return _parse(read_text(self.summary_path), self.summary_path)
+        """The results of the finished run.
+
+        Raises:
+            InputError: the file is damaged, was changed, or is of other settings.
+        """
+        summary = _parse(read_text(self.summary_path), self.summary_path)
+        if summary.pop(_CHECKSUM, None) != _checksum(summary):
+            raise InputError(
+                f"expected {self.summary_path} as mfcvae fit wrote it, got a file with another checksum, so it was "
+                "damaged or changed: bring a copy back, or write it again with mfcvae fit --resume"
+            )
+        if summary.pop("config_digest") != self.config_digest():
+            raise InputError(
+                f"expected {self.summary_path} of the settings in config.toml beside it, got one of other settings: "
+                "bring back the file of this run"
+            )
+        return summary
+
+
+_CHECKSUM = "sha256"
+
+
+def _checksum(summary: dict[str, Any]) -> str:
+    return hashlib.sha256(as_json(summary).encode()).hexdigest()
+
+
+def _epoch_of(line: bytes) -> int:
+    """The epoch of a line's record; 0 where the line is none."""
+    try:
+        record = json.loads(line)
+        epoch = record["epoch"]
+        complete = record.keys() >= {"elbo", "seconds"}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return 0
+    return epoch if complete and type(epoch) is int else 0
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         record = str(error)
     if not isinstance(record, dict):
-        raise InputError(f"{path} is spoiled, expected JSON objects as mfcvae fit writes them: bring the file back")
+        raise InputError(
+            f"expected a JSON object in {path}, as mfcvae fit writes it, got something else: bring a copy of the file "
+            "back"
+        )
     return record

@@ -2,9 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,14 @@ from numpy.typing import NDArray
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.locks import locked
 from pyro_mfcvae.metrics import ari
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
-from pyro_mfcvae.runs.fit import fit, fit_together
+from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.together import fit_together
+from pyro_mfcvae.runs.workers import run_jobs
+from pyro_mfcvae.stopping import stop_on_signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,24 +92,33 @@ def sweep(
         on_done: is told of every run that is ready, with its seed and summary.
 
     Raises:
-        InputError: a seed failed; its training diverged, say. The others are finished first.
+        InputError: a seed failed, because its training diverged or its process was killed, say. The others are finished
+            first. Or another process uses the folder.
+        StoppedError: a signal asked the sweep to end; every seed that was training has saved its last step.
     """
-    data = load_dataset(config.data.source, root=root, seed=config.seed)  # first, so that no process starts in vain
-    if together:
-        if workers is not None:
-            raise InputError("seeds that train together take one process: give either workers or together")
-        failures = _fit_together(config, folder, seeds, root, device, on_done)
-    else:
-        failures = _fit_side_by_side(config, folder, seeds, root, device, workers, on_done)
-    if failures:
-        told = "; ".join(sorted({str(error) for error in failures.values()}))
-        if len(failures) == len(seeds):
-            raise InputError(told)
-        raise InputError(
-            f"seed {', '.join(map(str, sorted(failures)))} failed: {told}. Finished, and kept in {folder}: "
-            f"{len(seeds) - len(failures)} of {len(seeds)} runs"
-        )
-    return compare(folder, seeds=seeds, data=data)
+    with locked(folder):
+        data = load_dataset(config.data.source, root=root, seed=config.seed)  # first, so that no process starts in vain
+        if together:
+            if workers is not None:
+                raise InputError("seeds that train together take one process: give either workers or together")
+            failures = _fit_together(config, folder, seeds, root, device, on_done)
+        else:
+            with stop_on_signals():
+                failures = _fit_side_by_side(config, folder, seeds, root, device, workers, on_done)
+        if failures:
+            raise _describe(failures, seeds, folder)
+        return compare(folder, seeds=seeds, data=data)
+
+
+def _describe(failures: Mapping[int, InputError], seeds: Sequence[int], folder: Path) -> InputError:
+    """One error that names every seed that failed, with its reason."""
+    by_reason: dict[str, list[int]] = {}
+    for seed in sorted(failures):
+        by_reason.setdefault(str(failures[seed]), []).append(seed)
+    reasons = "; ".join(f"seed {', '.join(map(str, names))} failed: {why}" for why, names in by_reason.items())
+    if len(failures) == len(seeds):
+        return InputError(reasons)
+    return InputError(f"{reasons}. {len(seeds) - len(failures)} of {len(seeds)} runs are finished and kept in {folder}")
 
 
 def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
@@ -151,32 +162,17 @@ def _fit_side_by_side(
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {
-            pool.submit(
-                _fit_one,
-                replace(config, seed=seed),
-                folder / f"seed-{seed}",
-                root,
-                f"cuda:{index % gpus}" if gpus else device,
-                max(cores // workers, 1),
-            ): seed
-            for index, seed in enumerate(seeds)
-        }
-        failures: dict[int, InputError] = {}
-        try:
-            for job in as_completed(jobs):
-                try:
-                    summary = job.result()
-                except InputError as error:
-                    failures[jobs[job]] = error
-                    continue
-                if on_done is not None:
-                    on_done(jobs[job], summary)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failures
+    jobs = {
+        seed: (
+            replace(config, seed=seed),
+            folder / f"seed-{seed}",
+            root,
+            f"cuda:{index % gpus}" if gpus else device,
+            max(cores // workers, 1),
+        )
+        for index, seed in enumerate(seeds)
+    }
+    return run_jobs(_fit_one, jobs, workers=workers, on_done=on_done or (lambda seed, summary: None))
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pyro_mfcvae.errors import InputError
 class Batches:
     """The items of a data set, every epoch in another order, in batches on Fabric's device, as floats in [0, 1].
 
-    The order depends on seed and epoch alone. Of every batch each of several devices takes its share, in order. What is
-    left over of an epoch comes in another one; a set smaller than a batch is one batch.
+    The order depends on seed and epoch alone. Of every batch each of several devices takes its share, in order. The
+    items after the last full batch of an epoch come in another epoch; a set smaller than a batch is one batch.
 
     On a CUDA device that has room (half of its free memory) all items lie there as they are, bytes as bytes. Otherwise
     they stay on the host, in memory or memory-mapped, and a thread gathers the next batch while one is computed on.
@@ -42,8 +42,8 @@ class Batches:
         self._on_device = device.type == "cuda" and images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
         self._images = images.to(device) if self._on_device else images
 
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        """This device's share of every full batch of an epoch."""
+    def epoch(self, number: int, *, first: int = 0) -> Iterator[Tensor]:
+        """This device's share of every full batch of an epoch, from batch number ``first`` on."""
         entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
         if self._on_device:
@@ -52,6 +52,7 @@ class Batches:
         shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
         if len(order) % self.batch_size:
             shares.pop()
+        shares = shares[first:]
         if self._on_device:
             yield from map(self.load, shares)
             return

@@ -1,6 +1,12 @@
 """Where to compute: on one device, on several, on several machines."""
 
-from collections.abc import Callable
+import atexit
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 
 import pyro
 import torch
@@ -42,10 +48,17 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
             precision="bf16-mixed" if precision == "bf16" else "32-true",
         )
         if world_size > 1:
-            fabric.launch()
+            _launch(fabric)
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         raise InputError(f"cannot compute on the device {device!r}: {' '.join(str(error).split())}") from None
     return fabric
+
+
+def any_rank(fabric: Fabric, value: bool) -> bool:
+    """Whether the value is true on one of the devices; all of them have to ask."""
+    if fabric.world_size == 1:
+        return value
+    return bool(fabric.all_reduce(torch.tensor(float(value), device=fabric.device), reduce_op="sum") > 0)
 
 
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
@@ -56,6 +69,66 @@ def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *m
         for module in modules:
             for tensor in module.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def _launch(fabric: Fabric) -> None:
+    """Start the other processes of this machine, and see to it that all end when one does.
+
+    Fabric's own watch kills everything, this process too, without a word to the user; so it is put off.
+    """
+    parent = os.getppid()
+    fabric.launch()
+    if fabric.strategy.launcher is None or fabric.strategy.cluster_environment.creates_processes_externally:
+        if fabric.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
+            _start_thread(lambda: _end_with(parent))
+        return
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._finished = True  # type: ignore[attr-defined]
+    processes: Sequence[subprocess.Popen[bytes]] = fabric.strategy.launcher.procs
+    atexit.register(_end, processes)
+    _start_thread(lambda: _watch(processes))
+
+
+def _start_thread(target: Callable[[], None]) -> None:
+    threading.Thread(target=target, daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it has ended, even if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _watch(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End this process when another rank has failed: it may wait for that rank without end."""
+    while True:
+        for rank, process in enumerate(processes, 1):
+            if code := process.poll():
+                time.sleep(_PATIENCE_SECONDS)  # where this rank notices, it says so itself
+                how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
+                sys.stderr.write(f"mfcvae: expected all ranks to train, but rank {rank} {how}: go on with --resume\n")
+                sys.stderr.flush()
+                _end(processes)
+                os._exit(2)
+        time.sleep(0.5)
+
+
+_PATIENCE_SECONDS = 3.0
+
+
+def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End the other ranks, which have nothing to write; what does not end by itself is killed."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def set_seed(seed: int) -> None:

@@ -86,31 +86,33 @@ class StackedTraining:
         self._optimizer = torch.optim.Adam(self._parameters.values(), fused=True)
         self._stack_moments()
         self._draw, self._program = self._batch_objective()
-        self._failures: dict[int, InputError] = {}
+        self.failures: dict[int, InputError] = {}
 
     def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
         """Train one more epoch; the record of every training, or why it failed: it is of no use then.
 
-        ``on_step`` is called after every step.
+        ``on_step`` is called after every step; where it raises, each training is left after that step.
         """
         with outside_store():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
             self._adopt()
-            for xs in zip(*batches, strict=True):
-                self._step(torch.stack(xs))
-                if on_step is not None:
-                    on_step()
-                if len(self._failures) == len(self.trainings):
-                    break
-            self._hand_back_moments()
+            try:
+                for xs in zip(*batches, strict=True):
+                    self._step(torch.stack(xs))
+                    if on_step is not None:
+                        on_step()
+                    if len(self.failures) == len(self.trainings):
+                        break
+            finally:
+                self._hand_back_moments()
             return [self._finish(s) for s in range(len(self.trainings))]
 
     def _finish(self, s: int) -> EpochRecord | InputError:
-        if s not in self._failures:
+        if s not in self.failures:
             with self._failure_kept(s):
                 record: EpochRecord = self._in_turn(s, self.trainings[s].finish_epoch)
                 return record
-        return self._failures[s]
+        return self.failures[s]
 
     def _in_turn(self, s: int, act: Callable[[], Any]) -> Any:
         with self._states[s].in_turn():
@@ -119,7 +121,7 @@ class StackedTraining:
     def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
         """What was fitted, and the random numbers of a step."""
         fitted: list[nn.Parameter] = []
-        if s not in self._failures:
+        if s not in self.failures:
             with self._failure_kept(s):
                 fitted = self.trainings[s].prepare_step()
         return fitted, self._draw()
@@ -130,11 +132,11 @@ class StackedTraining:
         try:
             yield
         except InputError as error:
-            self._failures[s] = error
+            self.failures[s] = error
 
     def _step(self, xs: Tensor) -> None:
         turns = [self._in_turn(s, partial(self._prepare, s)) for s in range(len(self.trainings))]
-        first = next((s for s in range(len(self.trainings)) if s not in self._failures), None)
+        first = next((s for s in range(len(self.trainings)) if s not in self.failures), None)
         if first is None:
             return
         if fitted := turns[first][0]:  # the same in all
@@ -149,7 +151,7 @@ class StackedTraining:
         self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         for s, (training, row) in enumerate(zip(self.trainings, terms, strict=True)):
-            if s not in self._failures:
+            if s not in self.failures:
                 with self._failure_kept(s):
                     training.note_step(row)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.train.divergence import DivergedError
 
 # Steps between two reads. A read waits until the device has finished all steps before it; on a CPU it costs nothing.
 READ_EVERY = {"cpu": 1, "cuda": 50}
@@ -66,7 +66,7 @@ def check_finite(rows: Tensor, *, last_step: int) -> None:
         last_step: number of the last of them.
 
     Raises:
-        InputError: the message names the step and the term.
+        DivergedError: the message names the step and the term.
     """
     if rows.isfinite().all():
         return
@@ -75,9 +75,6 @@ def check_finite(rows: Tensor, *, last_step: int) -> None:
     # The ELBO is the sum of the other terms: it is named with the first of them that is not finite.
     terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
     because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
-    raise diverged(f"the {names[term]} became {rows[step, term]:g}{because} at step {last_step - len(rows) + step + 1}")
-
-
-def diverged(what: str) -> InputError:
-    """The error of a training that has diverged."""
-    return InputError(f"{what}, training has diverged: lower training.learning_rate or raise likelihood.scale")
+    raise DivergedError(
+        f"the {names[term]} became {rows[step, term]:g}{because} at step {last_step - len(rows) + step + 1}"
+    )

@@ -31,9 +31,10 @@ from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.train.batches import Batches
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
+from pyro_mfcvae.train.divergence import DivergedError, check_parameters
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import Objective, compilation_pays
-from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, diverged
+from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
 # Items that are checked at once: what is memory-mapped may not fit into memory.
 _NUM_AT_ONCE = 10_000
@@ -110,7 +111,9 @@ class Training:
                 )
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        self._num_taken = 0  # steps of this epoch
+        self.steps_taken = 0  # of this epoch
+        self.learning_rate_factor = 1.0
+        self.epoch_sums = torch.zeros(2 + pair.num_facets)  # of the terms of its steps
         self._log = StepLog(2 + pair.num_facets, self.fabric.device)
         self._on_steps: Callable[[int, float], None] | None = None
         self.objective = Objective(pair, num_items=len(images), free_nats=settings.free_nats)
@@ -129,7 +132,19 @@ class Training:
     @property
     def step(self) -> int:
         """Number of optimiser steps taken."""
-        return self.epoch * self.steps_per_epoch + self._num_taken
+        return self.epoch * self.steps_per_epoch + self.steps_taken
+
+    def restore(self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor) -> None:
+        """Take the place in the schedule of a training that was stopped after a whole step."""
+        self.epoch = epoch
+        self.steps_taken = steps_taken
+        self.learning_rate_factor = learning_rate_factor
+        self.epoch_sums = sums
+
+    def share_sums(self) -> None:
+        """Let every device have the mean sums of an epoch that is to be stopped."""
+        mean = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
+        self.epoch_sums = mean.cpu()
 
     @property
     def is_finished(self) -> bool:
@@ -156,21 +171,18 @@ class Training:
             return self.finish_epoch()
 
     def start_epoch(self) -> Iterator[Tensor]:
-        """All that is due before an epoch; returns its batches."""
+        """All that is due before an epoch; returns its batches. An epoch that was stopped goes on."""
         model, guide = self.pair.model, self.pair.guide
-        if rank := self.fabric.global_rank:
-            # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
-            entropy = np.random.SeedSequence((self.seed, self.epoch, rank)).generate_state(1, np.uint32)
-            pyro.set_rng_seed(int(entropy[0]))
         if self.step == 0 and self.settings.data_dependent_init:
             on_rank_zero_then_broadcast(
                 self.fabric,
                 lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
                 self.pair,
             )
-        self._total = torch.zeros(2 + self.pair.num_facets)
+        if self.steps_taken == 0:
+            self.epoch_sums = torch.zeros_like(self.epoch_sums)
         self.pair.train()
-        return self.batches.epoch(self.epoch)
+        return self.batches.epoch(self.epoch, first=self.steps_taken)
 
     def prepare_step(self) -> list[nn.Parameter]:
         """All that is due before a step: the schedule's buffers, mixtures, the learning rate.
@@ -178,8 +190,13 @@ class Training:
         Returns:
             The parameters that were fitted; Adam's moments, which belong to the mixtures before, are forgotten.
         """
+        if rank := self.fabric.global_rank:
+            # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
+            entropy = np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1, np.uint32)
+            pyro.set_rng_seed(int(entropy[0]))
         priors = self.pair.model.priors
         if self.schedule.repartitions(self.step):
+            self.read_steps()
             on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
         due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
@@ -201,7 +218,7 @@ class Training:
         Args:
             terms: the batch's mean ELBO, mean reconstruction and mean KL per facet, (2 + J,), on the device.
         """
-        self._num_taken += 1
+        self.steps_taken += 1
         self._log.add(terms)
         if self._log.is_full:
             self.read_steps()
@@ -216,7 +233,7 @@ class Training:
         if not len(rows):
             return
         check_finite(rows, last_step=self.step)
-        self._total += rows.sum(0)
+        self.epoch_sums += rows.sum(0)
         if self._on_steps is not None:
             self._on_steps(len(rows), rows[:, 0].mean().item())
 
@@ -224,9 +241,9 @@ class Training:
         """Count an epoch whose steps were taken, and tell about it."""
         self.read_steps()
         self.epoch += 1
-        self._num_taken = 0
+        self.steps_taken = 0
         # All ranks see equally many items, so the mean over ranks is the mean over items.
-        total = cast(Tensor, self.fabric.all_reduce(self._total.to(self.fabric.device), reduce_op="mean"))
+        total = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         return EpochRecord(
             epoch=self.epoch,
@@ -264,8 +281,9 @@ class Training:
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
         if last is None:
-            return first
-        return last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
+            return first * self.learning_rate_factor
+        rate = last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
+        return rate * self.learning_rate_factor
 
     @contextmanager
     def _divergence_told(self) -> Iterator[None]:
@@ -274,7 +292,8 @@ class Training:
         except ValueError as error:
             if "Expected parameter" not in str(error):  # of torch's distributions, with all values
                 raise
-            raise diverged(f"a distribution has invalid parameters after step {self.step}") from None
+            check_parameters(self.pair, self.step)
+            raise DivergedError(f"a distribution has invalid parameters after step {self.step}") from None
 
     @torch.no_grad()
     def _count_active(self) -> list[int]:

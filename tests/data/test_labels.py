@@ -1,10 +1,12 @@
-import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import ArrayLike
 
-from pyro_mfcvae.data.labels import read_labels
+from pyro_mfcvae.data.labels import compact, read_labels
+from pyro_mfcvae.errors import InputError
 
 Y = [2, 0, 1, 0]
 
@@ -24,8 +26,9 @@ Y = [2, 0, 1, 0]
     ],
 )
 def test_labels_are_read_in_the_forms_that_people_keep(values: ArrayLike, expected: dict[str, list[int]]) -> None:
-    found = read_labels("y", np.asarray(values), 4)
-    assert {name: labels.tolist() for name, labels in found.items()} == expected
+    found = read_labels({"y": np.asarray(values)}, 4, path=Path("a.npz"))
+    assert {name: labels.tolist() for name, labels in found.sets.items()} == expected
+    assert (found.notes, found.names) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,28 @@ def test_labels_are_read_in_the_forms_that_people_keep(values: ArrayLike, expect
         np.array([1j, 2, 3, 4]),
     ],
 )
-def test_other_arrays_are_left_out_with_a_warning(values: ArrayLike, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert read_labels("weight", np.asarray(values), 4) == {}
-    assert "the array 'weight' of shape" in caplog.text
+def test_other_arrays_are_passed_over_with_a_note(values: ArrayLike) -> None:
+    found = read_labels({"weight": np.asarray(values)}, 4, path=Path("a.npz"))
+    assert found.sets == {}
+    assert [note.startswith("passed over 'weight' of a.npz: ") for note in found.notes] == [True]
+
+
+def test_texts_under_the_key_names_are_the_items_names() -> None:
+    found = read_labels({"files": np.array(["a.png", "b.png"]), "kind": np.array(["x", "w"])}, 2, path=Path("a.npz"))
+    assert found.names == ("a.png", "b.png")
+    assert found.sets["kind"].tolist() == [1, 0]
+
+
+def test_numbers_in_one_dimension_are_one_per_item() -> None:
+    with pytest.raises(InputError, match=r"expected one 'y' label for each of 4 items of a.npz, got 3; give as many"):
+        read_labels({"y": np.arange(3)}, 4, path=Path("a.npz"))
+
+
+def test_very_large_values_are_numbered_alike_in_both_splits() -> None:
+    """Tables of counts have a column per value: ten thousand millions of them do not fit into memory."""
+    train = {"y": torch.tensor([10**12, 7, -3, 5]), "small": torch.tensor([3, 1, 0, 2])}
+    test = {"y": torch.tensor([7, 10**12, 10**11]), "small": torch.tensor([9, 9, 9])}
+    compact(train, test)
+    assert train["y"].tolist() == [3, 1, -1, 0]
+    assert test["y"].tolist() == [1, 3, 2]
+    assert train["small"].tolist() == [3, 1, 0, 2]

@@ -111,7 +111,7 @@ def assert_same_run(here: RunFolder, there: RunFolder) -> None:
             assert tensor.numpy().tobytes() == b[name].numpy().tobytes(), name
     assert metrics(here) == metrics(there)
     a, b = (json.loads(run.summary_path.read_text()) for run in (here, there))
-    assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert {**a, "seconds": 0, "sha256": ""} == {**b, "seconds": 0, "sha256": ""}
     assert here.config_path.read_text() == there.config_path.read_text()
 
 
@@ -135,6 +135,7 @@ def test_a_run_leaves_all_that_was_promised(whole: Fit) -> None:
         "config.toml",
         "model.safetensors",
         "checkpoint/training.safetensors",
+        "checkpoint/previous.safetensors",
         "metrics.jsonl",
         "summary.json",
         "groups.json",
@@ -162,7 +163,9 @@ def test_the_schedule_is_seen_in_the_metrics(whole: Fit) -> None:
 
 def test_the_summary_tells_what_came_out(whole: Fit) -> None:
     summary = json.loads(whole.run.summary_path.read_text())
-    assert summary == whole.summary
+    assert summary.pop("config_digest") == whole.run.config_digest()
+    assert len(summary.pop("sha256")) == 64
+    assert summary == whole.summary == whole.run.read_summary()
     assert summary["data"] == "none"
     assert summary["data_fingerprint"] == make_data().fingerprint()
     assert (summary["seed"], summary["epochs"], summary["device"]) == (0, NUM_EPOCHS, "cpu")
@@ -227,13 +230,13 @@ def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
 ) -> None:
     from pyro_mfcvae.runs.checkpoints import save_training
 
-    def save(training: Training, path: Path) -> None:
+    def save(training: Training, path: Path, **metadata: str) -> None:
         if training.epoch == epoch:
             raise StopError
-        save_training(training, path)
+        save_training(training, path, **metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_mfcvae.runs.fit.save_training", save)
+        patch.setattr("pyro_mfcvae.runs.checkpoints.save_training", save)
         with pytest.raises(StopError):
             fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
     assert len(RunFolder(tmp_path).read_metrics()) == epoch

@@ -172,4 +172,4 @@ def test_the_summary_is_replaced(tmp_path: Path) -> None:
     run = started(tmp_path)
     run.write_summary({"elbo": 1.0})
     run.write_summary({"elbo": -2.5, "facets": []})
-    assert json.loads(run.summary_path.read_text()) == {"elbo": -2.5, "facets": []}
+    assert run.read_summary() == {"elbo": -2.5, "facets": []}

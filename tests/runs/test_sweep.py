@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
     assert (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns == before
     assert np.isnan(again.stability()).all()
     other = override(config, ["training.batch_size=10"])
-    message = r"seed 2 failed: .*seed-2 holds a run of another configuration.* kept in .*many: 1 of 2 runs"
+    message = (
+        r"seed 2 failed: .*seed-2 holds a run of another configuration.*1 of 2 runs are finished and kept in .*many"
+    )
     with pytest.raises(InputError, match=message):
         sweep(other, tmp_path / "many", seeds=[2, 7], device="cpu", workers=1)
     assert RunFolder.open(tmp_path / "many/seed-7").read_summary()["seed"] == 7
@@ -76,10 +79,10 @@ def test_runs_that_train_together_are_those_of_fit(
 
     whole_epoch, epochs = StackedTraining.run_epoch, iter(range(9))
 
-    def stop(self: StackedTraining) -> list[EpochRecord]:
+    def stop(self: StackedTraining, on_step: Callable[[], None]) -> list[EpochRecord]:
         if next(epochs) == 2:
             raise KeyboardInterrupt
-        return whole_epoch(self)
+        return whole_epoch(self, on_step)
 
     with monkeypatch.context() as patch:
         patch.setattr(StackedTraining, "run_epoch", stop)
@@ -124,13 +127,13 @@ def test_a_run_that_fails_among_others_leaves_them_to_finish(
         sweep(config, folder, seeds=seeds, device="cpu", together=True, on_done=lambda seed, _: done.append(seed))
 
     diverged = r"the ELBO became nan \(the reconstruction became nan\) at step 3, training has diverged"
-    message = rf"^seed 5 failed: {diverged}.*\. Finished, and kept in .*many: 2 of 3 runs$"
+    message = rf"^seed 5 failed: {diverged}.*\. 2 of 3 runs are finished and kept in .*many$"
     for _ in range(2):  # the second time it goes on from its first epoch, and fails alone
         with pytest.raises(InputError, match=message):
             run([2, 5, 7])
     assert done == [2, 7, 2, 7]
     assert len(RunFolder(tmp_path / "many/seed-5").read_metrics()) == 1
-    with pytest.raises(InputError, match=rf"^{diverged}"):
+    with pytest.raises(InputError, match=rf"^seed 5 failed: {diverged}"):
         run([5])
     for seed in (2, 7):
         here, there = (

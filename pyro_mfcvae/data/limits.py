@@ -1,0 +1,110 @@
+"""How much is read: only regular files, and no more bytes than a limit that the user can set."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyro_mfcvae.errors import InputError
+
+SETTING = "MFCVAE_MAX_GIB"
+"""Environment variable: how many GiB of data are read into memory at most."""
+
+_DEFAULT_GIB = 2.0
+
+# Without the setting, what is compressed by more than this is taken for an accident or an attack once it is large:
+# drawings compress some 20-fold, and blank pages more, but those are small.
+_MAX_RATIO = 100
+_LARGE = 256 << 20
+
+MAX_IMAGE_BYTES = 256 << 20
+"""Of one picture, decoded: 89 megapixels of RGB, or 268 of grey."""
+
+# What readers raise on files that are not what they should be, beside their own classes.
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+)
+
+
+def limit_bytes() -> int:
+    """How many bytes of data are read into memory at most."""
+    text = os.environ.get(SETTING)
+    try:
+        gib = _DEFAULT_GIB if text is None else float(text)
+    except ValueError:
+        gib = -1.0
+    if not 0 < gib < 1 << 30:
+        raise InputError(
+            f"expected a number of GiB in the environment variable {SETTING}, got {text!r}: set it to 8, say"
+        )
+    return int(gib * 2**30)
+
+
+def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: int | None = None) -> None:
+    """Refuse to read more than the limit, before anything is read.
+
+    Args:
+        num_bytes: of the data in memory.
+        path: of the file or folder.
+        advice: what else the user can do.
+        packed_bytes: of the data in the file, where that is compressed.
+    """
+    unpacks_too_far = (
+        packed_bytes is not None
+        and SETTING not in os.environ
+        and num_bytes > max(_LARGE, _MAX_RATIO * max(packed_bytes, 1))
+    )
+    if num_bytes > limit_bytes() or unpacks_too_far:
+        how = f", {num_bytes // max(packed_bytes, 1)} times its size in the file" if packed_bytes else ""
+        raise InputError(
+            f"expected at most {limit_bytes() / 2**30:g} GiB of data in {path}, got {num_bytes / 2**30:.3g} GiB{how}: "
+            f"{advice}set the environment variable {SETTING} to a number of GiB that the memory has room for"
+        )
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is not a file with an end, such as a pipe or a device.
+
+    Raises:
+        InputError: the path is none, or cannot be looked at.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"expected a regular file, got {path}, which is a pipe, a device or missing: save the data in one"
+        )
+
+
+@contextmanager
+def reading(path: Path, cure: str) -> Iterator[None]:
+    """Turn whatever a reader raises on a file that is not what it should be into one line.
+
+    Args:
+        path: the file.
+        cure: what to do.
+
+    Raises:
+        InputError: in place of the reader's error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise unreadable(path, error, cure) from error
+
+
+def unreadable(path: Path, error: BaseException, cure: str) -> InputError:
+    """The one line for a file that a reader failed on."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"expected a file that can be read, got {path}: cannot read it ({reason}); {cure}")

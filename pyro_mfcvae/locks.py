@@ -1,0 +1,141 @@
+"""One process per folder: a lock that ends with the process that holds it, however that ends."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from pyro_mfcvae.atomic_io import is_temporary, naming, sweep_temporaries
+from pyro_mfcvae.errors import InputError
+
+LOCK = ".lock"
+_held: set[Path] = set()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is missing; this process may hold it several times over.
+
+    The kernel ends the lock with the process, so that the file that a killed process leaves holds nobody up. Temporary
+    files of killed processes are removed. A folder that was made for the lock and got no files goes again.
+
+    Raises:
+        InputError: another process holds the folder.
+    """
+    place = folder.resolve()
+    if place in _held:
+        yield
+        return
+    made = _make(place)
+    try:
+        handle = _take(place)
+        _held.add(place)
+        try:
+            for inside in (place, place / "checkpoint", place / "figures"):
+                sweep_temporaries(inside)
+            yield
+        finally:
+            _held.discard(place)
+            (place / LOCK).unlink(missing_ok=True)
+            os.close(handle)
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """Hold a folder for a new run, which must not hold anything yet.
+
+    Raises:
+        InputError: it is in use, or not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} already exists and is not empty: choose another --out")
+    with locked(folder):
+        check_empty(folder)
+        yield folder
+
+
+@contextmanager
+def claimed_next(stem: Path) -> Iterator[Path]:
+    """Hold the first new folder of ``stem-1``, ``stem-2`` …: two processes never get the same one."""
+    made = _make(stem.parent)
+    try:
+        for number in count(1):
+            folder = stem.with_name(f"{stem.name}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            break
+        try:
+            with locked(folder):
+                yield folder
+        finally:
+            _remove_empty([folder])
+    finally:
+        _remove_empty(made)
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds anything but a lock, or what a killed process had not finished."""
+    if folder.is_dir() and all(path.name == LOCK or is_temporary(path) for path in folder.iterdir()):
+        return
+    if folder.exists():
+        raise InputError(f"{folder} already exists and is not empty: choose another --out, or go on with --resume")
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns the new ones, deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something by now
+            return
+
+
+def _take(folder: Path) -> int:
+    """The handle of the lock's file, locked."""
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _lock(handle):
+                holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+                raise InputError(
+                    f"expected a folder that no other run uses, got {folder}, which {holder} uses: wait for it, or "
+                    "choose another --out"
+                )
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:  # nobody removed the file meanwhile
+                with naming(path):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process alone; False where another process has."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

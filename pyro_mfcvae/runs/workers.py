@@ -1,0 +1,138 @@
+"""Jobs in processes of their own, that end with this one, however it ends."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.stopping import StoppedError, stop_on_signals
+
+# What a worker gets to save its last step before it is killed.
+_PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+
+
+def run_jobs(
+    act: Callable[..., Any],
+    jobs: Mapping[int, tuple[Any, ...]],
+    *,
+    workers: int,
+    on_done: Callable[[int, Any], None],
+) -> dict[int, InputError]:
+    """Call a function with several arguments, each in a process of its own, so many at a time.
+
+    When this process is asked to end, so are the others, which save their last step first; when it is killed, the
+    others notice and end as well. No further job starts then.
+
+    Args:
+        act: a function of a module.
+        jobs: number of a job, a seed say, to the function's arguments.
+        workers: how many at a time.
+        on_done: called with the number and the result of every job that succeeded.
+
+    Returns:
+        The failure of each job that failed, one whose process was killed included; the others are finished first.
+    """
+    waiting, running = list(jobs), dict[int, _Worker]()
+    failures: dict[int, InputError] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running[waiting[0]] = _start(act, jobs[waiting[0]])
+                waiting.pop(0)
+            ready = wait([worker.pipe for worker in running.values()])
+            for number in [number for number, worker in running.items() if worker.pipe in ready]:
+                result = _result(running.pop(number))
+                if isinstance(result, InputError):
+                    failures[number] = result
+                else:
+                    on_done(number, result)
+    finally:
+        _end(list(running.values()))
+    return failures
+
+
+def _start(act: Callable[..., Any], args: tuple[Any, ...]) -> _Worker:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, act, args))
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _result(worker: _Worker) -> Any:
+    try:
+        kind, result = worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
+            return InputError(f"its process was ended by {name}{hint}: go on with the same command")
+        return InputError(f"its process ended with exit code {code}: what it printed says why")
+    worker.process.join()
+    return InputError(result) if kind == "failed" else result
+
+
+def _end(running: list[_Worker]) -> None:
+    for worker in running:
+        worker.process.terminate()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for worker in running:
+        worker.process.join(max(deadline - time.monotonic(), 0.1))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _work(pipe: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Everything that a worker does. It leaves without waiting for threads that libraries have started."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    code = 0
+    with stop_on_signals():
+        try:
+            pipe.send(_try(act, args))
+        except StoppedError as stop:
+            code = 128 + stop.signum
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    pipe.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _try(act: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, Any]:
+    """Whether the job was done or failed, with its result or the reason."""
+    try:
+        return "done", act(*args)
+    except InputError as error:
+        return "failed", str(error)
+    except OSError as error:
+        return "failed", f"cannot use {error.filename}: {error.strerror}"
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE_SECONDS)
+        os._exit(128 + signal.SIGTERM)

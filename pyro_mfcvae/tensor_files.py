@@ -1,0 +1,125 @@
+"""Files of tensors (safetensors) that are checked whole: no pickle is written or read.
+
+The metadata hold the SHA-256 of all names, types, shapes and values and of the other metadata, so that one flipped bit
+is found. It finds damage, not forgery: whoever can write the file can write its checksum.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyro_mfcvae.atomic_io import write_atomically
+from pyro_mfcvae.errors import InputError
+
+# Of a header, which is read before anything else: some 40,000 tensors. Ours have a few hundred.
+_MAX_HEADER_BYTES = 4 << 20
+_CHECKSUM = "sha256"
+
+
+class SpoiledFileError(InputError):
+    """A file of tensors that cannot be read, or is not what was written."""
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Replace a file of tensors, with its checksum.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    signed = {**metadata, _CHECKSUM: _checksum(contiguous, metadata)}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata=signed)
+        except SafetensorError as error:
+            code = re.search(r"code: (\d+)", str(error))
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
+
+    write_atomically(path, write)
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file.
+
+    Args:
+        path: the file.
+        key: of the metadata, that this kind of file has.
+
+    Raises:
+        SpoiledFileError: the file cannot be read, is of another kind, or its checksum is another.
+        InputError: there is no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"expected the saved tensors {path}, got no such file: bring it back")
+    try:
+        _check_header(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpoiledFileError(
+            f"expected a file of tensors, got {path}, which cannot be read ({reason}): {_CURE}"
+        ) from None
+    if key not in metadata or _CHECKSUM not in metadata:
+        missing = _CHECKSUM if key in metadata else key
+        raise SpoiledFileError(
+            f"expected a file of tensors that mfcvae fit wrote, got {path} without {missing!r} in its metadata: {_CURE}"
+        )
+    if metadata.pop(_CHECKSUM) != _checksum(tensors, metadata):
+        raise SpoiledFileError(
+            f"expected {path} as it was written, got a file with another checksum, so it was damaged or changed: "
+            f"{_CURE}"
+        )
+    return tensors, metadata
+
+
+_CURE = "bring a copy back, or write a model.safetensors again with mfcvae fit --resume"
+
+
+def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors of other names, shapes or types than those that they are to replace.
+
+    Raises:
+        InputError: the first difference is named.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise InputError(f"expected the tensor {name!r} in {path}, got none: {_OTHER}")
+        if (there := _kind(found[name])) != (here := _kind(tensor)):
+            raise InputError(f"expected {name!r} of {here} in {path}, got {there}: {_OTHER}")
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise InputError(f"expected no tensor {unknown[0]!r} in {path}, got one: {_OTHER}")
+
+
+_OTHER = "bring back the config.toml that it was trained with"
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _MAX_HEADER_BYTES:
+        raise ValueError(f"its header has {size} bytes, more than {_MAX_HEADER_BYTES}")
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {_kind(tensor)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
