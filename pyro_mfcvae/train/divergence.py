@@ -1,9 +1,15 @@
-"""What a training that diverged says: which term, which facet, at which step."""
+"""Whether a training still is one, and whether what came out of it is a result at all."""
+
+import math
 
 import torch
 from torch import nn
 
+from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.mfcvae import MFCVAE
+
+_NUM_ITEMS = 256  # on which a result is compared with a model without latent variables
 
 _CURE = "lower training.learning_rate, raise likelihood.scale, or set training.on_divergence to retry"
 
@@ -26,3 +32,41 @@ def check_parameters(module: nn.Module, step: int) -> None:
             facet = next((part for part in name.split(".") if part.isdecimal()), None)
             where = f" (facet {facet})" if facet is not None and ".priors." in f".{name}" else ""
             raise DivergedError(f"{name}{where} is not finite after step {step}")
+
+
+class CollapsedError(InputError):
+    """A fitted model that says less about the data than a decoder that ignores them."""
+
+
+@torch.no_grad()
+def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
+    """Refuse a result whose ELBO is not finite, or far below that of a model with no latent variables at all.
+
+    That model's log p(x) is the likelihood's at a decoder output of zero, where every network starts near. An ELBO ten
+    times below it, and at least 100 nats, comes from weights that ran away, and never from a poor clustering.
+
+    Args:
+        pair: the fitted model and guide.
+        split: the items that were scored.
+        elbo: their mean ELBO, in nats.
+
+    Raises:
+        CollapsedError: it says which numbers.
+    """
+    floor = _empty_evidence(pair, split)
+    floor = floor - 9 * abs(floor) - 100 if math.isfinite(floor) else -math.inf
+    if not math.isfinite(elbo) or elbo < floor:
+        raise CollapsedError(
+            f"expected an ELBO above {floor:.0f} nats per item, which a model without latent variables has ten times "
+            f"over, got {elbo:.0f}: the weights ran away, so lower training.learning_rate"
+        )
+
+
+def _empty_evidence(pair: MFCVAE, split: Split) -> float:
+    """Mean log p(x) of some items where the decoder gives zeros."""
+    model = pair.model
+    x = as_float(split.images[:_NUM_ITEMS]).to(model.alpha.device)
+    zs = [torch.zeros(len(x), facet.latent_dim, device=x.device, dtype=x.dtype) for facet in model.facets]
+    there = ~x.isnan()
+    log_prob = model.likelihood(torch.zeros_like(model.decode(zs))).log_prob(torch.where(there, x, torch.zeros_like(x)))
+    return float((log_prob * there).flatten(1).sum(1).mean())

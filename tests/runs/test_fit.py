@@ -267,7 +267,7 @@ def test_seconds_add_up_over_the_sittings(tmp_path: Path) -> None:
     run = stop_then_resume(tmp_path, Stopper(epoch=3))
     seconds = [record["seconds"] for record in run.read_metrics()]
     assert seconds == sorted(seconds)
-    assert json.loads(run.summary_path.read_text())["seconds"] == pytest.approx(seconds[-1], abs=0.1)
+    assert json.loads(run.summary_path.read_text())["seconds"] == pytest.approx(seconds[-1], abs=1.0)
 
 
 # --- callbacks, data and mistakes ------------------------------------------------------------------------------------
