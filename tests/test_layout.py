@@ -17,7 +17,7 @@ PACKAGES: dict[str, str] = SETUPTOOLS["package-dir"]
 
 # From the bottom to the top: a folder, or a file beside the folders, imports from its own row and from those before it.
 ORDER = (
-    {"errors", "atomic_io", "lazy", "tensor_files", "locks", "stopping"},
+    {"errors", "atomic_io", "lazy", "safety"},
     {"facets", "metrics", "plots", "curves", "data"},
     {"interop", "networks", "convolutions"},
     {"models"},

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pyro_mfcvae.atomic_io import check_utf8, expand_user
-from pyro_mfcvae.cli.folders import claim, hold
 from pyro_mfcvae.cli.options import (
     Count,
     Data,
@@ -29,6 +28,7 @@ from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.safety.locks import claim, hold
 
 if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset

@@ -14,7 +14,7 @@ from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.tensor_files import SpoiledFileError, check_fit, read_tensors, write_tensors
+from pyro_mfcvae.safety.tensor_files import SpoiledFileError, check_fit, read_tensors, write_tensors
 from pyro_mfcvae.train.training import Training
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
-from pyro_mfcvae.stopping import StopRequest, stop_after_step
+from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.devices import any_rank, on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_outcome, check_parameters

@@ -23,10 +23,10 @@ from pyro_mfcvae.atomic_io import append_line, as_json, read_text, write_text
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import read_config, to_toml
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.locks import check_empty, locked
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import Checkpoint, config_digest, load_pair
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.safety.locks import check_empty, locked
 from pyro_mfcvae.train.step_log import EpochRecord
 
 _log = logging.getLogger(__name__)

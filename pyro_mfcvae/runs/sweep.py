@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.locks import locked
 from pyro_mfcvae.metrics import ari
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.together import fit_together
 from pyro_mfcvae.runs.workers import run_jobs
-from pyro_mfcvae.stopping import stop_on_signals
+from pyro_mfcvae.safety.locks import locked
+from pyro_mfcvae.safety.stopping import stop_on_signals
 
 
 @dataclass(frozen=True, eq=False)

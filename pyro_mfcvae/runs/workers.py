@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.stopping import StoppedError, stop_on_signals
+from pyro_mfcvae.safety.stopping import StoppedError, stop_on_signals
 
 # What a worker gets to save its last step before it is killed.
 _PATIENCE_SECONDS = 10.0

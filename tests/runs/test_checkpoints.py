@@ -241,7 +241,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypat
         file.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyro_mfcvae.tensor_files.save_file", fail)
+    monkeypatch.setattr("pyro_mfcvae.safety.tensor_files.save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         save_training(training, path)
     with pytest.raises(OSError, match="No space left"):

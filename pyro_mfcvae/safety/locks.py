@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from pyro_mfcvae.errors import InputError
 
 LOCK = ".lock"
 _held: set[Path] = set()
+
+until_end = ExitStack()
+"""The locks that `hold` and `claim` take; the entry point of the command line ends them."""
 
 
 @contextmanager
@@ -139,3 +142,29 @@ def _lock(handle: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def hold(folder: Path, world_size: int = 1) -> Path:
+    """Hold a folder that may have files, until the command ends.
+
+    Args:
+        folder: to hold.
+        world_size: how many processes train as one; the first of them holds the folder.
+    """
+    if _is_first(world_size):
+        until_end.enter_context(locked(folder))
+    return folder
+
+
+def claim(out: Path | None, name: str, world_size: int = 1, *, kind: str = "") -> Path:
+    """Hold a new folder, by default one below runs/ that is called after the data, until the command ends."""
+    stem = Path("runs") / (Path(name).resolve().stem + kind)
+    if not _is_first(world_size):  # writes nothing
+        return out or stem
+    return until_end.enter_context(claimed_next(stem) if out is None else claimed(out))
+
+
+def _is_first(world_size: int) -> bool:
+    """Whether this process is the first of those that train as one, before they have met: it alone writes."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return world_size == 1 or int(next((rank for rank in ranks if rank is not None), "0")) == 0
