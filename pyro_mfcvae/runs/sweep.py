@@ -172,7 +172,7 @@ def _fit_side_by_side(
         )
         for index, seed in enumerate(seeds)
     }
-    return run_jobs(_fit_one, jobs, workers=workers, on_done=on_done or (lambda seed, summary: None))
+    return run_jobs(_fit_one, jobs, name="seed", workers=workers, on_done=on_done or (lambda seed, summary: None))
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:

@@ -30,22 +30,27 @@ def run_jobs(
     act: Callable[..., Any],
     jobs: Mapping[int, tuple[Any, ...]],
     *,
+    name: str,
     workers: int,
     on_done: Callable[[int, Any], None],
 ) -> dict[int, InputError]:
     """Call a function with several arguments, each in a process of its own, so many at a time.
 
-    When this process is asked to end, so are the others, which save their last step first; when it is killed, the
-    others notice and end as well. No further job starts then.
+    When this process is asked to end, or one of the others is killed, all others are asked to end, and save their last
+    step first; when this process is killed, the others notice and end as well. No further job starts then.
 
     Args:
         act: a function of a module.
         jobs: number of a job, a seed say, to the function's arguments.
+        name: what a number counts, such as ``seed``.
         workers: how many at a time.
         on_done: called with the number and the result of every job that succeeded.
 
     Returns:
-        The failure of each job that failed, one whose process was killed included; the others are finished first.
+        The failure of each job that failed; the others are finished first.
+
+    Raises:
+        InputError: a process was killed; the message names its job.
     """
     waiting, running = list(jobs), dict[int, _Worker]()
     failures: dict[int, InputError] = {}
@@ -56,7 +61,7 @@ def run_jobs(
                 waiting.pop(0)
             ready = wait([worker.pipe for worker in running.values()])
             for number in [number for number, worker in running.items() if worker.pipe in ready]:
-                result = _result(running.pop(number))
+                result = _result(running.pop(number), f"{name} {number}")
                 if isinstance(result, InputError):
                     failures[number] = result
                 else:
@@ -75,16 +80,18 @@ def _start(act: Callable[..., Any], args: tuple[Any, ...]) -> _Worker:
     return _Worker(process, ours)
 
 
-def _result(worker: _Worker) -> Any:
+def _result(worker: _Worker, name: str) -> Any:
     try:
         kind, result = worker.pipe.recv()
     except (EOFError, OSError):
         worker.process.join()
         code = worker.process.exitcode or 0
         if code < 0:
-            name = signal.Signals(-code).name
             hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
-            return InputError(f"its process was ended by {name}{hint}: go on with the same command")
+            raise InputError(
+                f"expected all processes to go on, but that of {name} was ended by {signal.Signals(-code).name}{hint}: go "
+                "on with the same command"
+            ) from None
         return InputError(f"its process ended with exit code {code}: what it printed says why")
     worker.process.join()
     return InputError(result) if kind == "failed" else result
