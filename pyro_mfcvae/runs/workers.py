@@ -88,9 +88,9 @@ def _result(worker: _Worker, name: str) -> Any:
         code = worker.process.exitcode or 0
         if code < 0:
             hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
+            how = f"{signal.Signals(-code).name}{hint}"
             raise InputError(
-                f"expected all processes to go on, but that of {name} was ended by {signal.Signals(-code).name}{hint}: go "
-                "on with the same command"
+                f"expected all processes to go on, but that of {name} was ended by {how}: repeat the command to go on"
             ) from None
         return InputError(f"its process ended with exit code {code}: what it printed says why")
     worker.process.join()
