@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 # A process for each core, of one thread each: what is tested is small, and threads that wait for each other cost more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test slow lint gpu
+.PHONY: demo test slow lint docs gpu
 
 demo: $(INSTALLED)
 	$(BIN)/mfcvae fit
@@ -18,6 +18,9 @@ slow: $(INSTALLED)
 # All that is to be measured on a GPU; MINUTES says how long it may take.
 gpu: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu.py --minutes $(or $(MINUTES),12)
+
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 # mypy reads an installed copy, because it cannot follow the editable mapping of models/ and guides/. build/ goes first:
 # setuptools would put modules that are long deleted, but still lie there, into the copy.

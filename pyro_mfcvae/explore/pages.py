@@ -1,6 +1,7 @@
 """Pages that only show: facets, groups, members, items, the map."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def facet_of(request: Request) -> tuple[Desk, int]:
 def overview(request: Request) -> HTMLResponse:
     """All facets side by side, each with an example of its largest groups and what the checks found."""
     desk = desk_of(request)
-    sentences = read_checks(desk.run)
+    findings = read_checks(desk.run)
     facets = []
     for j in range(desk.num_facets):
         view = desk.view(j)
@@ -50,11 +51,10 @@ def overview(request: Request) -> HTMLResponse:
                 "num_clusters": desk.grouping.facets[j].tree.num_clusters,
                 "examples": examples,
                 "confidence": float(view.confidence.mean()),
-                "checks": [record for record in sentences if record.get("facet") == j],
+                "sentence": findings.of(j),
             }
         )
-    general = [record for record in sentences if record.get("facet") is None]
-    return page(request, desk, "overview.html", cards=facets, general=general, has_checks=bool(sentences))
+    return page(request, desk, "overview.html", cards=facets, whole=findings.sentences[-1:])
 
 
 def facet(request: Request) -> HTMLResponse:
@@ -78,7 +78,7 @@ def show_facet(request: Request, desk: Desk, j: int, sort: str) -> HTMLResponse:
         own=own,
         tree=draw_tree(own.tree),
         most_groups=len(own.tree.merges) + 1,
-        checks=[record for record in read_checks(desk.run) if record.get("facet") == j],
+        findings=read_checks(desk.run),
     )
 
 
@@ -228,25 +228,47 @@ def export(request: Request) -> Response:
 def checks(request: Request) -> HTMLResponse:
     """What the posterior checks found."""
     desk = desk_of(request)
-    return page(request, desk, "checks.html", records=read_checks(desk.run))
+    return page(request, desk, "checks.html", findings=read_checks(desk.run))
 
 
-def read_checks(run: RunFolder) -> list[dict[str, Any]]:
-    """The records of ``checks/checks.json``, of this run's folder and no other place; none where there is no such file.
+@dataclass(frozen=True)
+class Findings:
+    """What ``checks/checks.json`` says.
 
-    A link that leads out of the folder is not followed.
+    Attributes:
+        sentences: one per facet, then one for the whole; none where nobody has checked the run.
+        records: the checks.
     """
+
+    sentences: tuple[str, ...] = ()
+    records: tuple[dict[str, Any], ...] = ()
+
+    def of(self, facet: int) -> str:
+        """The sentence of a facet, or nothing."""
+        return self.sentences[facet] if facet < len(self.sentences) - 1 else ""
+
+    def about(self, facet: int | None) -> list[dict[str, Any]]:
+        """The checks of a facet, or of the whole."""
+        return [record for record in self.records if record.get("facet") == facet]
+
+
+def read_checks(run: RunFolder) -> Findings:
+    """The checks of this run's folder and no other place: a link that leads out of the folder is not followed."""
     path = run.path / "checks" / "checks.json"
     if not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
-        return []
+        return Findings()
     try:
-        records = json.loads(read_text(path))
+        content = json.loads(read_text(path))
     except (json.JSONDecodeError, InputError):
-        return []
-    if not isinstance(records, list):
-        return []
+        return Findings()
+    if not isinstance(content, dict):
+        return Findings()
+    sentences, records = (content.get(key) for key in ("sentences", "checks"))
+    if not isinstance(sentences, list) or not isinstance(records, list):
+        return Findings()
     wanted = ("name", "asks", "value", "unit", "verdict", "advice")
-    return [r for r in records if isinstance(r, dict) and all(key in r for key in wanted)]
+    kept = [r for r in records if isinstance(r, dict) and all(key in r for key in wanted)]
+    return Findings(tuple(map(str, sentences)), tuple(kept))
 
 
 def _shares_of_labels(desk: Desk, members: NDArray[np.int64]) -> list[tuple[str, list[tuple[int, float]]]]:

@@ -253,7 +253,7 @@ def test_no_address_is_a_path(client: TestClient, path: str) -> None:
 def test_a_link_out_of_the_run_is_not_followed(client: TestClient, desk: Desk) -> None:
     record = {"name": "leak", "asks": "?", "value": 1, "unit": "", "verdict": "bad", "advice": "", "facet": None}
     outside = desk.run.path.parent / "outside.json"
-    outside.write_text(json.dumps([record]))
+    outside.write_text(json.dumps({"sentences": ["facet 0: fine", "facet 1: fine", "use it"], "checks": [record]}))
     inside = desk.run.path / "checks"
     inside.mkdir()
     (inside / "checks.json").symlink_to(outside)
@@ -261,9 +261,11 @@ def test_a_link_out_of_the_run_is_not_followed(client: TestClient, desk: Desk) -
     (inside / "checks.json").unlink()
     (inside / "checks.json").write_text(outside.read_text())
     assert "leak" in client.get("/checks").text
+    assert "facet 1: fine" in client.get("/facet/1").text
+    assert "use it" in client.get("/").text
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"name": 1}]', "null", "\ud800"])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"sentences": 1}', '{"checks": []}', "null", "\ud800"])
 def test_spoiled_checks_are_passed_over(client: TestClient, desk: Desk, content: str) -> None:
     (desk.run.path / "checks").mkdir()
     (desk.run.path / "checks" / "checks.json").write_bytes(content.encode("utf-8", "surrogatepass"))
