@@ -57,11 +57,8 @@ _LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 
 def escape_formulas(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Docstrings hold formulas as plain text: bars, stars and trailing underscores are no markup there."""
-    in_block = in_table = False
+    in_block = False
     for number, line in enumerate(lines):
-        in_table = bool(line) and (in_table or re.fullmatch(r"\s*=+( +=+)+", line) is not None)
-        if in_table:
-            continue
         if in_block and line and not line.startswith(" "):
             in_block = False
         if line.rstrip().endswith("::"):
@@ -77,10 +74,18 @@ def escape_formulas(_app: Any, _what: str, _name: str, _object: Any, _options: A
 
 
 def mark_formulas(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """An indented block after a paragraph is a formula, to be shown as it stands."""
+    """An indented block after a paragraph is a formula, to be shown as it stands; so is a table."""
     marked: list[str] = []
     paragraph = ""
+    in_table = False
     for line in lines:
+        if not in_table and re.fullmatch(r"=+( +=+)+", line):
+            in_table = True
+            marked += ["::", ""]
+        if in_table:
+            in_table = bool(line)
+            marked.append(f"    {line}" if line else "")
+            continue
         starts = line.startswith("    ") and marked and not marked[-1].strip()
         is_text = bool(paragraph) and not paragraph.startswith((" ", "-", ":", ".", "|", "="))
         if starts and is_text and not paragraph.endswith("::"):

@@ -38,6 +38,7 @@ MOST_LINES = 300
 # Tests of several modules together; every other test file has the name and the folder of a module.
 TESTS_OF_THE_WHOLE = {
     "explore/browser",
+    "documentation",
     "draws/arviz_versions",
     "cli/mistakes",
     "config/presets",

@@ -1,0 +1,34 @@
+"""The pages: their examples hold, their links lead somewhere, and nothing is asked of the network."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "howto").glob("*.md"), ROOT / "README.md"])
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if ">>>" in page.read_text()], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_worked_numbers_are_right(page: Path) -> None:
+    tested = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert tested.attempted > 0
+    assert tested.failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"`[^`\n]*`", "", re.sub(r"\$\$?[^$]*\$\$?", "", text))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("https://", "http://", "#", "api/")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_for_language_models_names_pages_that_exist() -> None:
+    for target in re.findall(r"\]\(([^)]+)\.html\)", (DOCS / "llms.txt").read_text()):
+        assert target.startswith("api/") or (DOCS / f"{target}.md").exists()
