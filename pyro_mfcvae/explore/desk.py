@@ -1,5 +1,6 @@
 """What all requests share: the run, its items, the groups as a person left them, and one place to compute."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import pyro
 import torch
 from anyio.to_thread import run_sync
 
+from pyro_mfcvae.atomic_io import read_text
 from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.items import FacetView, Items
@@ -141,3 +143,43 @@ class Desk:
         """Share of reference items whose evidence is no higher than that of the item ``x`` (1, *event_shape)."""
         evidence = self.pair.log_evidence(x, _REFERENCE_DRAWS)
         return float((self.reference_evidence <= evidence).double().mean())
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What ``checks/checks.json`` says.
+
+    Attributes:
+        sentences: one per facet, then one for the whole; none where nobody has checked the run.
+        records: the checks.
+    """
+
+    sentences: tuple[str, ...] = ()
+    records: tuple[dict[str, Any], ...] = ()
+
+    def of(self, facet: int) -> str:
+        """The sentence of a facet, or nothing."""
+        return self.sentences[facet] if facet < len(self.sentences) - 1 else ""
+
+    def about(self, facet: int | None) -> list[dict[str, Any]]:
+        """The checks of a facet, or of the whole."""
+        return [record for record in self.records if record.get("facet") == facet]
+
+
+def read_checks(run: RunFolder) -> Findings:
+    """The checks of this run's folder and no other place: a link that leads out of the folder is not followed."""
+    path = run.path / "checks" / "checks.json"
+    if not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
+        return Findings()
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, InputError):
+        return Findings()
+    if not isinstance(content, dict):
+        return Findings()
+    sentences, records = (content.get(key) for key in ("sentences", "checks"))
+    if not isinstance(sentences, list) or not isinstance(records, list):
+        return Findings()
+    wanted = ("name", "asks", "value", "unit", "verdict", "advice")
+    kept = [r for r in records if isinstance(r, dict) and all(key in r for key in wanted)]
+    return Findings(tuple(map(str, sentences)), tuple(kept))

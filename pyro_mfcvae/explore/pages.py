@@ -1,7 +1,5 @@
 """Pages that only show: facets, groups, members, items, the map."""
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,14 +7,12 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from pyro_mfcvae.atomic_io import read_text
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.dendrogram import draw_tree
-from pyro_mfcvae.explore.desk import Desk
+from pyro_mfcvae.explore.desk import Desk, read_checks
 from pyro_mfcvae.explore.items import csv_of
 from pyro_mfcvae.explore.pictures import draw_map, is_inside, to_image, to_png
 from pyro_mfcvae.explore.rendering import number, page, thumbs
-from pyro_mfcvae.runs.folder import RunFolder
 
 PER_PAGE = 60
 _EXAMPLES = 6
@@ -229,46 +225,6 @@ def checks(request: Request) -> HTMLResponse:
     """What the posterior checks found."""
     desk = desk_of(request)
     return page(request, desk, "checks.html", findings=read_checks(desk.run))
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What ``checks/checks.json`` says.
-
-    Attributes:
-        sentences: one per facet, then one for the whole; none where nobody has checked the run.
-        records: the checks.
-    """
-
-    sentences: tuple[str, ...] = ()
-    records: tuple[dict[str, Any], ...] = ()
-
-    def of(self, facet: int) -> str:
-        """The sentence of a facet, or nothing."""
-        return self.sentences[facet] if facet < len(self.sentences) - 1 else ""
-
-    def about(self, facet: int | None) -> list[dict[str, Any]]:
-        """The checks of a facet, or of the whole."""
-        return [record for record in self.records if record.get("facet") == facet]
-
-
-def read_checks(run: RunFolder) -> Findings:
-    """The checks of this run's folder and no other place: a link that leads out of the folder is not followed."""
-    path = run.path / "checks" / "checks.json"
-    if not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
-        return Findings()
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, InputError):
-        return Findings()
-    if not isinstance(content, dict):
-        return Findings()
-    sentences, records = (content.get(key) for key in ("sentences", "checks"))
-    if not isinstance(sentences, list) or not isinstance(records, list):
-        return Findings()
-    wanted = ("name", "asks", "value", "unit", "verdict", "advice")
-    kept = [r for r in records if isinstance(r, dict) and all(key in r for key in wanted)]
-    return Findings(tuple(map(str, sentences)), tuple(kept))
 
 
 def _shares_of_labels(desk: Desk, members: NDArray[np.int64]) -> list[tuple[str, list[tuple[int, float]]]]:
