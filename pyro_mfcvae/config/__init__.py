@@ -9,14 +9,11 @@ from pyro_mfcvae.config.schema import (
     DataConfig,
     FacetsConfig,
     LikelihoodConfig,
-    MixtureFitConfig,
     NetworksConfig,
     PriorConfig,
-    ScheduleConfig,
-    SupervisionConfig,
-    TrainingConfig,
 )
 from pyro_mfcvae.config.text import load_preset, override, preset_names, read_config, to_toml
+from pyro_mfcvae.config.training_sections import MixtureFitConfig, ScheduleConfig, SupervisionConfig, TrainingConfig
 from pyro_mfcvae.lazy import lazy_names
 
 if TYPE_CHECKING:

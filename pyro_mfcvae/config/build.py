@@ -72,6 +72,20 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     return pair
 
 
+def check_own_parts(config: Config) -> None:
+    """Refuse a configuration that names parts of a user's own which are not imported, or of the wrong kind."""
+    kinds: tuple[tuple[str, Mapping[str, Part], Base], ...] = (
+        (config.prior.kind, PRIORS, FacetPrior),
+        (config.prior.globals_guide, GLOBALS_GUIDES, PyroModule),
+        (config.likelihood.kind, LIKELIHOODS, Likelihood),
+        (config.networks.kind, NETWORKS, (LadderEncoder, LadderDecoder)),
+        (config.assignment.kind, ASSIGNMENTS, AssignmentRule),
+    )
+    for kind, table, base in kinds:
+        if kind not in table:
+            find_part(kind, base)
+
+
 def _make(
     table: Mapping[str, Part], kind: str, options: Mapping[str, Any], base: Base, *args: Any, **provided: Any
 ) -> Any:

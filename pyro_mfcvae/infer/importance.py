@@ -43,9 +43,18 @@ class ImportanceWeightedELBO(PairELBO):
     ) -> tuple[Tensor, Tensor]:
         if known is not None:
             raise InputError("known clusters are not for an importance-weighted bound: use FacetELBO")
-        log_weights, kl_globals = _draw_log_weights(model, guide, x, self.num_particles)
+        bound, kl_globals, _ = self.weighted_bound(model, guide, x)
+        return bound, kl_globals
+
+    def weighted_bound(
+        self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor
+    ) -> tuple[Tensor, Tensor, "WeightedDraws"]:
+        """The bound of every item, (N,), without checks; log q(theta) - log p(theta); and the draws it is made of."""
+        draws, kl_globals = _draw(model, guide, x, self.num_particles)
+        log_weights = draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1)
         order = 1 - self.alpha
-        return ((order * log_weights).logsumexp(0) - math.log(self.num_particles)) / order, kl_globals
+        bound = ((order * log_weights).logsumexp(0) - math.log(self.num_particles)) / order
+        return bound, kl_globals, draws
 
 
 @dataclass(frozen=True)
@@ -109,13 +118,11 @@ def _marginal(mixture: Mixture, z: Tensor) -> Tensor:
 
 # Entered like a method of the model, so that SVI sees which of the model's parameters are used.
 @pyro_method
-def _draw_log_weights(
-    model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int
-) -> tuple[Tensor, Tensor]:
-    """log w of `ImportanceWeightedELBO`, (S, N), and log q(theta) - log p(theta) of the one theta that all share."""
+def _draw(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int) -> tuple[WeightedDraws, Tensor]:
+    """S weighted draws of every item, and log q(theta) - log p(theta) of the one theta that all share."""
     with guide._pyro_context:
         mixtures, kl_globals = draw_globals(model, guide)
         with NoSites():
             posteriors = read_posteriors(guide, x, *model.split_missing(x))
             draws = weigh(model, [mixtures], posteriors, [q.rsample((num_samples,)) for q in posteriors], x)
-    return draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1), kl_globals
+    return draws, kl_globals

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyro_mfcvae.config.build import check_own_parts
+from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
@@ -96,6 +98,7 @@ def sweep(
             first. Or another process uses the folder.
         StoppedError: a signal asked the sweep to end; every seed that was training has saved its last step.
     """
+    check_own_parts(config)
     with locked(folder):
         data = load_dataset(config.data.source, root=root, seed=config.seed)  # first, so that no process starts in vain
         if together:
@@ -176,6 +179,7 @@ def _fit_side_by_side(
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
+    import_parts(config.own_modules)  # this process's parent has imported them, see `sweep`
     run = _run_of(config, path)
     if run.summary_path.is_file():
         return run.read_summary()

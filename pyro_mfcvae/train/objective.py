@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mfcvae.infer.elbo import PairLoss
+from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 
@@ -59,6 +60,29 @@ class Objective(PairLoss):
         if self.free_nats:
             loss = loss + (mean.beta * (self.free_nats - mean.kl).clamp_min(0)).sum()
         return loss
+
+
+class ImportanceObjective(PairLoss):
+    """x ↦ (loss, terms) like `Objective`, for `ImportanceWeightedELBO`; reconstruction and KL are means over the draws.
+
+    Args:
+        pair: model and guide.
+        num_items: size of the data set, over which the KL of the priors' random parameters is spread.
+        num_particles: draws per item, ≥ 1.
+        alpha: order of Rényi's divergence, ≠ 1; 0 gives the importance-weighted bound.
+    """
+
+    def __init__(self, pair: MFCVAE, *, num_items: int, num_particles: int, alpha: float = 0.0) -> None:
+        super().__init__(ImportanceWeightedELBO(num_particles=num_particles, alpha=alpha), pair.model, pair.guide)
+        self.num_items = num_items
+
+    def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """The loss, and the terms; no items are known."""
+        assert isinstance(self.elbo, ImportanceWeightedELBO) and not args
+        bound, kl_globals, draws = self.elbo.weighted_bound(self.model, self.guide, x)
+        loss = kl_globals / self.num_items - bound.mean()
+        means = torch.stack([-loss.detach(), draws.log_likelihood.detach().mean()])
+        return loss, torch.cat([means, -draws.log_ratios.detach().mean((0, 1))])
 
 
 def _first(terms: ELBOTerms, num: int) -> ELBOTerms:

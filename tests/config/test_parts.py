@@ -12,8 +12,9 @@ from pyro_mfcvae.config.builders import FADES, POSTERIORS
 from pyro_mfcvae.config.custom_parts import find_part
 from pyro_mfcvae.config.options import Posterior
 from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part, is_import_path
-from pyro_mfcvae.config.schema import Config, DataConfig, ScheduleConfig
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
+from pyro_mfcvae.config.training_sections import ScheduleConfig
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides import AssignmentRule, ConjugateGuide
 from pyro_mfcvae.models import FacetPrior, Likelihood

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 import tomli_w
 
-from pyro_mfcvae.config.schema import Config, DataConfig, FacetsConfig, TrainingConfig
+from pyro_mfcvae.config.schema import Config, DataConfig, FacetsConfig
 from pyro_mfcvae.config.text import load_preset, override, preset_names, read_config, setting_names, to_toml
+from pyro_mfcvae.config.training_sections import TrainingConfig
 from pyro_mfcvae.errors import InputError
 
 BASE = Config(data=DataConfig(source="shapes"))
