@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_mfcvae.config.training_sections import TrainingConfig
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.elbo import PairLoss
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
@@ -83,6 +85,23 @@ class ImportanceObjective(PairLoss):
         loss = kl_globals / self.num_items - bound.mean()
         means = torch.stack([-loss.detach(), draws.log_likelihood.detach().mean()])
         return loss, torch.cat([means, -draws.log_ratios.detach().mean((0, 1))])
+
+
+def build_objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, has_known: bool) -> PairLoss:
+    """The objective that the settings name.
+
+    Raises:
+        InputError: clusters are known, and the objective does not take them.
+    """
+    if settings.objective == "elbo":
+        return Objective(pair, num_items=num_items, free_nats=settings.free_nats)
+    if has_known:
+        raise InputError(
+            "expected no known clusters with an importance-weighted bound, got some: use training.objective=elbo"
+        )
+    return ImportanceObjective(
+        pair, num_items=num_items, num_particles=settings.num_particles, alpha=settings.renyi_alpha
+    )
 
 
 def _first(terms: ELBOTerms, num: int) -> ELBOTerms:

@@ -16,7 +16,6 @@ from pyro_mfcvae.config.training_sections import MixtureFitConfig, TrainingConfi
 from pyro_mfcvae.data.images import as_float, check_complete, fingerprint
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import CompiledObjective
-from pyro_mfcvae.infer.elbo import PairLoss
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
     can_be_fitted,
@@ -34,7 +33,7 @@ from pyro_mfcvae.train.batches import Batches
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_parameters
 from pyro_mfcvae.train.known import KnownItems
-from pyro_mfcvae.train.objective import ImportanceObjective, Objective, compilation_pays
+from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
 # Items that are checked at once: what is memory-mapped may not fit into memory.
@@ -117,7 +116,7 @@ class Training:
         self.epoch_sums = torch.zeros(2 + pair.num_facets)  # of the terms of its steps
         self._log = StepLog(2 + pair.num_facets, self.fabric.device)
         self._on_steps: Callable[[int, float], None] | None = None
-        self.objective = _objective(pair, settings, num_items=len(images), has_known=known_items is not None)
+        self.objective = build_objective(pair, settings, num_items=len(images), has_known=known_items is not None)
         compile = settings.compile
         if compile == "auto":
             compile = compilation_pays(pair, device=self.fabric.device, num_steps=schedule.num_steps)
@@ -302,15 +301,3 @@ class Training:
         with self._divergence_told():
             probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]
-
-
-def _objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, has_known: bool) -> PairLoss:
-    if settings.objective == "elbo":
-        return Objective(pair, num_items=num_items, free_nats=settings.free_nats)
-    if has_known:
-        raise InputError(
-            "expected no known clusters with an importance-weighted bound, got some: use training.objective=elbo"
-        )
-    return ImportanceObjective(
-        pair, num_items=num_items, num_particles=settings.num_particles, alpha=settings.renyi_alpha
-    )
