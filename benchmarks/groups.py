@@ -28,7 +28,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 Array = NDArray[np.float64]
 Partition = list[list[int]]
 RESULTS = Path(__file__).parent / "results"
-MOST_ITEMS = 6000
+MOST_ITEMS = 2000
 
 
 def hard_mass(prior: Mixture, weights: Array) -> Array:
@@ -166,7 +166,7 @@ def judge(path: Path) -> list[dict[str, Any]]:
     run = RunFolder.open(path)
     pair, config = run.load_pair(), run.read_config()
     pair.eval()
-    data = load_dataset(config.data, seed=config.seed)
+    data = load_dataset(config.data.source, seed=config.seed)
 
     def assign(split: Split) -> list[Array]:
         parts = [pair.assign(as_float(x)) for x in split.images[:MOST_ITEMS].split(500)]

@@ -1,0 +1,147 @@
+"""Other methods on the same data, scored alike: k-means and Gaussian mixtures on PCA, and three methods of ClustPy.
+
+    pip install "pyro-mfcvae[bench]"
+    python benchmarks/baselines.py stickfigures
+    python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc
+
+The true numbers of clusters are given to all of them, and to ours they are not. Methods with one clustering are scored
+against every label with that label's number of clusters.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from provenance import provenance
+
+from pyro_mfcvae.atomic_io import write_json
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.metrics import ari, hungarian_accuracy, majority_accuracy, nmi
+
+Items = NDArray[np.float32]
+Clusterings = NDArray[np.int64]
+"""Cluster of every item in each clustering, (N, J)."""
+
+RESULTS = Path(__file__).parent / "results"
+_DIMS = 50  # of PCA
+
+
+def reduce(x: Items, seed: int) -> NDArray[Any]:
+    """The leading principal components."""
+    from sklearn.decomposition import PCA
+
+    reduced: NDArray[Any] = PCA(min(_DIMS, *x.shape), random_state=seed).fit_transform(x)
+    return reduced
+
+
+def k_means(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+    """One k-means per number of clusters."""
+    from sklearn.cluster import KMeans
+
+    z = reduce(x, seed)
+    return np.stack([KMeans(k, n_init=10, random_state=seed).fit_predict(z) for k in sizes], 1).astype(np.int64)
+
+
+def gaussian_mixture(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+    """One mixture of full Gaussians per number of clusters."""
+    from sklearn.mixture import GaussianMixture
+
+    z = reduce(x, seed)
+    fits = [GaussianMixture(k, reg_covar=1e-3, n_init=3, random_state=seed).fit_predict(z) for k in sizes]
+    return np.stack(fits, 1).astype(np.int64)
+
+
+def nr_kmeans(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+    """Nr-Kmeans: a clustering per subspace."""
+    from clustpy.alternative import NrKmeans
+
+    model = NrKmeans(list(sizes), n_init=10, random_state=seed).fit(reduce(x, seed))
+    return np.asarray(model.labels_, np.int64)[:, : len(sizes)]
+
+
+def enrc(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+    """ENRC: an autoencoder whose embedding holds a clustering per subspace."""
+    from clustpy.deep import ENRC
+
+    model = ENRC(list(sizes), random_state=seed).fit(x)
+    return np.asarray(model.labels_, np.int64)[:, : len(sizes)]
+
+
+def vade(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+    """VaDE: one clustering, fitted once per number of clusters."""
+    from clustpy.deep import VaDE
+
+    return np.stack([VaDE(k, random_state=seed).fit(x).labels_ for k in sizes], 1).astype(np.int64)
+
+
+METHODS: dict[str, Callable[[Items, Sequence[int], int], Clusterings]] = {
+    "kmeans": k_means,
+    "gmm": gaussian_mixture,
+    "nrkmeans": nr_kmeans,
+    "enrc": enrc,
+    "vade": vade,
+}
+
+
+def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Share of the pairs of items that both treat alike."""
+    from sklearn.metrics import rand_score
+
+    return float(rand_score(labels, clusters))
+
+
+def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
+    """Every label in the clustering that a one-to-one matching by NMI gives it, and its largest NMI in any other."""
+    from scipy.optimize import linear_sum_assignment
+
+    table = np.array([[nmi(column, label) for column in found.T] for label in labels.values()])
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    scores = {}
+    for row, column in zip(rows, columns, strict=True):
+        name = list(labels)[row]
+        clusters, label = found[:, column], labels[name]
+        scores[name] = {
+            "accuracy": majority_accuracy(clusters, label),
+            "hungarian": hungarian_accuracy(clusters, label),
+            "nmi": float(table[row, column]),
+            "ari": ari(clusters, label),
+            "ri": rand_index(clusters, label),
+            "leak": float(np.delete(table[row], column).max(initial=0.0)),
+        }
+    return scores
+
+
+def main(
+    data: Annotated[str, tyro.conf.Positional],
+    methods: tuple[str, ...] = tuple(METHODS),
+    seeds: tuple[int, ...] = (0,),
+    num: int = 10_000,
+) -> None:
+    """Run the methods on a data set's items; MFCVAE_DATA names the folder of the data sets' files."""
+    dataset = load_dataset(data)
+    order = np.random.default_rng(0).permutation(len(dataset.test))[:num]
+    x = as_float(dataset.test.images[np.sort(order)]).flatten(1).numpy()
+    labels = {name: values[np.sort(order)].numpy() for name, values in dataset.test.labels.items()}
+    sizes = [len(np.unique(values[values >= 0])) for values in labels.values()]
+    rows = []
+    for method in methods:
+        for seed in seeds:
+            start = time.perf_counter()
+            scores = score(METHODS[method](x, sizes, seed), labels)
+            seconds = round(time.perf_counter() - start, 1)
+            rows.append({"method": method, "seed": seed, "seconds": seconds, "labels": scores})
+            told = "; ".join(
+                f"{name}: NMI {s['nmi']:.2f}, ARI {s['ari']:.2f}, leak {s['leak']:.2f}" for name, s in scores.items()
+            )
+            print(f"{method}, seed {seed}: {told} ({seconds:.0f} s)", flush=True)
+    path = RESULTS / f"baselines-{dataset.name}.json"
+    write_json(path, {**provenance(), "data": data, "data_fingerprint": dataset.fingerprint(), "rows": rows})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
