@@ -46,6 +46,7 @@ def fit(
     device: Device = "auto",
     devices: Count = 1,
     num_nodes: Count = 1,
+    minutes: Annotated[float | None, option("M")] = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
@@ -64,6 +65,7 @@ def fit(
         resume: Continue the run in --out from its last checkpoint.
         devices: How many devices of each machine train as one; each takes its share of every batch.
         num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
+        minutes: Shorten the schedule so that its steps take at most so long on this machine.
     """
     if resume and (out is None or preset or data or set):
         raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
@@ -91,6 +93,8 @@ def fit(
     say(_describe(config, dataset))
     for line in (*(f"  {reason}" for reason in reasons), *dataset.notes):
         say(line)
+    if reasons or (minutes is not None and not resume):
+        config = _fit_budget(config, dataset, minutes)
     with ExitStack() as stack:
         callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
         if find_spec("tensorboard") and fabric.is_global_zero:
@@ -212,6 +216,19 @@ def _suit_data(
     if made_for and num_items and num_items != made_for and "training.epochs" not in map(_key_of, settings):
         config = adapt_epochs(config, made_for=made_for, num_items=num_items)
     return config, dataset, ()
+
+
+def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Config:
+    """The configuration with a schedule that is short enough, if need be; says how long it will take."""
+    from pyro_mfcvae.runs.timing import estimate_seconds
+
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"expected --minutes above 0, got {minutes:g}: raise it")
+    expected = estimate_seconds(config, dataset) / 60
+    share = 1.0 if minutes is None else min(minutes / expected, 1.0)
+    shortened = "" if share == 1 else f"; the schedule was shortened to {share:.0%} of its steps"
+    say(f"  time: about {max(share * expected, 0.1):.1f} minutes of steps on this machine's CPU{shortened}")
+    return replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * share))
 
 
 def _key_of(setting: str) -> str:

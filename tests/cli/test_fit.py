@@ -28,7 +28,8 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     chosen = [line.partition(":")[0].strip() for line in lines[1:6]]
     assert chosen == ["likelihood", "networks", "facets", "clusters", "schedule"]
-    assert [line[:10] for line in lines[6:10]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
+    assert re.fullmatch(r"  time: about \d+\.\d minutes of steps on this machine's CPU", lines[6])
+    assert [line[:10] for line in lines[7:11]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every group: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
     check_scores(out, summary)
@@ -228,3 +229,19 @@ def test_auto_needs_data(mfcvae: Run) -> None:
     code, _, err = mfcvae("fit", "auto")
     assert code == 2
     assert "expected data for the preset auto" in err
+
+
+def test_minutes_shorten_the_schedule(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(runs_fit, "fit", see)
+    monkeypatch.setattr("pyro_mfcvae.runs.timing.estimate_seconds", lambda *_: 240.0)
+    _, out, _ = mfcvae("fit", "--data", "data.npz", "--minutes", "1")
+    assert seen[0].schedule.scale == 0.25
+    assert "time: about 1.0 minutes of steps on this machine's CPU; the schedule was shortened to 25% of its" in out
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--minutes", "0")
+    assert (code, "expected --minutes above 0, got 0: raise it" in err) == (2, True)
