@@ -44,6 +44,15 @@ def test_axes_that_are_right_stay() -> None:
     assert choose_axes(*planted(np.eye(3)), (2, 1), most_clusters=6, num_tries=4) is None
 
 
+def test_a_facet_without_clusters_gets_some() -> None:
+    loc, scale = planted(np.eye(3))
+    noise = np.random.default_rng(2).normal(size=(800, 1))
+    loc = np.concatenate([noise, loc], 1)  # facet 0 is noise, and facet 1 holds both characteristics
+    axes = choose_axes(loc, np.concatenate([np.ones((800, 1)), scale], 1), (1, 3), most_clusters=12, num_tries=8)
+    assert axes is not None
+    assert sorted(axes.sizes) == [3, 4]
+
+
 def rotated_pair() -> MFCVAE:
     facets = (Facet(num_clusters=3, latent_dim=1), Facet(num_clusters=4, latent_dim=2))
     encoder = RotatedEncoder(MLPLadderEncoder(facets, (5,), rung_dims=(8, 8), head_init_scale=1.0))
