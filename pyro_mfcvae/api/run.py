@@ -36,6 +36,8 @@ from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, ProgressBar
 if TYPE_CHECKING:
     import pandas
 
+    from pyro_mfcvae.explore.server import InlineExplorer
+
 # The data of a run that came as an array, in its configuration.
 _ARRAY = "array"
 
@@ -139,6 +141,15 @@ class Run:
         from pyro_mfcvae.report.page import write_report
 
         return write_report(self.folder, _path_or_none(path))
+
+    def explore(self, *, height: int = 800) -> "InlineExplorer":
+        """Show the explorer in a notebook, in a frame so many pixels high, until its `close`; needs an extra."""
+        from pyro_mfcvae.explore import check_installed
+
+        check_installed()
+        from pyro_mfcvae.explore.server import explore
+
+        return explore(self.folder, data=self._data, height=height)
 
     def __repr__(self) -> str:
         lines = [f"Run({str(self.path)!r})"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
@@ -27,7 +27,7 @@ _START_SECONDS = 20.0
 def open_desk(
     run: RunFolder,
     *,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     root: Path | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Desk:
@@ -35,13 +35,14 @@ def open_desk(
 
     Args:
         run: the folder.
-        data: name or path of other data; by default the items that the run trained on.
+        data: other data, or their name or path; by default the items that the run trained on.
         root: folder of the data sets' files, as for `load_dataset`.
         on_batch: receives the number of items that are ready, and of all.
     """
     pair, config = run.load_pair(), run.read_config()
-    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
-    split = prepare_like(dataset.train, pair.model.event_shape)
+    if not isinstance(data, Dataset):
+        data = load_dataset(data or config.data.source, root=root, seed=config.seed)
+    split = prepare_like(data.train, pair.model.event_shape)
     items = encode_items(pair, split, on_batch=lambda done: on_batch(done, len(split)))
     return Desk(run=run, pair=pair, items=items, grouping=run.read_grouping(pair))
 
@@ -124,12 +125,12 @@ class InlineExplorer:
         return f'<iframe src="{self.url}" width="100%" height="{self._height}" title="Explorer"></iframe>'
 
 
-def explore(run: str | Path | RunFolder, *, data: str | None = None, height: int = 800) -> InlineExplorer:
+def explore(run: str | Path | RunFolder, *, data: str | Dataset | None = None, height: int = 800) -> InlineExplorer:
     """Show a run's explorer inline in a notebook.
 
     Args:
-        run: the run, or its folder.
-        data: name or path of other data than the run's own.
+        run: the run's folder.
+        data: other data than the run's own, or their name or path.
         height: of the frame, in pixels.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))

@@ -5,6 +5,7 @@ import socket
 import httpx
 import pytest
 
+from pyro_mfcvae.api.run import Run
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.server import InlineExplorer, address_of, explore, hosts_for, listen, token_for
@@ -49,6 +50,6 @@ def test_a_notebook_shows_the_page_in_a_frame_until_it_is_closed(desk: Desk) -> 
 
 
 def test_a_run_is_opened_by_its_folder(desk: Desk) -> None:
-    page = explore(str(desk.run.path))
-    assert "2 facets of 200 items" in httpx.get(page.url).text
-    page.close()
+    for page in (explore(str(desk.run.path)), Run(desk.run.path).explore(height=500)):
+        assert "2 facets of 200 items" in httpx.get(page.url).text
+        page.close()
