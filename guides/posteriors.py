@@ -30,7 +30,7 @@ class PosteriorHead(nn.Module, ABC):
     """
 
     covariance: ClassVar[PosteriorCovariance | None] = None
-    """Of a Gaussian; None for other families, under which nothing has a closed form."""
+    """The covariance of a Gaussian family; None for other families, under which no expectation has a closed form."""
 
     def __init__(self, num_features: int, latent_dim: int, *, num_outputs: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PosteriorHead(nn.Module, ABC):
 
     def outputs(self, h: Tensor, *sizes: int) -> tuple[Tensor, ...]:
         """The linear layer's outputs, in parts."""
-        # Under autocast the layers give low precision; densities keep the parameters' one.
+        # Autocast gives low precision, but densities are computed in the precision of the parameters.
         parts: tuple[Tensor, ...] = self.linear(h).to(self.linear.weight.dtype).split(sizes, -1)
         return parts
 
@@ -91,7 +91,7 @@ class LowRankHead(PosteriorHead):
 
     def __init__(self, num_features: int, latent_dim: int, *, rank: int = 1) -> None:
         if not 1 <= rank <= latent_dim:
-            raise InputError(f"rank must lie between 1 and the latent dimension {latent_dim}, got {rank}")
+            raise InputError(f"expected 1 ≤ rank ≤ {latent_dim}, the latent dimension, got {rank}: pass another rank")
         super().__init__(num_features, latent_dim, num_outputs=(2 + rank) * latent_dim)
         self.rank = rank
 

@@ -70,7 +70,7 @@ class BayesianMixturePrior(MixturePrior):
             "correlation": correlation,
         }.items():
             if not value > 0:
-                raise InputError(f"{name} must be > 0, got {value}")
+                raise InputError(f"expected {name} > 0, got {value}: pass a positive number")
             self.register_buffer(name, torch.tensor(float(value)))
         parameters = {"probs": "logits", "loc": "loc", "scale": "scale_tril" if self.has_scale_tril else "scale"}
         for name in self.random:
@@ -80,13 +80,15 @@ class BayesianMixturePrior(MixturePrior):
     def _check_random(self, random: Collection[str]) -> tuple[str, ...]:
         every = (*self.names, "center")
         if not set(random) <= set(every) or not random:
-            raise InputError(f"random must name some of {', '.join(every)}, got {list(random)}")
+            raise InputError(
+                f"expected random to name some of {', '.join(every)}, got {list(random)}: name at least one"
+            )
         if self.stick_breaking and "probs" not in random:
-            raise InputError('stick_breaking is a hyperprior of the weights: random must name "probs"')
+            raise InputError(f'expected "probs" in random with stick_breaking, got {list(random)}: name "probs" too')
         if "center" in random and "loc" not in random:
-            raise InputError('the center is the mean of the means\' hyperprior: random must name "loc" as well')
+            raise InputError(f'expected "loc" in random beside "center", got {list(random)}: name "loc" too')
         if "scale" in random and self.has_scale_tril and self.facet.latent_dim == 1:
-            raise InputError('in one dimension there are no correlations: use covariance="diagonal"')
+            raise InputError('expected latent_dim ≥ 2 for random correlations, got 1: use covariance="diagonal"')
         return tuple(name for name in every if name in random)
 
     def _freeze(self, name: str) -> None:
@@ -130,7 +132,8 @@ class BayesianMixturePrior(MixturePrior):
 
     def forward(self, theta: Theta | None = None) -> Mixture:
         theta = theta or {}
-        logits, loc = self.logits, theta.get("loc", self.loc)
+        logits: Tensor = self.logits
+        loc = theta.get("loc", self.loc)
         if "sticks" in theta:
             logits = stick_weights(theta["sticks"])
         elif "probs" in theta:
@@ -153,7 +156,7 @@ class BayesianMixturePrior(MixturePrior):
     @torch.no_grad()
     def point(self) -> dict[str, Tensor]:
         """The values of theta at which `set_mixture` has put the prior."""
-        values = {}
+        values: dict[str, Tensor] = {}
         if "probs" in self.random:
             log_weights = self().log_weights()
             values |= {"sticks": sticks_of(log_weights)} if self.stick_breaking else {"probs": log_weights.exp()}

@@ -40,7 +40,7 @@ class LadderDecoder(nn.Module, ABC):
 
 
 class MLPLadderDecoder(LadderDecoder):
-    """The ladder out of linear layers and ReLUs; any J ≥ 1 and any event shape.
+    """A ladder of linear layers and ReLUs; any J ≥ 1 and any event shape.
 
         h       = backbone_{J-1}(alpha_{J-1} · rung_{J-1}(z_{J-1}))
         h       = backbone_j(h + merge_weight · alpha_j · rung_j(z_j)),   j = J-2, …, 0
@@ -54,7 +54,7 @@ class MLPLadderDecoder(LadderDecoder):
         out_shape: event shape of the data.
         rung_dims: width of each facet's rung, shallowest first; by default 2000 for the deepest and 500 for the others.
         hidden_dim: width of the last hidden layer.
-        merge_weight: weight of a rung where it joins what comes from below.
+        merge_weight: weight of a rung where it is added to the hidden layer of the deeper facets.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MLPLadderDecoder(LadderDecoder):
         h = self.backbone[deepest](alpha[deepest] * self.rungs[deepest](zs[deepest]))
         for j in reversed(range(deepest)):
             h = self.backbone[j](h + self.merge_weight * alpha[j] * self.rungs[j](zs[j]))
-        # Under autocast the layers give low precision; densities keep the parameters' one.
+        # Autocast gives low precision, but densities are computed in the precision of the parameters.
         output: Tensor = self.output(h).to(self.output.weight.dtype)
         return output.unflatten(-1, self.out_shape)
 
@@ -89,23 +89,23 @@ class MLPLadderDecoder(LadderDecoder):
 
 
 class ConvLadderDecoder(LadderDecoder):
-    """The ladder out of transposed convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, any image size.
+    """A ladder of transposed convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, any image size.
 
         h_L     = alpha_{J-1} · rung_{J-1}(z_{J-1})
         h_{l-1} = up(h_l),   where l is the level of a shallower facet j: h_{l-1} = up([h_l, alpha_j · rung_j(z_j)])
         output  = h_0
 
     with the maps h_l and the facets' levels of a `Pyramid`, and rung_j a linear layer from z_j to a map of its level.
-    The last up is linear: without residual blocks the shallowest facet adds to the others' image, with them it can also
-    change it (paint a solid over a ground that a deeper facet colours, say). With gates, linear layers too that start
-    at zero, h_l · (1 + alpha_j · gate_j(z_j)) takes the place of h_l where a facet joins (as in FiLM, Perez et al.
-    2018): that much is a product at once, and need not be learnt.
+    The last up is linear. Without residual blocks, the shallowest facet only adds to the image of the others; with
+    them, it can also change that image, for example draw an object over a background whose colour a deeper facet sets.
+    With gates, which are linear layers initialised at zero, h_l · (1 + alpha_j · gate_j(z_j)) replaces h_l at the level
+    of facet j (FiLM; Perez et al. 2018), so the network need not learn products of facets.
 
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
-        channels: of h_1, h_2, …; the last goes for all further maps too.
-        num_residual_blocks: `ResidualBlock`s on every map, facets merged, before it goes up, ≥ 0.
+        channels: of h_1, h_2, …; the last number is also that of all further maps.
+        num_residual_blocks: number of `ResidualBlock`s on every map, after facets have joined and before up, ≥ 0.
         gated: give every facet but the deepest a gate.
     """
 
@@ -137,7 +137,7 @@ class ConvLadderDecoder(LadderDecoder):
     def forward(self, zs: Sequence[Tensor], alpha: Tensor) -> Tensor:
         zs = broadcast_batches(zs)
         batch_shape = zs[0].shape[:-1]
-        # Convolutions know one batch dimension only.
+        # Convolutions take one batch dimension.
         flat = [z.reshape(-1, z.shape[-1]) for z in zs]
         h = alpha[-1] * self.rungs[-1](flat[-1])
         joining = {level: j for j, level in enumerate(self.pyramid.rungs[:-1])}
@@ -147,7 +147,7 @@ class ConvLadderDecoder(LadderDecoder):
                 below = h * (1 + alpha[j] * self.gates[str(level)](flat[j])) if self.gates else h
                 h = torch.cat([below, alpha[j] * self.rungs[j](flat[j])], 1)
             h = self.steps[level - 1](h)
-        # Under autocast the layers give low precision; densities keep the parameters' one.
+        # Autocast gives low precision, but densities are computed in the precision of the parameters.
         return h.to(alpha.dtype).reshape(*batch_shape, *h.shape[1:])
 
     def hidden_layers(self) -> Iterator[nn.Module]:
@@ -178,5 +178,7 @@ def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) 
     if dims is None:
         return (500,) * (len(facets) - 1) + (2000,)
     if len(dims) != len(facets):
-        raise InputError(f"{name} must give one width per facet: expected {len(facets)}, got {len(dims)}")
+        raise InputError(
+            f"expected one width per facet in {name}, {len(facets)} in all, got {len(dims)}: pass as many as facets"
+        )
     return tuple(dims)

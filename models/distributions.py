@@ -135,12 +135,12 @@ class ContinuousBernoulli(dist.TorchDistribution):
 _SERIES_BELOW = 0.1
 
 
-class FloatCategorical(dist.Categorical):  # type: ignore[misc]
+class FloatCategorical(dist.Categorical):
     """A Categorical over codes 0 … V-1 whose draws are floats, as the data are that networks read."""
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Codes, of shape ``sample_shape`` + batch shape."""
-        codes: Tensor = super().sample(torch.Size(sample_shape))
+        codes: Tensor = dist.Categorical.sample(self, torch.Size(sample_shape))
         return codes.to(self.logits.dtype)
 
 

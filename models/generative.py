@@ -174,7 +174,9 @@ class MultiFacetModel(StoredModule):
         for j, prior in enumerate(self.priors):
             theta: dict[str, Tensor] = {}
             for name, p in prior.hyperprior().items():
-                theta[name] = pyro.sample(global_site(name, j), p if isinstance(p, dist.Distribution) else p(theta))
+                theta[name] = pyro.sample(
+                    global_site(name, j), p if isinstance(p, dist.TorchDistribution) else p(theta)
+                )
             mixtures.append(prior(theta))
         return mixtures
 

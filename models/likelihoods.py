@@ -21,7 +21,7 @@ class Likelihood(AbstractPyroModule):
 
     @abstractmethod
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        """The distribution of every element; event shape (), batch shape that of ``output`` unless told otherwise."""
+        """The distribution of every element; event shape (), batch shape that of the data (`event_shape`)."""
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class _ScaledLikelihood(Likelihood):
         super().__init__()
         value = torch.as_tensor(scale, dtype=torch.get_default_dtype())
         if not (value > 0).all():
-            raise InputError(f"the scale of a {name} likelihood must be > 0, got {scale}")
+            raise InputError(f"expected a scale > 0 for a {name} likelihood, got {scale}: pass a positive scale")
         if learn_scale:
             self.scale = PyroParam(value.clone(), dist.constraints.positive)
         else:
@@ -115,7 +115,7 @@ class GaussianLikelihood(_ScaledLikelihood):
 
 
 class DiscretizedLogisticLikelihood(_ScaledLikelihood):
-    """x ~ DiscretizedLogistic(mean(output), scale): probabilities of bytes, where a Gaussian has densities.
+    """x ~ DiscretizedLogistic(loc(output), scale): probabilities of bytes, not densities.
 
     Args:
         scale: of the logistic, in units of x; > 0. A tensor broadcasts with the data. With ``learn_scale`` its initial
@@ -135,7 +135,7 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
     ) -> None:
         super().__init__("discretised logistic", scale, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
         if num_levels < 2:
-            raise InputError(f"num_levels must be ≥ 2, got {num_levels}")
+            raise InputError(f"expected num_levels ≥ 2, got {num_levels}: 256 for bytes divided by 255")
         self.num_levels = num_levels
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
@@ -181,7 +181,7 @@ class NegativeBinomialLikelihood(CountLikelihood):
         super().__init__()
         value = torch.as_tensor(dispersion, dtype=torch.get_default_dtype())
         if not (value > 0).all():
-            raise InputError(f"the dispersion of a negative binomial likelihood must be > 0, got {dispersion}")
+            raise InputError(f"expected a dispersion > 0, got {dispersion}: pass a positive dispersion")
         self.dispersion = PyroParam(value.clone(), dist.constraints.positive)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
@@ -210,8 +210,8 @@ class CategoricalLikelihood(Likelihood):
     def event_shape(self, output_shape: Sequence[int]) -> tuple[int, ...]:
         if len(output_shape) < 2:
             raise InputError(
-                "a categorical likelihood needs a decoder with an output of shape (*event_shape, num_categories), got "
-                f"{tuple(output_shape)}"
+                "expected a decoder with an output of shape (*event_shape, num_categories), got "
+                f"{tuple(output_shape)}: add a last dimension, one logit per code"
             )
         return tuple(output_shape[:-1])
 

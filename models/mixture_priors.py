@@ -1,4 +1,4 @@
-"""Priors with parameters of their own for every cluster: mixtures of Gaussians, and of Student-t."""
+"""Priors with a location and a spread for every cluster: mixtures of Gaussians and of Student-t distributions."""
 
 from typing import Any
 
@@ -55,7 +55,9 @@ class MixturePrior(FacetPrior):
                 eye = torch.eye(latent_dim).repeat(num_clusters if covariance == "full" else 1, 1, 1)
                 self.scale_tril = PyroParam(eye, dist.constraints.lower_cholesky)
             case _:
-                raise InputError(f"covariance must be 'diagonal', 'full', 'spherical' or 'tied', got {covariance!r}")
+                raise InputError(
+                    f"expected covariance 'diagonal', 'full', 'spherical' or 'tied', got {covariance!r}: pass one"
+                )
 
     @property
     def learns_weights(self) -> bool:
@@ -93,7 +95,8 @@ class MixturePrior(FacetPrior):
         """
         if probs is not None and not self.learns_weights:
             raise InputError(
-                "this prior's weights are fixed at 1/K: pass probs=None, or learn_weights=True to the prior"
+                "expected probs=None for a prior whose weights are fixed at 1/K, got weights: leave them out, or build "
+                "the prior with learn_weights=True"
             )
         variance = covariance.diagonal(dim1=-2, dim2=-1)
         self.loc.copy_(loc)
@@ -128,13 +131,13 @@ class MixturePrior(FacetPrior):
 class StudentTMixturePrior(MixturePrior):
     """Mixture of multivariate Student-t: ``z | c ~ StudentT(df_c, loc_c, Sigma_c)``, for clusters with outliers.
 
-    It has no closed form: take `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
+    E[log p(z | c)] has no closed form: use `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
     `MixturePrior` with full covariances, where Sigma_c is the scale matrix (the covariance is Sigma_c df / (df - 2)),
-    and ``df`` (K,), which stays above 2, so that there is a covariance.
+    and ``df`` (K,), which stays above 2, where the covariance exists.
 
     Args:
         facet: K and D.
-        df: initial degrees of freedom, > 2; a Gaussian is the limit of many.
+        df: initial degrees of freedom, > 2; as df grows, the component tends to a Gaussian.
         learn_weights: whether pi is a parameter.
     """
 
@@ -143,7 +146,7 @@ class StudentTMixturePrior(MixturePrior):
     def __init__(self, facet: Facet, *, df: float = 5.0, learn_weights: bool = True) -> None:
         super().__init__(facet, covariance="full", learn_weights=learn_weights)
         if not df > 2:
-            raise InputError(f"the degrees of freedom of a Student-t mixture must be > 2, got {df}")
+            raise InputError(f"expected df > 2, so that there is a covariance, got {df}: pass more degrees of freedom")
         self.df = PyroParam(torch.full((facet.num_clusters,), float(df)), dist.constraints.greater_than(2.0))
 
     @torch.no_grad()

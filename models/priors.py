@@ -82,8 +82,8 @@ class StandardNormalPrior(FacetPrior):
         super().__init__(facet)
         if facet.num_clusters != 1:
             raise InputError(
-                f"a standard normal prior has no clusters, so its facet must have num_clusters=1, got "
-                f"{facet.num_clusters}: set it to 1, or take a MixturePrior"
+                f"expected num_clusters=1 for a standard normal prior, without clusters, got {facet.num_clusters}: "
+                "set it to 1, or take a MixturePrior"
             )
         self.register_buffer("loc", torch.zeros(1, facet.latent_dim))
 

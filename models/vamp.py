@@ -1,4 +1,4 @@
-"""A mixture whose components are the posteriors of learned, imagined items."""
+"""A mixture whose components are the posteriors of learned pseudo-inputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,15 +16,15 @@ from pyro_mfcvae.models.priors import FacetPrior, Theta
 class VampPrior(FacetPrior):
     """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
 
-    A cluster is then an item of its own, which one can look at, and the prior follows the encoder wherever it goes.
-    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``logits`` (K,) unless the weights are fixed. Layers of
-    the encoder that look at the batch, such as batch norm, see the pseudo-inputs in evaluation mode.
+    Every cluster can be looked at as an item, and the prior follows the encoder as that is trained.
+    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``logits`` (K,) unless the weights are fixed. The encoder reads
+    the pseudo-inputs in evaluation mode, so that batch norm neither depends on them nor counts them.
 
     Args:
         facet: K and D.
-        encoder: the guide's, whose parameters stay the guide's; its q(z_j | x) must be Gaussian.
+        encoder: the encoder of the guide, to which its parameters belong; its q(z_j | x) must be Gaussian.
         j: the facet's number.
-        pseudo_inputs: starting values, (K, *in_shape) with the encoder's in_shape: items of the data, best.
+        pseudo_inputs: starting values, (K, *in_shape) with the encoder's in_shape; use items of the data.
         learn_weights: whether pi is a parameter.
     """
 
@@ -39,13 +39,15 @@ class VampPrior(FacetPrior):
     ) -> None:
         super().__init__(facet)
         if len(pseudo_inputs) != facet.num_clusters:
-            raise InputError(f"expected {facet.num_clusters} pseudo-inputs, one per cluster, got {len(pseudo_inputs)}")
+            raise InputError(
+                f"expected {facet.num_clusters} pseudo-inputs, one per cluster, got {len(pseudo_inputs)}: pass so many"
+            )
         self.j = j
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
         self._encoder = (encoder,)  # not a submodule
         posteriors = self._posteriors()
         if isinstance(posteriors, torch.distributions.TransformedDistribution):
-            raise InputError("a VampPrior needs an encoder whose q(z | x) is Gaussian, got a flow: take another head")
+            raise InputError("expected an encoder with a Gaussian q(z | x), got a flow: take another head")
         logits = torch.zeros(facet.num_clusters)
         if learn_weights:
             self.logits = nn.Parameter(logits)
@@ -93,6 +95,6 @@ class VampPrior(FacetPrior):
 
     @torch.no_grad()
     def set_pseudo_inputs(self, items: Tensor) -> None:
-        """Start again at other items (K, *in_shape), with uniform weights."""
+        """Set the pseudo-inputs to other items (K, *in_shape), and the weights to 1/K."""
         self.pseudo_inputs.copy_(items)
         self.logits.zero_()

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.models.fits import FitSettings
-from pyro_mfcvae.models.generative import Known, MultiFacetModel
+from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.priors import FacetPrior
 
 # The encoder sees so many items at once, which bounds the memory of its feature maps.
@@ -85,9 +86,9 @@ def initialize_mixtures(
                 f"expected priors that can be fitted, got a {type(model.priors[j]).__name__} without a method "
                 f"fit(z, settings) for facet {j}: give it one, or leave the facet out"
             )
-    known = {j: clusters for j, clusters in (known or {}).items() if j in chosen}
+    clusters = {j: c for j, c in ((model.read_known(known, items) if known else None) or {}).items() if j in chosen}
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
-    seen = guide.posteriors(items) if items is not None and known else None
+    seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
         settings = FitSettings(
             unit=torch.cat([posteriors[j].variance for posteriors in parts]).mean(0).sqrt()
@@ -95,13 +96,13 @@ def initialize_mixtures(
             else None,
             variance=variance,
             seed=seed,
-            known=(seen[j].mean, known[j]) if seen is not None and j in known else None,
+            known=(seen[j].mean, clusters[j]) if seen is not None and j in clusters else None,
             encoder_inputs=lambda index: guide.encoder_input(x[index.to(x.device)]),
         )
         z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
-        model.priors[j].fit(z, settings)  # type: ignore[operator]
-    if items is not None and known:
-        align_clusters(model, guide, items, known)
+        cast(Fittable, model.priors[j]).fit(z, settings)
+    if items is not None and clusters:
+        align_clusters(model, guide, items, clusters)
     guide.restart_globals(chosen)
 
 
@@ -126,7 +127,7 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
     """
     from scipy.optimize import linear_sum_assignment
 
-    for j, clusters in known.items():
+    for j, clusters in (model.read_known(known, x) or {}).items():
         prior = model.priors[j]
         check_can_be_renumbered(prior, j)
         if not isinstance(prior, Renumberable):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -213,6 +214,10 @@ def _check_rule(rule: AssignmentRule, j: int, K: int, D: int) -> None:
     assert all(slope is None or slope.isfinite().all() for slope in slopes), "expected finite gradients of q(c)"
 
 
+def _loss_and_grads(elbo: FacetELBO | TraceEnum_ELBO, pair: MFCVAE, x: Tensor) -> Tensor:
+    return torch.tensor(elbo.loss_and_grads(pair.model, pair.guide, x))
+
+
 def check_pair(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, seed: int = 0) -> None:
     """Check a pair: FacetELBO against TraceEnum_ELBO, the closed form against draws, gradients, copy, moves.
 
@@ -228,7 +233,7 @@ def check_pair(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, see
         results = []
         for elbo in (FacetELBO(closed_form=False), TraceEnum_ELBO(max_plate_nesting=1)):
             pair.zero_grad()
-            loss = seeded(lambda elbo=elbo: torch.tensor(elbo.loss_and_grads(model, guide, x)))
+            loss = seeded(partial(_loss_and_grads, elbo, pair, x))
             grads = {name: p.grad for name, p in pair.named_parameters() if p.grad is not None}
             assert all(grad.isfinite().all() for grad in grads.values()), "expected finite gradients of the loss"
             results.append((loss, {name: grad.clone() for name, grad in grads.items()}))
@@ -240,7 +245,7 @@ def check_pair(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, see
                 exact = FacetELBO().terms(model, guide, x).kl.sum(-1)
                 kls = [FacetELBO(closed_form=False).terms(model, guide, x).kl.sum(-1) for _ in range(400)]
                 assert_mean(torch.stack(kls), exact, "the closed form of the KL against draws")
-            draws = poutine.trace(model).get_trace(num=3).nodes["x"]["value"]
+            draws = torch.as_tensor(poutine.trace(model).get_trace(num=3).nodes["x"]["value"])
             assert draws.shape == (3, *model.event_shape), f"drew x of shape {tuple(draws.shape)}"
         check_copy(pair, lambda part: seeded(lambda: torch.cat(part.assign(x), -1)))
         check_moves(pair, (), lambda part, like: torch.cat([q.mean for q in part.encode(x.to(like))], -1))

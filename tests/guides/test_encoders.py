@@ -60,7 +60,7 @@ def test_hidden_layers_are_all_but_the_heads(make_facets: MakeFacets) -> None:
 
 
 def test_errors(make_facets: MakeFacets) -> None:
-    with pytest.raises(InputError, match="rung_dims must give one width per facet: expected 2, got 1"):
+    with pytest.raises(InputError, match="expected one width per facet in rung_dims, 2 in all, got 1"):
         MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5,))
     with pytest.raises(InputError, match="at least one facet"):
         MLPLadderEncoder([], (4,))

@@ -191,7 +191,7 @@ def test_separate_encoders_share_nothing() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(InputError, match="rank must lie between 1 and the latent dimension 3, got 4"):
+    with pytest.raises(InputError, match="expected 1 ≤ rank ≤ 3, the latent dimension, got 4"):
         LowRankHead(5, 3, rank=4)
     with pytest.raises(InputError, match="each encoder must have one facet, got 2: make one encoder per facet"):
         SeparateEncoder([mlp(GaussianHead)])

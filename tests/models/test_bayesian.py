@@ -226,13 +226,15 @@ def test_sticks_of_any_number_train_in_single_precision(num_clusters: int) -> No
 
 
 def test_errors() -> None:
-    with pytest.raises(InputError, match=r"random must name some of probs, loc, scale, center, got \['weights'\]"):
+    with pytest.raises(
+        InputError, match=r"expected random to name some of probs, loc, scale, center, got \['weights'\]"
+    ):
         BayesianMixturePrior(FACET, random=("weights",))
-    with pytest.raises(InputError, match="concentration must be > 0, got 0"):
+    with pytest.raises(InputError, match=r"expected concentration > 0, got 0\.0: pass"):
         BayesianMixturePrior(FACET, concentration=0.0)
-    with pytest.raises(InputError, match='random must name "probs"'):
+    with pytest.raises(InputError, match='expected "probs" in random with stick_breaking'):
         BayesianMixturePrior(FACET, random=("loc",), stick_breaking=True)
-    with pytest.raises(InputError, match='no correlations: use covariance="diagonal"'):
+    with pytest.raises(InputError, match='for random correlations, got 1: use covariance="diagonal"'):
         BayesianMixturePrior(Facet(num_clusters=3, latent_dim=1), covariance="full")
     model = make_model(BayesianMixturePrior(FACET))
     hidden = poutine.block(model.sample_globals, hide=["probs_0"])
@@ -240,7 +242,7 @@ def test_errors() -> None:
         InputError, match=r"over the sites \['probs_0', 'loc_0', 'scale_0'\], got one over \['loc_0', 'scale_0'\]"
     ):
         make_guide(model, globals_guide=AutoNormal(hidden))
-    with pytest.raises(InputError, match='random must name "loc" as well'):
+    with pytest.raises(InputError, match='expected "loc" in random beside "center"'):
         BayesianMixturePrior(FACET, random=("center",))
     started = AutoNormal(model.sample_globals, init_loc_fn=init_to_value(values=model.starting_point()))
     torch.testing.assert_close(

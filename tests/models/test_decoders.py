@@ -83,7 +83,7 @@ def test_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
 def test_one_width_per_facet(make_facets: MakeFacets) -> None:
     assert ladder_dims(make_facets(3), None, "rung_dims") == (500, 500, 2000)
     assert ladder_dims(make_facets(1), None, "rung_dims") == (2000,)
-    with pytest.raises(InputError, match="rung_dims must give one width per facet: expected 2, got 3"):
+    with pytest.raises(InputError, match="expected one width per facet in rung_dims, 2 in all, got 3"):
         MLPLadderDecoder(make_facets(2), (4,), rung_dims=(5, 6, 7))
     with pytest.raises(InputError, match="at least one facet"):
         MLPLadderDecoder([], (4,))

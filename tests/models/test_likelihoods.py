@@ -69,7 +69,7 @@ def test_the_learned_scale_gets_its_gradient(
 
 @pytest.mark.parametrize("scale", (0.0, -1.0, math.nan))
 def test_a_scale_must_be_positive(scale: float) -> None:
-    with pytest.raises(InputError, match=rf"scale of a Gaussian likelihood must be > 0, got {scale}"):
+    with pytest.raises(InputError, match=rf"expected a scale > 0 for a Gaussian likelihood, got {scale}"):
         GaussianLikelihood(scale=scale)
 
 
@@ -80,7 +80,7 @@ def test_a_gaussian_may_have_a_scale_per_channel() -> None:
     for c in range(3):
         expected = GaussianLikelihood(scale=scale[c].item())(output[:, c]).log_prob(x[:, c])
         torch.testing.assert_close(likelihood(output).log_prob(x)[:, c].detach(), expected)
-    with pytest.raises(InputError, match="scale of a Gaussian likelihood must be > 0"):
+    with pytest.raises(InputError, match="expected a scale > 0 for a Gaussian likelihood"):
         GaussianLikelihood(scale=torch.tensor([0.1, 0.0]))
 
 
@@ -167,11 +167,14 @@ def test_categorical_has_the_codes_in_the_outputs_last_dimension() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DiscretizedLogisticLikelihood(scale=0.0), "scale of a discretised logistic likelihood must be > 0"),
-        (lambda: DiscretizedLogisticLikelihood(num_levels=1), "num_levels must be ≥ 2, got 1"),
+        (
+            lambda: DiscretizedLogisticLikelihood(scale=0.0),
+            "expected a scale > 0 for a discretised logistic likelihood",
+        ),
+        (lambda: DiscretizedLogisticLikelihood(num_levels=1), "expected num_levels ≥ 2, got 1"),
         (
             lambda: NegativeBinomialLikelihood(dispersion=-1.0),
-            "dispersion of a negative binomial likelihood must be > 0",
+            "expected a dispersion > 0, got -1.0: pass",
         ),
     ],
 )

@@ -83,5 +83,5 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="expected 3 pseudo-inputs, one per cluster, got 4"):
         VampPrior(FACETS[0], encoder=encoder, j=0, pseudo_inputs=torch.rand(4, *SHAPE))
     flow = MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head=FlowHead)
-    with pytest.raises(InputError, match=r"needs an encoder whose q\(z \| x\) is Gaussian, got a flow"):
+    with pytest.raises(InputError, match=r"expected an encoder with a Gaussian q\(z \| x\), got a flow"):
         VampPrior(FACETS[0], encoder=flow, j=0, pseudo_inputs=torch.rand(3, *SHAPE))
