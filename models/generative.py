@@ -170,15 +170,7 @@ class MultiFacetModel(StoredModule):
     @pyro_method
     def sample_globals(self) -> list[Mixture]:
         """Draw the priors' random parameters, at sites such as ``probs_j``; returns the priors at these values."""
-        mixtures = []
-        for j, prior in enumerate(self.priors):
-            theta: dict[str, Tensor] = {}
-            for name, p in prior.hyperprior().items():
-                theta[name] = pyro.sample(
-                    global_site(name, j), p if isinstance(p, dist.TorchDistribution) else p(theta)
-                )
-            mixtures.append(prior(theta))
-        return mixtures
+        return [prior(prior.draw_theta(j)) for j, prior in enumerate(self.priors)]
 
     @property
     def global_sites(self) -> list[str]:

@@ -3,12 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
+import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.facets import Facet, global_site
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
 from pyro_mfcvae.networks import AbstractPyroModule
 
@@ -65,6 +67,14 @@ class FacetPrior(AbstractPyroModule):
         ``probs_j``, and passes the values to `forward`.
         """
         return {}
+
+    def draw_theta(self, j: int) -> dict[str, Tensor]:
+        """Draw theta ~ `hyperprior` at Pyro sites whose names end with the facet's number ``j``."""
+        theta: dict[str, Tensor] = {}
+        for name, p in self.hyperprior().items():
+            fn = p if isinstance(p, TorchDistributionMixin) else p(theta)
+            theta[name] = pyro.sample(global_site(name, j), fn)
+        return theta
 
     def point(self) -> dict[str, Tensor]:
         """A value of theta at which a guide over it may start, by name."""

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -49,7 +48,10 @@ def check_prior(prior: FacetPrior, *, reads: Sequence[nn.Module] = (), seed: int
             module.double()
         mixture, dim = prior(), prior.facet.latent_dim
         _check_mixture(mixture, prior.facet)
-        theta = _draw_theta(prior)
+        for name, p in prior.hyperprior().items():
+            shape = getattr(p, "batch_shape", ())
+            assert shape == (), f"expected hyperprior {name} of batch shape (), got {tuple(shape)}: use .to_event"
+        theta = prior.draw_theta(0)
         if theta:
             _check_mixture(prior(theta), prior.facet)
             assert prior.point().keys() == theta.keys(), (
@@ -110,15 +112,6 @@ def _check_closed_forms(mixture: Mixture) -> None:
         except InputError:
             continue
         raise AssertionError(f"has_closed_form({covariance!r}) is False, but expected_log_prob_under returns a value")
-
-
-def _draw_theta(prior: FacetPrior) -> dict[str, Tensor]:
-    theta: dict[str, Tensor] = {}
-    for name, p in prior.hyperprior().items():
-        fn: Any = p if isinstance(p, dist.Distribution) else p(theta)
-        assert fn.batch_shape == (), f"expected hyperprior {name} of batch shape (), got {tuple(fn.batch_shape)}"
-        theta[name] = fn.sample()
-    return theta
 
 
 def check_likelihood(
