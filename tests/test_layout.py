@@ -44,6 +44,7 @@ TESTS_OF_THE_WHOLE = {
     "config/presets",
     "known_clusters",
     "copies",
+    "pyro_tools",
     "combinations",
     "layout",
     "traps",

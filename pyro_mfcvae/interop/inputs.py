@@ -106,8 +106,17 @@ def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:
         )
 
 
-def unfolded(buffer: Tensor, like: Tensor) -> Tensor:
-    """A buffer that ``torch.jit.trace`` does not fold into a constant, since it depends on an input, ``like``."""
+def unfolded(buffer: Tensor, like: Tensor, *, tag: int = 0) -> Tensor:
+    """A buffer that a program of ``torch.jit.trace`` reads at every call.
+
+    It depends on an input, ``like``, and so is not folded into a constant. The tracer merges constants of equal shape
+    and value: buffers with different tags have different shapes while it records them.
+    """
     if not torch.jit.is_tracing():
         return buffer
-    return buffer + like.new_zeros((), dtype=buffer.dtype)
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    constant = buffer.view([1] * tag + list(buffer.shape))
+    torch._C._set_tracing_state(state)
+    zero = like.detach().flatten()[:0].sum().to(buffer.dtype)
+    return (constant + zero).reshape(buffer.shape)
