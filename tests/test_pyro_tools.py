@@ -146,6 +146,7 @@ def test_a_traced_loss_reads_alpha_beta_num_data_and_the_size_of_the_batch(make_
     model, guide = make_pair(num_data=40)
     jit = JitTraceEnum_ELBO(max_plate_nesting=1, ignore_jit_warnings=True)
     x = make_x(8)
+    jit.loss_and_grads(model, guide, x)  # runs the pair several times, and so moves the random state
     for num, alpha, beta, num_data in (
         (8, [1.0, 1.0], [1.0, 1.0], 40),
         (8, [0.3, 0.7], [0.2, 0.9], 40),
