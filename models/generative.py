@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
-from pyro_mfcvae.interop.entries import default_name, is_default, network_buffers
+from pyro_mfcvae.interop.entries import default_name, is_default, refuse_traced_buffers
 from pyro_mfcvae.interop.inputs import Known, check_data, read_known, unfolded
 from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
 from pyro_mfcvae.models.decoders import LadderDecoder
@@ -126,11 +126,7 @@ class MultiFacetModel(StoredModule):
         ``known`` conditions c_j on known[j] (N,): c_j is drawn there, and has the density of the joint distribution.
         """
         self._check_replayed_guide()
-        if torch.jit.is_tracing() and (buffers := list(network_buffers(self))):
-            raise InputError(
-                f"expected networks without buffers under torch.jit, which would mix them up, got {buffers[0]!r} and "
-                f"{len(buffers) - 1} others (the statistics of batch norm): use FacetELBO(compile=True)"
-            )
+        refuse_traced_buffers(self)
         num_items = self.check_items(x, num)
         clusters = self.read_known(known, x)
         mixtures = self.sample_globals()

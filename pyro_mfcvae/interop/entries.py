@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import nn
 from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_mfcvae.errors import InputError
 
 serial = count()
 _DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
@@ -57,3 +60,12 @@ def network_buffers(module: PyroModule) -> Iterator[str]:
             yield from network_buffers(child)
         elif child is not None:
             yield from (f"{key}.{name}" for name, _ in child.named_buffers())
+
+
+def refuse_traced_buffers(module: PyroModule) -> None:
+    """Refuse networks with buffers inside ``torch.jit.trace``, which merges buffers of equal values."""
+    if torch.jit.is_tracing() and (buffers := list(network_buffers(module))):
+        raise InputError(
+            f"expected networks without buffers under torch.jit, which would mix them up, got {buffers[0]!r} and "
+            f"{len(buffers) - 1} others (the statistics of batch norm): use FacetELBO(compile=True)"
+        )
