@@ -125,8 +125,7 @@ class MultiFacetModel(StoredModule):
 
         ``known`` conditions c_j on known[j] (N,): c_j is drawn there, and has the density of the joint distribution.
         """
-        self._check_replayed_guide()
-        refuse_traced_buffers(self)
+        self._check_handlers()
         num_items = self.check_items(x, num)
         clusters = self.read_known(known, x)
         mixtures = self.sample_globals()
@@ -147,12 +146,7 @@ class MultiFacetModel(StoredModule):
         over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with ``guide.collapsed``. It has
         the model's parameters, under the same names. ``x`` and ``num`` are those of `forward`.
         """
-        self._check_replayed_guide()
-        if torch.jit.is_tracing() and (buffers := list(network_buffers(self))):
-            raise InputError(
-                f"expected networks without buffers under torch.jit, which would mix them up, got {buffers[0]!r} and "
-                f"{len(buffers) - 1} others (the statistics of batch norm): use FacetELBO(compile=True)"
-            )
+        self._check_handlers()
         num_items = self.check_items(x, num)
         mixtures = self.sample_globals()
         with self.plate(num_items, is_new=x is None):
@@ -272,8 +266,9 @@ class MultiFacetModel(StoredModule):
         with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):  # type: ignore[call-overload]
             yield
 
-    def _check_replayed_guide(self) -> None:
+    def _check_handlers(self) -> None:
         """Refuse the draws of a guide that was made for another model, when an inference algorithm replays them."""
+        refuse_traced_buffers(self)
         for handler in _PYRO_STACK:
             if isinstance(handler, ReplayMessenger) and handler.trace is not None:
                 site = handler.trace.nodes.get(latent_site(0))
