@@ -158,7 +158,8 @@ class Run:
             lines.append(f"  {summary['data']}, {summary['epochs']} epochs, ELBO {summary['elbo']:.2f} nats per item")
             for j, facet in enumerate(summary["facets"]):
                 use = f"{facet['clusters_in_use']} of {facet['num_clusters']} clusters"
-                lines.append(f"  facet {j}: {facet['num_groups']} groups ({use})")
+                groups = f"{facet['num_groups']} group{'s' * (facet['num_groups'] != 1)}"
+                lines.append(f"  facet {j}: {groups} ({use})")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
