@@ -26,10 +26,13 @@ def draw_histogram(
     axes: "Axes", array: NDArray[Any], span: tuple[float, float], *, colour: str, label: str | None = None
 ) -> None:
     """Density of an array as a stepped line, within a span."""
+    from matplotlib.ticker import MaxNLocator
+
     inside = array[(array >= span[0]) & (array <= span[1])]
     if inside.size:
         axes.hist(inside, bins=40, range=span, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
 def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:
@@ -41,7 +44,7 @@ def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down
     if len(rates) <= 5:
         for (row, column), rate in np.ndenumerate(rates):
             ink = "white" if rate > 0.6 else INK
-            axes.text(column, row, f"{rate:.2f}", ha="center", va="center", fontsize=TEXT_SIZE, color=ink)
+            axes.text(column, row, f"{rate:z.2f}", ha="center", va="center", fontsize=TEXT_SIZE, color=ink)
         axes.set_xticks(range(len(rates)))
         axes.set_yticks(range(len(rates)))
     describe(axes, title, "", across)

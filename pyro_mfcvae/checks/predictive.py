@@ -205,7 +205,7 @@ def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
             label = check.details.get("statistic", check.name)
             axes.plot(clusters, distances, "o", markersize=4, color=COLOURS[index % len(COLOURS)], label=label)
         axes.axhline(_DISTANCES.warn, color=FAINT, linewidth=1, linestyle=":")
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.05)
         describe(axes, f"facet {j}, by cluster", "", "cluster")
         axes.set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
     lines = panels[1, 0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster

@@ -49,7 +49,7 @@ CORRELATION = Question(
     threshold=Threshold(warn=0.15, bad=0.4, source="a normal q(z | x) that misses it loses 0.01 and 0.09 nats"),
 )
 BETWEEN = Question(
-    name="correlation between facets in q(z|x)",
+    name="correlation between facets",
     asks="Are the facets independent given x, as the guide takes them to be?",
     statistic=CORRELATION.statistic + "; one coordinate from each of two facets",
     exact=CORRELATION.exact,

@@ -15,6 +15,7 @@ from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
 from pyro_mfcvae.draws.check_data import CheckData
 
 _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
+_OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
 _PRIOR = {q.name for q in (DISTANCE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
 
@@ -35,6 +36,11 @@ class Suggestion:
 def is_replicated(check: Check) -> bool:
     """Whether the check is about a replicated statistic."""
     return "statistic" in check.details
+
+
+def is_unlike(checks: Iterable[Check]) -> bool:
+    """Whether the model draws items that are unlike the data, so that checks of drawn items are not about the data."""
+    return any(c.verdict == "bad" and (is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)) for c in checks)
 
 
 def _off(checks: Iterable[Check], names: Iterable[str], *, bad: bool = False) -> list[Check]:
@@ -68,6 +74,8 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     stable = (
         f"agreement with other seeds is {1 - seeds[0].value:.2f} (ARI)" if seeds else "not compared with other seeds"
     )
+    if is_unlike(checks):
+        own = [check for check in own if check.name not in _OF_DRAWN_ITEMS]
     weak = bool(_off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name]))
     caveats = _caveats(own)
     text = f"{'use with care' if weak else 'usable'}: {groups}; {stable}"
@@ -96,8 +104,8 @@ def describe_whole(checks: Sequence[Check]) -> str:
     if unlike:
         names = ", ".join(c.details.get("statistic", c.name) for c in unlike)
         parts.append(
-            f"the model does not draw items like yours ({names}), so calibration and ranks, which are about drawn "
-            "items, say little about yours"
+            f"the model does not draw items like yours ({names}), so checks of drawn items (calibration of q(c|x); "
+            "shift, width and correlation of q(z|x)) are not about yours"
         )
     if _off(whole, [REDUNDANCY.name]):
         parts.append("two facets divide the items in the same way")
@@ -155,14 +163,14 @@ def suggest(
     """
     run = _Settings(settings)
     found: list[Suggestion] = []
-    for names, rule in _RULES:
-        off = [
-            c
-            for c in checks
-            if c.verdict != "good" and (c.name in names or ("replicated" in names and is_replicated(c)))
-        ]
-        if off:
-            found += rule(run, data, off)
+    unlike = is_unlike(checks)
+    off = [c for c in checks if c.verdict != "good" and not (unlike and c.name in _OF_DRAWN_ITEMS)]
+    by_rule = [
+        (rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in names]) for names, rule in _RULES
+    ]
+    for rule, concerned in sorted(by_rule, key=lambda pair: not any(c.verdict == "bad" for c in pair[1])):
+        if concerned:
+            found += rule(run, data, concerned)
     unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
     return unique[:most]
 
@@ -252,7 +260,7 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({REDUNDANCY.name}), _same),
     (frozenset({SEEDS.name, REFITS.name}), _unstable),
     (frozenset({OVERFITTING.name}), _overfitted),
-    (frozenset(_PRIOR), _other_prior),
     (frozenset({*_LATENT, JOINT.name}), _poor_guide),
+    (frozenset(_PRIOR), _other_prior),
     (frozenset(_PROBABILITIES), _uncalibrated),
 )

@@ -155,7 +155,7 @@ def _check_refits(facet: FacetData, j: int) -> Check:
         here.append(refit(facet.z[0][some], facet.probs[some], facet.groups, generator))
         some = generator.permutation(len(facet.prior_z))[:num]
         there.append(refit(facet.prior_z[some], facet.prior_probs[some], facet.groups, generator))
-    spread = max(float(np.std([*(here - np.mean(here)), *(there - np.mean(there))])), 0.01)
+    spread = max(float(np.hypot(np.std(here), np.std(there)) / 2**0.5), 0.01)
     # The data are one sample of many: their mean has the spread of a refit once more.
     z = (np.mean(there) - np.mean(here)) / (spread * (2 + 2 / _NUM_REFITS) ** 0.5)
     return Check(

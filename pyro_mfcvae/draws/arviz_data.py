@@ -49,8 +49,8 @@ def to_inference_data(
                             parameters of the priors, such as probs_j (chain, draw, cluster_j), from q(theta)
     posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
     log_likelihood          x (chain, draw, item): log p(x) by Pareto-smoothed weights of all draws. z is summed out and
-                            the networks' weights are one point, so it is the same at every draw, and ``arviz.loo``
-                            finds the evidence itself
+                            the networks' weights are one point, so it is the same at every draw (but for 0.001 nats,
+                            since ArviZ 1 refuses equal values), and ``arviz.loo`` finds the evidence itself
     sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); of two facets or more
                             log_weight_j (chain, draw, weighed_item), for 250 of the items: log p(x, z_j | z_-j =
                             means) - log q(z_j | x), see `draw_facet_log_weights`
@@ -199,7 +199,7 @@ def to_elpd(data: Any) -> Any:
     import xarray
 
     arviz = import_module("arviz")
-    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x")[0]
+    log_weights, evidence = values(data, "sample_stats", "log_weight").T, values(data, "log_likelihood", "x").mean(0)
     num_items, num_samples = log_weights.shape
     good_k = min(1 - 1 / np.log10(num_samples), 0.7)  # Vehtari et al. 2024, section 3.2.4
     k_hat = pareto_k(log_weights)

@@ -148,7 +148,7 @@ class CheckData:
         return cls(
             facets=tuple(_read_facet(read, read_optional, j) for j in range(num_facets(data))),
             log_weights=read("sample_stats", "log_weight"),
-            evidence=read("log_likelihood", "x")[0],
+            evidence=read("log_likelihood", "x").mean(0),
             elbo=read("constant_data", "elbo"),
             bound=read("constant_data", "bound"),
             held_out=read("constant_data", "held_out"),

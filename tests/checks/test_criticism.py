@@ -1,8 +1,12 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from criticism import FAULTS, measure_exact, measure_fault
 from exact_mixture import exact_mixture_data
 from known_models import draw, make_pair
 
@@ -21,6 +25,14 @@ PANELS = {
     "stability": 2,
     "overfitting": 1,
 }
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """As the benchmark runs."""
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float64)
 
 
 def flagged(**guide: float) -> set[str]:
@@ -98,3 +110,21 @@ def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
         assert all(axes.get_title(loc="left") for axes in drawn)
         save_figure(figure, tmp_path / "figure.png")
         assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [False, True])
+def test_false_alarms_are_rare(missing: bool) -> None:
+    """A small version of `benchmarks/criticism.py exact`: of 12 tables none has a bad, at most two a warn."""
+    with float32():
+        found = [measure_exact(200, num, 2, missing, range(6)) for num in (3, 25)]
+    assert sum(cell["any_bad"] for cell in found) == 0
+    assert sum(cell["any_warn"] for cell in found) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_found_by_a_check_that_concerns_them(fault: str) -> None:
+    """A small version of `benchmarks/criticism.py faults`."""
+    with float32():
+        assert measure_fault(fault, 3, 2, range(1))["found"] == 1

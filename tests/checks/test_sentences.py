@@ -8,6 +8,7 @@ from exact_mixture import exact_mixture_arrays
 from pyro_mfcvae.checks.aggregate import HOLES, USE
 from pyro_mfcvae.checks.calibration import CALIBRATION
 from pyro_mfcvae.checks.check import Check, Question
+from pyro_mfcvae.checks.guide import GAP
 from pyro_mfcvae.checks.information import CLUSTERS, LOSS
 from pyro_mfcvae.checks.predictive import OVERFITTING, REPLICATED
 from pyro_mfcvae.checks.ranks import WIDTH
@@ -100,4 +101,14 @@ def test_what_is_set_already_is_not_suggested() -> None:
 def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
     checks = [off(CALIBRATION, 0), off(WIDTH, 0), off(REPLICATED, statistic="contrast")]
     found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
+    assert found == ["likelihood.options.learn_scale=true"]  # the others are about drawn items
+    checks = [off(HOLES, 0), off(GAP, 0), off(REPLICATED, statistic="contrast")]
+    found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
     assert found == ["likelihood.options.learn_scale=true", "networks.options.posterior=full"]
+
+
+def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() -> None:
+    data = exact_mixture_arrays()
+    data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
+    text = describe_facet(data, [off(WIDTH, 0), off(CALIBRATION, 0), off(REPLICATED, statistic="contrast")], 0)
+    assert text == "facet 0: usable: 3 groups from 3 clusters in use; not compared with other seeds."
