@@ -42,7 +42,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
         try:
             save_file(contiguous, temporary, metadata=signed)
         except SafetensorError as error:
-            code = re.search(r"code: (\d+)", str(error))
+            code = re.search(r"(?:code:|os error) (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO
             raise OSError(number, os.strerror(number), str(path)) from error
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.runs.fit import Fit, fit
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.safety.stopping import StoppedError
+from pyro_mfcvae.safety.tensor_files import read_tensors
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -337,3 +341,110 @@ def test_data_are_loaded_by_the_configuration(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("pyro_mfcvae.runs.fit.load_dataset", loader)
     with pytest.raises(InputError, match="asked for none with seed 3"):
         fit(override(TINY, ["seed=3"]), RunFolder.new(tmp_path))
+
+
+# --- signals, damage and files of other runs --------------------------------------------------------------------------
+
+
+class Signal(Stopper):
+    """Sends this process a signal after a number of steps of one sitting."""
+
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        self.steps += num_steps
+        if self.steps == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(whole: Fit, tmp_path: Path) -> None:
+    for step, taken in ((4, (1, 1)), (9, (4, 1)), (2, (5, 0))):  # each counted from where the run went on
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Signal(step=step),))
+        _, metadata = read_tensors(RunFolder(tmp_path).checkpoint_path, "epoch")
+        assert (int(metadata["epoch"]), int(metadata["steps"])) == taken
+        pyro.set_rng_seed(99)
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    whole: Fit, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StopError):
+        fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Stopper(epoch=3),))
+    path = RunFolder(tmp_path).checkpoint_path
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    if damage == "remove":
+        path.unlink()
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "previous.safetensors" in line and "\n" not in line
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_files_of_other_settings_are_refused(whole: Fit, tmp_path: Path) -> None:
+    other = fit(override(TINY, ["seed=1", "training.epochs=1"]), RunFolder(tmp_path / "other"), data=make_data()).run
+    mixed = RunFolder(tmp_path / "mixed")
+    shutil.copytree(whole.run.path, mixed.path)
+    shutil.copy(other.model_path, mixed.model_path)
+    with pytest.raises(InputError, match=r"expected .*model.safetensors of the settings in config.toml beside it"):
+        mixed.load_pair()
+    shutil.copy(other.summary_path, mixed.summary_path)
+    with pytest.raises(InputError, match=r"expected .*summary.json of the settings in config.toml beside it"):
+        mixed.read_summary()
+    other.config_path.write_text(other.config_path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
+    with pytest.raises(InputError, match=r"expected .*training.safetensors of the settings in config.toml"):
+        fit(other.read_config(), other, data=make_data(), device="cpu")
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_half_a_line_of_metrics_does_not_stop_a_run(whole: Fit, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Stopper(epoch=3),))
+    path = RunFolder(tmp_path).metrics_path
+    path.write_bytes(path.read_bytes() + b'{"epoch": 4, "el\xff\x00')
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_training_that_diverged_is_tried_once_more_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_step, failures = Training.note_step, iter([7, 99])
+    state = {"step": next(failures)}
+
+    def diverge(self: Training, terms: torch.Tensor) -> None:
+        if self.step + 1 == state["step"]:
+            state["step"] = next(failures)
+            terms = terms * torch.nan
+        note_step(self, terms)
+
+    monkeypatch.setattr(Training, "note_step", diverge)
+    config = override(TINY, ["training.on_divergence=retry"])
+    run = fit(config, RunFolder(tmp_path), data=make_data(), device="cpu").run
+    assert "at step 7, training has diverged" in caplog.text and "Once more from epoch 2" in caplog.text
+    rates = [record["learning_rate"] for record in run.read_metrics()]
+    assert len(rates) == NUM_EPOCHS and rates[2] < 0.51 * rates[1]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_result_of_weights_that_ran_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = Training.finish_epoch
+
+    def run_away(self: Training) -> EpochRecord:
+        record = epoch(self)
+        if self.is_finished:
+            for parameter in self.pair.model.decoder.parameters():
+                parameter.data.mul_(1e3)
+        return record
+
+    monkeypatch.setattr(Training, "finish_epoch", run_away)
+    with pytest.raises(
+        InputError, match=r"expected an ELBO above -\d+ nats per item, .* got -\d+: the weights ran away"
+    ):
+        fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
+    assert not RunFolder(tmp_path).summary_path.exists()

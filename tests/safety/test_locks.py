@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyro_mfcvae.atomic_io import temporary_prefix
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.safety.locks import claimed, claimed_next, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pyro_mfcvae.safety.locks import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold_elsewhere(folder: Path) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_is_one_processs_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path / "run")
+    with pytest.raises(InputError, match=rf"run, which process {other.pid} of .* uses: wait for it"):  # noqa: SIM117
+        with locked(tmp_path / "run"):
+            pass
+    other.kill()
+    other.communicate()
+    assert (tmp_path / "run" / ".lock").exists()
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the same process may hold it twice
+        (tmp_path / "run" / "file").touch()
+    assert os.listdir(tmp_path / "run") == ["file"]  # noqa: PTH208
+
+
+def test_a_folder_that_got_no_file_goes_again(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the data"), claimed(tmp_path / "deep" / "run"):
+        raise InputError("the data do not fit")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_claims_never_get_one_folder(tmp_path: Path) -> None:
+    with claimed_next(tmp_path / "runs" / "photos") as first, claimed_next(tmp_path / "runs" / "photos") as second:
+        assert [first.name, second.name] == ["photos-1", "photos-2"]
+        (second / "file").touch()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["photos-2"]
+
+
+def test_a_folder_with_files_is_not_new(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="already exists and is not empty"), claimed(tmp_path):
+        pass
+
+
+def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".mfcvae-{dead.pid}-abc.toml").touch()
+    ours = tmp_path / f"{temporary_prefix()}abc.toml"
+    ours.touch()
+    with claimed(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", ours.name])
