@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
-import torch
 from lightning_fabric.loggers import Logger
 
 from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
@@ -133,6 +132,7 @@ class Run:
         *earlier, last = config.stage_epochs
         longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
         config = replace(config, training=replace(config.training, epochs=longer))
+        self.folder.change_config(config)
         _train(config, self.folder, data, device=device, verbose=verbose)
         return Run(self.path, data=self._data)
 
@@ -233,11 +233,15 @@ def as_dataset(
         return load_dataset(str(data), root=_path_or_none(root), seed=seed)
     array = np.asarray(to_array(data))
     items = validate_images(array) if is_image_array(array) else to_tensor(array)
-    read: dict[str, torch.Tensor] = {}
-    for name, values in (labels or {}).items():
-        values = np.asarray(to_array(values))
-        numbers = np.unique(values, return_inverse=True)[1] if values.dtype.kind in "USO" else values
-        read |= read_labels(name, numbers, len(items))
+    arrays = {name: np.asarray(to_array(values)) for name, values in (labels or {}).items()}
+    found = read_labels(
+        {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in arrays.items()},
+        len(items),
+        path=Path(_ARRAY),
+    )
+    if found.notes:
+        raise InputError(f"expected labels that can be read, but {found.notes[0]}: convert them to one number per item")
+    read = found.sets
     split = Split(items, read)
     info = DatasetInfo(
         name=_ARRAY,

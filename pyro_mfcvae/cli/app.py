@@ -85,7 +85,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print_error(f"stopped by {stop or 'SIGINT'}; a fit goes on with --resume --out DIR, a sweep with --out DIR")
+            print_error(
+                f"stopped by {str(stop) or 'SIGINT'}; a fit goes on with --resume --out DIR, a sweep with --out DIR"
+            )
         sys.exit(128 + getattr(stop, "signum", 2))
 
 

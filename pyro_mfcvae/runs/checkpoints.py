@@ -93,6 +93,16 @@ class Checkpoint:
             self.path.replace(self.previous_path)
         ready.replace(self.path)
 
+    def sign_for(self, config: str) -> None:
+        """Make the last state that of another configuration, with this digest; the previous one stays as it is.
+
+        Raises:
+            InputError: the last state is missing, damaged, or of another configuration than this one's.
+        """
+        tensors, metadata = read_tensors(self.path, "epoch")
+        _check_config(metadata, self.config, self.path)
+        write_tensors(tensors, self.path, metadata={**metadata, "config": config})
+
     def load(self, training: Training) -> dict[str, str]:
         """Put a training where the last state left it, or else the previous one; returns the metadata.
 

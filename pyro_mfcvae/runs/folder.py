@@ -110,6 +110,15 @@ class RunFolder:
         if not self.config_path.is_file():
             write_text(self.config_path, to_toml(config))
 
+    def change_config(self, config: Config) -> None:
+        """Replace the configuration of a run that is to be trained for longer; its last checkpoint stays usable.
+
+        The checkpoint changes first. After a stop in between, the previous one still belongs to the old configuration.
+        """
+        text = to_toml(config)
+        self.checkpoint.sign_for(config_digest(text))
+        write_text(self.config_path, text)
+
     def config_digest(self) -> str:
         """`config_digest` of ``config.toml``; empty where there is none."""
         return config_digest(read_text(self.config_path)) if self.config_path.is_file() else ""

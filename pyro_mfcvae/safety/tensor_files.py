@@ -41,6 +41,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
     def write(temporary: Path) -> None:
         try:
             save_file(contiguous, temporary, metadata=signed)
+            _sort_metadata(temporary)
         except SafetensorError as error:
             code = re.search(r"(?:code:|os error) (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO
@@ -115,6 +116,21 @@ def _check_header(path: Path) -> None:
         size = int.from_bytes(file.read(8), "little")
     if size > _MAX_HEADER_BYTES:
         raise ValueError(f"its header has {size} bytes, more than {_MAX_HEADER_BYTES}")
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the header's metadata in the order of their names: safetensors writes them in a random one.
+
+    Equal tensors and metadata then give equal files. Only the header changes, and it keeps its length.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -156,4 +156,4 @@ def test_a_run_s_own_parts_are_imported_only_when_told(mfcvae: Run, place: Path)
     config.write_text(config.read_text().replace("of_me.Mine", "subprocess.getoutput"))
     code, _, err = mfcvae("evaluate", "run")
     assert code == 2
-    assert "expected a class that derives from FacetPrior" in err
+    assert "expected run/model.safetensors of the settings in config.toml beside it" in err

@@ -99,7 +99,10 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
         patch.setattr("pyro_mfcvae.train.callbacks.LoggerCallback.on_epoch", interrupt)
         patch.setattr("pyro_mfcvae.train.callbacks.ProgressBar.on_epoch", interrupt)
         code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY)
-        assert (code, err) == (130, "mfcvae: stopped; a fit goes on with --resume --out DIR, a sweep with --out DIR\n")
+        assert (code, err) == (
+            130,
+            "mfcvae: stopped by SIGINT; a fit goes on with --resume --out DIR, a sweep with --out DIR\n",
+        )
     assert "model.safetensors" not in names(Path("stopped"))
     code, _, err = mfcvae("evaluate", "stopped")
     assert (code, err) == (

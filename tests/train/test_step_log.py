@@ -120,7 +120,7 @@ def test_no_step_reads_a_value(kind: str) -> None:
     batches = training.start_epoch()
     x = next(iter(batches))
     training.prepare_step()  # fits the mixture of the deepest facet
-    training._num_taken = 1
+    training.steps_taken = 1
     with HostReads() as reads:
         for _ in range(3):
             training.prepare_step()
@@ -152,7 +152,7 @@ def test_no_step_waits_for_the_gpu() -> None:
     )
     batches = training.start_epoch()
     training.prepare_step()
-    training._num_taken = 1
+    training.steps_taken = 1
     torch.cuda.set_sync_debug_mode("error")
     try:
         for x in batches:
