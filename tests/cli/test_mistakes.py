@@ -29,10 +29,13 @@ pytestmark = pytest.mark.usefixtures("place")
         (["--data", "data.npz", "--set", "training.learning_rate=-1"], "--set: training.learning_rate: .*, got -1"),
         (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.options.covariance: .*, got 'round'"),
         (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
-        (["--data", "data.npz", "--set", "facets.num_clusters=[3]"], ".* facets.latent_dim = .* give one per facet"),
+        (
+            ["shapes", "--data", "data.npz", "--set", "facets.num_clusters=[3]"],
+            ".* facets.latent_dim = .* give one per facet",
+        ),
         (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
         (
-            ["--data", "data.npz", "--set", "training.batch_size=80", "training.epochs=3"],
+            ["shapes", "--data", "data.npz", "--set", "training.batch_size=80", "training.epochs=3"],
             "warmup_steps=200 would outlast a stage of .*",
         ),
         (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
@@ -90,8 +93,8 @@ def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: 
             ["run", "--data", "large.npz"],
             r"large has items of shape \(1, 7, 7\), but the run was trained on \(1, 6, 6\): choose data of that shape",
         ),
-        (["cut"], "cut/model.safetensors is not a readable safetensors file: .*"),
-        (["changed"], "changed/model.safetensors does not fit its configuration: .*"),
+        (["cut"], "expected a file of tensors, got cut/model.safetensors, which cannot be read .*"),
+        (["changed"], "expected changed/model.safetensors of the settings in config.toml beside it .*"),
         (["gone"], "no data set, file or folder is called '.*gone.npz'; .*"),
     ],
 )
@@ -113,11 +116,12 @@ def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: 
 
 @pytest.mark.usefixtures("fitted")
 def test_a_spoiled_checkpoint_is_told_in_one_line(mfcvae: Run) -> None:
-    checkpoint = Path("run/checkpoint/training.safetensors")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    for name in ("training", "previous"):
+        checkpoint = Path(f"run/checkpoint/{name}.safetensors")
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
     code, _, err = mfcvae("fit", "--resume", "--out", "run")
     assert code == 2
-    assert re.fullmatch(r"mfcvae: run/checkpoint/training.safetensors is not a readable safetensors file: .*\n", err)
+    assert re.fullmatch(r"mfcvae: expected a file of tensors, got run/checkpoint/training.safetensors, .*\n", err)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,10 @@ def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
         (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'"),
         (["--set", "seed=3"], "the seeds of a sweep count from 0: leave --set seed out"),
-        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot"),
+        (
+            ["--seeds", "1", "--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"],
+            "seed 0 failed: the 90 clusters of facet 1 cannot",
+        ),
     ):
         code, _, err = mfcvae("sweep", *args)
         assert code == 2
@@ -179,10 +186,13 @@ def test_a_sweep_does_not_go_into_a_single_runs_folder(mfcvae: Run) -> None:
 def test_what_was_trained_is_not_begun_anew_where_the_checkpoint_is_gone(mfcvae: Run) -> None:
     kept = [Path("run", name) for name in ("model.safetensors", "metrics.jsonl", "summary.json")]
     before = [path.read_bytes() for path in kept]
-    Path("run/checkpoint/training.safetensors").unlink()
+    for checkpoint in Path("run/checkpoint").iterdir():
+        checkpoint.unlink()
     code, _, err = mfcvae("fit", "--resume", "--out", "run")
     assert code == 2
-    assert err.startswith("mfcvae: run has epochs behind it, but no checkpoint to go on from: bring run/checkpoint/")
+    assert err.startswith(
+        "mfcvae: expected the checkpoint run/checkpoint/training.safetensors of a run with epochs behind it, got none: "
+    )
     assert [path.read_bytes() for path in kept] == before
 
 
@@ -211,4 +221,4 @@ def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_told(mfcvae: R
     settings = [*TINY, "mixture_fit.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
     code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings, "schedule.fade_in_steps=1")
     assert code == 2
-    assert re.fullmatch(r"mfcvae: .* training has diverged: lower training.learning_rate or raise .*\n", err)
+    assert re.fullmatch(r"mfcvae: .* training has diverged: lower training.learning_rate, raise .*\n", err)
