@@ -1,3 +1,6 @@
+"""Known items that join a batch, and densities averaged over q(theta)."""
+
+import math
 from collections.abc import Callable
 
 import pyro
@@ -5,78 +8,55 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_mfcvae import MFCVAE, ImportanceWeightedELBO, InputError
-from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import override
-from pyro_mfcvae.guides import MultiFacetGuide
-from pyro_mfcvae.models import MultiFacetModel
-from pyro_mfcvae.train.objective import ImportanceObjective
-from pyro_mfcvae.train.training import Training
+from pyro_mfcvae import MFCVAE, Facet
+from pyro_mfcvae.guides import AmortizedAssignment, AnalyticAssignment, MLPLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.models import BayesianMixturePrior, GaussianLikelihood, MLPLadderDecoder, MultiFacetModel
+from pyro_mfcvae.train.objective import Objective
 
-BASE = Config(data=DataConfig(source="none"))
+MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+MakeX = Callable[[int], Tensor]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_the_importance_weighted_loss_is_that_of_the_elbo_class(
-    alpha: float, make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]], make_x: Callable[[int], Tensor]
+@pytest.mark.parametrize("rule", (AnalyticAssignment, AmortizedAssignment))
+def test_known_items_neither_move_the_weights_nor_enter_the_record(
+    make_pair: MakePair, make_x: MakeX, rule: type
 ) -> None:
-    model, guide = make_pair(2)
-    x = make_x(6)
+    """The weights' gradient is that of the other items alone, per item of the whole batch; so are the terms."""
+    model, guide = make_pair(rule=rule)
+    pair, x = MFCVAE(model, guide), make_x(9)
+    known = {0: torch.tensor([-1] * 6 + [0, 1, 2])}
+    objective = Objective(pair, num_items=50)
     pyro.set_rng_seed(1)
-    loss, terms = ImportanceObjective(MFCVAE(model, guide), num_items=6, num_particles=5, alpha=alpha)(x)
+    loss, terms = objective(x, known, 6)
+    loss.backward()
+    joined = [prior.logits.grad.clone() for prior in model.priors]
+    pair.zero_grad()
     pyro.set_rng_seed(1)
-    expected = ImportanceWeightedELBO(num_particles=5, alpha=alpha).loss(model, guide, x)
-    assert loss.item() == pytest.approx(expected / 6, rel=1e-12)
-    assert terms[0].item() == -loss.item()
-    assert terms.shape == (4,)
-    # With one draw the bound is the reconstruction minus the KLs.
-    loss, terms = ImportanceObjective(MFCVAE(model, guide), num_items=6, num_particles=1)(x)
-    assert -loss.item() == pytest.approx((terms[1] - terms[2:].sum()).item(), rel=1e-12)
+    plain = objective.elbo.raw_terms(model, guide, x, known)
+    first = plain.total[:6]
+    (-first.sum() / 9).backward()
+    for prior, grad in zip(model.priors, joined, strict=True):
+        torch.testing.assert_close(grad, prior.logits.grad, rtol=0, atol=1e-12)
+    assert terms[0].item() == pytest.approx(first.mean().item(), abs=1e-12)
+    torch.testing.assert_close(terms[2:], plain.kl[:6].mean(0).detach())
+    assert loss.item() == pytest.approx(-plain.total.mean().item(), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["training.objective=importance_weighted", "training.num_particles=3"],
-        ["likelihood=negative_binomial", "likelihood.dispersion=2.0"],
-        ["likelihood=poisson"],
-        ["likelihood=categorical", "likelihood.num_categories=3"],
-        ["prior=bayesian", "prior.globals_guide=normal"],
-        ["prior=bayesian", "prior.globals_guide=multivariate_normal"],
-    ],
-    ids=" ".join,
-)
-def test_what_a_configuration_can_name_trains(settings: list[str]) -> None:
-    small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 2]", "networks.encoder_dims=[8, 8]"]
-    small += ["networks.decoder_dims=[8, 8]", "training.epochs=[6, 6]", "training.batch_size=20"]
-    small += ["networks.hidden_dim=8", "training.learning_rate=0.01", "training.compile=false"]
-    config = override(override(BASE, small), settings)
-    pair = build_pair(config, (1, 2, 3))
-    images = torch.randint(0, 2, (60, 1, 2, 3)).double()
-    schedule = build_schedule(config, 3)
-    training = Training(pair, images, schedule=schedule, settings=config.training, mixture_fit=config.mixture_fit)
-    elbos = [training.run_epoch().elbo for _ in range(12)]
-    assert elbos[5] > elbos[0]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            ["training.num_particles=3"],
-            'expected no num_particles with training.objective = "elbo", got 3: leave it out',
-        ),
-        (
-            ["training.objective=importance_weighted", "training.free_nats=1"],
-            'expected no free_nats with training.objective = "importance_weighted", got 1.0: leave it out',
-        ),
-        (
-            ["training.objective=importance_weighted", "supervision.label=digit"],
-            "expected training.objective=elbo with supervision.label, got importance_weighted: known clusters do not",
-        ),
-    ],
-)
-def test_settings_of_the_other_objective_are_refused(settings: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        override(BASE, settings)
+def test_the_evidence_is_averaged_over_theta(make_x: MakeX) -> None:
+    """log (1/ST) sum_st w_st at the same draws of theta and z."""
+    facet = Facet(num_clusters=3, latent_dim=2)
+    decoder = MLPLadderDecoder([facet], (1, 2, 3), rung_dims=(9,), hidden_dim=8)
+    model = MultiFacetModel([BayesianMixturePrior(facet)], decoder, GaussianLikelihood())
+    pair = MFCVAE(model, MultiFacetGuide(model, encoder=MLPLadderEncoder([facet], (1, 2, 3), rung_dims=(9,))))
+    x = make_x(4)
+    pyro.set_rng_seed(1)
+    found = pair.log_evidence(x, num_samples=5)
+    pyro.set_rng_seed(1)
+    thetas = pair.draw_priors()
+    with torch.no_grad():
+        (q,) = pair.guide.posteriors(x)
+        z = q.sample((5,))
+        log_p = torch.stack([(m.log_weights() + m.log_prob(z)).logsumexp(-1) for (m,) in thetas])
+        log_w = model.log_likelihood([z], x) + log_p - q.log_prob(z)
+    assert len(thetas) == 32
+    torch.testing.assert_close(found, log_w.flatten(0, 1).logsumexp(0) - math.log(5 * 32))
