@@ -148,7 +148,7 @@ def test_the_page_of_the_docs_works_as_it_stands(
     mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
-    verdicts, in_arviz, statistics = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    verdicts, statistics, in_arviz = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (command,) = re.findall(r"^    mfcvae (check .*my_statistics.*)$", page, re.MULTILINE)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("my_statistics.py").write_text(statistics)
