@@ -58,7 +58,10 @@ def assign(
     console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
+    shape = pair.model.event_shape  # new images are brought to the size of the run's
+    size = (shape[1], shape[2]) if len(shape) == 3 else None
+    source = data or config.data.source
+    dataset = load_dataset(source, root=root, seed=config.seed, size=size, fit=config.data.fit)
     splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
     splits = {name: prepare_like(split, pair.model.event_shape) for name, split in splits.items()}
     suffix = "" if data is None else f"-{dataset.name}"
