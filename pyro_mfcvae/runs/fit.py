@@ -266,6 +266,8 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
         config: of the run.
         records: its ``metrics.jsonl``.
     """
+    if not records:
+        return []
     per_epoch = records[-1]["step"] // records[-1]["epoch"]
     steps = build_schedule(config, per_epoch).fit_steps()
     return [step / per_epoch for step in steps if step <= records[-1]["step"]]
@@ -273,7 +275,8 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
 
 def _draw(config: Config, run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
     records = run.read_metrics()
-    save_figure(plot_curves(records, fits=fit_epochs(config, records)), run.curves_figure)
+    if records:  # metrics.jsonl may have been damaged, which does not keep a run from its end
+        save_figure(plot_curves(records, fits=fit_epochs(config, records)), run.curves_figure)
     if data.test.images.ndim != 4:
         return
     images = data.test.images[:, :3].numpy()  # of RGBA, what can be shown on white: RGB
