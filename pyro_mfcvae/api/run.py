@@ -128,7 +128,9 @@ class Run:
             raise InputError(
                 f"expected the array that the run was trained on: open it as Run({str(self.path)!r}, data=…)"
             )
-        data = self._data or load_dataset(config.data.source, root=_path_or_none(root), seed=config.seed)
+        data = self._data or load_dataset(
+            config.data.source, root=_path_or_none(root), seed=config.seed, size=config.data.size, fit=config.data.fit
+        )
         *earlier, last = config.stage_epochs
         longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
         config = replace(config, training=replace(config.training, epochs=longer))

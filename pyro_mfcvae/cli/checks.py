@@ -83,8 +83,10 @@ def check(
     console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    own = load_dataset(config.data.source, root=root, seed=config.seed)
-    dataset = load_dataset(data, root=root, seed=config.seed) if data else own
+    own = load_dataset(config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
+    dataset = (
+        load_dataset(data, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit) if data else own
+    )
     dataset.check_event_shape(pair.model.event_shape)
     others = _other_pairs(run, sweep, pair)
     set_seed(seed)
@@ -174,7 +176,9 @@ def compare(
             f"expected runs of the same data in the same form, got {named}: log p(x) of different items or sizes "
             "cannot be compared; choose runs of one data set"
         )
-    dataset = load_dataset(configs[0].data.source, root=root, seed=configs[0].seed)
+    dataset = load_dataset(
+        configs[0].data.source, root=root, seed=configs[0].seed, size=configs[0].data.size, fit=configs[0].data.fit
+    )
     set_seed(seed)
     _, chosen = _choose(dataset.test, items)
     log_weights = {}

@@ -23,7 +23,9 @@ def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = Non
     console.quiet = json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    dataset = load_dataset(data or config.data.source, root=root, seed=config.seed)
+    dataset = load_dataset(
+        data or config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+    )
     dataset.check_event_shape(pair.model.event_shape)
     if data is None and folder.summary_path.is_file():
         before, now = folder.read_summary().get("data_fingerprint"), dataset.fingerprint()

@@ -89,7 +89,9 @@ def fit(
         config, dataset, reasons = _suit_data(chosen, data if chosen is None else preset, settings, root)
     fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
     console.quiet = json or not fabric.is_global_zero
-    dataset = dataset or load_dataset(config.data.source, root=root, seed=config.seed)
+    dataset = dataset or load_dataset(
+        config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+    )
     say(_describe(config, dataset))
     for line in (*(f"  {reason}" for reason in reasons), *dataset.notes):
         say(line)
@@ -207,7 +209,7 @@ def _suit_data(
     if source in DATASETS:
         num_items = DATASETS[source].num_items
     else:
-        dataset = load_dataset(source, root=root, seed=config.seed)
+        dataset = load_dataset(source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
         num_items = len(dataset.train)
         # An absolute path is found from other working folders as well.
         path = expand_user(source).resolve()

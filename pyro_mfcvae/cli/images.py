@@ -63,7 +63,9 @@ def sample(
         title = ", ".join(f"facet {j} in cluster {k}" for j, k in chosen.items())
         tables: Iterable[_Table] = [(f"drawn-{name}", title, images, None)]
     else:
-        split = load_dataset(config.data.source, root=root, seed=config.seed).test
+        split = load_dataset(
+            config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+        ).test
         tables = _draw_tables(pair, split, num, temperature)
     written = []
     for name, title, images, row_labels in tables:

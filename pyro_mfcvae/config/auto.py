@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override, parse_config
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 
@@ -31,6 +32,9 @@ _LATENT_DIM = 6
 
 # Images whose shorter side has at least so many pixels get convolutions, smaller ones and vectors linear layers.
 _CONVOLUTION_SIDE = 24
+
+# Side of images in a folder that holds several sizes: enough for figures and colours, and quick on a CPU.
+_SIDE = 32
 
 # Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
 _FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
@@ -119,7 +123,8 @@ def configure_auto(
 ) -> tuple[Config, Dataset, tuple[str, ...]]:
     """Read the data and choose settings for them; the last is what is to be said about it.
 
-    ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters.
+    ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters. Images of
+    several sizes are brought to 32 × 32 pixels, unless ``data.size`` says otherwise.
     """
     if data is None:
         raise InputError("expected data for the preset auto, got none: name them with --data NAME or --data PATH")
@@ -127,12 +132,18 @@ def configure_auto(
     if not {"data", "data.source"}.isdisjoint(given):
         raise InputError("expected the data once, got them as --data and as --set data.source: leave one out")
     seed = _whole_number(given, _SEED, 0)
-    dataset = load_dataset(data, root=root, seed=seed)
+    settings = [setting for setting in settings if setting.partition("=")[0].strip() != _NUMBER]
+    images = override(Config(data=DataConfig(source=data)), [s for s in settings if s.strip().startswith("data.")]).data
+    try:
+        dataset = load_dataset(data, root=root, seed=seed, size=images.size, fit=images.fit)
+    except MixedSizesError:
+        settings.append(f"data.size={_SIDE}")
+        dataset = load_dataset(data, root=root, seed=seed, size=_SIDE, fit=images.fit)
     chosen = choose_settings(
         dataset.train.images,
         source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # found from other folders as well
         num_facets=_whole_number(given, _NUMBER, given.get(_CLUSTERS, "[2, 2]").count(",") + 1),
-        settings=[setting for setting in settings if setting.partition("=")[0].strip() != _NUMBER],
+        settings=settings,
         seed=seed,
     )
     return chosen.config, dataset, chosen.reasons

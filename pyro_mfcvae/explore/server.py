@@ -41,7 +41,9 @@ def open_desk(
     """
     pair, config = run.load_pair(), run.read_config()
     if not isinstance(data, Dataset):
-        data = load_dataset(data or config.data.source, root=root, seed=config.seed)
+        data = load_dataset(
+            data or config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+        )
     split = prepare_like(data.train, pair.model.event_shape)
     items = encode_items(pair, split, on_batch=lambda done: on_batch(done, len(split)))
     return Desk(run=run, pair=pair, items=items, grouping=run.read_grouping(pair))

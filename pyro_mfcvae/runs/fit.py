@@ -74,7 +74,11 @@ def fit(
     with ExitStack() as stack:
         if fabric is None or fabric.is_global_zero:
             stack.enter_context(run.lock())
-        data = data if data is not None else load_dataset(config.data.source, seed=config.seed)
+        data = (
+            data
+            if data is not None
+            else load_dataset(config.data.source, seed=config.seed, size=config.data.size, fit=config.data.fit)
+        )
         fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
         callbacks = callbacks if fabric.is_global_zero else ()
         training = start(config, run, data, fabric)

@@ -100,7 +100,9 @@ def sweep(
     """
     check_own_parts(config)
     with locked(folder):
-        data = load_dataset(config.data.source, root=root, seed=config.seed)  # first, so that no process starts in vain
+        data = load_dataset(
+            config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+        )  # first, so that no process starts in vain
         if together:
             if workers is not None:
                 raise InputError("seeds that train together take one process: give either workers or together")
@@ -184,7 +186,7 @@ def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads
     if run.summary_path.is_file():
         return run.read_summary()
     torch.set_num_threads(threads)
-    data = load_dataset(config.data.source, root=root, seed=config.seed)
+    data = load_dataset(config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
     return fit(config, run, data=data, device=device).summary
 
 
@@ -205,7 +207,7 @@ def _fit_together(
             runs.append(run)
         elif on_done is not None:
             on_done(seed, run.read_summary())
-    data = [load_dataset(c.data.source, root=root, seed=c.seed) for c in configs]
+    data = [load_dataset(c.data.source, root=root, seed=c.seed, size=c.data.size, fit=c.data.fit) for c in configs]
     for fitted, done in zip(configs, fit_together(configs, runs, data=data, device=device), strict=True):
         if isinstance(done, InputError):
             failures[fitted.seed] = done

@@ -1,7 +1,11 @@
 """The preset auto: what it reads from the data, what it refuses, and that settings take its place."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pyro_mfcvae import InputError
 from pyro_mfcvae.config.auto import choose_settings, configure_auto
@@ -84,6 +88,17 @@ def test_a_number_of_facets_is_enough() -> None:
     assert (len(config.facets.num_clusters), config.seed, len(dataset.train), len(reasons)) == (3, 4, 80, 5)
     config, _, _ = configure_auto("data.npz", ["facets.num_clusters=[4, 3, 2]", "facets.latent_dim=[1, 1, 1]"], None)
     assert config.facets.num_clusters == (4, 3, 2)
+
+
+def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(45):
+        pixels = rng.integers(256, size=(40 + n, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    config, dataset, _ = configure_auto(str(tmp_path), [], None)
+    assert (config.data.size, dataset.event_shape) == (32, (3, 32, 32))
+    config, dataset, _ = configure_auto(str(tmp_path), ["data.size=16", "data.fit=stretch"], None)
+    assert (config.data.size, config.data.fit, dataset.event_shape) == (16, "stretch", (3, 16, 16))
 
 
 @pytest.mark.usefixtures("place")

@@ -334,7 +334,7 @@ def test_a_missing_gpu_is_told(tmp_path: Path) -> None:
 
 
 def test_data_are_loaded_by_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, *, seed: int) -> Dataset:
+    def load(name: str, *, seed: int, size: object, fit: str) -> Dataset:
         raise InputError(f"asked for {name} with seed {seed}")
 
     loader: Callable[..., Dataset] = load
