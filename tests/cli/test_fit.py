@@ -128,7 +128,7 @@ def test_settings_may_stand_together_or_apart(mfcvae: Run, monkeypatch: pytest.M
         return stop_before_training(config, run)
 
     monkeypatch.setattr(runs_fit, "fit", see)
-    mfcvae("fit", "--data", "data.npz", *given.split())
+    mfcvae("fit", "shapes", "--data", "data.npz", *given.split())
     assert [(config.seed, config.training.epochs) for config in seen] == [(3, 4)]
 
 
