@@ -26,8 +26,9 @@ _NATS = 400.0
 # Items that the variance is measured on.
 _NUM_MEASURED = 2000
 
-_MOST_CLUSTERS = 20
+_MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
+_FEWEST_ITEMS = 4
 _LATENT_DIM = 6
 
 # Images whose shorter side has at least so many pixels get convolutions, smaller ones and vectors linear layers.
@@ -83,15 +84,13 @@ def choose_settings(
     num, shape = len(images), tuple(images.shape[1:])
     if num_facets < 1:
         raise InputError(f"expected facets.number of 1 or more, got {num_facets}: choose how many clusterings you want")
-    if num < 2 * _ITEMS_PER_CLUSTER:
-        raise InputError(
-            f"expected at least {2 * _ITEMS_PER_CLUSTER} items to choose settings for, got {num}: give more, or name a "
-            "preset"
-        )
+    if num < _FEWEST_ITEMS:
+        raise InputError(f"expected at least {_FEWEST_ITEMS} items to find clusters in, got {num}: give more")
     variance = _total_variance(images)
     scale = float(f"{math.sqrt(variance / (2 * _NATS)):.3g}")
-    num_clusters = min(_MOST_CLUSTERS, num // _ITEMS_PER_CLUSTER)
-    convolves = len(shape) == 3 and min(shape[1:]) >= _CONVOLUTION_SIDE
+    num_clusters = min(max(num // _ITEMS_PER_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
+    given = [setting.partition("=")[0].strip() for setting in settings]
+    convolves = _wants_convolutions(given, shape)
     stages = [_FIRST_STEPS, *[_MIDDLE_STEPS] * (num_facets - 2), _LAST_STEPS][-num_facets:]
     batch_size = _SMALL_BATCH if num < _FEW_ITEMS else _LARGE_BATCH
     epochs = [-(-steps // steps_per_epoch(num, batch_size)) for steps in stages]
@@ -99,6 +98,8 @@ def choose_settings(
     table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": {"scale": scale}}}
     table["training"]["batch_size"] = batch_size
     config = override(parse_config(table, source="the preset auto"), settings)
+    if "training.epochs" in given:
+        config = _fit_into_epochs(config, given, stages, num)
     if config.networks.options.get("posterior", "diagonal") != "diagonal":  # only these can be rotated
         config = replace(config, schedule=replace(config.schedule, repartition_step=None))
     network = "convolutions" if convolves else "linear layers"
@@ -116,6 +117,34 @@ def choose_settings(
             f"{_REPARTITION_STEP} steps after the last one has joined",
         ),
     )
+
+
+def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
+    """Whether the ladder is of convolutions: where an option of one kind is given, of that kind; else by the size."""
+    named = {name.rpartition(".")[2] for name in given if name.startswith("networks.")}
+    if len(shape) != 3 or named & {"encoder_dims", "decoder_dims", "hidden_dim", "merge_weight"}:
+        return False
+    return bool(named & {"channels", "num_residual_blocks", "gated"}) or min(shape[1:]) >= _CONVOLUTION_SIDE
+
+
+def _fit_into_epochs(config: Config, given: Sequence[str], stages: Sequence[int], num_items: int) -> Config:
+    """The steps of fits and fades in proportion to stages whose epochs are given, unless they are given as well."""
+    per_epoch = steps_per_epoch(num_items, config.training.batch_size)
+    shares = [epochs * per_epoch / steps for epochs, steps in zip(config.stage_epochs, stages, strict=True)]
+    fit, schedule = config.mixture_fit, config.schedule
+    if "mixture_fit.warmup_steps" not in given and isinstance(fit.warmup_steps, tuple):
+        warmups = tuple(int(steps * share) for steps, share in zip(fit.warmup_steps, shares, strict=True))
+        fit = replace(fit, warmup_steps=warmups)
+    last_warmup = fit.warmup_steps[-1] if isinstance(fit.warmup_steps, tuple) else fit.warmup_steps
+    if "mixture_fit.joint_refit_steps" not in given:
+        refits = sorted({int(steps * shares[-1]) for steps in fit.joint_refit_steps})
+        fit = replace(fit, joint_refit_steps=tuple(steps for steps in refits if steps > last_warmup))
+    if "schedule.repartition_step" not in given and schedule.repartition_step is not None:
+        step = max(int(schedule.repartition_step * shares[-1]), last_warmup + 1)
+        schedule = replace(schedule, repartition_step=step)
+    if "schedule.fade_in_steps" not in given:
+        schedule = replace(schedule, fade_in_steps=max(int(schedule.fade_in_steps * min(shares)), 1))
+    return replace(config, mixture_fit=fit, schedule=schedule)
 
 
 def configure_auto(

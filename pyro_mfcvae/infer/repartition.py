@@ -22,7 +22,7 @@ from pyro_mfcvae.models.rotated import RotatedDecoder
 
 Array = NDArray[np.float64]
 
-# Rotations that are tried, each the better of two starts, on this many items (benchmarks/repartition.py).
+# Rotations that are tried, each the better of two starts, on this many items.
 _NUM_TRIES = 30
 _NUM_STARTS = 2
 _NUM_POINTS = 1000

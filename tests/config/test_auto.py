@@ -60,11 +60,7 @@ def test_one_facet_has_nothing_to_share_out() -> None:
 @pytest.mark.parametrize(
     ("images", "num_facets", "message"),
     [
-        (
-            torch.rand(39, 4),
-            2,
-            "expected at least 40 items to choose settings for, got 39: give more, or name a preset",
-        ),
+        (torch.rand(3, 4), 2, "expected at least 4 items to find clusters in, got 3: give more"),
         (torch.ones(50, 4), 2, "expected items that differ, got items that are all alike: check the data"),
         (torch.rand(50, 4), 0, "expected facets.number of 1 or more, got 0: choose how many clusterings you want"),
     ],
@@ -113,3 +109,28 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
 def test_mistakes(data: str | None, settings: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         configure_auto(data, settings, None)
+
+
+def test_a_folder_of_two_dozen_photos_gets_two_clusters_a_facet() -> None:
+    assert choose_settings(torch.rand(24, 3, 16, 16), source="x").config.facets.num_clusters == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"), [("networks.channels=[4]", "conv"), ("networks.hidden_dim=8", "mlp"), ("seed=1", "mlp")]
+)
+def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: str) -> None:
+    config = choose_settings(torch.rand(60, 3, 16, 16), source="x", settings=[setting]).config
+    assert config.networks.kind == kind
+
+
+def test_fits_and_fades_follow_the_epochs_that_are_given() -> None:
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
+    assert config.stage_epochs == (8, 15)  # of 50 steps: 400 of 800, and 750 of 1500
+    assert config.mixture_fit.warmup_steps == (250, 100)
+    assert config.mixture_fit.joint_refit_steps == (325, 450, 600)
+    assert (config.schedule.repartition_step, config.schedule.fade_in_steps) == (200, 100)
+    build_schedule(config, 50)
+    kept = ["training.epochs=[8, 15]", "mixture_fit.warmup_steps=20", "schedule.fade_in_steps=7"]
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=kept).config
+    assert (config.mixture_fit.warmup_steps, config.schedule.fade_in_steps) == (20, 7)
+    build_schedule(choose_settings(torch.rand(24, 4), source="x", settings=["training.epochs=1"]).config, 1)
