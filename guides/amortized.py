@@ -1,12 +1,14 @@
 """The amortised guide q(z, c | x) as a Pyro program."""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import pyro_method
+from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
@@ -129,9 +131,9 @@ class MultiFacetGuide(StoredModule):
         with model.plate(num_items):
             for j, (mixture, posterior) in enumerate(zip(mixtures, self.posteriors(x), strict=True)):
                 with model.kl_weight(j, x):
-                    z = pyro.sample(latent_site(j), posterior, infer={MODEL_TOKEN: model.token})
+                    z = pyro.sample(latent_site(j), posterior, infer=_mark(model))
                     c = dist.Categorical(logits=self.assignment_logits(j, mixture, posterior, z, clusters))
-                    pyro.sample(cluster_site(j), c, infer={"enumerate": "parallel", MODEL_TOKEN: model.token})
+                    pyro.sample(cluster_site(j), c, infer={**_mark(model), "enumerate": "parallel"})
 
     @pyro_method
     def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> None:
@@ -144,7 +146,7 @@ class MultiFacetGuide(StoredModule):
         with model.plate(num_items):
             for j, posterior in enumerate(self.posteriors(x)):
                 with model.kl_weight(j, x):
-                    pyro.sample(latent_site(j), posterior, infer={MODEL_TOKEN: model.token})
+                    pyro.sample(latent_site(j), posterior, infer=_mark(model))
 
     @pyro_method
     def sample_globals(self) -> Sequence[Mixture]:
@@ -219,6 +221,11 @@ def _name_after(model: MultiFacetModel) -> str:
     model.num_guides += 1
     number = f"_{model.num_guides}" if model.num_guides > 1 else ""
     return f"{model._pyro_name}_guide{number}"
+
+
+def _mark(model: MultiFacetModel) -> InferDict:
+    """What a site notes of the model that it is for. Pyro passes keys on that its type does not list."""
+    return cast(InferDict, {MODEL_TOKEN: model.token})
 
 
 def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:

@@ -144,7 +144,7 @@ class FloatCategorical(dist.Categorical):
         return codes.to(self.logits.dtype)
 
 
-class KnownCategorical(dist.Categorical):  # type: ignore[misc]
+class KnownCategorical(dist.Categorical):
     """c ~ Categorical(pi), conditioned on the clusters that are known, with the joint density.
 
     A draw is the known cluster where there is one. Its log_prob is log pi_c as without conditioning, so that the
@@ -163,9 +163,9 @@ class KnownCategorical(dist.Categorical):  # type: ignore[misc]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "KnownCategorical":
         """The same distribution, repeated to a batch shape."""
-        new = self._get_checked_instance(KnownCategorical, _instance)
+        new = dist.Categorical._get_checked_instance(self, KnownCategorical, _instance)
         new._joint = self._joint.expand(*batch_shape, self._joint.shape[-1])
-        super().expand(batch_shape, _instance=new)
+        dist.Categorical.expand(self, batch_shape, _instance=new)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
 from pyro_mfcvae.interop.entries import default_name, is_default, refuse_traced_buffers
-from pyro_mfcvae.interop.inputs import Known, check_data, read_known, unfolded
+from pyro_mfcvae.interop.inputs import Known, check_data, read_known
 from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
+from pyro_mfcvae.interop.tracing import is_tracing, unfolded
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.distributions import KnownCategorical
 from pyro_mfcvae.models.likelihoods import Likelihood
@@ -243,7 +244,7 @@ class MultiFacetModel(StoredModule):
     def plate(self, num_items: int, *, is_new: bool = False) -> Iterator[None]:
         """The plate over items, scaled to ``num_data`` items where that is given, unless they are new."""
         with pyro.plate(PLATE, num_items, dim=-1):
-            if torch.jit.is_tracing():
+            if is_tracing():
                 size = unfolded(self._num_data, torch.as_tensor(num_items))
                 with poutine.scale(scale=torch.where(size > 0, size / num_items, 1.0)):
                     yield
@@ -272,7 +273,7 @@ class MultiFacetModel(StoredModule):
         for handler in _PYRO_STACK:
             if isinstance(handler, ReplayMessenger) and handler.trace is not None:
                 site = handler.trace.nodes.get(latent_site(0))
-                if site is not None and site["infer"].get(MODEL_TOKEN, self.token) != self.token:
+                if site is not None and (site["infer"] or {}).get(MODEL_TOKEN, self.token) != self.token:
                     raise InputError(WRONG_MODEL)
 
 

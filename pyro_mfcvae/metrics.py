@@ -150,7 +150,7 @@ class FacetScores:
 
     def __repr__(self) -> str:
         """A table: a row per facet and label."""
-        rows = [("facet", "clusters in use", "label", "accuracy", "NMI", "ARI")]
+        rows: list[tuple[str, ...]] = [("facet", "clusters in use", "label", "accuracy", "NMI", "ARI")]
         for j, record in enumerate(self.facet_records()):
             use = f"{record['clusters_in_use']} of {record['num_clusters']}"
             for label in self.accuracy or ("",):

@@ -141,9 +141,8 @@ class MFCVAE(nn.Module):
         """
         weights = None
         if x is not None:
-            parts = zip(
-                *([probs.argmax(-1) for probs in self.assign(part)] for part in x.split(batch_size)), strict=True
-            )
+            batches = (x[i : i + batch_size] for i in range(0, max(len(x), 1), batch_size))
+            parts = zip(*([probs.argmax(-1) for probs in self.assign(batch)] for batch in batches), strict=True)
             sizes = [facet.num_clusters for facet in self.model.facets]
             weights = [torch.cat(c).bincount(minlength=size) / len(x) for c, size in zip(parts, sizes, strict=True)]
         return build_groups(self.priors, weights=weights, threshold=threshold, seed=seed)
@@ -258,7 +257,8 @@ class MFCVAE(nn.Module):
             if self.guide.globals_guide is not None:
                 kls, kl_globals = self._average_over_globals(data, elbo)
                 terms[1:] = kls
-        return ELBOTerms(*terms, beta=self.model.beta.clone(), kl_globals=kl_globals)
+        reconstruction, kl_z, kl_c = terms
+        return ELBOTerms(reconstruction, kl_z, kl_c, self.model.beta.clone(), kl_globals)
 
     def _average_over_globals(self, x: Tensor, elbo: FacetELBO) -> tuple[list[Tensor], Tensor]:
         draws = [draw_globals(self.model, self.guide) for _ in range(_GLOBAL_DRAWS)]

@@ -155,3 +155,5 @@ def test_a_pair_is_asked_with_and_without_items(
         share = np.bincount(probs.argmax(-1).numpy(), minlength=tree.num_clusters) / 7
         np.testing.assert_allclose(tree.shares, share, atol=1e-5)
         assert tree.clusters_in_use == np.flatnonzero(share).tolist()
+    for tree, same in zip(pair.groups(x, batch_size=3), pair.groups(x.numpy(), batch_size=3), strict=True):
+        np.testing.assert_array_equal(same.shares, tree.shares)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
-from lightning_fabric.loggers import Logger
+from lightning_fabric.loggers.logger import Logger
 
 from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
 from pyro_mfcvae.api.model_files import load_pair_file
@@ -268,12 +268,16 @@ def _train(
     loggers: Sequence[Logger] = (),
 ) -> None:
     with ExitStack() as stack:
-        callbacks: list[Callback] = [LoggerCallback(lambda step, logger=logger: logger) for logger in loggers]
+        callbacks: list[Callback] = [_log_to(logger) for logger in loggers]
         if verbose:
             from rich.console import Console
 
             callbacks.append(stack.enter_context(ProgressBar(Console())))
         fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))
+
+
+def _log_to(logger: Logger) -> LoggerCallback:
+    return LoggerCallback(lambda step: logger)
 
 
 def _as_toml(key: str, value: Any) -> str:

@@ -59,5 +59,5 @@ def completion(
 
     commands = tyro.extras.SubcommandApp()
     for name in COMMANDS:
-        commands.command(find_command(name), name=name)
+        commands.command(name=name)(find_command(name))
     commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)

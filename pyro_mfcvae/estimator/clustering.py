@@ -61,6 +61,13 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         n_features_in_: elements of an item.
     """
 
+    labels_: NDArray[np.int64]
+    clusters_: NDArray[np.int64]
+    num_groups_: tuple[int, ...]
+    grouping_: Grouping
+    pair_: MFCVAE
+    elbo_: float
+
     def __init__(
         self,
         num_facets: int | None = None,

@@ -106,7 +106,7 @@ def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose
             bar = stack.enter_context(ProgressBar(Console()))
             bar.on_start(training)
         while not training.is_finished:
-            record = training.run_epoch(bar.on_step if bar else None)
+            record = training.run_epoch(bar.on_steps if bar else None)
             if bar:
                 bar.on_epoch(record)
     pair = training.pair.eval()

@@ -93,7 +93,8 @@ def join_posteriors(parts: Sequence[dist.TorchDistribution]) -> dist.TorchDistri
     if type(first) is dist.MultivariateNormal:
         return dist.MultivariateNormal(_cat(parts, "loc"), scale_tril=_cat(parts, "scale_tril"))
     if type(first) is dist.LowRankMultivariateNormal:
-        return dist.LowRankMultivariateNormal(*(_cat(parts, name) for name in ("loc", "cov_factor", "cov_diag")))
+        loc, cov_factor, cov_diag = (_cat(parts, name) for name in ("loc", "cov_factor", "cov_diag"))
+        return dist.LowRankMultivariateNormal(loc, cov_factor, cov_diag)
     if type(first) is dist.Independent and type(first.base_dist) is dist.Normal:
         bases = [part.base_dist for part in parts]
         return dist.Normal(_cat(bases, "loc"), _cat(bases, "scale")).to_event(first.reinterpreted_batch_ndims)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
@@ -14,6 +13,7 @@ from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.interop.tracing import is_tracing
 
 serial = count()
 _DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
@@ -64,7 +64,7 @@ def network_buffers(module: PyroModule) -> Iterator[str]:
 
 def refuse_traced_buffers(module: PyroModule) -> None:
     """Refuse networks with buffers inside ``torch.jit.trace``, which merges buffers of equal values."""
-    if torch.jit.is_tracing() and (buffers := list(network_buffers(module))):
+    if is_tracing() and (buffers := list(network_buffers(module))):
         raise InputError(
             f"expected networks without buffers under torch.jit, which would mix them up, got {buffers[0]!r} and "
             f"{len(buffers) - 1} others (the statistics of batch norm): use FacetELBO(compile=True)"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.interop.tracing import is_tracing
 
 Known = Mapping[int, Tensor | NDArray[Any] | Sequence[int]]
 """By facet: the cluster of every item, integers (N,), negative where it is not known."""
@@ -70,7 +71,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
         raise InputError(
             f"expected x of shape (N, {', '.join(map(str, event_shape))}), got {tuple(x.shape)}: reshape it"
         )
-    if torch.jit.is_tracing():
+    if is_tracing():
         return x.shape[0]  # a number of the traced program; values cannot be looked at
     if x.shape[0] == 0:
         raise InputError("expected at least one item, got none: pass x with N ≥ 1")
@@ -104,19 +105,3 @@ def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:
         raise InputError(
             "expected whole numbers in x for this likelihood, got others: round them, or choose another likelihood"
         )
-
-
-def unfolded(buffer: Tensor, like: Tensor, *, tag: int = 0) -> Tensor:
-    """A buffer that a program of ``torch.jit.trace`` reads at every call.
-
-    It depends on an input, ``like``, and so is not folded into a constant. The tracer merges constants of equal shape
-    and value: buffers with different tags have different shapes while it records them.
-    """
-    if not torch.jit.is_tracing():
-        return buffer
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
-    constant = buffer.view([1] * tag + list(buffer.shape))
-    torch._C._set_tracing_state(state)
-    zero = like.detach().flatten()[:0].sum().to(buffer.dtype)
-    return (constant + zero).reshape(buffer.shape)

@@ -111,7 +111,7 @@ class StoredModule(PyroModule):
         _rename(self, name, context)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__["_is_in_store"] = False
         _rename(self, self.copied_name(), _StoreContext(self))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from lightning_fabric.loggers import Logger
+from lightning_fabric.loggers.logger import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -103,7 +103,7 @@ def log_to_tensorboard(folder: Path) -> LoggerCallback:
     """Events for TensorBoard. Needs the extra ``log``."""
 
     def open_logger(step: int) -> Logger:
-        from lightning_fabric.loggers import TensorBoardLogger
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         # An epoch is written at the step that it ends with: the last one to be kept is at ``step``.
         return TensorBoardLogger(folder, name="", version="", purge_step=step + 1)

@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 
@@ -58,7 +59,8 @@ def any_rank(fabric: Fabric, value: bool) -> bool:
     """Whether the value is true on one of the devices; all of them have to ask."""
     if fabric.world_size == 1:
         return value
-    return bool(fabric.all_reduce(torch.tensor(float(value), device=fabric.device), reduce_op="sum") > 0)
+    total = cast(Tensor, fabric.all_reduce(torch.tensor(float(value), device=fabric.device), reduce_op="sum"))
+    return bool(total > 0)
 
 
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
@@ -78,14 +80,15 @@ def _launch(fabric: Fabric) -> None:
     """
     parent = os.getppid()
     fabric.launch()
-    if fabric.strategy.launcher is None or fabric.strategy.cluster_environment.creates_processes_externally:
+    strategy: Any = fabric.strategy  # only the classes of DDP declare what is read here
+    if strategy.launcher is None or strategy.cluster_environment.creates_processes_externally:
         if fabric.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
             _start_thread(lambda: _end_with(parent))
         return
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
             thread._finished = True  # type: ignore[attr-defined]
-    processes: Sequence[subprocess.Popen[bytes]] = fabric.strategy.launcher.procs
+    processes: Sequence[subprocess.Popen[bytes]] = strategy.launcher.procs
     atexit.register(_end, processes)
     _start_thread(lambda: _watch(processes))
 

@@ -275,7 +275,7 @@ class Training:
             variance=self.mixture_fit.variance,
             seed=self.seed,
             items=None if known_items is None else as_float(known_items.items).to(device),
-            known=None if known_items is None else {j: c.to(device) for j, c in known_items.known.items()},
+            known=None if known_items is None else {j: c.to(device) for j, c in known_items.clusters.items()},
         )
 
     def _learning_rate(self, step: int) -> float:

@@ -175,3 +175,15 @@ def test_parameters_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         MultiFacetClustering(**settings).fit(blobs[0])
+
+
+def test_verbose_shows_every_epoch_and_changes_nothing_else(
+    blobs: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = MultiFacetClustering(num_clusters=3, num_steps=4, random_state=0).fit(blobs[0])
+    assert capsys.readouterr().out == ""
+    shown = MultiFacetClustering(num_clusters=3, num_steps=4, random_state=0, verbose=True).fit(blobs[0])
+    # 200 items hold one batch of 128, so that each of the 4 steps is an epoch.
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
+    assert shown.elbo_ == quiet.elbo_
