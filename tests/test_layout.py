@@ -48,6 +48,11 @@ TESTS_OF_THE_WHOLE = {
     "combinations",
     "layout",
     "traps",
+    "parameter_store",
+    "train/starting_values",
+    "infer/schedule_fits",
+    "infer/compiled_training",
+    "runs/stopped_runs",
     "exactness",
     "optimality",
     "interoperability",
@@ -57,13 +62,6 @@ TESTS_OF_THE_WHOLE = {
 # Files that are still to be split.
 LONG = {
     "pyro_mfcvae/train/training.py",
-    "tests/test_traps.py",
-    "tests/train/test_training.py",
-    "tests/models/test_priors.py",
-    "tests/infer/test_initialization.py",
-    "tests/infer/test_schedule.py",
-    "tests/infer/test_compilation.py",
-    "tests/runs/test_fit.py",
 }
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "pyarrow", "pandas"}
 

@@ -1,59 +1,20 @@
 """Compiled and as written, the objective says the same; what cannot be compiled trains all the same."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI
-from pyro.infer.autoguide import AutoNormal, init_to_value
-from pyro.optim import Adam
+from compiled_pairs import CASES, SHAPE, assert_same, complaints, small_pair
 from torch import Tensor, nn
 
-from pyro_mfcvae import FacetELBO
-from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import override
-from pyro_mfcvae.guides import MultiFacetGuide
 from pyro_mfcvae.guides.assignments import AnalyticAssignment
 from pyro_mfcvae.infer.compilation import CompiledObjective
-from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import MixturePrior, MultiFacetModel
-from pyro_mfcvae.runs.checkpoints import load_training, save_training
-from pyro_mfcvae.train.objective import Objective, compilation_pays
-from pyro_mfcvae.train.training import Training
-
-SMALL = override(
-    Config(data=DataConfig(source="none")),
-    [
-        "facets.num_clusters=[3, 4]",
-        "facets.latent_dim=[2, 3]",
-        "networks.head_init_scale=1.0",
-        "training.epochs=1",
-        "training.batch_size=16",
-        "training.compile=true",
-    ],
-)
-SHAPE = (1, 8, 8)
-
-
-GAUSSIAN = ["likelihood.kind=gaussian", "likelihood.learn_scale=true"]
-MLP = ["networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"]
-
-
-def configure(*settings: str) -> Config:
-    networks = ["networks.channels=[3, 4]"] if "networks.kind=conv" in settings else MLP
-    likelihood = [] if "likelihood.kind=bernoulli" in settings else GAUSSIAN
-    return override(SMALL, [*networks, *likelihood, *settings])
-
-
-def small_pair(*settings: str) -> MFCVAE:
-    pyro.set_rng_seed(0)
-    return build_pair(configure(*settings), SHAPE).train()
+from pyro_mfcvae.models import MixturePrior
+from pyro_mfcvae.train.objective import Objective
 
 
 def run(
@@ -72,37 +33,8 @@ def run(
     return [result.detach() for result in results], grads, after
 
 
-def assert_same(here: Any, there: Any) -> None:
-    torch.testing.assert_close(here, there, rtol=0.0, atol=1e-10)
-
-
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged of compiling, torch's own notes left out."""
-    records = caplog.get_records("call")
-    return [record.getMessage() for record in records if record.name == "pyro_mfcvae.infer.compilation"]
-
-
 class NoCompilerError(Exception):
     """What stands for any failure inside torch.compile."""
-
-
-@pytest.fixture
-def as_traced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The traced operations one by one instead of compiled, which takes half a minute each time."""
-    monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
-    yield
-    assert complaints(caplog) == []
-
-
-CASES = {
-    "mlp": ["prior.covariance=full"],
-    "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"],
-    "free nats": ["prior.covariance=spherical"],
-    "bernoulli": ["likelihood.kind=bernoulli", "prior.learn_weights=false"],
-    "one cluster": ["facets.num_clusters=[1, 4]"],
-    **{rule: [f"assignment.kind={rule}"] for rule in ("sample", "monte_carlo", "vade", "amortized")},
-    "student": ["prior.kind=student_t", "assignment.kind=monte_carlo"],
-}
 
 
 @pytest.mark.usefixtures("as_traced")
@@ -241,166 +173,3 @@ def test_the_optimum_is_computed_without_a_graph(monkeypatch: pytest.MonkeyPatch
     )
     Objective(pair, num_items=100)(torch.rand(6, *SHAPE))
     assert seen == [False, False]
-
-
-# --- in Pyro's SVI ---------------------------------------------------------------------------------------------------
-
-
-def run_svi(pair: MFCVAE, loss: FacetELBO, batches: list[Tensor], **arguments: Any) -> list[float]:
-    svi = SVI(pair.model, pair.guide, Adam({"lr": 0.01}), loss=loss)
-    pyro.set_rng_seed(1)
-    return [svi.step(x, **arguments) for x in batches]
-
-
-def named_pair(*settings: str) -> MFCVAE:
-    """Pairs of the same names in an empty store, so that what they leave there can be compared."""
-    pair = small_pair(*settings)
-    pyro.clear_param_store()
-    model = MultiFacetModel(list(pair.model.priors), pair.model.decoder, pair.model.likelihood, name="model")
-    globals_guide = None
-    if model.global_sites:
-        globals_guide = AutoNormal(model.sample_globals, init_loc_fn=init_to_value(values=model.starting_point()))
-    guide = MultiFacetGuide(model, encoder=pair.guide.encoder, globals_guide=globals_guide, name="guide")
-    return MFCVAE(model, guide).train()
-
-
-SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior.kind=bayesian"]}
-
-
-@pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("case", SVI_CASES)
-def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, and all that is in Pyro's store, under the same names; the objective itself is called no more."""
-    batches = list(torch.rand(6, 8, *SHAPE))
-    found = []
-    for loss in (FacetELBO(), FacetELBO(compile=True)):
-        pair = named_pair(*SVI_CASES[case])
-        losses = run_svi(pair, loss, batches[:2])
-        if loss.compile:
-            monkeypatch.setattr(FacetELBO, "terms", lambda *_: pytest.fail("was called again"))
-        losses += run_svi(pair, loss, batches[2:])
-        assert all(p.grad is not None for p in pair.guide.encoder.parameters())
-        found.append((losses, {name: value.detach() for name, value in pyro.get_param_store().items()}))
-    assert list(found[1][1]) == list(found[0][1])
-    assert_same(found[1], found[0])
-
-
-@pytest.mark.usefixtures("as_traced")
-def test_one_loss_whose_pair_and_settings_change() -> None:
-    x = torch.rand(8, *SHAPE)
-    first, second, loss = small_pair(), small_pair("prior.covariance=full"), FacetELBO(compile=True)
-    for pair, num_data, closed_form in (
-        (first, None, True),
-        (second, None, True),
-        (first, None, True),
-        (first, 80, True),
-        (first, 80, False),
-    ):
-        pair.model.num_data, loss.closed_form = num_data, closed_form
-        for _ in range(2):
-            pair.zero_grad()
-            pyro.set_rng_seed(1)
-            here = loss.loss_and_grads(pair.model, pair.guide, x), [p.grad.clone() for p in pair.parameters()]
-            pair.zero_grad()
-            pyro.set_rng_seed(1)
-            as_written = FacetELBO(closed_form=closed_form)
-            there = as_written.loss_and_grads(pair.model, pair.guide, x), [p.grad for p in pair.parameters()]
-            assert_same(here, there)
-
-
-@pytest.mark.usefixtures("as_traced")
-def test_the_parameters_of_a_cleared_store_are_noted_again() -> None:
-    x, loss = torch.rand(8, *SHAPE), FacetELBO(compile=True)
-    pair = small_pair()
-    run_svi(pair, loss, [x, x])
-    names = set(pyro.get_param_store().keys())
-    pyro.clear_param_store()
-    before = [p.clone() for p in pair.parameters()]
-    run_svi(pair, loss, [x, x])
-    assert set(pyro.get_param_store().keys()) == names
-    assert not any(torch.equal(p, old) for p, old in zip(pair.parameters(), before, strict=True))
-
-
-@pytest.mark.usefixtures("as_traced")
-def test_known_clusters_and_losses_without_gradients_are_computed_as_written() -> None:
-    pair, x, known = small_pair(), torch.rand(8, *SHAPE), {1: torch.arange(8) % 4}
-    loss = FacetELBO(compile=True)
-    run_svi(pair, loss, [x, x])
-    for arguments in ({}, {"known": known}):
-        pyro.set_rng_seed(1)
-        expected = FacetELBO().loss(pair.model, pair.guide, x, **arguments)
-        pyro.set_rng_seed(1)
-        assert loss.loss(pair.model, pair.guide, x, **arguments) == expected
-        pyro.set_rng_seed(1)
-        assert loss.loss_and_grads(pair.model, pair.guide, x, **arguments) == pytest.approx(expected, abs=1e-10)
-    assert expected != FacetELBO().loss(pair.model, pair.guide, x)
-
-
-# --- in a training --------------------------------------------------------------------------------------------------
-
-
-def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
-    pyro.set_rng_seed(0)
-    config = configure(*settings)
-    images = torch.rand(48, *SHAPE)
-    training = Training(
-        build_pair(config, SHAPE),
-        images,
-        schedule=build_schedule(config, steps_per_epoch(len(images), config.training.batch_size)),
-        settings=config.training,
-        mixture_fit=config.mixture_fit,
-    )
-    elbos = [training.run_epoch().elbo for _ in range(2)]
-    return {name: value.clone() for name, value in training.pair.state_dict().items()}, elbos
-
-
-@pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_a_compiled_training_is_the_training(kind: str) -> None:
-    settings = [f"networks.kind={kind}", "training.free_nats=0.1"]
-    here, there = trained(*settings), trained(*settings, "training.compile=false")
-    torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.usefixtures("as_traced")
-def test_a_compiled_training_that_is_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    def start() -> Training:
-        pyro.set_rng_seed(0)
-        images, config = torch.rand(48, *SHAPE), configure("networks.kind=conv")
-        schedule = build_schedule(config, steps_per_epoch(len(images), config.training.batch_size))
-        return Training(
-            build_pair(config, SHAPE),
-            images,
-            schedule=schedule,
-            settings=config.training,
-            mixture_fit=config.mixture_fit,
-        )
-
-    whole = start()
-    records = [whole.run_epoch() for _ in range(2)]
-    state = torch.get_rng_state()
-    first = start()
-    assert first.run_epoch() == records[0]
-    save_training(first, tmp_path / "training.safetensors")
-    second = start()
-    load_training(second, tmp_path / "training.safetensors")
-    assert second.run_epoch() == records[1]
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, value in whole.pair.state_dict().items():
-        assert torch.equal(second.pair.state_dict()[name], value), name
-
-
-@pytest.mark.parametrize(
-    ("kind", "device", "num_steps", "expected"),
-    [
-        ("mlp", "cpu", 19_999, False),
-        ("mlp", "cpu", 20_000, True),
-        ("conv", "cpu", 10**6, False),
-        ("conv", "cuda:1", 1_000, False),
-        ("conv", "cuda:1", 50_000, True),
-        ("mlp", "mps", 10**6, False),
-    ],
-)
-def test_networks_device_and_length_decide(kind: str, device: str, num_steps: int, expected: bool) -> None:
-    pair = small_pair(f"networks.kind={kind}")
-    assert compilation_pays(pair, device=torch.device(device), num_steps=num_steps) is expected

@@ -1,0 +1,219 @@
+from collections.abc import Iterator, Sequence
+
+import pyro.distributions as dist
+import pytest
+import torch
+from separated_clusters import FACET, MEANS, PROBS, separated
+from torch import Tensor, nn
+
+from pyro_mfcvae import Facet, InputError
+from pyro_mfcvae.guides import (
+    FlowHead,
+    LadderEncoder,
+    MLPLadderEncoder,
+    MultiFacetGuide,
+    SampleAssignment,
+)
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+from pyro_mfcvae.models import (
+    BernoulliLikelihood,
+    FacetPrior,
+    Mixture,
+    MixturePrior,
+    MLPLadderDecoder,
+    MultiFacetModel,
+    VampPrior,
+)
+from pyro_mfcvae.models.fits import Covariance, FitSettings
+from pyro_mfcvae.models.priors import Theta
+
+
+class KnownEncoder(LadderEncoder):
+    """q(z_j | x) = Normal(the j-th slice of x, 1e-3)."""
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        parts = x.split([facet.latent_dim for facet in self.facets], -1)
+        return [dist.Normal(part, 1e-3).to_event(1) for part in parts]
+
+    def hidden_layers(self) -> Iterator[nn.Module]:
+        yield from ()
+
+
+def known_pair(priors: Sequence[FacetPrior]) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    facets = [prior.facet for prior in priors]
+    num_inputs = sum(facet.latent_dim for facet in facets)
+    decoder = MLPLadderDecoder(facets, (num_inputs,), rung_dims=(4,) * len(facets), hidden_dim=4)
+    model = MultiFacetModel(priors, decoder, BernoulliLikelihood())
+    return model, MultiFacetGuide(model, encoder=KnownEncoder(facets, (num_inputs,)))
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
+@pytest.mark.parametrize("learn_weights", (True, False))
+def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights: bool) -> None:
+    """Exactly the clusters' own moments, since at this distance EM's responsibilities are 0 and 1."""
+    prior = MixturePrior(FACET, covariance=covariance, learn_weights=learn_weights)
+    model, guide = known_pair([prior])
+    before = {name: id(p) for name, p in model.named_parameters()}
+    x = separated(3000)
+    initialize_mixtures(model, guide, x)
+
+    found = (prior.loc - MEANS[:, None]).square().sum(-1).argmin(-1)  # the cluster of ours that is the k-th of theirs
+    assert sorted(found.tolist()) == [0, 1, 2]
+    nearest = (x - MEANS[:, None]).square().sum(-1).argmin(0)
+    for k, i in enumerate(found.tolist()):
+        members = x[nearest == k]
+        torch.testing.assert_close(prior.loc[i].detach(), members.mean(0), rtol=0.0, atol=1e-3)
+        expected = members.T.cov(correction=0)
+        if covariance == "diagonal":
+            expected = expected.diagonal().diag()
+        elif covariance == "spherical":
+            expected = expected.diagonal().mean() * torch.eye(2)
+        fitted = prior().component(torch.tensor(i))
+        if covariance == "tied":
+            groups = [x[nearest == i] for i in range(3)]
+            expected = sum(len(g) * g.T.cov(correction=0) for g in groups) / len(x)  # type: ignore[assignment]
+        full = fitted.covariance_matrix if prior.has_scale_tril else fitted.variance.diag()
+        torch.testing.assert_close(full.detach(), expected, rtol=0.0, atol=2e-3)
+    weights = PROBS if learn_weights else torch.full((3,), 1 / 3)
+    torch.testing.assert_close(prior().log_weights().exp()[found].detach(), weights, rtol=0.0, atol=1e-6)
+    assert {name: id(p) for name, p in model.named_parameters()} == before
+
+
+def test_variance_overrules_what_was_fitted() -> None:
+    prior = MixturePrior(FACET, covariance="full")
+    model, guide = known_pair([prior])
+    initialize_mixtures(model, guide, separated(300), variance=0.01)
+    torch.testing.assert_close(prior.scale_tril.detach(), 0.1 * torch.eye(2).expand(3, 2, 2))
+    assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
+
+
+def test_means_are_fitted_to_on_demand() -> None:
+    prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
+    model, guide = known_pair([prior])
+    x = torch.randn(300, 2)
+    initialize_mixtures(model, guide, x, to_means=True)
+    torch.testing.assert_close(prior.loc[0].detach(), x.mean(0), rtol=0.0, atol=1e-12)
+    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
+    torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
+    initialize_mixtures(model, guide, x)
+    assert (prior.loc[0] - x.mean(0)).abs().max() > 1e-6
+
+
+UNITS = torch.tensor([0.1, 10.0], dtype=torch.float64)
+
+
+class UnevenEncoder(KnownEncoder):
+    """q(z | x) = Normal(x, UNITS)."""
+
+    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
+        return [dist.Normal(x, UNITS).to_event(1)]
+
+
+def uneven_pair(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    model, guide = known_pair([prior])
+    guide.encoder = UnevenEncoder([prior.facet], (2,))
+    return model, guide
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
+def test_k_means_does_not_part_the_widest_dimension_in_units_of_the_posterior(covariance: Covariance) -> None:
+    """Four clusters a unit apart along one dimension, and 20 units wide along the other."""
+    x = torch.stack([torch.arange(400) % 4 + 0.0, 20 * torch.randn(400)], -1)
+    clusters, prior = torch.arange(400) % 4, MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
+    model, guide = uneven_pair(prior)
+
+    def purity(*, posterior_units: bool) -> float:
+        initialize_mixtures(model, guide, x, posterior_units=posterior_units)
+        found = (prior().log_weights() + prior().log_prob(x)).argmax(-1)
+        return sum(torch.bincount(clusters[found == k]).max().item() for k in found.unique()) / 400
+
+    assert purity(posterior_units=True) == 1.0
+    assert purity(posterior_units=False) < 0.7
+
+
+def test_a_posterior_without_standard_deviations_has_no_units() -> None:
+    facets = [FACET]
+    decoder = MLPLadderDecoder(facets, (1, 2, 2), rung_dims=(4,), hidden_dim=4)
+    encoder = MLPLadderEncoder(facets, (1, 2, 2), rung_dims=(4,), head=FlowHead)
+    model = MultiFacetModel([MixturePrior(FACET)], decoder, BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
+    with pytest.raises(
+        InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: leave posterior_units=False"
+    ):
+        initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), posterior_units=True)
+
+
+def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:
+    model, guide = known_pair([MixturePrior(FACET)])
+    sizes: list[int] = []
+    guide.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    initialize_mixtures(model, guide, separated(2001))
+    assert sizes == [667, 667, 667]
+
+
+def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
+    priors = [MixturePrior(FACET), MixturePrior(FACET)]
+    model, guide = known_pair(priors)
+    before = [{name: p.detach().clone() for name, p in prior.named_parameters()} for prior in priors]
+    x = torch.cat([separated(300), separated(300).flip(0)], -1)
+    initialize_mixtures(model, guide, x, facets=[])
+    initialize_mixtures(model, guide, x, facets=(j for j in [1]))
+    assert all(torch.equal(p, before[0][name]) for name, p in priors[0].named_parameters())
+    assert not any(torch.equal(p, before[1][name]) for name, p in priors[1].named_parameters())
+
+    z = torch.randn(300, 2)  # no clusters to find: where EM ends depends on its start
+    starts = []
+    for seed in (0, 0, 1):
+        priors[0].fit(z, FitSettings(seed=seed))
+        starts.append(priors[0].loc.detach().clone())
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_a_prior_of_ones_own_is_fitted_by_its_hook() -> None:
+    class LaplacePrior(FacetPrior):
+        def __init__(self, facet: Facet) -> None:
+            super().__init__(facet)
+            self.loc = nn.Parameter(torch.zeros(3, 2))
+
+        def forward(self, theta: Theta | None = None) -> Mixture:
+            return Mixture(torch.zeros(3), dist.Laplace(self.loc, 1.0).to_event(1))
+
+        @torch.no_grad()
+        def fit(self, z: Tensor, settings: FitSettings) -> None:
+            assert settings.seed == 7 and settings.encoder_inputs is not None
+            assert torch.equal(settings.encoder_inputs(torch.tensor([4])), x[4:5])
+            self.loc.copy_(torch.stack([z[(z - mean).square().sum(-1) < 16].median(0).values for mean in MEANS]))
+
+    prior, x = LaplacePrior(FACET), separated(300)
+    model = MultiFacetModel([prior], MLPLadderDecoder([FACET], (2,), rung_dims=(4,)), BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=KnownEncoder([FACET], (2,)), assignment=SampleAssignment())
+    initialize_mixtures(model, guide, x, seed=7)
+    torch.testing.assert_close(prior.loc.detach(), MEANS, rtol=0.0, atol=0.3)
+
+
+def test_errors() -> None:
+    model, guide = known_pair([MixturePrior(FACET)])
+    with pytest.raises(
+        InputError, match="expected at least as many items as the 3 components of a mixture, got 2: give more"
+    ):
+        initialize_mixtures(model, guide, separated(2))
+    imagined = VampPrior(FACET, encoder=guide.encoder, j=0, pseudo_inputs=separated(3))
+    with pytest.raises(InputError, match="the one that the VampPrior of facet 0 reads, got another: pass one encoder"):
+        known_pair([imagined])
+    model = MultiFacetModel([imagined], model.decoder, BernoulliLikelihood())
+    guide = MultiFacetGuide(model, encoder=guide.encoder)
+    with pytest.raises(
+        InputError, match="expected at least as many items as the 3 components of a mixture, got 2: give more"
+    ):
+        initialize_mixtures(model, guide, separated(2))
+
+    class StrangePrior(FacetPrior):
+        def forward(self, theta: Theta | None = None) -> Mixture:
+            return Mixture(torch.zeros(3), dist.Normal(torch.zeros(3, 2), 1.0).to_event(1))
+
+    model, guide = known_pair([StrangePrior(FACET)])
+    with pytest.raises(
+        InputError, match=r"got a StrangePrior without a method fit\(z, settings\) for facet 0: give it one, or leave"
+    ):
+        initialize_mixtures(model, guide, separated(30))

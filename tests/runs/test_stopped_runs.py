@@ -1,0 +1,161 @@
+"""A run that was stopped or damaged ends with the bits of one that was not."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from small_runs import TINY, StopError, Stopper, assert_same_run, make_data
+
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.runs.fit import Fit, fit
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.safety.stopping import StoppedError
+from pyro_mfcvae.safety.tensor_files import read_tensors
+from pyro_mfcvae.train.training import Training
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it() -> None:
+    torch.set_default_dtype(torch.float32)
+
+
+def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
+    for stopper in stoppers:
+        with pytest.raises(StopError):
+            fit(TINY, RunFolder(folder), data=make_data(), device="cpu", callbacks=(stopper,))
+        pyro.set_rng_seed(99)  # what other work does to the random state between the sittings
+    return fit(TINY, RunFolder.open(folder), data=make_data(), device="cpu").run
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("step", [1, 4, 8, 11, 13, 18])
+def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, step: int) -> None:
+    assert_same_run(stop_then_resume(tmp_path, Stopper(step=step)), whole.run)
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("epoch", [1, 3, 4, 6])
+def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, epoch: int) -> None:
+    assert_same_run(stop_then_resume(tmp_path, Stopper(epoch=epoch)), whole.run)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_stopped_again_and_again_ends_with_the_same_bits(whole: Fit, tmp_path: Path) -> None:
+    stoppers = Stopper(step=2), Stopper(epoch=1), Stopper(step=5), Stopper(step=1), Stopper(epoch=4), Stopper(step=4)
+    assert_same_run(stop_then_resume(tmp_path, *stoppers), whole.run)
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
+    whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    from pyro_mfcvae.runs.checkpoints import save_training
+
+    def save(training: Training, path: Path, **metadata: str) -> None:
+        if training.epoch == epoch:
+            raise StopError
+        save_training(training, path, **metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_mfcvae.runs.checkpoints.save_training", save)
+        with pytest.raises(StopError):
+            fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
+    assert len(RunFolder(tmp_path).read_metrics()) == epoch
+    assert_same_run(fit(TINY, RunFolder.open(tmp_path), data=make_data(), device="cpu").run, whole.run)
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("part", ["save_pair", "evaluate"])
+def test_a_run_stopped_after_its_training_is_finished_without_training(
+    whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pyro_mfcvae.runs.fit.{part}", stop)
+        with pytest.raises(StopError):
+            fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
+    never = Stopper(step=1)
+    assert_same_run(
+        fit(TINY, RunFolder.open(tmp_path), data=make_data(), device="cpu", callbacks=(never,)).run, whole.run
+    )
+    assert never.steps == 0
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_seconds_add_up_over_the_sittings(tmp_path: Path) -> None:
+    run = stop_then_resume(tmp_path, Stopper(epoch=3))
+    seconds = [record["seconds"] for record in run.read_metrics()]
+    assert seconds == sorted(seconds)
+    assert json.loads(run.summary_path.read_text())["seconds"] == pytest.approx(seconds[-1], abs=1.0)
+
+
+class Signal(Stopper):
+    """Sends this process a signal after a number of steps of one sitting."""
+
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        self.steps += num_steps
+        if self.steps == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(whole: Fit, tmp_path: Path) -> None:
+    for step, taken in ((4, (1, 1)), (9, (4, 1)), (2, (5, 0))):  # each counted from where the run went on
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Signal(step=step),))
+        _, metadata = read_tensors(RunFolder(tmp_path).checkpoint_path, "epoch")
+        assert (int(metadata["epoch"]), int(metadata["steps"])) == taken
+        pyro.set_rng_seed(99)
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    whole: Fit, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StopError):
+        fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Stopper(epoch=3),))
+    path = RunFolder(tmp_path).checkpoint_path
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    if damage == "remove":
+        path.unlink()
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "previous.safetensors" in line and "\n" not in line
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_files_of_other_settings_are_refused(whole: Fit, tmp_path: Path) -> None:
+    other = fit(override(TINY, ["seed=1", "training.epochs=1"]), RunFolder(tmp_path / "other"), data=make_data()).run
+    mixed = RunFolder(tmp_path / "mixed")
+    shutil.copytree(whole.run.path, mixed.path)
+    shutil.copy(other.model_path, mixed.model_path)
+    with pytest.raises(InputError, match=r"expected .*model.safetensors of the settings in config.toml beside it"):
+        mixed.load_pair()
+    shutil.copy(other.summary_path, mixed.summary_path)
+    with pytest.raises(InputError, match=r"expected .*summary.json of the settings in config.toml beside it"):
+        mixed.read_summary()
+    other.config_path.write_text(other.config_path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
+    with pytest.raises(InputError, match=r"expected .*training.safetensors of the settings in config.toml"):
+        fit(other.read_config(), other, data=make_data(), device="cpu")
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_half_a_line_of_metrics_does_not_stop_a_run(whole: Fit, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Stopper(epoch=3),))
+    path = RunFolder(tmp_path).metrics_path
+    path.write_bytes(path.read_bytes() + b'{"epoch": 4, "el\xff\x00')
+    assert_same_run(fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu").run, whole.run)

@@ -1,0 +1,28 @@
+"""What a schedule does to a model: the weights at a step, and the steps of the fits."""
+
+import torch
+
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule
+
+
+class Model:
+    """All of a model that a schedule touches."""
+
+    def __init__(self, num_facets: int) -> None:
+        self.alpha = torch.full((num_facets,), 7.0)
+        self.beta = torch.full((num_facets,), 7.0)
+
+
+def weights(schedule: ProgressiveSchedule, step: int) -> list[float]:
+    """alpha, and beta the same, that a fresh model has at a step."""
+    model = Model(schedule.num_facets)
+    schedule.apply(model, step)
+    assert torch.equal(model.alpha, model.beta)
+    return model.alpha.tolist()
+
+
+def fits(schedule: ProgressiveSchedule) -> dict[int, tuple[int, ...]]:
+    """Step → facets whose mixture is due, over the whole training."""
+    model = Model(schedule.num_facets)
+    due = {step: schedule.apply(model, step) for step in range(schedule.num_steps)}
+    return {step: facets for step, facets in due.items() if facets}

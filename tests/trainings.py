@@ -1,0 +1,59 @@
+"""Small trainings on noise whose first pixel numbers the items."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config, DataConfig
+from pyro_mfcvae.config.text import override
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.train.training import Training
+
+TINY = override(
+    Config(data=DataConfig(source="none")),
+    [
+        "facets.num_clusters=[3, 4]",
+        "facets.latent_dim=[2, 2]",
+        "networks.encoder_dims=[8, 9]",
+        "networks.decoder_dims=[8, 9]",
+        "networks.hidden_dim=8",
+        "training.epochs=1",
+        "training.batch_size=20",
+    ],
+)
+
+
+STILL = 1e-300  # a learning rate that moves nothing, in double precision
+
+
+def draw_images(num: int) -> Tensor:
+    """Grey images whose first pixel tells their number: number / num."""
+    images = torch.rand(num, 1, 6, 6)
+    images[:, 0, 0, 0] = torch.arange(num) / num
+    return images
+
+
+def prepare(*settings: str, num: int = 60, seed: int = 0) -> Training:
+    config = override(TINY, settings)
+    schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
+    images = draw_images(num)
+    return Training(
+        build_pair(config, (1, 6, 6)),
+        images,
+        schedule=schedule,
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        seed=seed,
+    )
+
+
+def watch_batches(training: Training) -> list[list[int]]:
+    """A list that fills with the item numbers of every training step's batch, as the encoder sees them."""
+    batches: list[list[int]] = []
+
+    def see(_: nn.Module, args: tuple[Tensor], __: object) -> None:
+        if torch.is_grad_enabled():  # neither the fits of the mixtures nor the count of clusters are
+            batches.append([round(number) for number in (args[0][:, 0, 0, 0] * len(training.images)).tolist()])
+
+    training.pair.guide.encoder.register_forward_hook(see)
+    return batches
