@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.text import load_preset
-from pyro_mfcvae.data import load_dataset
+from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.runs.assignments import Assigner, write_assignments
 from pyro_mfcvae.runs.grouping import Grouping
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.checks.criticism import criticise
 from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.plots import INK, save_figure
 
 NUM_ITEMS = 1000

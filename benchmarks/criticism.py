@@ -23,12 +23,12 @@ from known_models import Fault, draw, make_pair
 from provenance import provenance
 from reproduction import RESULTS
 
-from pyro_mfcvae import MFCVAE
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.checks.check import Check
 from pyro_mfcvae.checks.criticism import criticise
 from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.guides import VaDEAssignment
+from pyro_mfcvae.mfcvae import MFCVAE
 
 NUM_DRAWS, NUM_SIMULATED, NUM_REFERENCE = 32, 2000, 200
 SIZES = tuple(product((200, 2000), (3, 25, 100), (2, 10), (False, True)))  # N, K, D, whether pixels are missing

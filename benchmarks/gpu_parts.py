@@ -16,15 +16,18 @@ from gpu_steps import Budget, Row, steps
 from pyro_mfcvae.config.build import adapt_epochs, build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import load_preset, override
-from pyro_mfcvae.data.datasets import DATASETS, Dataset, load_dataset
+from pyro_mfcvae.data.catalogue import DATASETS
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.images import Split
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.runs.fit import fit, fit_together
+from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.together import fit_together
 from pyro_mfcvae.train.devices import open_fabric
-from pyro_mfcvae.train.training import EpochRecord, Training
+from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.training import Training
 
 # How many items a rehearsal trains on.
 _FEW = 600

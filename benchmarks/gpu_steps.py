@@ -9,7 +9,7 @@ import pyro
 import torch
 from step_time import Options, Step, build, image_shape, measure, networks_alone, ways
 
-from pyro_mfcvae.train.training import Objective
+from pyro_mfcvae.train.objective import Objective
 
 Row = dict[str, Any]
 

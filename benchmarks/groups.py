@@ -18,8 +18,8 @@ from provenance import provenance
 from scipy.special import logsumexp
 
 from pyro_mfcvae.atomic_io import write_json
-from pyro_mfcvae.data.datasets import Split, load_dataset
-from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.groups import joint_mass, merge_clusters
 from pyro_mfcvae.metrics import ari, score_facets
 from pyro_mfcvae.models.mixtures import Mixture

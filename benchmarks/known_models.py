@@ -15,8 +15,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae import MFCVAE, Facet
+from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides import AssignmentRule, LadderEncoder, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import GaussianLikelihood, LadderDecoder, MixturePrior, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 

@@ -12,8 +12,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae import MFCVAE, Facet
+from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides import AssignmentRule, LadderEncoder, MultiFacetGuide, VaDEAssignment
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import GaussianLikelihood, LadderDecoder, MixturePrior, MultiFacetModel
 
 FACETS = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=2, latent_dim=1))

@@ -18,12 +18,13 @@ from provenance import provenance
 from pyro.infer import ELBO, TraceEnum_ELBO
 from reproduction import RESULTS
 
-from pyro_mfcvae import FacetELBO, ImportanceWeightedELBO
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.data.shapes import draw_shapes
+from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
+from pyro_mfcvae.infer.objective import FacetELBO
 
 BASE = [
     "prior.covariance=full",

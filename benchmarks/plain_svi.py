@@ -14,8 +14,8 @@ from provenance import provenance
 from pyro.infer import TraceEnum_ELBO
 from reproduction import RESULTS, best
 
-from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.atomic_io import write_text
+from pyro_mfcvae.infer.objective import FacetELBO
 
 # Not by import, which would find this script: it has the same name.
 train = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "plain_svi.py"))["train"]

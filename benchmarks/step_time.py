@@ -25,12 +25,12 @@ from reproduction import RESULTS
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
 
-from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.infer.objective import FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.objective import Objective
 

@@ -13,7 +13,7 @@ from known_models import make_pair as make_known_pair
 from linear_gaussian import NOISE, NUM_PIXELS, ExactEncoder, draw, linear_pair
 from torch import Tensor
 
-from pyro_mfcvae import MFCVAE, InputError
+from pyro_mfcvae import InputError
 from pyro_mfcvae.draws.items import (
     compare_halves,
     draw_facet_log_weights,
@@ -23,6 +23,7 @@ from pyro_mfcvae.draws.items import (
 )
 from pyro_mfcvae.draws.psis import log_mean, smooth
 from pyro_mfcvae.guides import SampleAssignment
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import MultiFacetModel
 from pyro_mfcvae.models.generative import MultiFacetModel as Model
 
@@ -160,7 +161,7 @@ import resource, torch
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.draws.statistics import statistics_for
 from pyro_mfcvae.draws.items import draw_items
-from pyro_mfcvae.config.presets import load_preset
+from pyro_mfcvae.config.text import load_preset
 
 shape = (3, 32, 32)
 pair = build_pair(load_preset("shapes"), shape).eval()
