@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +36,8 @@ RANKS = {name: rank for rank, row in enumerate(ORDER) for name in row}
 FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the entry of the command line
 MOST_MODULES = 12
 MOST_LINES = 300
+MOST_LINES_OF_A_FUNCTION = 60
+MOST_ARGUMENTS = 8
 # Tests of several modules together; every other test file has the name and the folder of a module.
 TESTS_OF_THE_WHOLE = {
     "explore/browser",
@@ -58,10 +61,6 @@ TESTS_OF_THE_WHOLE = {
     "interoperability",
     "examples",
     "benchmarks",
-}
-# Files that are still to be split.
-LONG = {
-    "pyro_mfcvae/train/training.py",
 }
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "pyarrow", "pandas"}
 
@@ -163,8 +162,31 @@ def test_folders_are_small_and_say_what_they_are_for(folder: str) -> None:
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_files_are_short(path: Path) -> None:
-    if path.relative_to(ROOT).as_posix() not in LONG:
-        assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def functions_of(folder: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function and method of a folder, with the place where it stands."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The names of all arguments but self or cls."""
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+@pytest.mark.parametrize("folder", ["pyro_mfcvae", "models", "guides", "benchmarks", "examples"])
+def test_functions_are_short_and_take_few_arguments(folder: str) -> None:
+    """The lines include the docstring; a private function or a constructor may take more arguments."""
+    for place, function in functions_of(folder):
+        assert (function.end_lineno or 0) - function.lineno + 1 <= MOST_LINES_OF_A_FUNCTION, place
+        if not function.name.startswith("_"):
+            assert len(arguments_of(function)) <= MOST_ARGUMENTS, place
 
 
 def test_packages_on_disk_are_declared() -> None:

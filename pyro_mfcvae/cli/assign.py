@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional
 
 from pyro_mfcvae.atomic_io import expand_user
-from pyro_mfcvae.cli.options import Directory, File, Flag, Json, Parts, Root, Run, option
+from pyro_mfcvae.cli.options import COMMON, Common, Directory, File, Flag, Run, option
 from pyro_mfcvae.cli.terminal import console, print_json, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
@@ -33,9 +33,7 @@ def assign(
     format: Annotated[Literal["csv", "parquet", "jsonl"], option()] = "csv",
     sort_into: Directory = None,
     link: Flag = False,
-    parts: Parts = (),
-    root: Root = None,
-    json: Json = False,
+    common: Common = COMMON,
 ) -> None:
     """Write which item is in which group and cluster of every facet: one row per item.
 
@@ -49,19 +47,19 @@ def assign(
         sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.
         link: Make symbolic links instead of copies.
     """
-    import_parts(parts)
+    import_parts(common.parts)
 
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, write_assignments
     from pyro_mfcvae.runs.folder import RunFolder
 
-    console.quiet = json
+    console.quiet = common.json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     shape = pair.model.event_shape  # new images are brought to the size of the run's
     size = (shape[1], shape[2]) if len(shape) == 3 else None
     source = data or config.data.source
-    dataset = load_dataset(source, root=root, seed=config.seed, size=size, fit=config.data.fit)
+    dataset = load_dataset(source, root=common.root, seed=config.seed, size=size, fit=config.data.fit)
     splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
     splits = {name: prepare_like(split, pair.model.event_shape) for name, split in splits.items()}
     suffix = "" if data is None else f"-{dataset.name}"
@@ -70,39 +68,52 @@ def assign(
     sorter = None if sort_into is None else _Sorter(sort_into, files, link=link)
     lowest = None if data is None else lowest_alike(folder.assignments_path)
     assigner = Assigner(pair, folder.read_grouping(pair), thumbnails=format == "parquet", lowest=lowest)
-    counts = [Counter[str]() for _ in range(pair.num_facets)]
-    unlike: list[str] = []
+    tally = _Tally(pair.num_facets)
 
     def tables() -> Iterator["pa.Table"]:
         for name, split in splits.items():
             for table in assigner.rows(split, name=name):
-                for j, count in enumerate(counts):
-                    count.update(table[f"facet_{j}_name"].to_pylist())
-                if lowest is not None:
-                    chosen = table.filter(table["unlike"])
-                    unlike.extend(row["file"] or f"{name} {row['index']}" for row in _plain(chosen))
+                tally.count(table, name)
                 if sorter is not None:
                     sorter.sort(table, split)
                 yield table
 
     num_items = write_assignments(tables(), out, format=format)
     say(f"{num_items} items of {dataset.name}: {out}")
-    for j, count in enumerate(counts):
-        say(f"facet {j}: {', '.join(f'{name} {number}' for name, number in count.most_common())}")
-    if unlike:
-        more = f" and {len(unlike) - _NUM_NAMED} more" if len(unlike) > _NUM_NAMED else ""
-        say(f"Unlike the training items, so do not rely on their groups: {', '.join(unlike[:_NUM_NAMED])}{more}")
+    tally.say()
     if sorter is not None:
         say(f"Sorted into {sort_into}")
-    if json:
-        print_json(
-            {"file": str(out), "items": num_items, "groups": [dict(count) for count in counts], "unlike": unlike}
-        )
+    if common.json:
+        print_json({"file": str(out), "items": num_items, **tally.record()})
 
 
-def _plain(table: "pa.Table") -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = table.select(["file", "index"]).to_pylist()
-    return rows
+class _Tally:
+    """The sizes of the groups of every facet, and the unlike items."""
+
+    def __init__(self, num_facets: int) -> None:
+        self.groups = [Counter[str]() for _ in range(num_facets)]
+        self.unlike: list[str] = []
+
+    def count(self, table: "pa.Table", split: str) -> None:
+        """Count some rows of a split."""
+        for j, group in enumerate(self.groups):
+            group.update(table[f"facet_{j}_name"].to_pylist())
+        if "unlike" in table.column_names:
+            rows = table.filter(table["unlike"]).select(["file", "index"]).to_pylist()
+            self.unlike += [row["file"] or f"{split} {row['index']}" for row in rows]
+
+    def say(self) -> None:
+        """Print a line per facet, and the first unlike items."""
+        for j, group in enumerate(self.groups):
+            say(f"facet {j}: {', '.join(f'{name} {number}' for name, number in group.most_common())}")
+        if self.unlike:
+            more = f" and {len(self.unlike) - _NUM_NAMED} more" if len(self.unlike) > _NUM_NAMED else ""
+            named = ", ".join(self.unlike[:_NUM_NAMED])
+            say(f"Unlike the training items, so do not rely on their groups: {named}{more}")
+
+    def record(self) -> dict[str, object]:
+        """The same for JSON."""
+        return {"groups": [dict(group) for group in self.groups], "unlike": self.unlike}
 
 
 def _files_of(source: str, dataset: "Dataset") -> Path | None:

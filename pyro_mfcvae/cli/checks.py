@@ -1,13 +1,15 @@
 """Checks on the command line: ``mfcvae check | compare``."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from tyro.conf import Positional, UseAppendAction
 
-from pyro_mfcvae.cli.options import Count, Data, Directory, Json, Parts, Root, Run, Seed, option
+from pyro_mfcvae.cli.options import COMMON, Common, Count, Data, Directory, Run, Seed, option
 from pyro_mfcvae.cli.terminal import console, print_comparison, print_criticism, print_json, say
 from pyro_mfcvae.config.custom_parts import find_function, import_parts
 from pyro_mfcvae.errors import InputError
@@ -15,7 +17,10 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyro_mfcvae.checks.criticism import Criticism
+    from pyro_mfcvae.config.schema import Config
     from pyro_mfcvae.data.images import Split
+    from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
 
 # The fewest draws that ArviZ estimates k-hat from.
@@ -24,19 +29,47 @@ _NUM_REFERENCE = 250
 _DENSITIES = {"gaussian", "continuous_bernoulli"}
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much a check draws.
+
+    Attributes:
+        items: How many test items to check on, at most.
+        draws: How many draws of the posterior per item, 30 or more.
+        minutes: Time for the draws: as many as fit, from 32 to 256 per item, and fewer items where these do not fit.
+    """
+
+    items: Count = 2000
+    draws: Count = 64
+    minutes: Annotated[float | None, option("MINUTES")] = None
+
+    def check(self) -> None:
+        """Refuse what no check can be made of."""
+        if self.items < 100:
+            raise InputError(f"expected --items 100 or more, got {self.items}: fewer items give the checks no power")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"expected --minutes above 0, got {self.minutes}: give a time")
+        _check_draws(self.draws)
+
+    def plan(self, pair: "MFCVAE", images: "Tensor") -> tuple[int, int]:
+        """The numbers of items and of draws, so many as there is time for."""
+        from pyro_mfcvae.draws.sizes import plan_sizes, seconds_per_draw
+
+        if self.minutes is None:
+            return self.items, self.draws
+        seconds = seconds_per_draw(pair, images)
+        return plan_sizes(60 * self.minutes, seconds, min(self.items, len(images)), pair.num_facets)
+
+
 def check(
     run: Run,
     /,
-    items: Count = 2000,
-    draws: Count = 64,
-    minutes: Annotated[float | None, option("MINUTES")] = None,
+    extent: Annotated[Extent, tyro.conf.arg(name="")] = Extent(),
     data: Data = None,
     sweep: Directory = None,
     statistic: Annotated[tuple[str, ...], UseAppendAction, option("MODULE.FUNCTION")] = (),
     seed: Seed = 0,
-    parts: Parts = (),
-    root: Root = None,
-    json: Json = False,
+    common: Common = COMMON,
 ) -> None:
     """Ask whether a run's clusters are to be believed: posterior checks, a verdict each, and a sentence per facet.
 
@@ -44,85 +77,88 @@ def check(
     checks/items.parquet (a row per item) and figures below the run's folder. docs/checks.md explains them.
 
     Args:
-        items: How many test items to check on, at most.
-        draws: How many draws of the posterior per item, 30 or more.
-        minutes: Time for the draws: as many as fit, from 32 to 256 per item, and fewer items where these do not fit.
         data: Check on another data set's test items, such as data that may be of another kind.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
         statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
             working folder is searched; give the option once per function.
     """
-    if items < 100:
-        raise InputError(f"expected --items 100 or more, got {items}: fewer items give the checks no power")
-    if minutes is not None and not minutes > 0:
-        raise InputError(f"expected --minutes above 0, got {minutes}: give a time")
-    if (run / "sweep.json").is_file():
-        seeds = " ".join(str(path.parent) for path in sorted(run.glob("seed-*/config.toml"))[:3]) or "none yet"
-        raise InputError(f"expected the folder of one run, got the sweep {run}: check one of its runs ({seeds} …)")
-    _check_draws(draws)
-    statistics = {path.rpartition(".")[2]: find_function(path) for path in statistic}
-    if len(statistics) < len(statistic):
-        raise InputError(f"expected statistics with different names, got {' '.join(statistic)}")
-    import_parts(parts)
+    extent.check()
+    _check_single(run)
+    statistics = _find_statistics(statistic)
+    import_parts(common.parts)
 
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from pyro_mfcvae.atomic_io import write_text
     from pyro_mfcvae.checks.criticism import criticise
-    from pyro_mfcvae.data.datasets import load_dataset
-    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, save_inference_data, to_inference_data
-    from pyro_mfcvae.draws.sizes import plan_sizes, seconds_per_draw
-    from pyro_mfcvae.plots import save_figure
-    from pyro_mfcvae.runs.evaluation import evaluate
+    from pyro_mfcvae.config.build import load_data
+    from pyro_mfcvae.draws.arviz_data import to_inference_data
     from pyro_mfcvae.runs.folder import RunFolder
-    from pyro_mfcvae.runs.sweep import facet_agreement
     from pyro_mfcvae.train.devices import set_seed
 
-    console.quiet = json
+    console.quiet = common.json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    own = load_dataset(config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
-    dataset = (
-        load_dataset(data, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit) if data else own
-    )
+    own = load_data(config, root=common.root)
+    dataset = load_data(config, data, root=common.root) if data else own
     dataset.check_event_shape(pair.model.event_shape)
     others = _other_pairs(run, sweep, pair)
     set_seed(seed)
-    if minutes is not None:
-        seconds = seconds_per_draw(pair, dataset.test.images)
-        items, draws = plan_sizes(60 * minutes, seconds, min(items, len(dataset.test)), pair.num_facets)
-    index, chosen = _choose(dataset.test, items)
+    num_items, num_draws = extent.plan(pair, dataset.test.images)
+    index, chosen = _choose(dataset.test, num_items)
     grouping = folder.read_grouping(pair)
     is_new = dataset is not own or own.holds_out
     posterior = to_inference_data(
         pair,
         chosen.images,
-        labels=chosen.labels,
         reference=_choose(own.train, _NUM_REFERENCE)[1].images if is_new else None,
-        num_samples=draws,
+        num_samples=num_draws,
         statistics=statistics,
         groups=[grouping.labels(j) for j in range(pair.num_facets)],
         pixels=False,
     )
+    _attach_known(posterior, chosen, others)
+    criticism = criticise(posterior, settings=asdict(config))
+    _write_checks(run / "checks", posterior, criticism, index)
+    _say_checks(f"{len(chosen)} items of {dataset.name}, {num_draws} draws each", criticism, run / "checks")
+    if common.json:
+        print_json({"run": str(run), "items": len(chosen), **loads(criticism.to_json())})
+
+
+def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
+    print_criticism(criticism)
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in criticism.counts.items())
+    say(f"\n{asked}: {counts}")
+    say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) lie in {folder}.")
+
+
+def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
+    """Add the items' labels, and how far other runs agree on their clusters, to the draws for ``chosen`` items."""
+    import numpy as np
+
+    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, attach_labels
+    from pyro_mfcvae.runs.evaluation import evaluate
+    from pyro_mfcvae.runs.sweep import facet_agreement
+
+    attach_labels(posterior, chosen.labels)
     if others:
         found = assigned_clusters(posterior)
         agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]
         attach(posterior, "constant_data", "seed_agreement", (("facet",), np.mean(agreement, 0)))
-    criticism = criticise(posterior, settings=asdict(config))
-    target = run / "checks"
+
+
+def _write_checks(target: Path, posterior: Any, criticism: "Criticism", index: "Tensor") -> None:
+    """Write what `check` found on the test items of some places to a folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pyro_mfcvae.atomic_io import write_atomically, write_text
+    from pyro_mfcvae.draws.arviz_data import save_inference_data
+    from pyro_mfcvae.plots import save_figure
+
     save_inference_data(posterior, target / "posterior.nc")
     write_text(target / "checks.json", criticism.to_json())
-    _write_items(target / "items.parquet", {"item": index.numpy()} | criticism.items())
+    items = pa.table({"item": index.numpy()} | criticism.items())
+    write_atomically(target / "items.parquet", lambda temporary: pq.write_table(items, temporary))
     for name, figure in criticism.figures().items():
         save_figure(figure, target / f"{name}.png")
-    print_criticism(criticism)
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in criticism.counts.items())
-    say(f"\n{len(chosen)} items of {dataset.name}, {draws} draws each: {counts}")
-    say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) lie in {target}.")
-    if json:
-        print_json({"run": str(run), "items": len(chosen), **loads(criticism.to_json())})
 
 
 def compare(
@@ -132,9 +168,7 @@ def compare(
     draws: Count = 64,
     out: Annotated[Path, option("DIR")] = Path("comparison"),
     seed: Seed = 0,
-    parts: Parts = (),
-    root: Root = None,
-    json: Json = False,
+    common: Common = COMMON,
 ) -> None:
     """Rank runs by the evidence of the same items, with standard errors of the differences.
 
@@ -150,19 +184,39 @@ def compare(
     if len(runs) < 2 or len(set(runs)) < len(runs):
         raise InputError(f"expected two or more different runs to compare, got {' '.join(map(str, runs)) or 'none'}")
     _check_draws(draws)
-    import_parts(parts)
+    import_parts(common.parts)
 
     from pyro_mfcvae.atomic_io import write_json
     from pyro_mfcvae.checks.comparison import compare_evidence, plot_comparison
-    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.config.build import load_data
     from pyro_mfcvae.draws.items import draw_log_weights
     from pyro_mfcvae.plots import save_figure
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.train.devices import set_seed
 
-    console.quiet = json
+    console.quiet = common.json
     folders = [RunFolder.open(path) for path in runs]
     configs = [folder.read_config() for folder in folders]
+    _check_comparable(configs)
+    dataset = load_data(configs[0], root=common.root)
+    set_seed(seed)
+    _, chosen = _choose(dataset.test, items)
+    log_weights = {}
+    for path, folder in zip(runs, folders, strict=True):
+        pair = folder.load_pair()
+        dataset.check_event_shape(pair.model.event_shape)
+        log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
+    rows = compare_evidence(log_weights)
+    write_json(out / "comparison.json", [row.record() for row in rows])
+    save_figure(plot_comparison(rows), out / "comparison.png")
+    print_comparison(rows)
+    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
+    if common.json:
+        print_json([row.record() for row in rows])
+
+
+def _check_comparable(configs: "Sequence[Config]") -> None:
+    """Refuse runs whose log p(x) are of different quantities."""
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
     if len(kinds) > 1:
         raise InputError(
@@ -176,23 +230,6 @@ def compare(
             f"expected runs of the same data in the same form, got {named}: log p(x) of different items or sizes "
             "cannot be compared; choose runs of one data set"
         )
-    dataset = load_dataset(
-        configs[0].data.source, root=root, seed=configs[0].seed, size=configs[0].data.size, fit=configs[0].data.fit
-    )
-    set_seed(seed)
-    _, chosen = _choose(dataset.test, items)
-    log_weights = {}
-    for path, folder in zip(runs, folders, strict=True):
-        pair = folder.load_pair()
-        dataset.check_event_shape(pair.model.event_shape)
-        log_weights[str(path)] = draw_log_weights(pair, chosen.images, num_samples=draws).numpy()
-    rows = compare_evidence(log_weights)
-    write_json(out / "comparison.json", [row.record() for row in rows])
-    save_figure(plot_comparison(rows), out / "comparison.png")
-    print_comparison(rows)
-    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
-    if json:
-        print_json([row.record() for row in rows])
 
 
 def _choose(split: "Split", num: int) -> "tuple[Tensor, Split]":
@@ -205,13 +242,18 @@ def _choose(split: "Split", num: int) -> "tuple[Tensor, Split]":
     return index, Split(split.images[index], {name: label[index] for name, label in split.labels.items()})
 
 
-def _write_items(path: Path, columns: Mapping[str, Any]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _find_statistics(paths: Sequence[str]) -> "dict[str, Statistic]":
+    """The functions of some import paths, by name."""
+    statistics = {path.rpartition(".")[2]: find_function(path) for path in paths}
+    if len(statistics) < len(paths):
+        raise InputError(f"expected statistics with different names, got {' '.join(paths)}")
+    return statistics
 
-    from pyro_mfcvae.atomic_io import write_atomically
 
-    write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+def _check_single(run: Path) -> None:
+    if (run / "sweep.json").is_file():
+        seeds = " ".join(str(path.parent) for path in sorted(run.glob("seed-*/config.toml"))[:3]) or "none yet"
+        raise InputError(f"expected the folder of one run, got the sweep {run}: check one of its runs ({seeds} …)")
 
 
 def _check_draws(draws: int) -> None:

@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
+
 from pyro_mfcvae.atomic_io import check_utf8, expand_user
 from pyro_mfcvae.cli.options import (
+    COMMON,
+    Common,
     Count,
     Data,
     Device,
     Directory,
     Flag,
-    Json,
-    Parts,
     Preset,
-    Root,
     Settings,
     option,
 )
@@ -32,7 +33,41 @@ from pyro_mfcvae.safety.locks import claim, hold
 
 if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
+    from pyro_mfcvae.runs.fit import Fit
     from pyro_mfcvae.train.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What computes one fit.
+
+    Attributes:
+        devices: How many devices of each machine train as one; each takes its share of every batch.
+        num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
+    """
+
+    device: Device = "auto"
+    devices: Count = 1
+    num_nodes: Count = 1
+
+    @property
+    def num_processes(self) -> int:
+        """One for each device of all machines."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What computes the fits of a sweep.
+
+    Attributes:
+        workers: How many runs at a time; by default one per GPU, or one per CPU core.
+        together: Train all seeds at once in one process, on one device: for a GPU that one seed does not fill.
+    """
+
+    workers: Annotated[int | None, option("N")] = None
+    together: Flag = False
+    device: Device = "auto"
 
 
 def fit(
@@ -42,13 +77,9 @@ def fit(
     out: Directory = None,
     set: Settings = (),
     resume: Flag = False,
-    parts: Parts = (),
-    device: Device = "auto",
-    devices: Count = 1,
-    num_nodes: Count = 1,
+    machines: Annotated[Machines, tyro.conf.arg(name="")] = Machines(),
     minutes: Annotated[float | None, option("M")] = None,
-    root: Root = None,
-    json: Json = False,
+    common: Common = COMMON,
 ) -> None:
     """Train a model and show its clusters.
 
@@ -63,17 +94,15 @@ def fit(
             preset's.
         out: The run's folder. By default a new one below runs/.
         resume: Continue the run in --out from its last checkpoint.
-        devices: How many devices of each machine train as one; each takes its share of every batch.
-        num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
         minutes: Shorten the schedule so that its steps take at most so long on this machine.
     """
     if resume and (out is None or preset or data or set):
         raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
-    import_parts(parts)
+    import_parts(common.parts)
     settings = list(chain.from_iterable(set))
     chosen = None if resume else _choose_config(preset, data, settings)
 
-    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.config.build import load_data
     from pyro_mfcvae.runs.fit import fit as fit_run
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.train.callbacks import ProgressBar, log_to_tensorboard
@@ -82,19 +111,15 @@ def fit(
     reasons: Sequence[str] = ()
     if resume:
         run = RunFolder.open(out)  # type: ignore[arg-type]
-        hold(run.path, devices * num_nodes)
+        hold(run.path, machines.num_processes)
         config, dataset = run.read_config(), None
     else:
-        run = RunFolder(claim(out, preset or data or DEFAULT, devices * num_nodes))
-        config, dataset, reasons = _suit_data(chosen, data if chosen is None else preset, settings, root)
-    fabric = open_fabric(device, devices=devices, num_nodes=num_nodes, precision=config.training.precision)
-    console.quiet = json or not fabric.is_global_zero
-    dataset = dataset or load_dataset(
-        config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
-    )
-    say(_describe(config, dataset))
-    for line in (*(f"  {reason}" for reason in reasons), *dataset.notes):
-        say(line)
+        run = RunFolder(claim(out, preset or data or DEFAULT, machines.num_processes))
+        config, dataset, reasons = _suit_data(chosen, data if chosen is None else preset, settings, common.root)
+    fabric = open_fabric(**asdict(machines), precision=config.training.precision)
+    console.quiet = common.json or not fabric.is_global_zero
+    dataset = dataset or load_data(config, root=common.root)
+    say("\n".join([_describe(config, dataset), *(f"  {reason}" for reason in reasons), *dataset.notes]))
     if reasons or (minutes is not None and not resume):
         config = _fit_budget(config, dataset, minutes)
     with ExitStack() as stack:
@@ -102,12 +127,17 @@ def fit(
         if find_spec("tensorboard") and fabric.is_global_zero:
             callbacks.append(log_to_tensorboard(run.tensorboard_path))
         result = fit_run(config, run, data=dataset, fabric=fabric, callbacks=tuple(callbacks))
+    _say_result(result)
+    if common.json and fabric.is_global_zero:
+        print_json({"run": str(run.path), **result.summary})
+
+
+def _say_result(result: "Fit") -> None:
+    run = result.run
     print_scores(result.evaluation)
     say(f"\nExamples of every group: {run.clusters_figure}")
     say(f"Which item is in which group: {run.assignments_path} (as csv: mfcvae assign {run.path})")
     say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
-    if json and fabric.is_global_zero:
-        print_json({"run": str(run.path), **result.summary})
 
 
 def sweep(
@@ -117,12 +147,8 @@ def sweep(
     data: Data = None,
     out: Directory = None,
     set: Settings = (),
-    workers: Annotated[int | None, option("N")] = None,
-    together: Flag = False,
-    parts: Parts = (),
-    device: Device = "auto",
-    root: Root = None,
-    json: Json = False,
+    workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers(),
+    common: Common = COMMON,
 ) -> None:
     """Train several seeds and compare them: mean ± standard deviation, and whether they find the same.
 
@@ -136,12 +162,10 @@ def sweep(
         seeds: How many; they count from 0.
         data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
-        workers: How many runs at a time; by default one per GPU, or one per CPU core.
-        together: Train all seeds at once in one process, on one device: for a GPU that one seed does not fill.
     """
-    if seeds < 1 or (workers is not None and workers < 1):
-        raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers}: raise them")
-    import_parts(parts)
+    if seeds < 1 or (workers.workers is not None and workers.workers < 1):
+        raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers.workers}: raise them")
+    import_parts(common.parts)
     settings = list(chain.from_iterable(set))
     if "seed" in map(_key_of, settings):
         raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
@@ -154,21 +178,19 @@ def sweep(
     if out is not None and RunFolder(out).config_path.is_file():
         raise InputError(f"{out} holds a single run: choose another --out")
     folder = hold(out) if out is not None else claim(None, preset or data or DEFAULT, kind="-sweep")
-    config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, root)
-    console.quiet = json
+    config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, common.root)
+    console.quiet = common.json
     say(f"Training seeds 0 to {seeds - 1}. How far each is stands in {folder / 'seed-N' / 'metrics.jsonl'}.")
 
     def tell(seed: int, summary: dict[str, Any]) -> None:
         say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
 
-    result = run_sweep(
-        config, folder, seeds=range(seeds), root=root, device=device, workers=workers, together=together, on_done=tell
-    )
+    result = run_sweep(config, folder, seeds=range(seeds), root=common.root, on_done=tell, **asdict(workers))
     write_json(folder / "sweep.json", result.summary())
     print_sweep(result)
     say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
     say(f"Everything of this sweep lies in {folder}.")
-    if json:
+    if common.json:
         print_json({"sweep": str(folder), **result.summary()})
 
 
@@ -197,8 +219,7 @@ def _suit_data(
     ``name`` is that of the preset, or that of the data where the configuration is None.
     """
     from pyro_mfcvae.config.auto import configure_auto
-    from pyro_mfcvae.config.build import adapt_epochs
-    from pyro_mfcvae.data.datasets import load_dataset
+    from pyro_mfcvae.config.build import adapt_epochs, load_data
 
     if config is None:
         return configure_auto(name, settings, root)
@@ -209,7 +230,7 @@ def _suit_data(
     if source in DATASETS:
         num_items = DATASETS[source].num_items
     else:
-        dataset = load_dataset(source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
+        dataset = load_data(config, root=root)
         num_items = len(dataset.train)
         # An absolute path is found from other working folders as well.
         path = expand_user(source).resolve()

@@ -1,5 +1,6 @@
 """The options that commands share, and how the command line reads a path. Nothing here imports torch."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,20 @@ Parts = Annotated[
     ),
 ]
 Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as one JSON document, and nothing else.")]
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """The options that most commands end with."""
+
+    parts: Parts = ()
+    root: Root = None
+    json: Json = False
+
+
+# The empty name keeps the options of a group free of a prefix: they stand beside a command's own.
+Common = Annotated[CommonOptions, tyro.conf.arg(name="")]
+COMMON = CommonOptions()
 
 registry = ConstructorRegistry()
 """Reads paths: ``~`` stands for the home folder, also in ``--out=~/x``, where no shell expands it."""

@@ -1,8 +1,9 @@
-"""From a configuration to a model, a guide and a schedule."""
+"""From a configuration to the data, a model, a guide and a schedule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pyro.nn import PyroModule
@@ -13,6 +14,7 @@ from pyro_mfcvae.config.options import per_facet_names
 from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part
 from pyro_mfcvae.config.schema import Config, PriorConfig
 from pyro_mfcvae.config.text import to_toml
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
 from pyro_mfcvae.guides.assignments import AssignmentRule
@@ -25,6 +27,12 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
 from pyro_mfcvae.models.rotated import RotatedDecoder
+
+
+def load_data(config: Config, source: str | None = None, *, root: Path | None = None) -> Dataset:
+    """The data of a configuration, or others in the same form; see `load_dataset`."""
+    data = config.data
+    return load_dataset(source or data.source, root=root, seed=config.seed, size=data.size, fit=data.fit)
 
 
 def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:

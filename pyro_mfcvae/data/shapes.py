@@ -103,13 +103,19 @@ def draw_shapes(
 
     # Everything random is drawn above, and in float32, so that the pictures depend neither on the size of the chunks
     # nor on torch's default dtype.
+    return _paint(shape, pose, ground, figure, size), {"shape": shape, "hue": hue}
+
+
+def _paint(shape: Tensor, pose: Tensor, ground: Tensor, figure: Tensor, size: int) -> Tensor:
+    """Pictures, uint8 (N, 3, size, size), of figures with a pose (N, 4) and a grey (N,) on grounds (N, 3)."""
+    num = len(shape)
     images = torch.empty(num, 3, size, size, dtype=torch.uint8)
     for start in range(0, num, _CHUNK):
         part = slice(start, start + _CHUNK)
         cover = _coverage(shape[part], pose[part], size)[:, None]
         colour = torch.lerp(ground[part, :, None, None], figure[part, None, None, None], cover)
         images[part] = (colour * 255).round().to(torch.uint8)
-    return images, {"shape": shape, "hue": hue}
+    return images
 
 
 def _disk(x: Tensor, y: Tensor, r: Tensor) -> Tensor:

@@ -4,6 +4,28 @@ ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `Data
 Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
 
 Only drawing needs torch: what was saved is read, checked and shown without it.
+
+What `to_inference_data` returns for S draws and N items:
+
+======================  ==========================================================================================
+posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
+                        parameters of the priors, such as probs_j (chain, draw, cluster_j), from q(theta)
+posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
+log_likelihood          x (chain, draw, item): log p(x) by Pareto-smoothed weights of all draws. z is summed out and
+                        the networks' weights are one point, so it is the same at every draw (but for 0.001 nats,
+                        since ArviZ 1 refuses equal values), and ``arviz.loo`` finds the evidence itself
+sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); of two facets or more
+                        log_weight_j (chain, draw, weighed_item), for 250 of the items: log p(x, z_j | z_-j =
+                        means) - log q(z_j | x), see `draw_facet_log_weights`
+prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
+sample_stats_prior      what the guide infers for prior_predictive: assignment_j (…, cluster_j), rank_j and
+                        residual_j (…, z_j_dim), density_rank_j, joint_rank, bound, held_out, see `simulate`
+observed_data           x, and its statistics (item)
+constant_data           numbers without draws. For items: elbo; bound and held_out; assignment_j and
+                        weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
+                        kl_j, loss_without_j, discrepancy_j, rule_loss_j; label_NAME. For clusters: weight_j,
+                        group_j. reference_evidence (reference_item)
+======================  ==========================================================================================
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +56,6 @@ def to_inference_data(
     pair: "MFCVAE",
     x: "Tensor",
     *,
-    labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     reference: "Tensor | None" = None,
     num_samples: int = 64,
     num_simulated: int = 2000,
@@ -44,32 +65,12 @@ def to_inference_data(
 ) -> Any:
     """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
 
-    ======================  ==========================================================================================
-    posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
-                            parameters of the priors, such as probs_j (chain, draw, cluster_j), from q(theta)
-    posterior_predictive    every statistic of a replicated item (chain, draw, item); x itself with ``pixels``
-    log_likelihood          x (chain, draw, item): log p(x) by Pareto-smoothed weights of all draws. z is summed out and
-                            the networks' weights are one point, so it is the same at every draw (but for 0.001 nats,
-                            since ArviZ 1 refuses equal values), and ``arviz.loo`` finds the evidence itself
-    sample_stats            log_weight (chain, draw, item): log p(x, z) - log q(z | x); of two facets or more
-                            log_weight_j (chain, draw, weighed_item), for 250 of the items: log p(x, z_j | z_-j =
-                            means) - log q(z_j | x), see `draw_facet_log_weights`
-    prior, prior_predictive c_j, z_j; x and its statistics, all (chain, draw, …): an item is a draw
-    sample_stats_prior      what the guide infers for prior_predictive: assignment_j (…, cluster_j), rank_j and
-                            residual_j (…, z_j_dim), density_rank_j, joint_rank, bound, held_out, see `simulate`
-    observed_data           x, and its statistics (item)
-    constant_data           numbers without draws. For items: elbo; bound and held_out; assignment_j and
-                            weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
-                            kl_j, loss_without_j, discrepancy_j, rule_loss_j; label_NAME. For clusters: weight_j,
-                            group_j. reference_evidence (reference_item)
-    ======================  ==========================================================================================
-
-    Of every item memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
+    The top of this module lists the groups and their variables; `attach_labels` adds labels to them. Of every item
+    memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
 
     Args:
         pair: put in evaluation mode.
         x: bytes, or floats as the model takes them.
-        labels: (N,) integers by name, as tensors or arrays. In names, "/" becomes "_", since NetCDF reserves it.
         reference: items of the training data, (M, *event_shape), to compare the evidence with.
         num_samples: S ≥ 30, draws per item.
         num_simulated: P, items drawn from the model.
@@ -85,22 +86,14 @@ def to_inference_data(
     """
     from torch import randperm
 
-    from pyro_mfcvae.draws.items import (
-        draw_facet_log_weights,
-        draw_items,
-        draw_log_weights,
-        smoothed_evidence,
-    )
+    from pyro_mfcvae.draws.items import draw_facet_log_weights, draw_items, draw_log_weights, smoothed_evidence
     from pyro_mfcvae.draws.simulation import describe_priors, simulate
     from pyro_mfcvae.draws.statistics import check_statistics, statistics_for
     from pyro_mfcvae.draws.theta import draw_theta
 
     if num_samples < MIN_DRAWS:
-        raise InputError(
-            f"expected num_samples ≥ {MIN_DRAWS}, the fewest draws that k-hat can be estimated from, got "
-            f"{num_samples}: take more"
-        )
-    named_labels = _name_labels(labels or {}, len(x))
+        fewest = f"{MIN_DRAWS}, the fewest draws that k-hat can be estimated from"
+        raise InputError(f"expected num_samples ≥ {fewest}, got {num_samples}: take more")
     check_statistics(statistics or {}, pair.model.event_shape)
     pair.eval()
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
@@ -117,7 +110,6 @@ def to_inference_data(
     if reference is not None:
         evidence = smoothed_evidence(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
         known["reference_evidence"] = (("reference_item",), evidence)
-    known |= named_labels
     return to_arviz(arrays)
 
 
@@ -130,19 +122,6 @@ def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[
     shares = [np.bincount(p.argmax(-1), minlength=p.shape[-1]) / len(p) for p in probs] if len(probs[0]) else None
     trees = build_groups(pair.priors, weights=None if shares is None else [from_numpy(share) for share in shares])
     return [tree.labels() for tree in trees]
-
-
-def _name_labels(labels: "Mapping[str, Tensor | NDArray[Any]]", num_items: int) -> dict[str, Any]:
-    """Labels as ``label_NAME``, which is the name of no dimension and of no number of ours."""
-    named: dict[str, Any] = {}
-    for name, values in labels.items():
-        if len(values) != num_items:
-            raise InputError(
-                f"expected a {name!r} label for each of {num_items} items, got {len(values)}: pass one for each"
-            )
-        array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-        named[f"label_{name.replace('/', '_')}"] = (("item",), array)
-    return named
 
 
 def to_arviz(groups: "Groups") -> Any:
@@ -231,6 +210,26 @@ def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], ND
 
     dims, array = variable
     data[group][name] = xarray.DataArray(array, dims=dims)
+
+
+def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> None:
+    """Add labels of the items to what `to_inference_data` returned, as label_NAME of constant_data, in place.
+
+    Args:
+        data: draws for N items.
+        labels: (N,) integers by name, as tensors or arrays. In names, "/" becomes "_", since NetCDF reserves it.
+
+    Raises:
+        InputError: the number of labels is not N.
+    """
+    num_items = data["constant_data"].sizes["item"]
+    for name, label in labels.items():
+        if len(label) != num_items:
+            raise InputError(
+                f"expected a {name!r} label for each of {num_items} items, got {len(label)}: pass one for each"
+            )
+        array = label if isinstance(label, np.ndarray) else label.cpu().numpy()
+        attach(data, "constant_data", f"label_{name.replace('/', '_')}", (("item",), array))
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -58,50 +58,63 @@ def draw_items(
             f"{num_samples} draws for {len(x)} items would take {num_bytes / 2**30:.1f} GiB, more than "
             f"{MAX_BYTES / 2**30:.0f}: take fewer draws or items" + (", or pixels=False" if pixels else "")
         )
-    priors, dims = pair.priors, event_dims(pair)
+    priors = pair.priors
+    parts = (
+        _draw_batch(pair, priors, images, num_samples=num_samples, statistics=statistics, pixels=pixels)
+        for images in batches(pair, x, num_samples)
+    )
+    return gather(parts, along="item", size=len(x))
 
-    def draw(images: Tensor) -> Part:
-        draws = pair.weigh(images, num_samples=num_samples)
-        filled, observed = pair.model.split_missing(images)
-        replicated = draws.observation.sample()
-        if observed is not None:
-            replicated = replicated * observed
-        bound, half = compare_halves(draws, filled, observed)
-        drawn, item = ("draw", "item"), ("item",)
-        evidence = smoothed_evidence(draws.log_weights)
-        known: dict[str, tuple[tuple[str, ...], Tensor]] = {"bound": (item, bound), "held_out": (item, half)}
-        part: Part = {
-            "posterior": {},
-            "posterior_predictive": {name: (drawn, f(replicated)) for name, f in statistics.items()},
-            "log_likelihood": {"x": (drawn, _with_ramp(evidence, num_samples))},
-            "sample_stats": {"log_weight": (drawn, draws.log_weights)},
-            "constant_data": known,
-            "observed_data": {name: (item, f(filled)) for name, f in statistics.items()},
+
+def _draw_batch(
+    pair: MFCVAE,
+    priors: Sequence[Mixture],
+    images: Tensor,
+    *,
+    num_samples: int,
+    statistics: Mapping[str, Statistic],
+    pixels: bool,
+) -> Part:
+    """What `draw_items` finds for one batch."""
+    draws = pair.weigh(images, num_samples=num_samples)
+    filled, observed = pair.model.split_missing(images)
+    replicated = draws.observation.sample()
+    if observed is not None:
+        replicated = replicated * observed
+    bound, half = compare_halves(draws, filled, observed)
+    dims, drawn, item = event_dims(pair), ("draw", "item"), ("item",)
+    evidence = smoothed_evidence(draws.log_weights)
+    known: dict[str, tuple[tuple[str, ...], Tensor]] = {"bound": (item, bound), "held_out": (item, half)}
+    part: Part = {
+        "posterior": {},
+        "posterior_predictive": {name: (drawn, f(replicated)) for name, f in statistics.items()},
+        "log_likelihood": {"x": (drawn, _with_ramp(evidence, num_samples))},
+        "sample_stats": {"log_weight": (drawn, draws.log_weights)},
+        "constant_data": known,
+        "observed_data": {name: (item, f(filled)) for name, f in statistics.items()},
+    }
+    part["observed_data"]["x"] = (("item", *dims), images)
+    if pixels:
+        part["posterior_predictive"]["x"] = ((*drawn, *dims), replicated)
+    elbo = draws.log_likelihood
+    for j, prior in enumerate(priors):
+        facet = _ask_facet(pair, prior, draws, j)
+        elbo = elbo + facet.kl_term
+        part["posterior"] |= {
+            f"c_{j}": (drawn, facet.c.to(torch.int16)),
+            f"z_{j}": ((*drawn, f"z_{j}_dim"), draws.zs[j]),
         }
-        part["observed_data"]["x"] = (("item", *dims), images)
-        if pixels:
-            part["posterior_predictive"]["x"] = ((*drawn, *dims), replicated)
-        elbo = draws.log_likelihood
-        for j in range(pair.num_facets):
-            facet = _ask_facet(pair, priors[j], draws, j)
-            elbo = elbo + facet.kl_term
-            part["posterior"] |= {
-                f"c_{j}": (drawn, facet.c.to(torch.int16)),
-                f"z_{j}": ((*drawn, f"z_{j}_dim"), draws.zs[j]),
-            }
-            known |= {
-                f"assignment_{j}": (("item", f"cluster_{j}"), facet.probs),
-                f"weighted_assignment_{j}": (("item", f"cluster_{j}"), facet.weighted_probs),
-                f"discrepancy_{j}": (item, facet.discrepancy),
-                f"rule_loss_{j}": (item, facet.rule_loss),
-                f"drawn_cluster_{j}": (item, facet.drawn_cluster),
-                f"kl_{j}": (item, -draws.log_ratios[..., j].mean(0)),
-                f"loss_without_{j}": (item, _loss_without(pair, priors[j], draws, j, images)),
-            }
-        known["elbo"] = (item, elbo.mean(0))
-        return part
-
-    return gather((draw(images) for images in batches(pair, x, num_samples)), along="item", size=len(x))
+        known |= {
+            f"assignment_{j}": (("item", f"cluster_{j}"), facet.probs),
+            f"weighted_assignment_{j}": (("item", f"cluster_{j}"), facet.weighted_probs),
+            f"discrepancy_{j}": (item, facet.discrepancy),
+            f"rule_loss_{j}": (item, facet.rule_loss),
+            f"drawn_cluster_{j}": (item, facet.drawn_cluster),
+            f"kl_{j}": (item, -draws.log_ratios[..., j].mean(0)),
+            f"loss_without_{j}": (item, _loss_without(pair, prior, draws, j, images)),
+        }
+    known["elbo"] = (item, elbo.mean(0))
+    return part
 
 
 class _Facet(NamedTuple):

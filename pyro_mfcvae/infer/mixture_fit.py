@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -34,6 +35,23 @@ class Renumberable(Protocol):
         """Make cluster ``order[k]`` the new cluster k, in place."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixtureFit:
+    """What `initialize_mixtures` fits a mixture to, and what it keeps of the fit.
+
+    Attributes:
+        to_means: fit to E[z_j | x] instead of draws (as the paper does).
+        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) that
+            q(z_j | x) has in it. EM does not depend on units, but its start from k-means does. Makes no difference to
+            spherical covariances.
+        variance: start with covariances variance · I, whatever was fitted (the paper: 0.01); None for the fitted ones.
+    """
+
+    to_means: bool = False
+    posterior_units: bool = False
+    variance: float | None = None
+
+
 @torch.no_grad()
 def initialize_mixtures(
     model: MultiFacetModel,
@@ -41,9 +59,7 @@ def initialize_mixtures(
     x: Tensor,
     *,
     facets: Iterable[int] | None = None,
-    to_means: bool = False,
-    posterior_units: bool = False,
-    variance: float | None = None,
+    fit: MixtureFit = MixtureFit(),
     seed: int = 0,
     items: Tensor | None = None,
     known: Known | None = None,
@@ -63,11 +79,7 @@ def initialize_mixtures(
         guide: its q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: which facets; all where None.
-        to_means: fit to E[z_j | x] instead of draws (as the paper does).
-        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) that
-            q(z_j | x) has in it. EM does not depend on units, but its start from k-means does. Makes no difference to
-            spherical covariances.
-        variance: start with covariances variance · I, whatever was fitted (the paper: 0.01).
+        fit: to what, and in which units.
         seed: of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: by facet, the clusters of ``items``, (M,), negative where unknown.
@@ -78,32 +90,36 @@ def initialize_mixtures(
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
     if not chosen:
         return
-    if posterior_units:
+    if fit.posterior_units:
         check_posterior_units(guide)
     for j in chosen:
-        if not can_be_fitted(model.priors[j]):
-            raise InputError(
-                f"expected priors that can be fitted, got a {type(model.priors[j]).__name__} without a method "
-                f"fit(z, settings) for facet {j}: give it one, or leave the facet out"
-            )
+        _check_can_be_fitted(model.priors[j], j)
     clusters = {j: c for j, c in ((model.read_known(known, items) if known else None) or {}).items() if j in chosen}
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
         settings = FitSettings(
             unit=torch.cat([posteriors[j].variance for posteriors in parts]).mean(0).sqrt()
-            if posterior_units
+            if fit.posterior_units
             else None,
-            variance=variance,
+            variance=fit.variance,
             seed=seed,
             known=(seen[j].mean, clusters[j]) if seen is not None and j in clusters else None,
             encoder_inputs=lambda index: guide.encoder_input(x[index.to(x.device)]),
         )
-        z = torch.cat([posteriors[j].mean if to_means else posteriors[j].sample() for posteriors in parts])
+        z = torch.cat([posteriors[j].mean if fit.to_means else posteriors[j].sample() for posteriors in parts])
         cast(Fittable, model.priors[j]).fit(z, settings)
     if items is not None and clusters:
         align_clusters(model, guide, items, clusters)
     guide.restart_globals(chosen)
+
+
+def _check_can_be_fitted(prior: FacetPrior, j: int) -> None:
+    if not can_be_fitted(prior):
+        raise InputError(
+            f"expected priors that can be fitted, got a {type(prior).__name__} without a method fit(z, settings) for "
+            f"facet {j}: give it one, or leave the facet out"
+        )
 
 
 def check_posterior_units(guide: MultiFacetGuide) -> None:

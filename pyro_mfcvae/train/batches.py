@@ -8,8 +8,21 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from pyro_mfcvae.data.images import as_float
+from pyro_mfcvae.data.images import as_float, check_complete
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.models.generative import MultiFacetModel
+
+# Items that are checked at once: what is memory-mapped may not fit into memory.
+_NUM_AT_ONCE = 10_000
+
+
+def check_images(model: MultiFacetModel, images: Tensor) -> None:
+    """Check all items once, since no step does: shape, and values that the likelihood describes."""
+    if not model.missing:
+        check_complete(images)
+    parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
+    for part in parts:
+        model.check_items(as_float(part).to(model.alpha))
 
 
 class Batches:

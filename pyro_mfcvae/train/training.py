@@ -13,11 +13,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.training_sections import MixtureFitConfig, TrainingConfig
-from pyro_mfcvae.data.images import as_float, check_complete, fingerprint
+from pyro_mfcvae.data.images import as_float, fingerprint
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
+    MixtureFit,
     can_be_fitted,
     check_can_be_renumbered,
     check_posterior_units,
@@ -28,28 +29,15 @@ from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.interop.inputs import read_known
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.train.batches import Batches
+from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_parameters
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
-# Items that are checked at once: what is memory-mapped may not fit into memory.
-_NUM_AT_ONCE = 10_000
-
 # How many training items the number of active clusters is counted on.
 _NUM_MONITORED = 2000
-
-
-def check_images(model: MultiFacetModel, images: Tensor) -> None:
-    """Check all items once, since no step does: shape, and values that the likelihood describes."""
-    if not model.missing:
-        check_complete(images)
-    parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
-    for part in parts:
-        model.check_items(as_float(part).to(model.alpha))
 
 
 class Training:
@@ -264,15 +252,17 @@ class Training:
         pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
-        known_items, device = self.known_items, self.fabric.device
+        settings, known_items, device = self.mixture_fit, self.known_items, self.fabric.device
         initialize_mixtures(
             self.pair.model,
             self.pair.guide,
-            self.batches.random(self.mixture_fit.items),
+            self.batches.random(settings.items),
             facets=facets,
-            to_means=self.mixture_fit.to == "means",
-            posterior_units=self.mixture_fit.units == "posterior",
-            variance=self.mixture_fit.variance,
+            fit=MixtureFit(
+                to_means=settings.to == "means",
+                posterior_units=settings.units == "posterior",
+                variance=settings.variance,
+            ),
             seed=self.seed,
             items=None if known_items is None else as_float(known_items.items).to(device),
             known=None if known_items is None else {j: c.to(device) for j, c in known_items.clusters.items()},

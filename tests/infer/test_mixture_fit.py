@@ -14,7 +14,7 @@ from pyro_mfcvae.guides import (
     MultiFacetGuide,
     SampleAssignment,
 )
-from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
 from pyro_mfcvae.models import (
     BernoulliLikelihood,
     FacetPrior,
@@ -82,7 +82,7 @@ def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights:
 def test_variance_overrules_what_was_fitted() -> None:
     prior = MixturePrior(FACET, covariance="full")
     model, guide = known_pair([prior])
-    initialize_mixtures(model, guide, separated(300), variance=0.01)
+    initialize_mixtures(model, guide, separated(300), fit=MixtureFit(variance=0.01))
     torch.testing.assert_close(prior.scale_tril.detach(), 0.1 * torch.eye(2).expand(3, 2, 2))
     assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
 
@@ -91,7 +91,7 @@ def test_means_are_fitted_to_on_demand() -> None:
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
     model, guide = known_pair([prior])
     x = torch.randn(300, 2)
-    initialize_mixtures(model, guide, x, to_means=True)
+    initialize_mixtures(model, guide, x, fit=MixtureFit(to_means=True))
     torch.testing.assert_close(prior.loc[0].detach(), x.mean(0), rtol=0.0, atol=1e-12)
     covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
     torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
@@ -123,7 +123,7 @@ def test_k_means_does_not_part_the_widest_dimension_in_units_of_the_posterior(co
     model, guide = uneven_pair(prior)
 
     def purity(*, posterior_units: bool) -> float:
-        initialize_mixtures(model, guide, x, posterior_units=posterior_units)
+        initialize_mixtures(model, guide, x, fit=MixtureFit(posterior_units=posterior_units))
         found = (prior().log_weights() + prior().log_prob(x)).argmax(-1)
         return sum(torch.bincount(clusters[found == k]).max().item() for k in found.unique()) / 400
 
@@ -140,7 +140,7 @@ def test_a_posterior_without_standard_deviations_has_no_units() -> None:
     with pytest.raises(
         InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: leave posterior_units=False"
     ):
-        initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), posterior_units=True)
+        initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), fit=MixtureFit(posterior_units=True))
 
 
 def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:

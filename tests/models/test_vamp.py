@@ -11,7 +11,7 @@ from pyro_mfcvae.guides import (
     MultiFacetGuide,
     with_mask,
 )
-from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
 from pyro_mfcvae.models import BernoulliLikelihood, MLPLadderDecoder, MultiFacetModel, VampPrior
 
 FACETS = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
@@ -55,7 +55,7 @@ def test_fitting_takes_central_items_of_the_data(posterior_units: bool) -> None:
     guide = MultiFacetGuide(model, encoder=encoder)
     kinds = torch.rand(4, *SHAPE).round()
     x = kinds.repeat(10, 1, 1, 1)  # four kinds of items, ten of each
-    initialize_mixtures(model, guide, x, facets=[1], to_means=True, posterior_units=posterior_units)
+    initialize_mixtures(model, guide, x, facets=[1], fit=MixtureFit(to_means=True, posterior_units=posterior_units))
     chosen = {tuple(item.flatten().tolist()) for item in priors[1].pseudo_inputs.detach()}
     assert chosen == {tuple(kind.flatten().tolist()) for kind in kinds}
     assert priors[0].pseudo_inputs.abs().max() == 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from trainings import STILL, prepare
 
+from pyro_mfcvae.infer.mixture_fit import MixtureFit
 from pyro_mfcvae.train.training import Training
 
 
@@ -52,10 +53,10 @@ def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "pyro_mfcvae.train.training.initialize_mixtures",
-        lambda *args, variance, posterior_units, **_: seen.append((len(args[2]), variance, posterior_units)),
+        lambda *args, fit, **_: seen.append((len(args[2]), fit)),
     )
     training.run_epoch()
-    assert seen == [(25, 0.04, True)]
+    assert seen == [(25, MixtureFit(posterior_units=True, variance=0.04))]
 
 
 def test_a_fit_gives_the_prior_its_starting_variance() -> None:
