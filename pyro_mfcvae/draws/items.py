@@ -58,25 +58,16 @@ def draw_items(
             f"{num_samples} draws for {len(x)} items would take {num_bytes / 2**30:.1f} GiB, more than "
             f"{MAX_BYTES / 2**30:.0f}: take fewer draws or items" + (", or pixels=False" if pixels else "")
         )
-    priors = pair.priors
-    parts = (
-        _draw_batch(pair, priors, images, num_samples=num_samples, statistics=statistics, pixels=pixels)
-        for images in batches(pair, x, num_samples)
-    )
-    return gather(parts, along="item", size=len(x))
+    priors, parts = pair.priors, batches(pair, x, num_samples)
+    drawn = (_draw_batch(pair, priors, images, num_samples, statistics, pixels) for images in parts)
+    return gather(drawn, along="item", size=len(x))
 
 
 def _draw_batch(
-    pair: MFCVAE,
-    priors: Sequence[Mixture],
-    images: Tensor,
-    *,
-    num_samples: int,
-    statistics: Mapping[str, Statistic],
-    pixels: bool,
+    pair: MFCVAE, priors: Sequence[Mixture], images: Tensor, num: int, statistics: Mapping[str, Statistic], pixels: bool
 ) -> Part:
-    """What `draw_items` finds for one batch."""
-    draws = pair.weigh(images, num_samples=num_samples)
+    """What `draw_items` finds with num draws for one batch."""
+    draws = pair.weigh(images, num_samples=num)
     filled, observed = pair.model.split_missing(images)
     replicated = draws.observation.sample()
     if observed is not None:
@@ -88,7 +79,7 @@ def _draw_batch(
     part: Part = {
         "posterior": {},
         "posterior_predictive": {name: (drawn, f(replicated)) for name, f in statistics.items()},
-        "log_likelihood": {"x": (drawn, _with_ramp(evidence, num_samples))},
+        "log_likelihood": {"x": (drawn, _with_ramp(evidence, num))},
         "sample_stats": {"log_weight": (drawn, draws.log_weights)},
         "constant_data": known,
         "observed_data": {name: (item, f(filled)) for name, f in statistics.items()},
