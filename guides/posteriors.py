@@ -145,5 +145,6 @@ class FlowHead(PosteriorHead):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         loc, raw_scale, context = self.outputs(h, self.latent_dim, self.latent_dim, _CONTEXT_DIM)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
-        place = T.AffineTransform(loc, softplus(raw_scale) + MIN_SCALE, event_dim=1)
+        # Both transforms remember their last draw, so that its density needs no inverse, which takes D passes.
+        place = T.AffineTransform(loc, softplus(raw_scale) + MIN_SCALE, event_dim=1, cache_size=1)
         return FlowPosterior(base, [self.transform.condition(context), place])
