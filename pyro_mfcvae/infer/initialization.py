@@ -38,6 +38,7 @@ def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x:
         guide: its encoder is rescaled.
         x: some hundreds of items, (N, *event_shape).
     """
+    guide.check_model(model)
     layers = [layer for net in (guide.encoder, model.decoder) for layer in net.hidden_layers()]
     handles = [layer.register_forward_hook(_standardize) for layer in layers]
     try:

@@ -1,4 +1,6 @@
-from collections.abc import Iterator, Sequence
+import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import pyro.distributions as dist
 import pytest
@@ -14,6 +16,7 @@ from pyro_mfcvae.guides import (
     MultiFacetGuide,
     SampleAssignment,
 )
+from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
 from pyro_mfcvae.models import (
     BernoulliLikelihood,
@@ -25,6 +28,7 @@ from pyro_mfcvae.models import (
     VampPrior,
 )
 from pyro_mfcvae.models.fits import Covariance, FitSettings
+from pyro_mfcvae.models.generative import WRONG_MODEL
 from pyro_mfcvae.models.priors import Theta
 
 
@@ -217,3 +221,12 @@ def test_errors() -> None:
         InputError, match=r"got a StrangePrior without a method fit\(z, settings\) for facet 0: give it one, or leave"
     ):
         initialize_mixtures(model, guide, separated(30))
+
+
+@pytest.mark.parametrize("initialize", [initialize_mixtures, initialize_data_dependent])
+def test_a_guide_of_a_copied_model_is_refused(
+    initialize: Callable[..., None], make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+) -> None:
+    model, guide = make_pair()
+    with pytest.raises(InputError, match=re.escape(WRONG_MODEL)):
+        initialize(copy.deepcopy(model), guide, torch.rand(20, 1, 2, 3))
