@@ -85,8 +85,7 @@ def initialize_mixtures(
         known: by facet, the clusters of ``items``, (M,), negative where unknown.
 
     Raises:
-        InputError: a guide of another model, too few items, a prior without ``fit``, or posterior units of a q(z | x)
-            that is not Gaussian.
+        InputError: another model's guide, too few items, no ``fit``, or posterior units of no Gaussian q(z | x).
     """
     guide.check_model(model)
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
