@@ -32,7 +32,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
         raise InputError("Expected the records of at least one epoch, but got none: train for an epoch first.")
     epochs = np.array([record["epoch"] for record in records])
     kl, alpha = (np.array([record[key] for record in records], dtype=float) for key in ("kl", "alpha"))
-    kl[alpha == 0] = np.nan  # of a facet that has not joined yet it means nothing
+    kl[alpha == 0] = np.nan  # the KL of a facet has no meaning before the facet joins
     style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # one point makes no line
 
     figure = Figure(figsize=(7.5, 7), layout="constrained")

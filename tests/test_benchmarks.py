@@ -45,7 +45,7 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_data
 def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
-    """One of three seeds finds all three: about a quarter of the seeds fail, so all three do in one case of 60."""
+    """One of three seeds finds all three. Seeds fail often: on an AVX-512 CPU two of the seeds 0 to 3 lose a label."""
     for seed in range(3):
         accuracy, facets = accuracies("nrletters", seed, tmp_path / str(seed))
         if facets["letter"] == 2 and len(set(facets.values())) == 3 and min(accuracy.values()) >= 0.95:

@@ -32,7 +32,7 @@ CLUSTERS = Question(
     exact=_NO_NULL + "An exact pair has an effect only if one cluster holds nearly all items.",
     blind="Whether the clusters mean anything to you.",
     unit="1 / clusters told apart",
-    threshold=Threshold(warn=0.9, bad=0.9, source="ours: as much as 1.1 clusters that are told apart"),
+    threshold=Threshold(warn=0.9, bad=0.9, source="ours: the information of 1.1 equally large clusters"),
 )
 _ACTIVE = 0.01  # variance of the mean of an active unit (Burda, Grosse and Salakhutdinov 2016)
 

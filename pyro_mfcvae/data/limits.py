@@ -18,7 +18,7 @@ _MAX_RATIO = 100
 _LARGE = 256 << 20
 
 MAX_IMAGE_BYTES = 256 << 20
-"""Of one picture, decoded: 89 megapixels of RGB, or 268 of grey."""
+"""Limit for one decoded picture: 89 megapixels in RGB, or 268 in grey."""
 
 # What readers raise on files that are not what they should be, beside their own classes.
 READ_ERRORS = (

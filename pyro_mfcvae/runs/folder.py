@@ -120,7 +120,7 @@ class RunFolder:
         write_text(self.config_path, text)
 
     def config_digest(self) -> str:
-        """`config_digest` of ``config.toml``; empty where there is none."""
+        """`config_digest` of ``config.toml``, or an empty text if the file does not exist."""
         return config_digest(read_text(self.config_path)) if self.config_path.is_file() else ""
 
     def read_config(self) -> Config:

@@ -29,7 +29,7 @@ def test_what_is_mapped_is_what_would_be_read(tmp_path: Path, shape: tuple[int, 
 
 
 def resident_bytes() -> int:
-    """Of this process's own memory, pages of mapped files left out."""
+    """The process's own memory, without the pages of mapped files."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 

@@ -13,7 +13,7 @@ from pyro_mfcvae.train.training import Training
 
 
 def learning_rates(*settings: str) -> list[float]:
-    """Of the optimiser at every step of two epochs of three steps."""
+    """The optimiser's learning rate at each step of two epochs of three steps."""
     training = prepare(*settings)
     rates: list[float] = []
     for _ in range(2):
