@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro
 import torch
-from step_time import Options, Step, build, image_shape, measure, networks_alone, ways
+from step_time import Options, Step, build, image_shape, low_precision, measure, networks_alone, ways
 
 from pyro_mfcvae.train.objective import Objective
 
@@ -61,7 +61,7 @@ def captured(loss: Callable[[], torch.Tensor], parameters: list[torch.nn.Paramet
 def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> dict[str, Step]:
     """The networks alone and ours, each as one CUDA graph."""
     x = torch.rand(batch, *image_shape(network, options.side), device=options.device)
-    autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
+    autocast = low_precision(options)
     bare, ours = (build(network, options.side, 2, clusters, options.device) for _ in range(2))
     objective = Objective(ours, num_items=100)
 
@@ -83,24 +83,23 @@ def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> 
 def steps(budget: Budget) -> Iterator[Row]:
     """Networks alone, ours eager, compiled and captured, SVI, the published style; by precision, batch and K."""
     if budget.rehearse:
-        cases = [("tiny", 8, 3, "float32", False)]
+        cases = [("tiny", 8, 3, "float32"), ("tiny", 8, 3, "tf32")]
     else:
         cases = [
-            ("mlp", 512, 25, "float32", False),
-            ("mlp", 512, 25, "bf16", False),
-            ("conv", 150, 25, "float32", False),
-            ("conv", 150, 25, "bf16", False),
-            ("mlp", 512, 25, "float32", True),
-            ("mlp", 512, 1000, "float32", False),
-            ("mlp", 150, 200, "float32", False),
-            ("conv", 150, 200, "float32", True),
+            ("mlp", 512, 25, "float32"),
+            ("mlp", 512, 25, "bf16"),
+            ("conv", 150, 25, "float32"),
+            ("conv", 150, 25, "bf16"),
+            ("mlp", 512, 25, "tf32"),
+            ("mlp", 512, 1000, "float32"),
+            ("mlp", 150, 200, "float32"),
+            ("conv", 150, 200, "tf32"),
         ]
     pyro.enable_validation(False)
-    for network, batch, clusters, precision, tf32 in cases:
+    for network, batch, clusters, precision in cases:
         pyro.clear_param_store()
         torch.compiler.reset()
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # torch's default is True
         options = Options(
             device=budget.device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
@@ -111,7 +110,7 @@ def steps(budget: Budget) -> Iterator[Row]:
         if not budget.rehearse:
             taken |= captured_ways(network, batch, clusters, options)
         times = {name: round(found["wall"], 4) for name, found in measure(taken, options).items()}
-        case = {"networks": network, "batch": batch, "clusters": clusters, "precision": "tf32" if tf32 else precision}
+        case = {"networks": network, "batch": batch, "clusters": clusters, "precision": precision}
         for name, ms in times.items():
             yield {
                 **case,

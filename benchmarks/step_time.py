@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -31,10 +32,12 @@ from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.compilation import CompiledObjective
 from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.infer.tf32 import TF32Layers
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.objective import Objective
 
 Step = Callable[[], None]
+Precision = AbstractContextManager[object]  # that the networks compute in
 Network = Literal["mlp", "conv", "tiny"]
 
 # The paper's networks, MNIST's and those of the RGB sets; and some that cost next to nothing.
@@ -70,7 +73,7 @@ def networks_alone(pair: MFCVAE, x: Tensor) -> Tensor:
     return output.square().mean() + sum(q.stddev.square().mean() for q in posteriors)
 
 
-def torch_step(loss: Callable[[], Tensor], pair: MFCVAE, autocast: torch.autocast) -> Step:
+def torch_step(loss: Callable[[], Tensor], pair: MFCVAE, autocast: Precision) -> Step:
     """Forward, backward and fused Adam."""
     optimizer = torch.optim.Adam(pair.parameters(), LEARNING_RATE, fused=True)
 
@@ -85,7 +88,7 @@ def torch_step(loss: Callable[[], Tensor], pair: MFCVAE, autocast: torch.autocas
     return step
 
 
-def published_step(pair: MFCVAE, x: Tensor, labels: Tensor, autocast: torch.autocast) -> Step:
+def published_step(pair: MFCVAE, x: Tensor, labels: Tensor, autocast: Precision) -> Step:
     """A step as one writes it down from the paper (section 3 and appendix): torch's distributions facet by facet, five
     terms at the drawn z, q(c|x) by Bayes' rule, plain Adam; labels and clusters go to the host to be scored."""
     optimizer = torch.optim.Adam(pair.parameters(), LEARNING_RATE, fused=False)
@@ -126,7 +129,7 @@ def published_step(pair: MFCVAE, x: Tensor, labels: Tensor, autocast: torch.auto
     return step
 
 
-def svi_step(pair: MFCVAE, x: Tensor, loss: object, autocast: torch.autocast) -> Step:
+def svi_step(pair: MFCVAE, x: Tensor, loss: object, autocast: Precision) -> Step:
     optimizer = pyro.optim.Adam({"lr": LEARNING_RATE, "fused": True})
     svi = SVI(pair.model, pair.guide, optimizer, loss=loss)
 
@@ -137,12 +140,18 @@ def svi_step(pair: MFCVAE, x: Tensor, loss: object, autocast: torch.autocast) ->
     return step
 
 
+def low_precision(options: "Options") -> Precision:
+    if options.precision == "tf32":
+        return TF32Layers()
+    return torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
+
+
 def ways(network: Network, batch: int, num_facets: int, num_clusters: int, options: "Options") -> dict[str, Step]:
     """Every way to take the step, each with networks of its own."""
     device = options.device
     x = torch.rand(batch, *image_shape(network, options.side), device=device)
     labels = torch.randint(10, (batch,), device=device)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16")
+    autocast = low_precision(options)
 
     def fresh() -> MFCVAE:
         return build(network, options.side, num_facets, num_clusters, device)
@@ -160,8 +169,10 @@ def ways(network: Network, batch: int, num_facets: int, num_clusters: int, optio
         found["published, float32"] = published_step(fresh(), x, labels, torch.autocast(device, enabled=False))
     if options.compile:
         pair = fresh()
-        compiled = CompiledObjective(Objective(pair, num_items=100))
-        found["ours, compiled"] = torch_step(lambda: compiled(x)[0], pair, autocast)
+        compiled = CompiledObjective(Objective(pair, num_items=100, tf32=options.precision == "tf32"))
+        outside = nullcontext() if options.precision == "tf32" else autocast  # TF32 is in the program already
+        found["ours, compiled"] = torch_step(lambda: compiled(x)[0], pair, outside)
+    if options.compile and options.precision != "tf32":
         found["SVI FacetELBO, compiled"] = svi_step(fresh(), x, FacetELBO(compile=True), autocast)
         if device == "cuda":  # what a CUDA graph spares us, it must spare the networks too
             bare = fresh()
@@ -184,7 +195,7 @@ class Options:
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     threads: int = 1
     side: int | None = None
     seconds: float = 30.0

@@ -35,6 +35,7 @@ class TrainingConfig:
         free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
         on_divergence: stop, or retry once, from the last good checkpoint, with half the learning rate.
         precision: of the networks' matrix products and convolutions; densities, parameters and Adam keep float32.
+            "tf32" has an effect on CUDA only.
         compile: compile the objective; "auto" does where it saves time.
     """
 
@@ -49,7 +50,7 @@ class TrainingConfig:
     renyi_alpha: Annotated[float, Field(lt=1, allow_inf_nan=False)] = 0.0
     free_nats: NonNegative = 0.0
     on_divergence: Literal["stop", "retry"] = "stop"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     compile: Literal["auto", True, False] = "auto"
 
     def __post_init__(self) -> None:

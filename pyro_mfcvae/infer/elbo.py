@@ -1,6 +1,7 @@
 """What all bounds on the evidence of a pair share: which pairs they accept, their loss, and its compiled form."""
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.infer.tf32 import TF32Layers
 from pyro_mfcvae.interop.entries import stored_parameters
 from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.interop.param_store import outside_store, reconcile
@@ -141,15 +143,24 @@ class PairELBO(ELBO):
 
 
 class PairLoss(nn.Module):
-    """x ↦ (loss, …) of a pair, outside of Pyro's parameter store: what is compiled, and what Fabric wraps."""
+    """x ↦ (loss, …) of a pair, outside of Pyro's parameter store: what is compiled, and what Fabric wraps.
 
-    def __init__(self, elbo: PairELBO, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
+    Args:
+        elbo: the bound.
+        model: p.
+        guide: q.
+        tf32: compute the linear layers of the networks in TF32, see `TF32Layers`.
+    """
+
+    def __init__(self, elbo: PairELBO, model: MultiFacetModel, guide: MultiFacetGuide, *, tf32: bool = False) -> None:
         super().__init__()
         self.elbo, self.model, self.guide = elbo, model, guide
+        self.tf32 = tf32
 
     def forward(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
         # Densities of ours need no check of their arguments at each step.
-        with outside_store(), poutine.block(), pyro.validation_enabled(False):
+        layers = TF32Layers() if self.tf32 else nullcontext()
+        with outside_store(), poutine.block(), pyro.validation_enabled(False), layers:
             return self.compute(x, *args)
 
     def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:

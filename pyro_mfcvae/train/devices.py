@@ -28,7 +28,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or whatever Fabric takes as an accelerator.
         devices: how many of each machine, ≥ 1; on a CPU as many processes.
         num_nodes: how many machines, ≥ 1.
-        precision: of the networks, ``"float32"`` or ``"bf16"``.
+        precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; only the last one is Fabric's business.
 
     Raises:
         InputError: there is no such device, or there are not so many.

@@ -32,10 +32,11 @@ class Objective(PairLoss):
         pair: model and guide.
         num_items: size of the data set, over which the KL of the priors' random parameters is spread.
         free_nats: ≥ 0.
+        tf32: compute the linear layers of the networks in TF32.
     """
 
-    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0) -> None:
-        super().__init__(FacetELBO(), pair.model, pair.guide)
+    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0, tf32: bool = False) -> None:
+        super().__init__(FacetELBO(), pair.model, pair.guide, tf32=tf32)
         self.num_items = num_items
         self.free_nats = free_nats
 
@@ -72,10 +73,14 @@ class ImportanceObjective(PairLoss):
         num_items: size of the data set, over which the KL of the priors' random parameters is spread.
         num_particles: draws per item, ≥ 1.
         alpha: order of Rényi's divergence, ≠ 1; 0 gives the importance-weighted bound.
+        tf32: compute the linear layers of the networks in TF32.
     """
 
-    def __init__(self, pair: MFCVAE, *, num_items: int, num_particles: int, alpha: float = 0.0) -> None:
-        super().__init__(ImportanceWeightedELBO(num_particles=num_particles, alpha=alpha), pair.model, pair.guide)
+    def __init__(
+        self, pair: MFCVAE, *, num_items: int, num_particles: int, alpha: float = 0.0, tf32: bool = False
+    ) -> None:
+        elbo = ImportanceWeightedELBO(num_particles=num_particles, alpha=alpha)
+        super().__init__(elbo, pair.model, pair.guide, tf32=tf32)
         self.num_items = num_items
 
     def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -93,14 +98,15 @@ def build_objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, h
     Raises:
         InputError: clusters are known, and the objective does not take them.
     """
+    tf32 = settings.precision == "tf32"
     if settings.objective == "elbo":
-        return Objective(pair, num_items=num_items, free_nats=settings.free_nats)
+        return Objective(pair, num_items=num_items, free_nats=settings.free_nats, tf32=tf32)
     if has_known:
         raise InputError(
             "expected no known clusters with an importance-weighted bound, got some: use training.objective=elbo"
         )
     return ImportanceObjective(
-        pair, num_items=num_items, num_particles=settings.num_particles, alpha=settings.renyi_alpha
+        pair, num_items=num_items, num_particles=settings.num_particles, alpha=settings.renyi_alpha, tf32=tf32
     )
 
 

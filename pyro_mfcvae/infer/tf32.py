@@ -1,0 +1,88 @@
+"""TF32 for the matrix products of linear layers, forward and backward, while all other products keep full float32."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Let CUDA compute float32 matrix products in TF32 inside, whatever the process has chosen for itself.
+
+    The choice belongs to the whole process, so a backward pass outside of the context would not see it.
+    """
+    matmul = torch.backends.cuda.matmul
+    # From torch 2.9 on the old flag cannot be read while the new one is set, and the new one replaces it.
+    name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
+# An operator of its own is one operation for autograd, make_fx, torch.compile and vmap. A flag set around the layers
+# would not reach the backward pass, and a compiled program would not know it.
+@torch.library.custom_op("pyro_mfcvae::tf32_product", mutates_args=())
+def tf32_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in TF32 on CUDA, for matrices (n, k) and (k, m), or equally many of them: (s, n, k) and (s, k, m)."""
+    with tf32_products():
+        return torch.matmul(a, b)
+
+
+@tf32_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    a, b = ctx.saved_tensors
+    of_a = tf32_product(grad, b.mT) if ctx.needs_input_grad[0] else None
+    # b is a layer's transposed weight, whose gradient lies as the weight does only if it is computed transposed.
+    of_b = tf32_product(grad.mT, a).mT if ctx.needs_input_grad[1] else None
+    return of_a, of_b
+
+
+tf32_product.register_autograd(_gradients, setup_context=_keep_inputs)
+
+
+@tf32_product.register_vmap
+def _(info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+    """Stacked models have a stack of matrices each."""
+    stacks = [
+        tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip((a, b), in_dims, strict=True)
+    ]
+    return tf32_product(*stacks), 0
+
+
+class TF32Layers(TorchFunctionMode):
+    """Inside, every linear layer on float32 tensors multiplies by `tf32_product`; its gradient does so, too.
+
+    Densities do not call ``torch.nn.functional.linear``, so their products, Cholesky factors and triangular solves keep
+    full float32. Convolutions are left to ``torch.backends.cudnn``, which by default computes them in TF32. Only CUDA
+    has TF32: on other devices the result is that of the layer itself but for rounding.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.linear and not torch.is_autocast_enabled(args[0].device.type):
+            return _linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product = tf32_product(x.reshape(-1, x.shape[-1]), weight.mT)
+    product = product.unflatten(0, x.shape[:-1])
+    return product if bias is None else product + bias
