@@ -1,6 +1,7 @@
 """Mixture values: what a prior returns, with E[log p(z | c)] where it has a closed form."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Literal, final
 
 import pyro.distributions as dist
@@ -46,6 +47,7 @@ class Mixture:
         # Minus infinity times a probability of 0 is NaN. Half the smallest number leaves room for a density.
         self._log_weights = logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min / 2)
         self._components = components
+        self._expected: tuple[td.Distribution, Tensor] | None = None
 
     @property
     def num_clusters(self) -> int:
@@ -105,6 +107,8 @@ class Mixture:
         Raises:
             InputError: these components and this posterior have no closed form.
         """
+        if self._expected is not None and self._expected[0] is posterior:
+            return self._expected[1]
         covariance: PosteriorCovariance | None = None
         match _family(posterior):
             case dist.Normal:
@@ -118,6 +122,13 @@ class Mixture:
                 "SampleAssignment, with FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO"
             )
         return _CLOSED_FORMS[_family(self._components), covariance](self._components, *moments)
+
+    def expecting(self, posterior: td.Distribution) -> "Mixture":
+        """The same mixture, holding the value of E[log p(z | c)] under ``posterior``, which it then returns whenever it
+        is asked for it: the objective and the assignment rule share one evaluation."""
+        mixture = copy(self)
+        mixture._expected = (posterior, self.expected_log_prob_under(posterior))
+        return mixture
 
     def __init_subclass__(cls) -> None:
         raise TypeError("Mixture has no subclasses: pass other components, a TorchDistribution, to Mixture itself")

@@ -100,13 +100,24 @@ def weigh(
         zs: draws of them, (S, N, D_j) per facet.
         x: the items, (N, *event_shape).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    return _weigh(model, priors, posteriors, zs, model.split_missing(x))
+
+
+def _weigh(
+    model: MultiFacetModel,
+    priors: Sequence[Sequence[Mixture]],
+    posteriors: Sequence[dist.TorchDistribution],
+    zs: Sequence[Tensor],
+    split: tuple[Tensor, Tensor | None],
+) -> WeightedDraws:
+    """`weigh`, for what `MultiFacetModel.split_missing` returns."""
+    filled, observed = split
+    with torch.autocast(filled.device.type, enabled=False):
         log_q = torch.stack([posterior.log_prob(z) for posterior, z in zip(posteriors, zs, strict=True)], -1)
         by_theta = [[_marginal(mixture, z) for mixture, z in zip(given, zs, strict=True)] for given in priors]
         log_p = torch.stack([torch.stack(of_facets, -1) for of_facets in by_theta])
         log_ratios = log_p.logsumexp(0) - math.log(len(priors)) - log_q
         log_ratio = log_p.sum(-1).logsumexp(0) - math.log(len(priors)) - log_q.sum(-1)
-    filled, observed = model.split_missing(x)
     observation = model.observation(zs, observed)
     return WeightedDraws(posteriors, zs, observation.log_prob(filled), log_ratios, log_ratio, observation)
 
@@ -123,6 +134,7 @@ def _draw(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples
     with guide._pyro_context:
         mixtures, kl_globals = draw_globals(model, guide)
         with NoSites():
-            posteriors = read_posteriors(guide, x, *model.split_missing(x))
-            draws = weigh(model, [mixtures], posteriors, [q.rsample((num_samples,)) for q in posteriors], x)
+            split = model.split_missing(x)
+            posteriors = read_posteriors(guide, x, *split)
+            draws = _weigh(model, [mixtures], posteriors, [q.rsample((num_samples,)) for q in posteriors], split)
     return draws, kl_globals

@@ -189,6 +189,7 @@ class FacetTerms:
     def __call__(self, mixture: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, Tensor]:
         """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N)."""
         if self.closed_form:
+            mixture = mixture.expecting(posterior)  # the assignment rule asks for the same expectation
             log_p_z, log_q_z = mixture.expected_log_prob_under(posterior), -posterior.entropy()
         else:
             log_p_z, log_q_z = mixture.log_prob(z), posterior.log_prob(z)

@@ -5,11 +5,15 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
+from pyro.infer import SVI
+from pyro.optim import Adam
 from torch import Tensor
 
-from pyro_mfcvae import ELBOTerms, FacetELBO, InputError
+from pyro_mfcvae import ELBOTerms, FacetELBO, ImportanceWeightedELBO, InputError
 from pyro_mfcvae.guides import AmortizedAssignment, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae.infer.elbo import PairELBO
 from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.models.mixtures import _CLOSED_FORMS
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -111,3 +115,25 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         FacetELBO(closed_form=False).loss(model, guide, x.flatten(1))
     with pytest.raises(InputError, match=r"makes no traces: where one is needed use pyro\.infer\.TraceEnum_ELBO"):
         next(FacetELBO()._get_traces(model, guide, (x,), {}))
+
+
+@pytest.mark.parametrize(("elbo", "num_expectations"), [(FacetELBO(), 2), (ImportanceWeightedELBO(), 0)])
+def test_a_step_evaluates_the_expectation_of_each_facet_and_the_mask_once(
+    make_pair: MakePair, make_x: MakeX, monkeypatch: pytest.MonkeyPatch, elbo: PairELBO, num_expectations: int
+) -> None:
+    calls: list[str] = []
+
+    def counted(function: Callable[..., object], name: str) -> Callable[..., object]:
+        def call(*args: object) -> object:
+            calls.append(name)
+            return function(*args)
+
+        return call
+
+    for key, closed_form in _CLOSED_FORMS.items():
+        monkeypatch.setitem(_CLOSED_FORMS, key, counted(closed_form, "expectation"))
+    monkeypatch.setattr(MultiFacetModel, "split_missing", counted(MultiFacetModel.split_missing, "mask"))
+    model, guide = make_pair(2)
+    SVI(model, guide, Adam({"lr": 0.01}), elbo).step(make_x(4))
+    assert calls.count("expectation") == num_expectations
+    assert calls.count("mask") == 1

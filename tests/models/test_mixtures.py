@@ -108,3 +108,14 @@ def test_components_of_any_family_are_selected_alike() -> None:
     assert ((draws.mean(0) - loc[c]).abs() < 6 * 0.7 * math.sqrt(2 / 20_000)).all()
     (gradient,) = torch.autograd.grad(draws.sum(), loc)
     torch.testing.assert_close(gradient, 20_000.0 * torch.tensor([3.0, 1.0, 1.0, 1.0])[:, None].expand(4, 3))
+
+
+def test_a_mixture_holds_the_expectation_under_one_posterior() -> None:
+    mixture = MixturePrior(FACET)()
+    q, other = (dist.Normal(torch.full((2, 3), loc), 1.0).to_event(1) for loc in (0.0, 1.0))
+    expecting = mixture.expecting(q)
+    assert expecting.expected_log_prob_under(q) is expecting.expected_log_prob_under(q)
+    for posterior in (q, other):
+        torch.testing.assert_close(
+            expecting.expected_log_prob_under(posterior), mixture.expected_log_prob_under(posterior), rtol=0, atol=0
+        )
