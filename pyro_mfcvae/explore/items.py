@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.planes import FacetPlane
 from pyro_mfcvae.runs.grouping import FacetGroups
 
 _ROWS_AT_ONCE = 2_000

@@ -1,4 +1,4 @@
-"""Fit a pair: the ELBOs, the compiled objective, the progressive schedule, starting values and fits of mixtures."""
+"""Fit a pair: ELBOs, the compiled objective, the schedule, starting values, fits of mixtures, planes to draw z in."""
 
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot

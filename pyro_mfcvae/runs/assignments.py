@@ -26,8 +26,8 @@ from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.data.datasets import Dataset
 from pyro_mfcvae.data.images import Split, as_float, check_complete, to_channels
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.planes import FacetPlane
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
 

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
-from pyro_mfcvae.curves import plot_curves
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
@@ -24,6 +23,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
+from pyro_mfcvae.train.curves import plot_curves
 from pyro_mfcvae.train.devices import any_rank, on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_outcome, check_parameters
 from pyro_mfcvae.train.known import KnownItems, choose_known_items

@@ -8,7 +8,7 @@ import torch
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.items import FacetView, Items, encode_items
 from pyro_mfcvae.groups import Merge, MergeTree
-from pyro_mfcvae.planes import FacetPlane
+from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.runs.grouping import FacetGroups
 
 

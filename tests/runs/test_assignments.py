@@ -12,8 +12,8 @@ from PIL import Image
 
 from pyro_mfcvae.data.images import Split
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.planes import FacetPlane
 from pyro_mfcvae.runs import assignments
 from pyro_mfcvae.runs.assignments import (
     Assigner,

@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_mfcvae.curves import plot_curves
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.train.curves import plot_curves
 
 
 def record(epoch: int, alpha: float) -> dict[str, Any]:

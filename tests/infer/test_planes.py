@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.models import MixturePrior
-from pyro_mfcvae.planes import FacetPlane
 
 
 def test_the_plane_is_where_clusters_lie_apart() -> None:
