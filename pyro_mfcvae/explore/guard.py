@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mfcvae-token"
 _SMALL_BODY = 64 * 2**10
-_WRONG_TOKENS, _WINDOW = 20, 60.0
+_WRONG_TOKENS, _WINDOW, _MOST_KEPT = 20, 60.0, 2_000
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -41,7 +41,8 @@ class Guard:
 
     - Host must name this machine (DNS rebinding): one of ``hosts``, or an address as numbers.
     - A request that changes something must come from a page of ours (CSRF): its Origin is its Host.
-    - Where there is a token, a request must carry it: once as ``?token=…``, then as a cookie.
+    - Where there is a token, a request must carry it: once as ``?token=…``, then as a cookie. An address that
+      sends 20 wrong ones within a minute, in either form, is refused until the minute is over.
     - A body is bounded in bytes and in seconds.
 
     Args:
@@ -74,7 +75,7 @@ class Guard:
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
             f"form-action 'self'; base-uri 'none'; frame-ancestors {frame_ancestors}"
         )
-        self._wrong: deque[float] = deque()
+        self._wrong: deque[tuple[float, str]] = deque(maxlen=_MOST_KEPT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -114,24 +115,30 @@ class Guard:
         return None
 
     def _ask_token(self, scope: Scope, headers: Headers) -> Response | None:
-        cookie = f"{COOKIE}-{scope['server'][1]}"  # browsers share cookies between the ports of a host
-        open_to_all = self.token is None or scope["path"].startswith("/static/")
-        if open_to_all or _same(_cookie(headers, cookie), self.token or ""):
+        name = f"{COOKIE}-{scope['server'][1]}"  # browsers share cookies between the ports of a host
+        if self.token is None or scope["path"].startswith("/static/"):
+            return None
+        client = scope["client"][0] if scope.get("client") else ""
+        if self._is_locked(client):
+            return self.render_error(429, "too many wrong tokens came from your address: wait a minute")
+        known = _cookie(headers, name)
+        if _same(known, self.token):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if not given:
-            return self.render_error(401, "expected the address with its token, as mfcvae explore printed it")
-        now = time.monotonic()
-        while self._wrong and self._wrong[0] < now - _WINDOW:
-            self._wrong.popleft()
-        if len(self._wrong) >= _WRONG_TOKENS:
-            return self.render_error(429, "too many wrong tokens came in: wait a minute")
-        if self.token is None or not _same(given, self.token):
-            self._wrong.append(now)
+        if not _same(given, self.token):
+            if given or known:
+                self._wrong.append((time.monotonic(), client))
             return self.render_error(401, "expected the address with its token, as mfcvae explore printed it")
         response = RedirectResponse("/", status_code=303)
-        response.set_cookie(cookie, self.token, httponly=True, samesite="strict", path="/")
+        response.set_cookie(name, self.token, httponly=True, samesite="strict", path="/")
         return response
+
+    def _is_locked(self, client: str) -> bool:
+        """Whether this address has sent too many wrong tokens within the last minute."""
+        now = time.monotonic()
+        while self._wrong and self._wrong[0][0] < now - _WINDOW:
+            self._wrong.popleft()
+        return sum(address == client for _, address in self._wrong) >= _WRONG_TOKENS
 
     def _bound(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """``receive`` that stops after too many bytes or seconds."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.app import build_app
+from pyro_mfcvae.explore.connections import TimedProtocol
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.items import encode_items
 from pyro_mfcvae.runs.assignments import prepare_like
@@ -84,10 +85,11 @@ def hosts_for(host: str) -> frozenset[str]:
 
 
 def build_server(app: ASGIApp) -> uvicorn.Server:
-    """A server that logs errors only and names no software."""
+    """A server that logs errors only, names no software, and ends the connections of slow clients."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=TimedProtocol,
             log_level="error",
             access_log=False,
             lifespan="off",
