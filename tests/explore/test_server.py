@@ -1,14 +1,79 @@
-"""Addresses, tokens, and the page in a notebook."""
+"""Addresses, tokens, slow clients, and the page in a notebook."""
 
+import asyncio
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from torch import Tensor
 
 from pyro_mfcvae.api.run import Run
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
-from pyro_mfcvae.explore.server import InlineExplorer, address_of, explore, hosts_for, listen, token_for
+from pyro_mfcvae.explore.server import (
+    InlineExplorer,
+    TimedProtocol,
+    address_of,
+    build_server,
+    explore,
+    hosts_for,
+    listen,
+    token_for,
+)
+
+Serve = Callable[[ASGIApp], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve an application until the end of the test; the address."""
+    stops = []
+
+    def start(app: ASGIApp) -> str:
+        listener = listen("127.0.0.1", 0)
+        server = build_server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        stops.append((server, thread))
+        return address_of(listener, "127.0.0.1", None)
+
+    yield start
+    for server, thread in stops:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test can wait for."""
+    monkeypatch.setattr(TimedProtocol, "head_seconds", 0.5)
+    monkeypatch.setattr(TimedProtocol, "read_seconds", 0.5)
+
+
+def connect(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", httpx.URL(url).port or 80), timeout=10)
+
+
+def seconds_until_closed(client: socket.socket, drip: bytes = b"") -> float:
+    """Send a byte every 0.1 s; the time until the server has closed the connection."""
+    start = time.monotonic()
+    client.settimeout(0.1)
+    while time.monotonic() - start < 8:
+        try:
+            if drip:
+                client.sendall(drip)
+            if client.recv(2**16) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - start
 
 
 def test_only_other_machines_need_a_token() -> None:
@@ -53,3 +118,114 @@ def test_a_run_is_opened_by_its_folder(desk: Desk) -> None:
     for page in (explore(str(desk.run.path)), Run(desk.run.path).explore(height=500)):
         assert "2 facets of 200 items" in httpx.get(page.url).text
         page.close()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("first", "drip"), [(b"", b""), (b"GET", b""), (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x")]
+)
+def test_headers_must_arrive_in_time(desk: Desk, serve: Serve, first: bytes, drip: bytes) -> None:
+    url = serve(build_app(desk))
+    with connect(url) as client:
+        client.sendall(first)
+        assert 0.3 < seconds_until_closed(client, drip) < 4
+    assert httpx.get(url).status_code == 200
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_headers_of_a_second_request_must_arrive_in_time(desk: Desk, serve: Serve) -> None:
+    with connect(serve(build_app(desk))) as client:
+        client.sendall(b"GET /static/explore.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(2**16).startswith(b"HTTP/1.1 200")
+        assert 0.3 < seconds_until_closed(client, b"G") < 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_answer_that_takes_longer_than_the_headers_may_is_given(serve: Serve) -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.2)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    assert httpx.get(serve(slow)).text == "here"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_client_that_reads_nothing_is_cut_off(serve: Serve) -> None:
+    ended = threading.Event()
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": b"x" * 2**20, "more_body": True})
+        finally:
+            ended.set()
+
+    with connect(serve(large)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert ended.wait(6)
+
+
+def test_there_is_a_bound_on_connections(desk: Desk, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimedProtocol, "most_connections", 2)
+    url = serve(build_app(desk))
+    with connect(url), connect(url):
+        time.sleep(0.2)
+        with connect(url) as third:
+            assert seconds_until_closed(third) < 2
+    time.sleep(0.2)
+    assert httpx.get(url).status_code == 200
+
+
+def test_a_slow_body_is_cut_off_and_holds_nobody_up(desk: Desk, serve: Serve) -> None:
+    url = serve(build_app(desk, body_seconds=1.0))
+
+    def drip() -> object:
+        for _ in range(15):
+            yield b"x"
+            time.sleep(0.1)
+
+    statuses = []
+
+    def upload() -> None:
+        headers = {"origin": url.rstrip("/"), "content-type": "application/x-www-form-urlencoded"}
+        try:
+            statuses.append(httpx.post(f"{url}facet/0/cut", content=drip(), headers=headers).status_code)
+        except httpx.HTTPError:  # the answer came before the body was sent, and the connection was closed
+            statuses.append(408)
+
+    clients = [threading.Thread(target=upload) for _ in range(8)]
+    for client in clients:
+        client.start()
+    time.sleep(0.3)
+    start = time.monotonic()
+    assert httpx.get(url).status_code == 200
+    assert time.monotonic() - start < 2
+    for client in clients:
+        client.join(20)
+    assert statuses == [408] * 8
+
+
+def test_pages_are_answered_while_the_model_computes(desk: Desk, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release, statuses = threading.Event(), threading.Event(), []
+    render = desk.pair.render
+
+    def slowly(zs: list[Tensor]) -> Tensor:
+        begun.set()
+        release.wait(20)
+        return render(zs)
+
+    monkeypatch.setattr(desk.pair, "render", slowly)
+    url = serve(build_app(desk))
+    slow = threading.Thread(target=lambda: statuses.append(httpx.get(f"{url}samples", timeout=30).status_code))
+    slow.start()
+    assert begun.wait(10)
+    try:
+        for path in ("", "facet/0", "facet/0/group/0", "facet/0/map.png", "item/3", "assignments.csv"):
+            assert httpx.get(url + path, timeout=5).status_code == 200
+        assert statuses == []
+    finally:
+        release.set()
+        slow.join(20)
+    assert statuses == [200]
