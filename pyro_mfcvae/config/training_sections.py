@@ -37,6 +37,7 @@ class TrainingConfig:
         precision: of the networks' matrix products and convolutions; densities, parameters and Adam keep float32.
             "tf32" has an effect on CUDA only.
         compile: compile the objective; "auto" does where it saves time.
+        capture: replay the whole step (loss, gradient and Adam) as one CUDA graph; on one CUDA device only.
     """
 
     __pydantic_config__ = strict
@@ -52,6 +53,7 @@ class TrainingConfig:
     on_divergence: Literal["stop", "retry"] = "stop"
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     compile: Literal["auto", True, False] = "auto"
+    capture: bool = False
 
     def __post_init__(self) -> None:
         if self.objective == "elbo":

@@ -30,17 +30,19 @@ class CompiledObjective(nn.Module):
     there. So a part of the user's own is compiled like ours, as long as no value of a tensor decides what it does. One
     that cannot be compiled is computed as it is written, and the log says why, once.
 
-    Random numbers are those that the objective itself would draw; results differ in rounding alone. On a CUDA device
-    the program is replayed as a CUDA graph. Without gradients the objective is computed as it is written.
+    Random numbers are those that the objective itself would draw; results differ in rounding alone. Without gradients
+    the objective is computed as it is written.
 
     Args:
         objective: a module of one batch, whose first result is a scalar to call ``backward`` on; the others are for
             information only. Its parameters and buffers stay its own, and may be changed in place at any time.
+        graphs: replay the program as a CUDA graph on a CUDA device.
     """
 
-    def __init__(self, objective: nn.Module) -> None:
+    def __init__(self, objective: nn.Module, *, graphs: bool = True) -> None:
         super().__init__()
         self.objective = objective
+        self._graphs = graphs
         self._programs: dict[tuple[Any, ...], Program | None] = {}
 
     def forward(self, x: Tensor) -> Any:
@@ -66,7 +68,7 @@ class CompiledObjective(nn.Module):
         except Exception as error:  # of any kind: whatever the objective does that cannot be traced
             _warn(error)
             return None
-        return compile_whole(traced, parameters, buffers, x)
+        return compile_whole(traced, parameters, buffers, x, graphs=self._graphs)
 
 
 # What every module has, and what of a PyroModule has no part in its results.
@@ -134,16 +136,21 @@ def trace(objective: nn.Module, x: Tensor) -> GraphModule:
         return make_fx(run, tracing_mode="fake")(dict(objective.named_parameters()), dict(objective.named_buffers()), x)
 
 
-def compile_whole(traced: Program, parameters: Named, buffers: Named, *inputs: Tensor) -> Program | None:
-    """Traced operations compiled, called once with these tensors; None where they cannot be, and the log says why."""
+def compile_whole(
+    traced: Program, parameters: Named, buffers: Named, *inputs: Tensor, graphs: bool = True
+) -> Program | None:
+    """Traced operations compiled, called once with these tensors; None where they cannot be, and the log says why.
+
+    With ``graphs`` a CUDA device replays them as a CUDA graph.
+    """
     x = inputs[0]
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     try:
         with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
             warnings.simplefilter("ignore")  # torch's, of its own insides
-            options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": x.is_cuda}
+            options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": graphs and x.is_cuda}
             program: Program = torch.compile(traced, fullgraph=True, options=options)
-            if x.is_cuda:
+            if graphs and x.is_cuda:
                 for tensor in (*parameters.values(), *buffers.values()):
                     torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it where it lies
             call(program, parameters, buffers, *inputs)  # torch compiles when it is called: it fails here, or never

@@ -1,6 +1,8 @@
 """Whether a training still is one, and whether what came out of it is a result at all."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -32,6 +34,23 @@ def check_parameters(module: nn.Module, step: int) -> None:
             facet = next((part for part in name.split(".") if part.isdecimal()), None)
             where = f" (facet {facet})" if facet is not None and ".priors." in f".{name}" else ""
             raise DivergedError(f"{name}{where} is not finite after step {step}")
+
+
+@contextmanager
+def divergence_told(module: nn.Module, step: int) -> Iterator[None]:
+    """Raise torch's complaint about a distribution's parameters, which prints all their values, as a `DivergedError`.
+
+    Args:
+        module: whose parameters are looked at for the cause.
+        step: how many steps were taken.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "Expected parameter" not in str(error):
+            raise
+        check_parameters(module, step)
+        raise DivergedError(f"a distribution has invalid parameters after step {step}") from None
 
 
 class CollapsedError(InputError):

@@ -1,10 +1,8 @@
 """One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
 
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.config.training_sections import MixtureFitConfig, TrainingConfig
 from pyro_mfcvae.data.images import as_float, fingerprint
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.infer.compilation import CompiledObjective, structure
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
     MixtureFit,
@@ -30,10 +28,12 @@ from pyro_mfcvae.interop.inputs import read_known
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.batches import Batches, check_images
+from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
-from pyro_mfcvae.train.divergence import DivergedError, check_parameters
+from pyro_mfcvae.train.divergence import divergence_told
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
+from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
 # How many training items the number of active clusters is counted on.
@@ -82,7 +82,11 @@ class Training:
         self.seed = seed
         self.fabric = fabric if fabric is not None else open_fabric("cpu", precision=settings.precision)
         self.batches = Batches(images, batch_size=settings.batch_size, seed=seed, fabric=self.fabric)
-        self.optimizer = torch.optim.Adam(pair.parameters(), lr=settings.learning_rate, fused=True)
+        device, has_known = self.fabric.device, known_items is not None
+        self.captures = settings.capture and can_be_captured(self.fabric, has_known=has_known)
+        self.optimizer = make_adam(
+            pair.parameters(), learning_rate=settings.learning_rate, device=device, captured=self.captures
+        )
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         if schedule.num_steps % self.steps_per_epoch:
             raise InputError(
@@ -102,15 +106,17 @@ class Training:
         self.steps_taken = 0  # of this epoch
         self.learning_rate_factor = 1.0
         self.epoch_sums = torch.zeros(2 + pair.num_facets)  # of the terms of its steps
-        self._log = StepLog(2 + pair.num_facets, self.fabric.device)
+        self._log = StepLog(2 + pair.num_facets, device)
         self._on_steps: Callable[[int, float], None] | None = None
-        self.objective = build_objective(pair, settings, num_items=len(images), has_known=known_items is not None)
+        self.objective = build_objective(pair, settings, num_items=len(images), has_known=has_known)
         compile = settings.compile
         if compile == "auto":
-            compile = compilation_pays(pair, device=self.fabric.device, num_steps=schedule.num_steps)
-        self.compiles = bool(compile) and known_items is None
-        objective = CompiledObjective(self.objective) if self.compiles else self.objective
+            compile = compilation_pays(pair, device=device, num_steps=schedule.num_steps)
+        self.compiles = bool(compile) and not has_known
+        # One graph of the whole step takes the place of one of the objective.
+        objective = CompiledObjective(self.objective, graphs=not self.captures) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
+        self._captured = capture(self._take_step, device) if self.captures else None
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -128,6 +134,12 @@ class Training:
         self.steps_taken = steps_taken
         self.learning_rate_factor = learning_rate_factor
         self.epoch_sums = sums
+        self.forget_capture()
+
+    def forget_capture(self) -> None:
+        """Capture the step again: a tensor that it changes was replaced by another one."""
+        if self._captured is not None:
+            self._captured.forget()
 
     def share_sums(self) -> None:
         """Let every device have the mean sums of an epoch that is to be stopped."""
@@ -150,13 +162,16 @@ class Training:
             for x in self.start_epoch():
                 self.prepare_step()
                 batch = (x,) if self.known_items is None else self.known_items.join(x)
-                with self._divergence_told():
-                    loss, terms = self._objective(*batch)
-                self._stepper.zero_grad()
-                self.fabric.backward(loss)
-                self._stepper.step()
-                self.note_step(terms)
+                self.note_step(self._take_step(*batch) if self._captured is None else self._captured(x))
             return self.finish_epoch()
+
+    def _take_step(self, *batch: Any) -> Tensor:
+        with divergence_told(self.pair, self.step):
+            loss, terms = self._objective(*batch)
+        self._stepper.zero_grad()
+        self.fabric.backward(loss)
+        self._stepper.step()
+        return cast(Tensor, terms)
 
     def start_epoch(self) -> Iterator[Tensor]:
         """All that is due before an epoch; returns its batches. An epoch that was stopped goes on."""
@@ -170,6 +185,8 @@ class Training:
         if self.steps_taken == 0:
             self.epoch_sums = torch.zeros_like(self.epoch_sums)
         self.pair.train()
+        if self._captured is not None:
+            self._captured.follow(structure(self.objective))
         return self.batches.epoch(self.epoch, first=self.steps_taken)
 
     def prepare_step(self) -> list[nn.Parameter]:
@@ -184,11 +201,13 @@ class Training:
             pyro.set_rng_seed(int(entropy[0]))
         priors = self.pair.model.priors
         if self.schedule.repartitions(self.step):
+            self.forget_capture()
             self.read_steps()
             on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
         due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
         if due:
+            self.forget_capture()  # what Adam knows of fitted parameters is replaced
             self.read_steps()  # a diverged encoder gives a fit nothing to work with
             on_rank_zero_then_broadcast(self.fabric, lambda: self._fit_mixtures(due), self.pair)
             globals_guide = self.pair.guide.globals_guide
@@ -196,8 +215,7 @@ class Training:
                 fitted += part.parameters()
             for parameter in fitted:
                 self.optimizer.state.pop(parameter, None)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+        set_learning_rate(self.optimizer, self._learning_rate(self.step))
         return fitted
 
     def note_step(self, terms: Tensor) -> None:
@@ -270,24 +288,12 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
-        if last is None:
-            return first * self.learning_rate_factor
-        rate = last + (first - last) * (1 + math.cos(math.pi * step / self.schedule.num_steps)) / 2
+        rate = first if last is None else cosine(first, last, step, self.schedule.num_steps)
         return rate * self.learning_rate_factor
-
-    @contextmanager
-    def _divergence_told(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            if "Expected parameter" not in str(error):  # of torch's distributions, with all values
-                raise
-            check_parameters(self.pair, self.step)
-            raise DivergedError(f"a distribution has invalid parameters after step {self.step}") from None
 
     @torch.no_grad()
     def _count_active(self) -> list[int]:
         self.pair.eval()
-        with self._divergence_told():
+        with divergence_told(self.pair, self.step):
             probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
         return [len(p.argmax(-1).unique()) for p in probs]

@@ -1,0 +1,144 @@
+"""A whole training step (loss, gradient and Adam) as one CUDA graph, which is captured once and then replayed."""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_mfcvae.infer.compilation import first_line
+
+_log = logging.getLogger(__name__)
+
+StepFunction = Callable[..., Tensor]
+"""From a step's input tensors to its terms; it changes parameters, buffers and the optimiser's state in place."""
+
+NUM_WARM_UP_STEPS = 3  # cuBLAS, cuDNN, the compiler and Adam allocate in the first ones, which a capture does not allow
+
+
+class Recorder(Protocol):
+    """Captures steps; `CUDAGraphs` outside of tests."""
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        """Take a step as it is written, where captures are prepared."""
+
+    def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Record a step without taking it: what takes it, and the tensor that then holds its terms."""
+
+
+class CUDAGraphs:
+    """The recorder of a CUDA device.
+
+    Args:
+        device: where all tensors of the step are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        stream, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            terms = step()
+        current.wait_stream(stream)
+        return terms
+
+    def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            terms = step()
+        return graph.replay, terms
+
+
+class CapturedStep:
+    """A step function that is captured after some steps, and replayed from then on.
+
+    A replay repeats the device's operations on the same memory. So inputs are copied to where the captured step reads
+    them, and whatever else changes from step to step must be a tensor that is changed in place: the schedule's buffers,
+    the learning rate, the random state. Who replaces a tensor instead, such as Adam's moments after a fit, has to call
+    `forget`. Inputs of other shapes are computed as the step is written. A step that cannot be captured is computed so
+    as well, and the log says why, once.
+
+    Args:
+        step: the function. It must not read a tensor's value, nor let a value decide a shape.
+        recorder: captures it.
+    """
+
+    def __init__(self, step: StepFunction, recorder: Recorder) -> None:
+        self._step = step
+        self._recorder = recorder
+        self._fails = False
+        self._key: object = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Capture again, after some steps."""
+        self._num_warm = 0
+        self._replay: Callable[[], None] | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._terms: Tensor | None = None
+
+    def follow(self, key: object) -> None:
+        """Capture again if the key, which names what the step does, differs from the last one."""
+        if key != self._key:
+            self.forget()
+        self._key = key
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Take a step; its terms hold until the next one."""
+        if self._fails:
+            return self._step(*inputs)
+        if self._num_warm < NUM_WARM_UP_STEPS:
+            self._num_warm += 1
+            return self._recorder.warm_up(lambda: self._step(*inputs))
+        if self._replay is None and not self._capture(inputs):
+            return self._step(*inputs)
+        if any(x.shape != static.shape for x, static in zip(inputs, self._inputs, strict=True)):
+            return self._step(*inputs)
+        for x, static in zip(inputs, self._inputs, strict=True):
+            static.copy_(x)
+        assert self._replay is not None and self._terms is not None
+        self._replay()
+        return self._terms
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> bool:
+        self._inputs = tuple(x.clone() for x in inputs)
+        try:
+            self._replay, self._terms = self._recorder.capture(lambda: self._step(*self._inputs))
+        except Exception as error:  # of any kind: whatever the step does that cannot be captured
+            _warn(first_line(error))
+            self._fails = True
+        return not self._fails
+
+
+RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CUDAGraphs}
+
+
+def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
+    """Whether the steps of a training can be captured; the log says why where they cannot.
+
+    Args:
+        fabric: where they are computed.
+        has_known: whether items of known clusters join the batches; they are drawn on the host.
+    """
+    if fabric.device.type not in RECORDERS:
+        _warn(f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out")
+    elif fabric.world_size > 1:
+        _warn(f"expected one device, got {fabric.world_size}: leave training.capture out")
+    elif has_known:
+        _warn("expected no items of known clusters, got some: leave training.capture or supervision out")
+    else:
+        return True
+    return False
+
+
+def capture(step: StepFunction, device: torch.device) -> CapturedStep:
+    """The step on a device of which `can_be_captured` is true."""
+    return CapturedStep(step, RECORDERS[device.type](device))
+
+
+def _warn(why: str) -> None:
+    _log.warning("the training step is not captured, which costs time and nothing else: %s", why)
