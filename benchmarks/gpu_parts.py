@@ -113,8 +113,11 @@ def available(name: str, budget: Budget) -> Dataset:
 
 
 def accuracy(budget: Budget) -> Iterator[Row]:
-    for preset, label, wanted in (("mnist", "digit", 0.95), ("shapes", "shape", 0.95)):
+    runs = [("mnist", "digit", True), ("mnist", "digit", False), ("shapes", "shape", True), ("shapes", "shape", False)]
+    for preset, label, is_captured in runs[::3] if budget.rehearse else runs:
+        wanted = 0.95
         config = shortened(load_preset(preset), budget)
+        config = override(config, [f"training.capture={str(is_captured).lower()}"])
         data = available(config.data.source, budget)
         clock = Clock(data, label, wanted)
         with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +125,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
         yield {
             "preset": preset,
             "label": label,
+            "captured": is_captured,
             "accuracy": round(clock.accuracy, 4),
             "seconds": result.summary["seconds"],
             f"seconds_to_{wanted}": clock.reached,
@@ -132,7 +136,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
 
 
 def together(budget: Budget) -> Iterator[Row]:
-    from together import SHAPES, prepare, steps_of
+    from together import SHAPES, prepare, steps_alone, steps_of
 
     from pyro_mfcvae.train.stacked import StackedTraining
 
@@ -145,7 +149,7 @@ def together(budget: Budget) -> Iterator[Row]:
         alone, _ = prepare(preset, 0, budget.device)
         num = 2 if budget.rehearse else 10
         stack = StackedTraining(*zip(*(prepare(preset, seed, budget.device) for seed in range(num)), strict=True))
-        one = steps_of(lambda told, alone=alone: alone.run_epoch(lambda *_: told()), clock)
+        one = steps_of(steps_alone(alone), clock)
         many = steps_of(stack.run_epoch, clock)
         times = {"one": [], "many": []}  # type: dict[str, list[float]]
         for turn in range(2 if budget.rehearse else 12):

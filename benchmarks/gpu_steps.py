@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,10 @@ import pyro
 import torch
 from step_time import Options, Step, build, image_shape, low_precision, measure, networks_alone, ways
 
+from pyro_mfcvae.infer.compilation import CompiledObjective
+from pyro_mfcvae.train.captured import NUM_WARM_UP_STEPS, capture
 from pyro_mfcvae.train.objective import Objective
+from pyro_mfcvae.train.optimizer import make_adam
 
 Row = dict[str, Any]
 
@@ -37,46 +41,45 @@ class Budget:
 
 def captured(loss: Callable[[], torch.Tensor], parameters: list[torch.nn.Parameter]) -> Step:
     """Loss, gradient and Adam of a step as one CUDA graph, replayed."""
-    optimizer = torch.optim.Adam(parameters, 1e-4, capturable=True, fused=True)
+    device = torch.device("cuda")
+    optimizer = make_adam(parameters, learning_rate=1e-4, device=device, captured=True)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
+    def step() -> torch.Tensor:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
         optimizer.step()
+        return value.detach()
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        loss().backward()
-        optimizer.step()
-    return graph.replay
+    replayed = capture(step, device)
+    for _ in range(NUM_WARM_UP_STEPS + 1):
+        replayed()
+    return replayed
 
 
 def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> dict[str, Step]:
-    """The networks alone and ours, each as one CUDA graph."""
+    """The networks alone, ours as written and ours compiled, each as one CUDA graph."""
     x = torch.rand(batch, *image_shape(network, options.side), device=options.device)
     autocast = low_precision(options)
-    bare, ours = (build(network, options.side, 2, clusters, options.device) for _ in range(2))
-    objective = Objective(ours, num_items=100)
+    bare, ours, compiled = (build(network, options.side, 2, clusters, options.device) for _ in range(3))
+    tf32 = options.precision == "tf32"
+    written = Objective(ours, num_items=100, tf32=tf32)
+    program = CompiledObjective(Objective(compiled, num_items=100, tf32=tf32), graphs=False)
+    outside = nullcontext() if tf32 else autocast  # the objective enters TF32 itself
 
     def of_networks() -> torch.Tensor:
         with autocast:
             return networks_alone(bare, x)
 
-    def of_ours() -> torch.Tensor:
-        with autocast:
+    def of(objective: torch.nn.Module) -> torch.Tensor:
+        with outside:
             loss: torch.Tensor = objective(x)[0]
             return loss
 
     return {
         "networks, captured": captured(of_networks, list(bare.parameters())),
-        "ours, captured": captured(of_ours, list(ours.parameters())),
+        "ours, captured": captured(lambda: of(written), list(ours.parameters())),
+        "ours, compiled and captured": captured(lambda: of(program), list(compiled.parameters())),
     }
 
 

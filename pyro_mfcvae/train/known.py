@@ -9,7 +9,10 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.interop.inputs import Known
+from pyro_mfcvae.infer.mixture_fit import check_can_be_renumbered
+from pyro_mfcvae.interop.inputs import Known, read_known
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.train.batches import check_images
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,17 @@ class KnownItems:
         chosen = torch.randint(len(self.items), (self.batch_size,))
         known = {j: torch.cat([c.new_full((len(x),), -1), c[chosen]]).to(x.device) for j, c in self.clusters.items()}
         return torch.cat([x, as_float(self.items[chosen]).to(x)]), known, len(x)
+
+    def check(self, model: MultiFacetModel) -> None:
+        """Check items and clusters once, since no step does.
+
+        Raises:
+            InputError: they do not fit the model, or a facet's mixture cannot be renumbered to the clusters.
+        """
+        check_images(model, self.items)
+        read_known(self.known, model.facets, len(self.items), self.items.device)
+        for j in self.known:
+            check_can_be_renumbered(model.priors[j], j)
 
     @property
     def clusters(self) -> dict[int, Tensor]:

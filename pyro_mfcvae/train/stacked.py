@@ -15,6 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import Named, Program, call, compile_whole, first_line, trace
 from pyro_mfcvae.interop.param_store import outside_store
+from pyro_mfcvae.train.captured import capture
+from pyro_mfcvae.train.optimizer import make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -83,7 +85,13 @@ class StackedTraining:
         }
         self._values: Named = {name: stack.detach() for name, stack in self._parameters.items()}
         self._adopt()
-        self._optimizer = torch.optim.Adam(self._parameters.values(), fused=True)
+        self._optimizer = make_adam(
+            self._parameters.values(),
+            learning_rate=first.learning_rate,
+            device=first.fabric.device,
+            captured=first.captures,
+        )
+        self._captured = capture(self._take_step, first.fabric.device) if first.captures else None
         self._stack_moments()
         self._draw, self._program = self._batch_objective()
         self.failures: dict[int, InputError] = {}
@@ -144,16 +152,22 @@ class StackedTraining:
             for name, parameter in _parameters(self.trainings[first]).items():
                 if any(parameter is other for other in fitted):
                     self._optimizer.state.pop(self._parameters[name], None)
+            if self._captured is not None:
+                self._captured.forget()
         noise = [torch.stack(draws) for draws in zip(*(draws for _, draws in turns), strict=True)]
-        (_, terms), grads = call(self._program, self._values, self._buffers, xs, *noise)
-        for stack, grad in zip(self._parameters.values(), grads, strict=True):
-            stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
-        self._optimizer.param_groups[0]["lr"] = self.trainings[first].optimizer.param_groups[0]["lr"]
-        self._optimizer.step()
+        set_learning_rate(self._optimizer, self.trainings[first].learning_rate)
+        terms = (self._captured or self._take_step)(xs, *noise)
         for s, (training, row) in enumerate(zip(self.trainings, terms, strict=True)):
             if s not in self.failures:
                 with self._failure_kept(s):
                     training.note_step(row)
+
+    def _take_step(self, xs: Tensor, *noise: Tensor) -> Tensor:
+        (_, terms), grads = call(self._program, self._values, self._buffers, xs, *noise)
+        for stack, grad in zip(self._parameters.values(), grads, strict=True):
+            stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
+        self._optimizer.step()
+        return cast(Tensor, terms)
 
     def _adopt(self) -> None:
         """Make every model's tensors slices of the stacks, with the values that they have now."""
@@ -200,8 +214,10 @@ class StackedTraining:
                 f"these models cannot be trained together ({first_line(error)}): leave that out, and every seed "
                 "trains in a process of its own"
             ) from None
-        compiled = compile_whole(program, self._values, self._buffers, *inputs) if first.compiles else None
-        return draw, program if compiled is None else compiled
+        if first.compiles:
+            tensors = self._values, self._buffers
+            program = compile_whole(program, *tensors, *inputs, graphs=not first.captures) or program
+        return draw, program
 
 
 def _parameters(training: Training) -> dict[str, nn.Parameter]:

@@ -18,13 +18,11 @@ from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
     MixtureFit,
     can_be_fitted,
-    check_can_be_renumbered,
     check_posterior_units,
     initialize_mixtures,
 )
 from pyro_mfcvae.infer.repartition import repartition
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
-from pyro_mfcvae.interop.inputs import read_known
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.batches import Batches, check_images
@@ -69,10 +67,7 @@ class Training:
     ) -> None:
         check_images(pair.model, images)
         if known_items is not None:
-            check_images(pair.model, known_items.items)
-            read_known(known_items.known, pair.model.facets, len(known_items.items), images.device)
-            for j in known_items.known:
-                check_can_be_renumbered(pair.model.priors[j], j)
+            known_items.check(pair.model)
         self.pair = pair
         self.images = images
         self.known_items = known_items
@@ -147,6 +142,11 @@ class Training:
         self.epoch_sums = mean.cpu()
 
     @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self._learning_rate(self.step)
+
+    @property
     def is_finished(self) -> bool:
         """Whether all epochs are behind it."""
         return self.epoch >= self.num_epochs
@@ -215,7 +215,7 @@ class Training:
                 fitted += part.parameters()
             for parameter in fitted:
                 self.optimizer.state.pop(parameter, None)
-        set_learning_rate(self.optimizer, self._learning_rate(self.step))
+        set_learning_rate(self.optimizer, self.learning_rate)
         return fitted
 
     def note_step(self, terms: Tensor) -> None:

@@ -228,7 +228,7 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("data.source=5", "--set: data.source: input should be a valid string, got 5"),
         ("data=none", "--set: data.source: input should be a valid string, got None"),
         ("training.compile=maybe", "--set: training.compile: input should be 'auto', True or False, got 'maybe'"),
-        ("training.precision=32", "--set: training.precision: input should be 'float32' or 'bf16', got 32"),
+        ("training.precision=32", "--set: training.precision: input should be 'float32', 'tf32' or 'bf16', got 32"),
         ("schedule.fade=jump", "--set: schedule.fade: input should be 'linear' or 'cosine', got 'jump'"),
         (
             "prior.covariance=round",

@@ -162,6 +162,8 @@ def test_the_learning_rate_falls_in_place() -> None:
     training.run_epoch()
     assert group["lr"] is rate and isinstance(rate, Tensor)
     assert rate.item() == pytest.approx(training._learning_rate(training.step - 1), rel=1e-6)
+    training.prepare_step()
+    assert rate.item() == pytest.approx(training.learning_rate, rel=1e-6)
 
 
 def test_a_change_of_the_pair_between_epochs_is_captured(recorder: Recorder) -> None:

@@ -1,13 +1,14 @@
 """Models that are trained together are those that are trained alone."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pyro
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config, DataConfig
@@ -16,6 +17,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
+from pyro_mfcvae.train import captured
 from pyro_mfcvae.train.stacked import RandomState, StackedTraining
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
@@ -250,3 +252,34 @@ def test_random_states_take_turns() -> None:
         raise ZeroDivisionError
     assert torch.equal(torch.rand(1), others[1])
     assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_a_captured_stack_is_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorder of our own stands for CUDA's graphs: it replays the function on the inputs of the capture."""
+
+    class Recorder:
+        num_replays = 0
+
+        def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+            return step()
+
+        def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+            def replay() -> None:
+                self.num_replays += 1
+                held.copy_(step())
+
+            held = torch.zeros(len(SEEDS), 4)
+            return replay, held
+
+    recorder = Recorder()
+    settings = ["training.learning_rate=0.0078125", "training.final_learning_rate=0.0078125"]
+    expected = stack(*settings)
+    monkeypatch.setitem(captured.RECORDERS, "cpu", lambda device: recorder)
+    together = stack(*settings, "training.capture=true")
+    for _ in range(3):
+        for here, there in zip(together.run_epoch(), expected.run_epoch(), strict=True):
+            assert isinstance(here, EpochRecord) and isinstance(there, EpochRecord)
+            assert_records_equal([here], [there])
+    assert recorder.num_replays > 0
+    for here, there in zip(together.trainings, expected.trainings, strict=True):
+        assert_equal(here, there)
