@@ -5,6 +5,7 @@ All functions leave out items with a negative label, which means unlabelled.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -150,15 +151,20 @@ class FacetScores:
 
     def __repr__(self) -> str:
         """A table: a row per facet and label."""
+        return text_table(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows())
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table, its header first: a row per facet and label."""
         rows: list[tuple[str, ...]] = [("facet", "clusters in use", "label", "accuracy", "NMI", "ARI")]
         for j, record in enumerate(self.facet_records()):
             use = f"{record['clusters_in_use']} of {record['num_clusters']}"
             for label in self.accuracy or ("",):
                 scores = [f"{record[name][label]:z.3f}" for name in ("accuracy", "nmi", "ari")] if label else [""] * 3
                 rows.append((str(j), use, label, *scores))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in padded)
+        return rows
 
     def facet_records(self) -> list[dict[str, Any]]:
         """One record of plain numbers per facet: the entry ``facets`` of ``summary.json``."""
@@ -168,6 +174,20 @@ class FacetScores:
             | {score: {label: float(values[j]) for label, values in table.items()} for score, table in tables.items()}
             for j, size in enumerate(self.num_clusters)
         ]
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the header first, as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the header first, as a table of HTML."""
+    tags = ("th", *("td",) * (len(rows) - 1))
+    cells = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def score_facets(

@@ -3,7 +3,9 @@
 Images are floats in [0, 1], channels first, with one channel (grey) or three (RGB).
 """
 
+import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,22 @@ INK, FAINT, SHADE = "#222222", "#6B6B6B", "#F0F0F0"
 TITLE_SIZE, TEXT_SIZE = 11, 9
 _TILE = 0.46  # width of an image, in inches
 _LETTER = 0.075  # width of a letter of a label, in inches, on average
+_AS_PNG: dict[str, Any] = {
+    "format": "png",
+    "dpi": 120,
+    "facecolor": "white",
+    "bbox_inches": "tight",
+    "pad_inches": 0.12,
+}
+
+
+def make_figure(width: float, height: float) -> "Figure":
+    """An empty figure of a size in inches, which a notebook shows also where pyplot was never imported."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    vars(figure)["_repr_png_"] = partial(_to_png, figure)
+    return figure
 
 
 def plot_cluster_examples(
@@ -80,8 +98,6 @@ def plot_facets(
         num_per_cluster: examples per row.
         max_clusters: rows at most per facet.
     """
-    from matplotlib.figure import Figure
-
     pictures, clusters, certainty = _check_images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
     if clusters.ndim != 2 or clusters.shape != certainty.shape or len(clusters) != len(pictures) or not len(clusters):
         raise InputError(
@@ -97,7 +113,7 @@ def plot_facets(
     ]
     width = sum(tiles.shape[1] * _TILE + _label_width(labels) + 0.3 for tiles, labels in blocks)
     height = max(len(tiles) for tiles, _ in blocks) * _TILE * pictures.shape[2] / pictures.shape[3] + 0.7
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = make_figure(width, height)
     for j, axes in enumerate(figure.subplots(1, num_facets, squeeze=False).flat):
         tiles, labels = blocks[j]
         _draw_tiles(axes, tiles, row_labels=labels)
@@ -120,8 +136,6 @@ def image_grid(
         column_labels: one per column, on top.
         title: stands above.
     """
-    from matplotlib.figure import Figure
-
     tiles = _rgb(_check_images(images, ndim=5))
     for name, labels, number in (("row", row_labels, tiles.shape[0]), ("column", column_labels, tiles.shape[1])):
         if labels is not None and len(labels) != number:
@@ -131,7 +145,7 @@ def image_grid(
             )
     width = tiles.shape[1] * _TILE + _label_width(row_labels or ()) + 0.2
     height = tiles.shape[0] * _TILE * tiles.shape[3] / tiles.shape[4] + 0.3 * bool(title) + 0.2
-    figure = Figure(figsize=(width, height + _label_width(column_labels or ())), layout="constrained")
+    figure = make_figure(width, height + _label_width(column_labels or ()))
     axes = figure.subplots()
     _draw_tiles(axes, tiles, row_labels=row_labels or (), column_labels=column_labels or ())
     if title:
@@ -146,12 +160,13 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         figure: what to write.
         path: the file; its folder is made where it does not exist.
     """
-    write_atomically(
-        Path(path),
-        lambda partial: figure.savefig(
-            partial, format="png", dpi=120, facecolor="white", bbox_inches="tight", pad_inches=0.12
-        ),
-    )
+    write_atomically(Path(path), lambda unfinished: figure.savefig(unfinished, **_AS_PNG))
+
+
+def _to_png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **_AS_PNG)
+    return buffer.getvalue()
 
 
 def _check_images(values: ArrayLike, *, ndim: int) -> NDArray[Any]:

@@ -1,3 +1,5 @@
+import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="disk full"):
         save_figure(Figure(), path)
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("grid.png", b"old")]
+
+
+def test_a_notebook_shows_a_figure_without_pyplot() -> None:
+    figure = image_grid(plain(0.0, 1.0)[None])
+    png = vars(figure)["_repr_png_"]()
+    assert png.startswith(b"\x89PNG") and imread(io.BytesIO(png)).ndim == 3
+    copied = pickle.loads(pickle.dumps(figure))
+    assert vars(copied)["_repr_png_"]() == png

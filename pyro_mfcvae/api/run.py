@@ -30,7 +30,7 @@ from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, r
 from pyro_mfcvae.runs.fit import fit as fit_run
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
-from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, ProgressBar
+from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, open_progress_bar
 
 if TYPE_CHECKING:
     import pandas
@@ -270,9 +270,7 @@ def _train(
     with ExitStack() as stack:
         callbacks: list[Callback] = [_log_to(logger) for logger in loggers]
         if verbose:
-            from rich.console import Console
-
-            callbacks.append(stack.enter_context(ProgressBar(Console())))
+            callbacks.append(stack.enter_context(open_progress_bar()))
         fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))
 
 

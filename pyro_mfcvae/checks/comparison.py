@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pyro_mfcvae.draws.psis import effective_share, is_untrusted, log_mean, smooth
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
+from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,9 +97,7 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
 
 def plot_comparison(rows: list[Comparison]) -> "Figure":
     """Evidence per item with one standard error, and below it, hollow, the difference's own standard error."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    figure = make_figure(7, 1.2 + 0.5 * len(rows))
     axes = figure.subplots()
     for row in rows:
         axes.errorbar(row.evidence, row.rank, xerr=row.standard_error, fmt="o", color=COLOURS[0], capsize=3)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.plots import INK, TEXT_SIZE, TITLE_SIZE
+from pyro_mfcvae.plots import INK, TEXT_SIZE, TITLE_SIZE, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +16,7 @@ PANEL_SIZE = 3.4  # inches
 
 def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple["Figure", NDArray[Any]]:
     """A figure and its panels, (rows, columns)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, 0.9 * PANEL_SIZE * rows), layout="constrained")
+    figure = make_figure(width * columns, 0.9 * PANEL_SIZE * rows)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -119,7 +119,7 @@ def fit(
     fabric = open_fabric(**asdict(machines), precision=config.training.precision)
     console.quiet = common.json or not fabric.is_global_zero
     dataset = dataset or load_data(config, root=common.root)
-    say("\n".join([_describe(config, dataset), *(f"  {reason}" for reason in reasons), *dataset.notes]))
+    _say_start(config, dataset, reasons, on_cpu=fabric.device.type == "cpu")
     if reasons or (minutes is not None and not resume):
         config = _fit_budget(config, dataset, minutes)
     with ExitStack() as stack:
@@ -257,6 +257,14 @@ def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Co
 def _key_of(setting: str) -> str:
     """The name in a setting of the form NAME=VALUE."""
     return setting.partition("=")[0].strip()
+
+
+def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on_cpu: bool) -> None:
+    from pyro_mfcvae.runs.timing import describe_load
+
+    hint = describe_load() if on_cpu else None
+    hints = [hint] if hint else []
+    say("\n".join([_describe(config, dataset), *(f"  {reason}" for reason in reasons), *dataset.notes, *hints]))
 
 
 def _describe(config: Config, dataset: "Dataset") -> str:

@@ -61,6 +61,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.images.shape[1:]))
+        labels = f"labels {', '.join(self.labels)}" if self.labels else "no labels"
+        return f"Split({len(self):,} items {shape}, {labels})"
+
 
 class Loaded(NamedTuple):
     """What a reader returns.

@@ -13,7 +13,7 @@ from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.train.callbacks import ProgressBar
+from pyro_mfcvae.train.callbacks import Callback, open_progress_bar
 from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.training import Training
 
@@ -99,11 +99,9 @@ def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose
         fabric=open_fabric(device),
     )
     with ExitStack() as stack:
-        bar: ProgressBar | None = None
+        bar: Callback | None = None
         if verbose:
-            from rich.console import Console
-
-            bar = stack.enter_context(ProgressBar(Console()))
+            bar = stack.enter_context(open_progress_bar())
             bar.on_start(training)
         while not training.is_finished:
             record = training.run_epoch(bar.on_steps if bar else None)

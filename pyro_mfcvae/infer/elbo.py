@@ -45,12 +45,19 @@ class PairELBO(ELBO):
             size and whenever the pair changes. Batches with known clusters are never compiled.
     """
 
+    # The arguments that the repr shows.
+    _options: tuple[str, ...] = ("num_particles", "compile")
+
     def __init__(self, *, num_particles: int, compile: bool) -> None:
         if num_particles < 1:
             raise InputError(f"expected num_particles ≥ 1, got {num_particles}: pass 1 or more")
         super().__init__(num_particles=num_particles, max_plate_nesting=1)
         self.compile = compile
         self._compiled: CompiledObjective | None = None
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
+        return f"{type(self).__name__}({options})"
 
     @abstractmethod
     def bound(

@@ -72,6 +72,8 @@ class FacetELBO(PairELBO):
         compile: compute loss and gradient by one program, see `PairELBO`.
     """
 
+    _options = ("closed_form", *PairELBO._options)
+
     def __init__(self, *, closed_form: bool | None = None, num_particles: int = 1, compile: bool = False) -> None:
         super().__init__(num_particles=num_particles, compile=compile)
         self.closed_form = closed_form

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from pyro_mfcvae.data.images import Split, as_float, check_complete
 from pyro_mfcvae.infer.asking import repeatable
-from pyro_mfcvae.metrics import FacetScores, score_facets
+from pyro_mfcvae.metrics import FacetScores, html_table, score_facets, text_table
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.grouping import Grouping
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Clusters and groups of N items along J facets.
 
@@ -39,6 +39,23 @@ class Evaluation:
     groups: NDArray[np.int64]
     group_confidence: NDArray[np.float64]
     group_scores: FacetScores
+
+    def __repr__(self) -> str:
+        """A table of the groups, a row per facet and label, below the ELBO."""
+        return f"{self._headline()}\n{text_table(self._rows())}"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self._headline()}{html_table(self._rows())}</div>"
+
+    def _headline(self) -> str:
+        return f"Evaluation of {len(self.assignments):,} items, ELBO {self.elbo:.2f} nats per item"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        head, *rows = self.group_scores.rows()
+        return [
+            (head[0], "groups", *head[2:]),
+            *((j, str(self.grouping.num_groups[int(j)]), *rest) for j, _, *rest in rows),
+        ]
 
     def facet_records(self) -> list[dict[str, Any]]:
         """One record of plain numbers per facet, the entry ``facets`` of ``summary.json``."""

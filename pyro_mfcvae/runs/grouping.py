@@ -73,6 +73,15 @@ class Grouping:
         """The groups where each tree's merges stop overlapping, without names."""
         return cls(tuple(FacetGroups(tree, tree.labels(), ("",) * tree.num_groups) for tree in trees))
 
+    def __repr__(self) -> str:
+        """A line per facet: how many groups of how many clusters, and what they are called."""
+        lines = (
+            f"  facet {j}: {groups.num_groups} of {groups.tree.num_clusters} clusters"
+            + (f" ({', '.join(self.names(j))})" if any(groups.names) else "")
+            for j, groups in enumerate(self.facets)
+        )
+        return "\n".join(["Grouping: groups", *lines])
+
     @property
     def num_groups(self) -> tuple[int, ...]:
         """G of every facet."""

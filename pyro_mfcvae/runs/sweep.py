@@ -39,6 +39,15 @@ class Sweep:
     evaluations: tuple[Evaluation, ...]
     agreement: NDArray[np.float64]
 
+    def __repr__(self) -> str:
+        """A line per seed, and how much the seeds agree."""
+        lines = (
+            f"  seed {seed}: ELBO {evaluation.elbo:.2f} nats per item, groups {evaluation.grouping.num_groups}"
+            for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
+        )
+        agreement = ", ".join(f"facet {j} {value:.2f}" for j, value in enumerate(self.stability()))
+        return "\n".join([f"Sweep, best seed {self.best_seed}", *lines, f"  ARI across seeds: {agreement}"])
+
     @property
     def best_seed(self) -> int:
         """The seed whose run has the highest ELBO on the test items: a choice that needs no labels."""

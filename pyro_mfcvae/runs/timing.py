@@ -1,5 +1,6 @@
-"""How long a training will take, from a few steps of it."""
+"""How long a training will take, from a few steps of it, and whether the machine is busy."""
 
+import os
 import time
 
 import pyro
@@ -13,6 +14,18 @@ from pyro_mfcvae.infer.objective import FacetELBO
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 
 _NUM_WARMUP, _NUM_TIMED = 2, 4
+
+
+def describe_load() -> str | None:
+    """A hint where other programs occupy all cores, because threads of one training then wait for each other."""
+    num_threads, num_cores = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if num_threads == 1 or load < num_cores:
+        return None
+    return (
+        f"this machine is busy (load {load:.1f} on {num_cores} cores), and {num_threads} threads wait for each other: "
+        "with the environment variable OMP_NUM_THREADS=1 a step is often several times faster"
+    )
 
 
 def estimate_seconds(config: Config, data: Dataset) -> float:

@@ -1,9 +1,11 @@
 """Callbacks of a training: their protocol, a progress bar in the terminal, and loggers."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning_fabric.loggers.logger import Logger
 from rich.console import Console
@@ -14,6 +16,9 @@ from pyro_mfcvae.train.training import Training
 
 # Without a terminal there is no bar, but about this many lines over the whole training.
 _NUM_LINES = 10
+
+# Seconds between two redraws of a notebook's bar.
+_REDRAW_SECONDS = 0.25
 
 
 class Callback(Protocol):
@@ -72,6 +77,81 @@ class ProgressBar:
                 f"epoch {record.epoch}/{self._num_epochs}  ELBO {record.elbo:.1f}  clusters in use {clusters}",
                 highlight=False,
             )
+
+
+class NotebookBar:
+    """A progress bar below a notebook's cell, redrawn in place; a context manager. It needs no widgets.
+
+    Args:
+        display: ``IPython.display.display``, which shows what ``_repr_html_`` returns.
+    """
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._handle: Any = None
+        self._elbo, self._clusters = "—", "—"
+        self._drawn = -_REDRAW_SECONDS
+
+    def __enter__(self) -> "NotebookBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._draw()
+
+    def on_start(self, training: Training) -> None:
+        self._num_epochs, self._steps_per_epoch = training.num_epochs, training.steps_per_epoch
+        self._first = self._done = float(training.epoch)
+        self._start = time.monotonic()
+        self._draw()
+
+    def on_steps(self, num_steps: int, elbo: float) -> None:
+        self._done += num_steps / self._steps_per_epoch
+        self._elbo = f"{elbo:.1f}"
+        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._draw()
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self._done, self._elbo = float(record.epoch), f"{record.elbo:.1f}"
+        self._clusters = " ".join(map(str, record.active_clusters))
+        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self._handle is None:
+            self._handle = self._display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def _repr_html_(self) -> str:
+        seconds, gone = self._drawn - self._start, self._done - self._first
+        left = (
+            f" &lt; {_clock(seconds * (self._num_epochs - self._done) / gone)}"
+            if 0 < gone < self._num_epochs - self._first
+            else ""
+        )
+        return (
+            f'<progress value="{self._done / self._num_epochs:.4f}" max="1" style="width: 20em"></progress> '
+            f"epoch {int(self._done)}/{self._num_epochs} · ELBO {self._elbo} · clusters in use {self._clusters} · "
+            f"{_clock(seconds)}{left}"
+        )
+
+
+def open_progress_bar() -> ProgressBar | NotebookBar:
+    """The bar for where the program runs: in place below a notebook's cell, or in the terminal."""
+    console = Console()
+    if not console.is_jupyter:
+        return ProgressBar(console)
+    from IPython.display import display
+
+    return NotebookBar(display)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 class LoggerCallback:

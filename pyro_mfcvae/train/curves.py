@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.plots import COLOURS, FAINT, INK, SHADE, TEXT_SIZE, TITLE_SIZE
+from pyro_mfcvae.plots import COLOURS, FAINT, INK, SHADE, TEXT_SIZE, TITLE_SIZE, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,6 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
             ``kl`` (nats per item, one entry per facet) and ``alpha`` (one entry per facet).
         fits: when mixtures were fitted, in epochs; each is a dotted line.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if not records:
@@ -35,7 +34,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
     kl[alpha == 0] = np.nan  # the KL of a facet has no meaning before the facet joins
     style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # one point makes no line
 
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
+    figure = make_figure(7.5, 7)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
     bound, divergence, fading = panels
     for key, colour in (("elbo", INK), ("reconstruction", "#A0A0A0")):

@@ -60,3 +60,11 @@ def test_a_sweep_is_means_and_deviations(capsys: pytest.CaptureFixture[str]) -> 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows[0] == ["0", "1.00", *["1.000", "±", "0.000,", "1.000", "±", "0.000"]]
     assert rows[1][:5] == ["1", "0.25", "0.625", "±", "0.177,"]
+
+
+def test_a_sweep_shows_its_seeds_and_their_agreement() -> None:
+    runs = (run([0, 0, 1, 1], [0, 1, 0, 1]), run([0, 1, 0, 1], [0, 0, 1, 1]))
+    shown = repr(Sweep((0, 1), runs, np.array([[[1, 1], [0.5, 0.25]], [[0.5, 0.25], [1, 1]]]))).splitlines()
+    assert shown[0] == "Sweep, best seed 0"
+    assert shown[2] == "  seed 1: ELBO -1.00 nats per item, groups (2, 1)"
+    assert shown[3] == "  ARI across seeds: facet 0 0.50, facet 1 0.25"

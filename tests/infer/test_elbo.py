@@ -194,3 +194,8 @@ def test_other_objectives_have_the_gradient_of_q_c(loss: Any) -> None:
     pyro.set_rng_seed(1)
     loss.loss_and_grads(model, sampled, x)
     assert abs(guide.encoder.shift.grad.item() - grads[0]) > 0.1
+
+
+def test_a_bound_shows_its_arguments() -> None:
+    assert repr(FacetELBO(num_particles=2)) == "FacetELBO(closed_form=None, num_particles=2, compile=False)"
+    assert repr(ImportanceWeightedELBO()).startswith("ImportanceWeightedELBO(num_particles=")

@@ -95,3 +95,16 @@ def test_nothing_is_left_behind(make: Callable[..., MFCVAE], split: Split) -> No
     assert pair.training
     assert all(parameter.grad is None for parameter in pair.parameters())
     assert list(pyro.get_param_store().keys()) == []
+
+
+def test_an_evaluation_is_shown_as_a_table_of_groups(make: Callable[..., MFCVAE], split: Split) -> None:
+    assert repr(split) == "Split(23 items 1 × 2 × 3, labels even, third)"
+    result = evaluate(make(), split)
+    head, columns, *rows = repr(result).splitlines()
+    assert head == f"Evaluation of 23 items, ELBO {result.elbo:.2f} nats per item"
+    assert columns.split() == ["facet", "groups", "label", "accuracy", "NMI", "ARI"]
+    accuracy = result.group_scores.accuracy["third"][1]
+    assert rows[3].split()[:4] == ["1", str(result.grouping.num_groups[1]), "third", f"{accuracy:.3f}"]
+    html = result._repr_html_()
+    assert html.count("<tr>") == 5 and f"<td>{accuracy:.3f}</td>" in html
+    assert result.scores._repr_html_().startswith("<table><tr><th>facet</th><th>clusters in use</th>")

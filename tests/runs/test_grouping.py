@@ -104,3 +104,12 @@ def test_labels_and_names_must_fit_the_tree() -> None:
         FacetGroups(tree, np.array([0, 2]), ("", "", ""))
     with pytest.raises(InputError, match="expected a name, which may be empty, for each of 2 groups, got 1"):
         FacetGroups(tree, np.array([0, 1]), ("",))
+
+
+def test_a_grouping_is_a_line_per_facet() -> None:
+    shown = repr(make_grouping().rename(0, 1, "two legs")).splitlines()
+    assert shown == [
+        "Grouping: groups",
+        "  facet 0: 3 of 5 clusters (group 0, two legs, group 2)",
+        "  facet 1: 2 of 2 clusters",
+    ]

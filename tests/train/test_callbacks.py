@@ -6,7 +6,14 @@ import pytest
 from lightning_fabric.loggers import CSVLogger
 from rich.console import Console
 
-from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, ProgressBar, log_to_tensorboard
+from pyro_mfcvae.train.callbacks import (
+    Callback,
+    LoggerCallback,
+    NotebookBar,
+    ProgressBar,
+    log_to_tensorboard,
+    open_progress_bar,
+)
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -81,6 +88,47 @@ def test_the_bar_is_taken_down_when_the_training_fails() -> None:
         raise RuntimeError("stop")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+class Display:
+    """What IPython's ``display`` does, with every state that is shown kept."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[str]] = []
+
+    def __call__(self, bar: NotebookBar, *, display_id: bool) -> "Display":
+        assert display_id
+        self.shown.append([])
+        self.update(bar)
+        return self
+
+    def update(self, bar: NotebookBar) -> None:
+        self.shown[-1].append(bar._repr_html_())
+
+
+def test_in_a_notebook_one_bar_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("pyro_mfcvae.train.callbacks.time.monotonic", lambda: next(clock))
+    display = Display()
+    with NotebookBar(display) as callback:
+        watch(callback, 2)
+    (states,) = display.shown
+    assert 'value="0.0000"' in states[0] and "epoch 0/2 · ELBO — · clusters in use —" in states[0]
+    assert 'value="0.1667"' in states[1] and "&lt;" in states[1]
+    assert 'value="1.0000"' in states[-1] and "epoch 2/2 · ELBO -12.3 · clusters in use 7 4" in states[-1]
+    assert "&lt;" not in states[-1]
+
+
+def test_a_notebook_bar_is_redrawn_four_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.train.callbacks.time.monotonic", lambda: 0.0)
+    display = Display()
+    with NotebookBar(display) as callback:
+        watch(callback, 20)
+    assert len(display.shown[0]) == 2  # at the start and at the end
+
+
+def test_outside_notebooks_the_bar_is_the_terminal_s() -> None:
+    assert isinstance(open_progress_bar(), ProgressBar)
 
 
 def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
