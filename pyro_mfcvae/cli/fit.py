@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from pyro_mfcvae.cli.options import (
 )
 from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say
 from pyro_mfcvae.config.custom_parts import import_parts
+from pyro_mfcvae.config.flags import SettingFlags, as_settings
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
     from pyro_mfcvae.runs.fit import Fit
     from pyro_mfcvae.train.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Settings of the preset to change: one option per setting, or all of them behind --set."""
+
+    set: Settings = ()
+    flags: Annotated[SettingFlags, tyro.conf.arg(name="")] = field(default_factory=SettingFlags)
+
+    def as_list(self) -> list[str]:
+        """In the form KEY=VALUE."""
+        return [*chain.from_iterable(self.set), *as_settings(self.flags)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def fit(
     /,
     data: Data = None,
     out: Directory = None,
-    set: Settings = (),
+    changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes(),
     resume: Flag = False,
     machines: Annotated[Machines, tyro.conf.arg(name="")] = Machines(),
     minutes: Annotated[float | None, option("M")] = None,
@@ -83,23 +96,23 @@ def fit(
 ) -> None:
     """Train a model and show its clusters.
 
-    Without any argument this is the demo: it draws images of figures on coloured grounds and finds hue and shape as two
-    separate clusterings, in a few minutes on a laptop. For data of another size than the preset's, its epochs change so
-    that the number of steps does not, unless training.epochs is set.
+    Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. For
+    data of another size than the preset's, its epochs change so that the number of steps does not, unless they are set.
+    Every setting is an option: --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the one named as the data; for other data auto, which
-            chooses settings for them (facets.number=3 asks for three facets); without data shapes.
+            chooses settings for them (--facets.number 3 asks for three facets); without data shapes.
         data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
             preset's.
         out: The run's folder. By default a new one below runs/.
         resume: Continue the run in --out from its last checkpoint.
         minutes: Shorten the schedule so that its steps take at most so long on this machine.
     """
-    if resume and (out is None or preset or data or set):
+    settings = changes.as_list()
+    if resume and (out is None or preset or data or settings):
         raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
     import_parts(common.parts)
-    settings = list(chain.from_iterable(set))
     chosen = None if resume else _choose_config(preset, data, settings)
 
     from pyro_mfcvae.config.build import load_data
@@ -146,7 +159,7 @@ def sweep(
     seeds: Count = 10,
     data: Data = None,
     out: Directory = None,
-    set: Settings = (),
+    changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes(),
     workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers(),
     common: Common = COMMON,
 ) -> None:
@@ -166,9 +179,9 @@ def sweep(
     if seeds < 1 or (workers.workers is not None and workers.workers < 1):
         raise InputError(f"expected --seeds and --workers of 1 or more, got {seeds} and {workers.workers}: raise them")
     import_parts(common.parts)
-    settings = list(chain.from_iterable(set))
+    settings = changes.as_list()
     if "seed" in map(_key_of, settings):
-        raise InputError("the seeds of a sweep count from 0: leave --set seed out, and say how many with --seeds")
+        raise InputError("the seeds of a sweep count from 0: leave the setting seed out, and say how many with --seeds")
     chosen = _choose_config(preset, data, settings)
 
     from pyro_mfcvae.atomic_io import write_json

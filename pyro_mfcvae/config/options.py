@@ -55,7 +55,8 @@ class GaussianPriorOptions:
     """A mixture of Gaussians.
 
     Attributes:
-        covariance: shape of the components' covariances, of all facets or of each.
+        covariance: shape of the components' covariances (diagonal, full, spherical or tied), one for all facets or one
+            per facet.
         learn_weights: whether the clusters' weights are parameters; 1/K otherwise.
     """
 
@@ -85,13 +86,15 @@ class BayesianPriorOptions:
     """A mixture of Gaussians with hyperpriors.
 
     Attributes:
-        covariance: shape of the components' covariances, of all facets or of each.
-        random: the parameters that have a hyperprior; the others are learned.
-        stick_breaking: let the data choose how many clusters have weight.
-        concentration: of the weights' hyperprior; below 1 it favours few clusters.
+        covariance: shape of the components' covariances (diagonal, full, spherical or tied), one for all facets or one
+            per facet.
+        random: parameters that have a hyperprior, out of probs, loc and scale; the others are learned.
+        stick_breaking: whether the weights are those of a stick-breaking process, so that the data choose how many
+            clusters have weight.
+        concentration: concentration of the weights' hyperprior; below 1 it favours few clusters.
         loc_scale: standard deviation of the means' hyperprior, in units of z.
         scale_scale: scale of the standard deviations' hyperprior, in units of z.
-        correlation: of the LKJ hyperprior of full and tied covariances; 1 is uniform.
+        correlation: concentration of the LKJ hyperprior of full and tied covariances; 1 is uniform.
     """
 
     __pydantic_config__ = strict
@@ -135,10 +138,10 @@ class GaussianLikelihoodOptions:
     """A Gaussian of every element.
 
     Attributes:
-        scale: standard deviation in units of x; the initial value where it is learned.
-        learn_scale: whether it is a parameter.
+        scale: its scale in units of x; the scale's initial value where it is learned.
+        learn_scale: whether the scale is a parameter.
         per_channel: whether every channel has a scale of its own.
-        sigmoid_mean: squash the mean into (0, 1).
+        sigmoid_mean: whether the location is squashed into (0, 1).
     """
 
     __pydantic_config__ = strict
@@ -153,27 +156,17 @@ class GaussianLikelihoodOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscretizedLogisticOptions:
-    """A logistic distribution of every element, discretised to the values that bytes have.
+class DiscretizedLogisticOptions(GaussianLikelihoodOptions):
+    """A logistic distribution of every element, discretised to the values that bytes have; with the same options.
 
     Attributes:
-        scale: of the logistic in units of x; the initial value where it is learned.
-        learn_scale: whether it is a parameter.
-        per_channel: whether every channel has a scale of its own.
-        sigmoid_mean: squash the location into (0, 1).
-        num_levels: how many values an element can have, from 0 to 1.
+        num_levels: number of values that an element can have, from 0 to 1.
     """
 
-    __pydantic_config__ = strict
     scale: Positive = 0.1
     learn_scale: bool = True
-    per_channel: bool = False
     sigmoid_mean: bool = True
     num_levels: Annotated[int, Field(ge=2, strict=True)] = 256
-
-    def __post_init__(self) -> None:
-        if not self.learn_scale:
-            refuse_without_effect(self, ("per_channel",), "where the scale is not learned (learn_scale)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +174,7 @@ class NegativeBinomialOptions:
     """Counts that vary more than Poisson's.
 
     Attributes:
-        dispersion: initial value of the inverse excess: variance = m + m² / dispersion. It is learned.
+        dispersion: initial value of r in variance = m + m² / r, which is learned.
     """
 
     __pydantic_config__ = strict
@@ -201,7 +194,25 @@ class CategoricalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLPOptions:
+class LadderOptions:
+    """What every ladder of ours has.
+
+    Attributes:
+        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
+            of x.
+        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
+            autoregressive, which needs assignment = monte_carlo or sample.
+        separate: whether every facet has an encoder of its own.
+    """
+
+    __pydantic_config__ = strict
+    head_init_scale: NonNegative = 0.0
+    posterior: Posterior = "diagonal"
+    separate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPOptions(LadderOptions):
     """A ladder of linear layers.
 
     Attributes:
@@ -209,45 +220,27 @@ class MLPOptions:
         decoder_dims: widths of the decoder's rungs, shallowest first.
         hidden_dim: width of the decoder's last hidden layer.
         merge_weight: weight of a rung where it joins the decoder.
-        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
-            of x.
-        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
-            autoregressive, which needs assignment = monte_carlo or sample.
-        separate: give every facet an encoder of its own.
     """
 
-    __pydantic_config__ = strict
     encoder_dims: PerFacet | None = field(default=None, metadata=PER_FACET)
     decoder_dims: PerFacet | None = field(default=None, metadata=PER_FACET)
     hidden_dim: Count = 500
     merge_weight: Positive = 0.1
-    head_init_scale: NonNegative = 0.0
-    posterior: Posterior = "diagonal"
-    separate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvOptions:
+class ConvOptions(LadderOptions):
     """A ladder of convolutions.
 
     Attributes:
-        channels: of the maps, from the image inwards; the last one holds for all further maps.
-        num_residual_blocks: how many residual blocks follow every map.
-        gated: let facets also scale the maps that they join in the decoder.
-        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
-            of x.
-        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
-            autoregressive, which needs assignment = monte_carlo or sample.
-        separate: give every facet an encoder of its own.
+        channels: numbers of channels of the maps, from the image inwards; the last one holds for all further maps.
+        num_residual_blocks: number of residual blocks behind every map.
+        gated: whether facets also scale the maps that they join in the decoder.
     """
 
-    __pydantic_config__ = strict
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
     num_residual_blocks: NaturalNumber = 0
     gated: bool = False
-    head_init_scale: NonNegative = 0.0
-    posterior: Posterior = "diagonal"
-    separate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +248,7 @@ class MonteCarloOptions:
     """q(c | x) from draws of z.
 
     Attributes:
-        num_samples: how many draws.
+        num_samples: number of draws.
     """
 
     __pydantic_config__ = strict
@@ -263,14 +256,9 @@ class MonteCarloOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaDEOptions:
-    """q(c | x) as the mean of p(c | z) over draws of z.
+class VaDEOptions(MonteCarloOptions):
+    """q(c | x) as the mean of p(c | z) over draws of z; with the same option."""
 
-    Attributes:
-        num_samples: how many draws.
-    """
-
-    __pydantic_config__ = strict
     num_samples: Count = 1
 
 

@@ -24,8 +24,8 @@ class DataConfig:
     """The items.
 
     Attributes:
-        source: a name that `mfcvae datasets` lists, or a path.
-        size: height and width that images are brought to, one number for both; as they are where None.
+        source: name of a data set that `mfcvae datasets` lists, or a path.
+        size: height and width that images are brought to, one number for both; images keep their size where None.
         fit: how images of another shape are brought there: crop the middle, pad the borders, or stretch.
     """
 
@@ -40,7 +40,7 @@ class FacetsConfig:
     """One entry per facet, shallowest first.
 
     Attributes:
-        num_clusters: of each facet; a facet with one cluster has a standard normal prior.
+        num_clusters: number of clusters of each facet; a facet with one cluster has a standard normal prior.
         latent_dim: dimension of each facet's z.
     """
 
@@ -54,8 +54,8 @@ class PriorConfig:
     """p(c) and p(z | c) of every facet with more than one cluster; a facet with one has a standard normal.
 
     Attributes:
-        kind: gaussian, student_t, bayesian or vamp, or the import path of a part of your own.
-        options: of the kind.
+        kind: prior of each facet: gaussian, student_t, bayesian or vamp, or the import path of a prior of your own.
+        options: options of the kind.
         globals_guide: q(theta) over a prior's random parameters: conjugate, delta, normal or multivariate_normal, or
             the import path of a part of your own. Of the built-in priors only bayesian has such parameters.
     """
@@ -79,11 +79,11 @@ class LikelihoodConfig:
     """p(x | z).
 
     Attributes:
-        kind: bernoulli, continuous_bernoulli, gaussian, discretized_logistic, poisson, negative_binomial or
-            categorical, or the import path of a part of your own.
-        options: of the kind.
-        missing: elements may be NaN, for missing; these are left out of p(x | z), and the built-in encoders read which
-            they are.
+        kind: distribution of x: bernoulli, continuous_bernoulli, gaussian, discretized_logistic, poisson,
+            negative_binomial or categorical, or the import path of a likelihood of your own.
+        options: options of the kind.
+        missing: whether elements may be NaN, which means missing; p(x | z) leaves these out, and the built-in encoders
+            read which they are.
     """
 
     __pydantic_config__ = strict
@@ -100,8 +100,8 @@ class NetworksConfig:
     """The ladder of encoder and decoder.
 
     Attributes:
-        kind: mlp (linear layers) or conv (convolutions), or the import path of a function of your own.
-        options: of the kind.
+        kind: architecture: mlp (linear layers) or conv (convolutions), or the import path of a function of your own.
+        options: options of the kind.
     """
 
     __pydantic_config__ = strict
@@ -117,8 +117,8 @@ class AssignmentConfig:
     """The rule for q(c | x).
 
     Attributes:
-        kind: analytic, monte_carlo, sample, vade or amortized, or the import path of a part of your own.
-        options: of the kind.
+        kind: rule: analytic, monte_carlo, sample, vade or amortized, or the import path of a rule of your own.
+        options: options of the kind.
     """
 
     __pydantic_config__ = strict
@@ -135,8 +135,8 @@ class Config:
 
     Attributes:
         data: the items.
-        description: one line for people.
-        seed: of the data (where drawn), the starting values and the training.
+        description: one line that says what the configuration is for.
+        seed: seed of the data (where they are drawn), of the starting values and of the training.
     """
 
     __pydantic_config__ = strict

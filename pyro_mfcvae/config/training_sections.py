@@ -23,21 +23,23 @@ class TrainingConfig:
     """How long, how fast and on what the parameters are optimised.
 
     Attributes:
-        epochs: of each stage, deepest facet first, or one number for all stages alike.
-        batch_size: items per step.
-        learning_rate: of Adam at the first step.
-        final_learning_rate: of Adam after the last step, reached along a half cosine; constant where None.
-        data_dependent_init: standardise the hidden units on a first batch.
-        objective: the ELBO with the assignment rule's q(c | x), or the importance-weighted bound with the clusters
-            summed out (Burda et al. 2016).
-        num_particles: draws per item of the importance-weighted bound.
+        epochs: number of epochs of each stage, deepest facet first; one number holds for every stage.
+        batch_size: number of items per step.
+        learning_rate: learning rate of Adam at the first step.
+        final_learning_rate: learning rate of Adam after the last step, reached along a half cosine; the rate is
+            constant where None.
+        data_dependent_init: whether the hidden units are standardised on a first batch.
+        objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
+            clusters summed out (Burda et al. 2016).
+        num_particles: number of draws per item; of the importance-weighted bound only.
         renyi_alpha: order of Rényi's divergence (Li and Turner 2016); 0 is the importance-weighted bound itself.
-        free_nats: of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
-        on_divergence: stop, or retry once, from the last good checkpoint, with half the learning rate.
-        precision: of the networks' matrix products and convolutions; densities, parameters and Adam keep float32.
-            "tf32" has an effect on CUDA only.
-        compile: compile the objective; "auto" does where it saves time.
-        capture: replay the whole step (loss, gradient and Adam) as one CUDA graph; on one CUDA device only.
+        free_nats: nats of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
+        on_divergence: what happens when the training diverges: stop, or retry once, from the last good checkpoint, with
+            half the learning rate.
+        precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
+            bf16; densities, parameters and Adam keep float32.
+        compile: whether the objective is compiled: true, false, or auto, which compiles where that saves time.
+        capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph; on one CUDA device only.
     """
 
     __pydantic_config__ = strict
@@ -67,16 +69,19 @@ class ScheduleConfig:
     """How facets join; steps are optimiser steps, and stages run from the deepest facet to the shallowest.
 
     Attributes:
-        scale: factor on the whole schedule, its epochs and all its steps, the fits of mixtures included: 0.1 runs
-            through it in a tenth of the time.
-        fade_in_steps: over which alpha, and by default beta, of a facet rise from 0 to 1.
-        kl_fade_in_steps: over which beta does, one number per stage.
-        kl_delay_steps: after which beta starts to rise, one number per stage.
-        fade: shape of both.
-        kl_weights: that the betas rise to instead of 1: for each stage a row of one number per facet, shallowest first.
-        kl_relax_steps: of the last stage, between which its kl_weights go to 1; they stay where None.
-        repartition_step: after which, counted from the last stage's start, the axes of the joint z are shared out among
-            the facets once more, so that these repeat each other less; never where None.
+        scale: factor on the number of epochs and on all numbers of steps, those of mixture_fit included: 0.1 makes the
+            training ten times shorter.
+        fade_in_steps: number of steps over which alpha of a facet rises from 0 to 1, and beta as well where
+            kl_fade_in_steps is None.
+        kl_fade_in_steps: number of steps over which beta rises, one number per stage.
+        kl_delay_steps: number of steps before beta starts to rise, one number per stage; no delay where None.
+        fade: shape of the rise of alpha and beta: linear or cosine.
+        kl_weights: values that the betas rise to: for each stage a row with one number per facet, shallowest first; 1
+            where None.
+        kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they never change where
+            None.
+        repartition_step: step, counted from the start of the last stage, after which the axes of the joint z are
+            divided among the facets again, so that the facets repeat each other less; never where None.
     """
 
     __pydantic_config__ = strict
@@ -99,12 +104,14 @@ class MixtureFitConfig:
     """When and to what the mixtures are fitted during training; steps are optimiser steps.
 
     Attributes:
-        warmup_steps: from the start of a facet's stage to the first fit of its mixture; for each stage, or for all.
-        refit_steps: after which, counted from the same start, the mixture is fitted again.
-        joint_refit_steps: after which, counted from the last stage's start, all mixtures are fitted again.
-        items: how many items a mixture is fitted to.
-        to: draws of their q(z | x), or its means.
-        units: of z in the fit: as it is, or in each dimension the standard deviation of q(z | x).
+        warmup_steps: number of steps from the start of a facet's stage to the first fit of its mixture; one number per
+            stage, or one for all.
+        refit_steps: steps, counted from the same start, after which the mixture is fitted again.
+        joint_refit_steps: steps, counted from the start of the last stage, after which all mixtures are fitted again.
+        items: number of items that a mixture is fitted to.
+        to: what a mixture is fitted to: draws of q(z | x), or its means.
+        units: unit of z in the fit: latent, which leaves z as it is, or posterior, the standard deviation of q(z | x)
+            in each dimension.
         variance: starting variance of the components; the fitted covariances where None.
     """
 
@@ -123,10 +130,10 @@ class SupervisionConfig:
     """A few labels that tie a facet's clusters to known categories: value number k of the label to cluster k.
 
     Attributes:
-        label: name of a label set of the data; no supervision where None.
-        facet: which facet; the deepest where None.
-        items_per_value: how many items of each value are known.
-        batch_size: how many of them join every batch.
+        label: name of the label set with the known categories; no supervision where None.
+        facet: index of the facet that they belong to; the deepest where None.
+        items_per_value: number of items of each value that are known.
+        batch_size: number of known items that join every batch.
     """
 
     __pydantic_config__ = strict

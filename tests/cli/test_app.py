@@ -27,7 +27,10 @@ def test_the_module_is_the_command() -> None:
     ("args", "mentions"),
     [
         (["--help"], ["fit", "evaluate", "presets", "datasets"]),
-        (["fit", "--help"], ["PRESET", "--data", "--out", "--set", "--resume", "--device", "--root", "MFCVAE_DATA"]),
+        (
+            ["fit", "--help"],
+            ["PRESET", "--data", "--out", "--set", "--resume", "--device", "--root", "--training.epochs"],
+        ),
         (["evaluate", "--help"], ["RUN", "--data", "--root", "--json", "--parts"]),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from command_line import TINY, Run, check_scores, make_images, names, save_data
 from files_as_published import write_stickfigures
 
@@ -48,6 +49,18 @@ def test_settings_and_data_reach_the_configuration() -> None:
     assert config.training.epochs == 2
     assert config.facets.num_clusters == (4, 3)
     assert config.description == "Settings chosen by auto for 80 items of 1 × 6 × 6 elements"
+
+
+def test_every_setting_is_an_option() -> None:
+    args = ["--set", "seed=1", "--training.epochs", "[3, 4]", "--prior.covariance=full", "--mixture-fit.to", "means"]
+    given = tyro.cli(cli_fit.Changes, args=args).as_list()
+    assert given == ["seed=1", "prior.covariance=full", "training.epochs=[3, 4]", "mixture_fit.to=means"]
+
+
+def test_a_wrong_option_of_a_setting_suggests_the_nearest(mfcvae: Run) -> None:
+    code, out, err = mfcvae("fit", "--training.epoch", "3")
+    assert (code, out) == (2, "")
+    assert re.search(r"Perhaps you meant:\s+--training\.epochs VALUE", err)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
     for args, told in (
         (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'"),
-        (["--set", "seed=3"], "the seeds of a sweep count from 0: leave --set seed out"),
+        (["--seed", "3"], "the seeds of a sweep count from 0: leave the setting seed out"),
+        (["--set", "seed=3"], "the seeds of a sweep count from 0: leave the setting seed out"),
         (
             ["--seeds", "1", "--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"],
             "seed 0 failed: the 90 clusters of facet 1 cannot",

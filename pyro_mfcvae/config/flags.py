@@ -1,0 +1,90 @@
+"""Every setting as an option of the command line, such as ``--training.epochs 5``. Nothing here imports torch.
+
+The help is that of the sections' docstrings, so that a new setting needs no line here.
+"""
+
+import inspect
+import re
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from pyro_mfcvae.config.parts import PARTS
+from pyro_mfcvae.config.schema import Config
+
+# Of the preset auto alone, see `pyro_mfcvae.config.auto.configure_auto`.
+_OF_AUTO = {"facets": {"number": "Number of facets (preset auto)."}}
+
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+\n?(?: {5,}.+\n?)*)", re.MULTILINE)
+
+
+def describe_settings() -> dict[str, dict[str, str]]:
+    """By section, "" for settings outside of sections: name → help, of the options of all kinds of parts as well."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    for name, text in _attributes(Config).items():
+        if name not in _sections():
+            found[""][name] = text
+    for section, kind in _sections().items():
+        found[section] = _attributes(kind) | _options_of_kinds(section) | _OF_AUTO.get(section, {})
+        found[section].pop("options", None)
+    return found
+
+
+def _sections() -> dict[str, type]:
+    return {f.name: f.type for f in fields(Config) if isinstance(f.type, type) and is_dataclass(f.type)}
+
+
+def _options_of_kinds(section: str) -> dict[str, str]:
+    """Name → help of the options of all kinds, with the kinds that have each of them."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for kind, part in PARTS.get(section, {}).items():
+        for name, text in _attributes(part.options).items() if part.options else ():
+            kinds.setdefault((name, text), []).append(kind)
+    texts: dict[str, list[str]] = {}
+    for (name, text), of in kinds.items():
+        texts.setdefault(name, []).append(f"{text.removesuffix('.')} ({', '.join(of)}).")
+    return {name: " ".join(parts) for name, parts in texts.items()}
+
+
+def _attributes(of: type) -> dict[str, str]:
+    """The attributes that the docstrings of a class and its bases describe, each as a sentence on one line."""
+    found: dict[str, str] = {}
+    for kind in reversed(of.__mro__):
+        entries = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        found |= {name: text[0].upper() + " ".join(text.split())[1:] for name, text in _ATTRIBUTE.findall(entries)}
+    return found
+
+
+def make_flags() -> type:
+    """A dataclass with a field per section, whose fields hold the texts that were given, or None."""
+    settings = describe_settings()
+    of_config: list[Any] = [(name, _option(text), None) for name, text in settings.pop("").items()]
+    for section, texts in settings.items():
+        summary = {"__doc__": (inspect.getdoc(_sections()[section]) or "").partition("\n")[0]}
+        options = [(name, _option(text), None) for name, text in texts.items()]
+        flags = make_dataclass(section, options, frozen=True, namespace=summary)
+        of_config.append((section, flags, field(default_factory=flags)))
+    return make_dataclass("SettingFlags", of_config, frozen=True)
+
+
+def _option(text: str) -> Any:
+    return Annotated[str | None, arg(metavar="VALUE", help=text, help_behavior_hint="")]
+
+
+def as_settings(flags: Any, prefix: str = "") -> list[str]:
+    """What was given, in the form that `pyro_mfcvae.config.text.override` takes."""
+    given: list[str] = []
+    for f in fields(flags):
+        value = getattr(flags, f.name)
+        if is_dataclass(value):
+            given += as_settings(value, f"{f.name}.")
+        elif value is not None:
+            given.append(f"{prefix}{f.name}={value}")
+    return given
+
+
+if TYPE_CHECKING:
+    SettingFlags = Any
+else:
+    SettingFlags = make_flags()
