@@ -5,7 +5,7 @@
     python benchmarks/reproduction.py shapes3d-floor --data rendered3d-floor
 
 The result goes to benchmarks/results/NAME.json after every seed, with machine, data and seconds. Accuracy is by
-majority label.
+majority label. Scores of single clusters stand under "labels", those of groups under "groups".
 """
 
 import json
@@ -69,24 +69,26 @@ class CurveMonitor:
 
 
 def best(scores: FacetScores) -> dict[str, dict[str, float]]:
-    """Per label: its facet, and that facet's accuracy and NMI; the largest NMI of any other facet with the label."""
+    """Per label: its facet, and that facet's scores; the largest NMI of any other facet with the label."""
     result = {}
     for label, facet in scores.best_facets().items():
         others = np.delete(scores.nmi[label], facet)
         result[label] = {
             "facet": int(facet),
             "accuracy": float(scores.accuracy[label][facet]),
+            "hungarian": float(scores.hungarian[label][facet]),
             "nmi": float(scores.nmi[label][facet]),
+            "ari": float(scores.ari[label][facet]),
             "nmi_elsewhere": float(others.max()) if len(others) else 0.0,
         }
     return result
 
 
-def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Per label: mean and standard deviation of the accuracy; of one seed there is none."""
+def over_seeds(runs: list[dict[str, Any]], of: str = "labels", score: str = "accuracy") -> dict[str, Any]:
+    """Per label: mean and standard deviation of a score; the deviation is None for one seed."""
     result = {}
-    for label in runs[0]["labels"]:
-        values = np.array([run["labels"][label]["accuracy"] for run in runs])
+    for label in runs[0][of]:
+        values = np.array([run[of][label][score] for run in runs])
         result[label] = {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
     return result
 
@@ -103,6 +105,8 @@ def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
         "seed": config.seed,
         "data_fingerprint": dataset.fingerprint(),
         "labels": best(scores),
+        "groups": best(result.evaluation.group_scores),
+        "num_groups": list(result.evaluation.grouping.num_groups),
         "clusters_in_use": scores.clusters_in_use.tolist(),
         "redundancy": float(np.max(scores.redundancy - np.eye(len(config.facets.num_clusters)))),
         "elbo": result.summary["elbo"],
@@ -116,7 +120,11 @@ def tell(run: dict[str, Any]) -> str:
         f"{label} {r['accuracy']:.3f} in facet {r['facet']} (NMI {r['nmi']:.2f}, others {r['nmi_elsewhere']:.2f})"
         for label, r in run["labels"].items()
     )
-    return f"seed {run['seed']}: {text}; clusters {run['clusters_in_use']}; {run['seconds']:.0f} s"
+    groups = ", ".join(f"{label} {r['ari']:.3f}" for label, r in run["groups"].items())
+    return (
+        f"seed {run['seed']}: {text}; clusters {run['clusters_in_use']}; groups {run['num_groups']}, ARI {groups}; "
+        f"{run['seconds']:.0f} s"
+    )
 
 
 def main(
@@ -143,7 +151,7 @@ def main(
         name: Name of the result; by default the preset's, and the other data set's.
     """
     base = override(load_preset(preset), set)
-    base = replace(base, data=data or base.data)
+    base = replace(base, data=replace(base.data, source=data or base.data.source))
     name = name or "-".join([preset, *([data] if data else [])])
     num_threads = max(torch.get_num_threads() // workers, 1)
     runs: list[dict[str, Any]] = []
@@ -159,11 +167,12 @@ def main(
                 "configuration": asdict(replace(base, seed=0)),
                 "workers": workers,
                 "accuracy": over_seeds(runs),
+                "groups_ari": over_seeds(runs, "groups", "ari"),
                 "runs": runs,
             }
             write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
     for label, accuracy in over_seeds(runs).items():
-        paper = PAPER.get(base.data, {}).get(label)
+        paper = PAPER.get(base.data.source, {}).get(label)
         beside = f"   (paper: {paper[0]:.4f} ± {paper[1]:.4f})" if paper else ""
         print(f"{label}: {accuracy['mean']:.4f} ± {accuracy['std'] or 0:.4f}{beside}")
 

@@ -45,12 +45,10 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_data
 def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
-    """One of three seeds finds all three. Seeds fail often: on an AVX-512 CPU two of the seeds 0 to 3 lose a label."""
-    for seed in range(3):
-        accuracy, facets = accuracies("nrletters", seed, tmp_path / str(seed))
-        if facets["letter"] == 2 and len(set(facets.values())) == 3 and min(accuracy.values()) >= 0.95:
-            return
-    pytest.fail("no seed found letter, colour and corner in facets of their own")
+    """By accuracy of single clusters, at least 0.99 for seeds 0 to 6 on an AVX-512 CPU."""
+    accuracy, facets = accuracies("nrletters", 0, tmp_path)
+    assert facets["letter"] == 2 and len(set(facets.values())) == 3
+    assert min(accuracy.values()) >= 0.95
 
 
 @pytest.mark.slow
