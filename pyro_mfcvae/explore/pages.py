@@ -17,6 +17,7 @@ from pyro_mfcvae.explore.rendering import number, page, thumbs
 PER_PAGE = 60
 _EXAMPLES = 6
 _MOST_CORNERS = 500
+_RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # in percent; a first proposal
 
 
 def desk_of(request: Request) -> Desk:
@@ -198,6 +199,7 @@ def latent_map(request: Request) -> HTMLResponse:
         own=own,
         sizes=view.sizes.tolist(),
         corners=corners,
+        rectangle=[(key, request.query_params.get(key, default)) for key, default in _RECTANGLE.items()],
         num_chosen=len(chosen),
         counts=[(int(g), int(counts[g])) for g in np.argsort(-counts) if counts[g]],
         chosen=thumbs(desk, chosen[:PER_PAGE].tolist(), view.confidence),
@@ -247,7 +249,7 @@ def _corners(request: Request) -> list[tuple[float, float]]:
             pairs = [pair.split(",") for pair in points.split(";")]
             corners = [(float(x), float(y)) for x, y in pairs]
         elif "left" in query:
-            left, right, bottom, top = (float(query.get(key, "")) / 100 for key in ("left", "right", "bottom", "top"))
+            left, right, bottom, top = (float(query.get(key, "")) / 100 for key in _RECTANGLE)
             corners = [(left, bottom), (right, bottom), (right, top), (left, top)]
         else:
             return []

@@ -1,0 +1,57 @@
+"""What a person does to groups in the browser is what every command shows afterwards."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import Run
+from starlette.testclient import TestClient
+
+from pyro_mfcvae.explore.app import build_app
+from pyro_mfcvae.explore.desk import Desk
+from pyro_mfcvae.explore.server import open_desk
+from pyro_mfcvae.runs.folder import RunFolder
+
+
+@pytest.fixture
+def changed(fitted: Path, visit: Callable[..., TestClient]) -> Desk:
+    """Facet 0 with one cluster split off, and the rest named; facet 1 cut into one group."""
+    desk = open_desk(RunFolder.open(fitted))
+    client = visit(build_app(desk))
+    assert desk.grouping.num_groups[0] == 1
+    unused = int(np.bincount(desk.items.clusters[:, 0], minlength=4).argmin())
+    for path, fields in (
+        ("/facet/0/group/0/split", {"clusters": [str(unused)]}),
+        ("/facet/0/group/0/name", {"name": "round & red"}),
+        ("/facet/1/cut", {"num_groups": "1"}),
+    ):
+        data = {"version": str(desk.version), **fields}
+        assert client.post(path, data=data, headers={"origin": "http://localhost"}).status_code == 303
+    assert desk.grouping.num_groups == (2, 1)
+    return desk
+
+
+def test_names_and_cuts_are_used_by_assign(mfcvae: Run, changed: Desk, tmp_path: Path) -> None:
+    code, _, err = mfcvae("assign", str(changed.run.path), "--format", "csv", "--out", str(tmp_path / "rows.csv"))
+    assert (code, err) == (0, "")
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows["facet_0_group"].tolist() == changed.view(0).groups.tolist()
+    named = rows[rows["facet_0_name"] == "round & red"]
+    assert len(named) > 0
+    assert set(named["facet_0_group"]) == {0}
+    assert set(rows["facet_1_group"]) == {0}
+
+
+def test_names_and_cuts_are_used_by_report(mfcvae: Run, changed: Desk, tmp_path: Path) -> None:
+    code, _, err = mfcvae("report", str(changed.run.path), "--out", str(tmp_path / "page.html"))
+    assert (code, err) == (0, "")
+    assert "round &amp; red" in (tmp_path / "page.html").read_text()
+
+
+def test_cuts_are_used_by_evaluate(mfcvae: Run, changed: Desk) -> None:
+    code, out, err = mfcvae("evaluate", str(changed.run.path), "--json")
+    assert (code, err) == (0, "")
+    assert [facet["num_groups"] for facet in json.loads(out)["facets"]] == [2, 1]
