@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from starlette.types import Receive, Scope, Send
 
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
-from pyro_mfcvae.explore.server import address_of, build_server, listen
+from pyro_mfcvae.explore.server import InlineExplorer, address_of, build_server, listen
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -120,6 +121,52 @@ def test_an_image_swaps_and_walks(open_page: Callable[..., Any], tmp_path: Path)
     page.wait_for_function("src => document.querySelector('#samples img').src !== src", arg=first)
 
 
+def test_fresh_samples_of_a_group(open_page: Callable[..., Any]) -> None:
+    page = open_page("/facet/0/group/1")
+    page.get_by_role("button", name="Draw images of this group").click()
+    page.locator("#fresh img").nth(23).wait_for()
+    assert page.locator("#fresh img").count() == 24
+    assert page.url.endswith("/facet/0/group/1")
+
+
+def test_a_file_is_dropped_onto_the_page(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    Image.new("L", (6, 6), 200).save(tmp_path / "dropped.png")
+    page = open_page("/upload")
+    box = page.locator("#image").bounding_box()
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path / "dropped.png")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+    page.get_by_role("button", name="Where does it belong?").click()
+    page.get_by_role("heading", name="dropped.png").wait_for()
+    page.get_by_text("Closest in this facet:").nth(1).wait_for()
+
+
+def test_the_page_stands_in_the_frame_of_a_notebook(desk: Desk, open_page: Callable[..., Any]) -> None:
+    shown = InlineExplorer(desk)
+    page = open_page()
+    listener = listen("127.0.0.1", 0)
+
+    async def notebook(scope: Scope, receive: Receive, send: Send) -> None:
+        body = f"<!doctype html><title>notebook</title>{shown._repr_html_()}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": body})
+
+    server = build_server(notebook)
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+    page.goto(address_of(listener, "127.0.0.1", None))
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("heading", name="2 facets of 200 items").wait_for()
+    frame.get_by_role("button", name="Look at the groups").first.click()
+    frame.get_by_label("Number of groups").fill("2")
+    frame.get_by_text("2 groups of").wait_for()
+    assert desk.grouping.num_groups[0] == 2
+    page.close()
+    shown.close()
+    server.should_exit = True
+
+
 def test_a_line_around_dots_lists_them(open_page: Callable[..., Any]) -> None:
     page = open_page("/facet/0/map")
     box = page.locator("#map").bounding_box()
@@ -133,39 +180,74 @@ def test_a_line_around_dots_lists_them(open_page: Callable[..., Any]) -> None:
     assert page.locator("#region img").count() > 10
 
 
-def test_everything_goes_by_keyboard(open_page: Callable[..., Any], desk: Desk) -> None:
+def reach(page: Any, selector: str) -> None:
+    """Press Tab until an element that the selector matches has the focus."""
+    for _ in range(120):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab never reaches {selector}")
+
+
+def test_groups_are_changed_by_keyboard(open_page: Callable[..., Any], desk: Desk) -> None:
     page = open_page("/facet/0")
-
-    def reach(selector: str) -> None:
-        for _ in range(120):
-            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
-                return
-            page.keyboard.press("Tab")
-        raise AssertionError(f"Tab never reaches {selector}")
-
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-    reach("#num-groups")
+    reach(page, "#num-groups")
     page.keyboard.press("ArrowRight")
     page.get_by_text("4 groups of").wait_for()
     assert page.evaluate("document.activeElement.id") == "num-groups"
-    reach("#tick-0")
+    reach(page, "#tick-0")
     page.keyboard.press("Space")
-    reach("#tick-1, #tick-2, #tick-3")
+    reach(page, "#tick-1, #tick-2, #tick-3")
     page.keyboard.press("Space")
-    reach("form[action$=merge] button")
+    reach(page, "form[action$=merge] button")
     page.keyboard.press("Enter")
     page.wait_for_url("**/group/*")
     assert desk.grouping.num_groups == (3, 2)
-    reach("#name")
+    reach(page, "#name")
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name="by keyboard").wait_for()
     page.goto("/facet/0")
-    reach("#undo")
+    reach(page, "#undo")
     with page.expect_navigation():
         page.keyboard.press("Enter")
     assert "by keyboard" not in desk.grouping.names(0)
+
+
+def test_pages_are_used_by_keyboard(open_page: Callable[..., Any]) -> None:
+    page = open_page("/")
+    reach(page, "a[href='/facet/0/map'][role=button]")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/facet/0/map")
+    reach(page, "input[name=right]")
+    page.keyboard.type("100")
+    reach(page, "input[name=top]")
+    page.keyboard.type("100")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="items inside").wait_for()
+    page.goto("/swap?a=1&b=2")
+    reach(page, "input[name=facet1]")
+    page.keyboard.press("Space")
+    page.get_by_text("with the other's facet 1").wait_for()
+    page.goto("/facet/0/latent?item=3")
+    before = page.locator("#value-now").inner_text()
+    reach(page, "#value")
+    page.keyboard.press("End")
+    page.wait_for_function("before => document.getElementById('value-now').textContent !== before", arg=before)
+    page.goto("/samples")
+    first = page.locator("#samples img").first.get_attribute("src")
+    reach(page, "main form button")
+    page.keyboard.press("Enter")
+    page.wait_for_function("src => document.querySelector('#samples img').src !== src", arg=first)
+    page.goto("/facet/0/group/1")
+    reach(page, "#least-certain-first")
+    page.keyboard.press("Enter")
+    page.locator("strong", has_text="least certain first").wait_for()
+    reach(page, "a.thumb")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/item/*")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
