@@ -26,7 +26,7 @@ from reproduction import RESULTS
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.checks.check import Check
 from pyro_mfcvae.checks.criticism import criticise
-from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.draws.arviz_data import attach_groups, to_inference_data
 from pyro_mfcvae.guides import VaDEAssignment
 from pyro_mfcvae.mfcvae import MFCVAE
 
@@ -85,9 +85,9 @@ def run_checks(pair: MFCVAE, source: MFCVAE, num: int, seed: int, groups: Any, *
         reference=reference,
         num_samples=NUM_DRAWS,
         num_simulated=NUM_SIMULATED,
-        groups=groups,
         pixels=False,
     )
+    attach_groups(data, groups)
     return list(criticise(data).checks)
 
 

@@ -22,6 +22,7 @@ from pyro_mfcvae.models.distributions import IMPOSSIBLE
 from pyro_mfcvae.models.generative import MODEL_TOKEN, WRONG_MODEL, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
 from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.networks import like_parameters
 
 _UNDER: dict[PosteriorCovariance | None, str] = {
     "diagonal": "",
@@ -180,7 +181,7 @@ class MultiFacetGuide(StoredModule):
         return self._encoder_input(*self.model.split_missing(x))
 
     def _encoder_input(self, filled: Tensor, observed: Tensor | None) -> Tensor:
-        filled = self.model.likelihood.encoder_input(filled)
+        filled = like_parameters(self.model.likelihood.encoder_input(filled), self.encoder)
         if observed is None or not self._reads_mask:
             return filled
         return torch.cat([filled, observed.to(filled.dtype)], dim=-len(self.model.event_shape))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.models.mixtures import Mixture
+from pyro_mfcvae.networks import for_densities, like_parameters
 
 
 class AssignmentRule(nn.Module, ABC):
@@ -119,8 +120,9 @@ class AmortizedAssignment(AssignmentRule):
         )
 
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
-        logits: Tensor = self.heads[j](torch.cat([posterior.mean, posterior.stddev.log()], -1))
-        return logits.log_softmax(-1)
+        moments = torch.cat([posterior.mean, posterior.stddev.log()], -1)
+        logits: Tensor = self.heads[j](like_parameters(moments, self.heads))
+        return for_densities(logits).log_softmax(-1)
 
 
 def _check_num_samples(num_samples: int) -> int:

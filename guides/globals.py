@@ -17,6 +17,7 @@ from torch.distributions import biject_to
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.distributions import StickBreaking, stick_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.networks import for_densities
 
 # The number of items that q(probs) counts as at its start: how certain it is of the weights that it starts at.
 _INITIAL_COUNT = 100.0
@@ -108,6 +109,15 @@ def _sites(model: MultiFacetModel) -> dict[str, Any]:
     return {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
 
 
+class _SingleNormal(AutoNormal):
+    """An AutoNormal whose draws are in float32 where its parameters are of half precision: a Cholesky factor that was
+    rounded to that is none."""
+
+    def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
+        loc, scale = super()._get_loc_and_scale(name)
+        return for_densities(loc), for_densities(scale)
+
+
 class ConjugateGuide(PyroModule):
     """q(probs_j) or q(sticks_j) in the family that is conjugate to its prior, all other global sites by an AutoNormal.
 
@@ -135,7 +145,7 @@ class ConjugateGuide(PyroModule):
         self.others: AutoNormal | None = None
         if sites.keys() - conjugate:
             others = poutine.block(model.sample_globals, hide_fn=lambda site: site["name"] in conjugate)
-            self.others = AutoNormal(others, init_loc_fn=init_to_value(values=start))
+            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))
         self._start_weights(start)
 
     def _add_positive(self, name: str, value: Tensor) -> None:
@@ -144,8 +154,8 @@ class ConjugateGuide(PyroModule):
     def weights_posterior(self, name: str) -> dist.TorchDistribution:
         """q at a site of weights: a Dirichlet for ``probs_j``, `StickBreaking` for ``sticks_j``."""
         if name in self.sticks:
-            return StickBreaking(getattr(self, f"{name}_a"), getattr(self, f"{name}_b"))
-        return dist.Dirichlet(getattr(self, f"{name}_concentration"))
+            return StickBreaking(*(for_densities(getattr(self, f"{name}_{of}")) for of in "ab"))
+        return dist.Dirichlet(for_densities(getattr(self, f"{name}_concentration")))
 
     def forward(self) -> dict[str, Tensor]:
         values = {name: pyro.sample(name, self.weights_posterior(name)) for name in (*self.weights, *self.sticks)}

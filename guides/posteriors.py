@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.mixtures import PosteriorCovariance
+from pyro_mfcvae.networks import density_dtype, like_parameters
 
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
@@ -44,7 +45,8 @@ class PosteriorHead(nn.Module, ABC):
     def outputs(self, h: Tensor, *sizes: int) -> tuple[Tensor, ...]:
         """The linear layer's outputs, in parts."""
         # Autocast gives low precision, but densities are computed in the precision of the parameters.
-        parts: tuple[Tensor, ...] = self.linear(h).to(self.linear.weight.dtype).split(sizes, -1)
+        dtype = density_dtype(self.linear.weight.dtype)
+        parts: tuple[Tensor, ...] = self.linear(h).to(dtype).split(sizes, -1)
         return parts
 
 
@@ -147,4 +149,4 @@ class FlowHead(PosteriorHead):
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         # Both transforms remember their last draw, so that its density needs no inverse, which takes D passes.
         place = T.AffineTransform(loc, softplus(raw_scale) + MIN_SCALE, event_dim=1, cache_size=1)
-        return FlowPosterior(base, [self.transform.condition(context), place])
+        return FlowPosterior(base, [self.transform.condition(like_parameters(context, self.transform)), place])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.encoders import LadderEncoder
+from pyro_mfcvae.networks import for_densities
 
 
 class RotatedEncoder(LadderEncoder):
@@ -38,8 +39,9 @@ class RotatedEncoder(LadderEncoder):
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         posteriors = self.ladder(x)
-        loc = torch.cat([posterior.mean for posterior in posteriors], -1) @ self.axes
-        variance = torch.cat([posterior.variance for posterior in posteriors], -1) @ self.axes.square()
+        axes = for_densities(self.axes)
+        loc = torch.cat([posterior.mean for posterior in posteriors], -1) @ axes
+        variance = torch.cat([posterior.variance for posterior in posteriors], -1) @ axes.square()
         sizes = [facet.latent_dim for facet in self.facets]
         return [
             dist.Normal(mean, scale).to_event(1)

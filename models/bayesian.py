@@ -3,17 +3,19 @@
 from collections.abc import Collection
 from typing import Any, ClassVar
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.facets import Facet
+from pyro_mfcvae.facets import Facet, global_site
 from pyro_mfcvae.models.distributions import StickBreaking, stick_weights, sticks_of
 from pyro_mfcvae.models.fits import Covariance, FitSettings
 from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import Hyperprior, Theta
+from pyro_mfcvae.networks import for_densities
 
 
 class BayesianMixturePrior(MixturePrior):
@@ -27,8 +29,9 @@ class BayesianMixturePrior(MixturePrior):
         corr_c   ~ LKJCholesky(correlation):  Sigma_c = diag(scale_c) corr_c corr_cᵀ diag(scale_c)
 
     drawn once for all items, at the sites ``probs_j`` or ``sticks_j``, ``center_j``, ``loc_j``, ``scale_j`` and
-    ``corr_j``. Inside a pair the mixture is the one at theta ~ q(theta). ``prior()`` without theta is the mixture that
-    `set_mixture` has set.
+    ``corr_j``. With sticks, ``probs_j`` is a deterministic site, the weights that they give; a value that
+    ``poutine.condition`` or ``poutine.do`` puts there takes the place of these weights. Inside a pair the mixture is
+    the one at theta ~ q(theta). ``prior()`` without theta is the mixture that `set_mixture` has set.
 
     Args:
         facet: K and D.
@@ -107,31 +110,43 @@ class BayesianMixturePrior(MixturePrior):
         sites: dict[str, Any] = {}
         if "probs" in self.random:
             if self.stick_breaking:
-                b = self.concentration.expand(num_clusters - 1)
+                b = for_densities(self.concentration).expand(num_clusters - 1)
                 sites["sticks"] = StickBreaking(torch.ones_like(b), b)
             else:
-                sites["probs"] = dist.Dirichlet(self.concentration.expand(num_clusters))
+                sites["probs"] = dist.Dirichlet(for_densities(self.concentration).expand(num_clusters))
         if "center" in self.random:
-            zero = torch.zeros_like(self.loc_scale)
-            sites["center"] = dist.Normal(zero, self.loc_scale).expand([latent_dim]).to_event(1)
+            loc_scale = for_densities(self.loc_scale)
+            sites["center"] = dist.Normal(torch.zeros_like(loc_scale), loc_scale).expand([latent_dim]).to_event(1)
         if "loc" in self.random:
             sites["loc"] = self._loc_given
         if "scale" in self.random:
             num_spreads = 1 if self.covariance == "tied" else num_clusters
             width = 1 if self.covariance == "spherical" else latent_dim
-            sites["scale"] = dist.HalfNormal(self.scale_scale).expand([num_spreads, width]).to_event(2)
+            sites["scale"] = dist.HalfNormal(for_densities(self.scale_scale)).expand([num_spreads, width]).to_event(2)
             if self.has_scale_tril:
-                sites["corr"] = dist.LKJCholesky(latent_dim, self.correlation).expand([num_spreads]).to_event(1)
+                sites["corr"] = (
+                    dist.LKJCholesky(latent_dim, for_densities(self.correlation)).expand([num_spreads]).to_event(1)
+                )
         return sites
+
+    def draw_theta(self, j: int) -> dict[str, Tensor]:
+        """As for any prior; with sticks also the weights themselves, as the deterministic site ``probs_j``."""
+        theta = super().draw_theta(j)
+        if "sticks" in theta:
+            own = stick_weights(theta["sticks"]).exp()
+            probs = pyro.deterministic(global_site("probs", j), own, event_dim=1)
+            if probs is not own:  # a handler has put other weights in their place
+                theta = {"probs": probs} | {name: value for name, value in theta.items() if name != "sticks"}
+        return theta
 
     def _loc_given(self, theta: Theta) -> dist.TorchDistribution:
         """p(loc | center), event shape (K, D)."""
-        center = theta.get("center", torch.zeros_like(self.loc[0])).unsqueeze(-2)
+        center = for_densities(theta.get("center", torch.zeros_like(self.loc[0]))).unsqueeze(-2)
         shape = (*center.shape[:-2], *self.loc.shape)
-        return dist.Normal(center.expand(shape), self.loc_scale).to_event(2)
+        return dist.Normal(center.expand(shape), for_densities(self.loc_scale)).to_event(2)
 
     def forward(self, theta: Theta | None = None) -> Mixture:
-        theta = theta or {}
+        theta = {name: for_densities(value) for name, value in (theta or {}).items()}
         logits: Tensor = self.logits
         loc = theta.get("loc", self.loc)
         if "sticks" in theta:
@@ -145,7 +160,7 @@ class BayesianMixturePrior(MixturePrior):
             spread = theta["scale"]
         else:
             spread = self.scale_tril if self.has_scale_tril else self.scale
-        return Mixture(logits, self.components(loc, spread))
+        return Mixture(for_densities(logits), self.components(for_densities(loc), for_densities(spread)))
 
     def fit(self, z: Tensor, settings: FitSettings, *, concentration: float | None = None) -> None:
         """As a `MixturePrior`; with sticks, by variational inference for a Dirichlet process of the concentration."""

@@ -26,6 +26,7 @@ from pyro_mfcvae.models.distributions import KnownCategorical
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.networks import for_densities, like_parameters
 
 _tokens = count()
 
@@ -207,12 +208,14 @@ class MultiFacetModel(StoredModule):
 
     def split_missing(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The data with 0 for what is missing, and where they are observed; None where nothing can be missing."""
+        x = for_densities(x)
         return (x.nan_to_num(0.0), x.isnan().logical_not()) if self.missing else (x, None)
 
     def decode(self, zs: Sequence[Tensor]) -> Tensor:
         """The decoder's output for J tensors (…, D_j), with the current ``alpha``: (…, *event_shape)."""
-        output: Tensor = self.decoder(zs, unfolded(self.alpha, zs[0], tag=1))
-        return output
+        inputs = [like_parameters(z, self.decoder) for z in zs]
+        output: Tensor = self.decoder(inputs, unfolded(self.alpha, zs[0], tag=1))
+        return for_densities(output)
 
     def check_items(self, x: Tensor | None, num: int | None = None) -> int:
         """How many items a call is about: those of the data, which must be what `likelihood` describes, or ``num``.

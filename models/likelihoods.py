@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.counts import LogRatePoisson, MeanNegativeBinomial, bounded_log_rate
 from pyro_mfcvae.models.distributions import ContinuousBernoulli, DiscretizedLogistic, FloatCategorical
-from pyro_mfcvae.networks import AbstractPyroModule
+from pyro_mfcvae.networks import AbstractPyroModule, for_densities
 
 
 class Likelihood(AbstractPyroModule):
@@ -111,7 +111,7 @@ class GaussianLikelihood(_ScaledLikelihood):
         super().__init__("Gaussian", scale, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(self.loc(output), self.scale)
+        return dist.Normal(self.loc(output), for_densities(self.scale))
 
 
 class DiscretizedLogisticLikelihood(_ScaledLikelihood):
@@ -139,7 +139,7 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
         self.num_levels = num_levels
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return DiscretizedLogistic(self.loc(output), self.scale, num_levels=self.num_levels)
+        return DiscretizedLogistic(self.loc(output), for_densities(self.scale), num_levels=self.num_levels)
 
     def mean(self, output: Tensor) -> Tensor:
         return self(output).mean
@@ -185,7 +185,7 @@ class NegativeBinomialLikelihood(CountLikelihood):
         self.dispersion = PyroParam(value.clone(), dist.constraints.positive)
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return MeanNegativeBinomial(bounded_log_rate(output), self.dispersion)
+        return MeanNegativeBinomial(bounded_log_rate(output), for_densities(self.dispersion))
 
 
 class CategoricalLikelihood(Likelihood):

@@ -12,6 +12,7 @@ from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.models.fits import Covariance, FitSettings, cholesky, fit_gaussians
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior, Theta
+from pyro_mfcvae.networks import for_densities
 
 
 class MixturePrior(FacetPrior):
@@ -70,7 +71,8 @@ class MixturePrior(FacetPrior):
         return self.covariance in ("full", "tied")
 
     def forward(self, theta: Theta | None = None) -> Mixture:
-        return Mixture(self.logits, self.components(self.loc, self.scale_tril if self.has_scale_tril else self.scale))
+        spread = self.scale_tril if self.has_scale_tril else self.scale
+        return Mixture(for_densities(self.logits), self.components(for_densities(self.loc), for_densities(spread)))
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
         """All p(z | c), batch shape (K,), event shape (D,). A subclass may return another family.
@@ -155,4 +157,4 @@ class StudentTMixturePrior(MixturePrior):
         super().set_mixture(loc, covariance * ((self.df - 2) / self.df)[:, None, None], probs=probs)
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
-        return dist.MultivariateStudentT(self.df, loc, spread)
+        return dist.MultivariateStudentT(for_densities(self.df), loc, spread)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, global_site
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
-from pyro_mfcvae.networks import AbstractPyroModule
+from pyro_mfcvae.networks import AbstractPyroModule, for_densities
 
 Theta = Mapping[str, Tensor]
 """Values of a prior's random parameters, by name."""
@@ -98,4 +98,5 @@ class StandardNormalPrior(FacetPrior):
         self.register_buffer("loc", torch.zeros(1, facet.latent_dim))
 
     def forward(self, theta: Theta | None = None) -> Mixture:
-        return Mixture(self.loc.new_zeros(1), dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1))
+        loc = for_densities(self.loc)
+        return Mixture(loc.new_zeros(1), dist.Normal(loc, torch.ones_like(loc)).to_event(1))

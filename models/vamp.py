@@ -11,6 +11,7 @@ from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.models.fits import FitSettings, central_items
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior, Theta
+from pyro_mfcvae.networks import for_densities
 
 
 class VampPrior(FacetPrior):
@@ -82,7 +83,7 @@ class VampPrior(FacetPrior):
         posteriors = self._posteriors()
         if isinstance(posteriors, torch.distributions.LowRankMultivariateNormal):
             posteriors = dist.MultivariateNormal(posteriors.mean, scale_tril=posteriors.scale_tril)
-        return Mixture(self.logits, posteriors)
+        return Mixture(for_densities(self.logits), posteriors)
 
     @torch.no_grad()
     def fit(self, z: Tensor, settings: FitSettings) -> None:

@@ -32,6 +32,22 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def density_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of densities of parameters of a precision: the same, or float32 where that is half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def for_densities(tensor: Tensor) -> Tensor:
+    """The tensor itself, or as float32 where it is of half precision, in which densities and their solvers fail."""
+    return tensor.to(density_dtype(tensor.dtype))
+
+
+def like_parameters(tensor: Tensor, module: nn.Module) -> Tensor:
+    """The tensor in the precision of a module's parameters, which reads it."""
+    first = next((p for p in module.parameters() if p.is_floating_point()), tensor)
+    return tensor.to(first.dtype)
+
+
 def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
     """Expand the batch shapes of ``(…, D_j)`` tensors to their common one, each keeping its own ``D_j``."""
     batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))

@@ -7,7 +7,7 @@ import pyro
 import torch
 from linear_gaussian import draw, linear_pair
 
-from pyro_mfcvae.draws.arviz_data import attach_labels, to_inference_data
+from pyro_mfcvae.draws.arviz_data import to_inference_data
 from pyro_mfcvae.draws.check_data import CheckData
 from pyro_mfcvae.guides import SampleAssignment
 
@@ -28,8 +28,9 @@ def exact_mixture_data(
     pair = linear_pair(spread=spread, shift=shift, off=off, rule=SampleAssignment())
     x = draw(pair, 200)
     other = draw(pair, 200) if reference else None
-    data = to_inference_data(pair, x, reference=other, num_samples=num_samples, num_simulated=2000)
-    attach_labels(data, {"side": torch.arange(200) % 2})
+    data = to_inference_data(
+        pair, x, reference=other, num_samples=num_samples, num_simulated=2000, labels={"side": torch.arange(200) % 2}
+    )
     return data
 
 

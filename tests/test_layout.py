@@ -58,6 +58,7 @@ TESTS_OF_THE_WHOLE = {
     "runs/stopped_runs",
     "exactness",
     "optimality",
+    "half_precision",
     "interoperability",
     "examples",
     "benchmarks",

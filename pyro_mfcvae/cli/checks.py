@@ -89,7 +89,7 @@ def check(
 
     from pyro_mfcvae.checks.criticism import criticise
     from pyro_mfcvae.config.build import load_data
-    from pyro_mfcvae.draws.arviz_data import to_inference_data
+    from pyro_mfcvae.draws.arviz_data import attach_groups, to_inference_data
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.train.devices import set_seed
 
@@ -111,9 +111,10 @@ def check(
         reference=_choose(own.train, _NUM_REFERENCE)[1].images if is_new else None,
         num_samples=num_draws,
         statistics=statistics,
-        groups=[grouping.labels(j) for j in range(pair.num_facets)],
+        labels=chosen.labels,
         pixels=False,
     )
+    attach_groups(posterior, [grouping.labels(j) for j in range(pair.num_facets)])
     _attach_known(posterior, chosen, others)
     criticism = criticise(posterior, settings=asdict(config))
     _write_checks(run / "checks", posterior, criticism, index)
@@ -130,14 +131,13 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
 
 
 def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add the items' labels, and how far other runs agree on their clusters, to the draws for ``chosen`` items."""
+    """Add how far other runs agree on the clusters of the ``chosen`` items to their draws."""
     import numpy as np
 
-    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, attach_labels
+    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach
     from pyro_mfcvae.runs.evaluation import evaluate
     from pyro_mfcvae.runs.sweep import facet_agreement
 
-    attach_labels(posterior, chosen.labels)
     if others:
         found = assigned_clusters(posterior)
         agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]

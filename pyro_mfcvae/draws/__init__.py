@@ -1,6 +1,7 @@
 """Draws of a fitted pair, from data and from the model itself: as ArviZ data, and as the arrays that checks read."""
 
 from pyro_mfcvae.draws.arviz_data import (
+    attach_groups,
     attach_labels,
     load_inference_data,
     save_inference_data,
@@ -12,6 +13,7 @@ from pyro_mfcvae.draws.check_data import CheckData, FacetData
 __all__ = [
     "CheckData",
     "FacetData",
+    "attach_groups",
     "attach_labels",
     "load_inference_data",
     "save_inference_data",

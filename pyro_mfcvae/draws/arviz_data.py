@@ -60,13 +60,14 @@ def to_inference_data(
     num_samples: int = 64,
     num_simulated: int = 2000,
     statistics: "Mapping[str, Statistic] | None" = None,
-    groups: "Sequence[NDArray[np.int64]] | None" = None,
+    labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     pixels: bool = True,
 ) -> Any:
     """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
 
-    The top of this module lists the groups and their variables; `attach_labels` adds labels to them. Of every item
-    memory holds x and S draws of c, z, log weights and statistics; pixels of draws live for a batch.
+    The top of this module lists the groups and their variables; `attach_groups` sets other groups of clusters than
+    the ones that ``pair.groups`` finds for these items. Of every item memory holds x and S draws of c, z, log weights
+    and statistics; pixels of draws live for a batch.
 
     Args:
         pair: put in evaluation mode.
@@ -75,7 +76,7 @@ def to_inference_data(
         num_samples: S ≥ 30, draws per item.
         num_simulated: P, items drawn from the model.
         statistics: by name, on top of those of `statistics_for`.
-        groups: the group of every cluster, (K_j,) per facet; those of ``pair.groups`` for these items where None.
+        labels: of the items, (N,) integers by name, see `attach_labels`.
         pixels: keep replicated items, which take S times the memory of ``x``.
 
     Returns:
@@ -104,13 +105,12 @@ def to_inference_data(
         arrays["sample_stats"] |= draw_facet_log_weights(pair, some, num_samples=num_samples)["sample_stats"]
     arrays["posterior"] |= draw_theta(pair, num_samples=num_samples)
     arrays |= simulate(pair, x, num=num_simulated, statistics=chosen)
-    if groups is None:
-        groups = _build_groups(pair, [known[f"assignment_{j}"][1] for j in range(pair.num_facets)])
+    groups = _build_groups(pair, [known[f"assignment_{j}"][1] for j in range(pair.num_facets)])
     known |= describe_priors(pair, groups)
     if reference is not None:
         evidence = smoothed_evidence(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
         known["reference_evidence"] = (("reference_item",), evidence)
-    return to_arviz(arrays)
+    return attach_labels(to_arviz(arrays), labels or {})
 
 
 def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[NDArray[np.int64]]":
@@ -212,8 +212,8 @@ def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], ND
     data[group][name] = xarray.DataArray(array, dims=dims)
 
 
-def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> None:
-    """Add labels of the items to what `to_inference_data` returned, as label_NAME of constant_data, in place.
+def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> Any:
+    """Add labels of the items to what `to_inference_data` returned, as label_NAME of constant_data; returns it.
 
     Args:
         data: draws for N items.
@@ -230,6 +230,13 @@ def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> N
             )
         array = label if isinstance(label, np.ndarray) else label.cpu().numpy()
         attach(data, "constant_data", f"label_{name.replace('/', '_')}", (("item",), array))
+    return data
+
+
+def attach_groups(data: Any, groups: "Sequence[NDArray[np.int64]]") -> None:
+    """Set the group that every cluster belongs to, group_j of constant_data, (K_j,) per facet, in place."""
+    for j, labels in enumerate(groups):
+        attach(data, "constant_data", f"group_{j}", ((f"cluster_{j}",), np.asarray(labels)))
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.importance import WeightedDraws, weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.mixtures import Mixture
+from pyro_mfcvae.networks import for_densities
 
 Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 """Group → variable → its dims and its array."""
@@ -263,7 +264,7 @@ def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
         # Without items one blank item shows the shapes, and `gather` keeps none of it.
         for images in (x if len(x) else x.new_zeros(1, *x.shape[1:])).split(max(most // num_samples, 1)):
-            yield as_float(images).to(pair.model.alpha.device)
+            yield for_densities(as_float(images)).to(pair.model.alpha.device)
 
 
 def gather(parts: Iterable[Part], *, along: str, size: int) -> Groups:

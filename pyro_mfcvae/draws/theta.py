@@ -7,23 +7,31 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from torch import Tensor
 
 from pyro_mfcvae.mfcvae import MFCVAE
 
 
 @torch.no_grad()
 def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
-    """S draws of q(theta) at every global site, such as ``probs_0``; nothing where no parameter is random."""
+    """S draws of q(theta) at every global site, such as ``probs_0``, and what the priors derive from them at
+    deterministic sites; nothing where no parameter is random."""
     guide = pair.guide.globals_guide
     if guide is None:
         return {}
     with pyro.get_param_store().scope(), poutine.block():
-        draws = [guide() for _ in range(num_samples)]
+        draws = [_values(pair, poutine.trace(guide).get_trace()) for _ in range(num_samples)]
     drawn = {}
-    for name in pair.model.global_sites:
+    for name in draws[0]:
         array = torch.stack([values[name] for values in draws]).cpu().numpy()[None]
         drawn[name] = (("chain", "draw", *_theta_dims(pair, name, array.shape[2:])), array)
     return drawn
+
+
+def _values(pair: MFCVAE, guide_trace: poutine.Trace) -> dict[str, Tensor]:
+    """The values at all sites of the model's globals, theta being that of a trace of the guide."""
+    trace = poutine.trace(poutine.replay(pair.model.sample_globals, trace=guide_trace)).get_trace()
+    return {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 
 def _theta_dims(pair: MFCVAE, name: str, shape: Sequence[int]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.networks import density_dtype
 
 Array = Tensor | NDArray[Any]
 
@@ -68,7 +69,7 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
         raise InputError(f"expected real numbers, got {tensor.dtype}: pass their real part")
     support = model.likelihood.support(model.decoder.out_shape)
     is_scaled = tensor.dtype == torch.uint8 and getattr(support, "upper_bound", None) == 1 and not support.is_discrete
-    data = tensor.to(model.alpha.device, model.alpha.dtype)
+    data = tensor.to(model.alpha.device, density_dtype(model.alpha.dtype))
     return data / 255 if is_scaled else data
 
 

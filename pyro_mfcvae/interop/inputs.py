@@ -75,7 +75,9 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
         return x.shape[0]  # a number of the traced program; values cannot be looked at
     if x.shape[0] == 0:
         raise InputError("expected at least one item, got none: pass x with N ≥ 1")
-    if x.dtype != like.dtype or x.device != like.device:
+    # Densities of a model of half precision are in float32, and so are draws from it.
+    dtypes = {like.dtype, torch.promote_types(like.dtype, torch.float32)}
+    if x.dtype not in dtypes or x.device != like.device:
         raise InputError(
             f"expected x like the model, {like.dtype} on {like.device}, got {x.dtype} on {x.device}: use x.to(…)"
         )

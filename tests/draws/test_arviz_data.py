@@ -16,7 +16,6 @@ from pyro_mfcvae.checks.comparison import compare_evidence
 from pyro_mfcvae.draws.arviz_data import (
     assigned_clusters,
     attach,
-    attach_labels,
     load_inference_data,
     num_facets,
     save_inference_data,
@@ -187,8 +186,7 @@ def test_plots_of_arviz_take_our_groups(quiet: None) -> None:
 def test_labels_of_any_kind_and_name_are_kept(tmp_path: Path) -> None:
     pair = linear_pair()
     labels = {"item": np.arange(4), "a/b": torch.arange(4), "elbo": np.zeros(4, bool)}
-    data = to_inference_data(pair, draw(pair, 4), num_samples=30, num_simulated=20)
-    attach_labels(data, labels)
+    data = to_inference_data(pair, draw(pair, 4), num_samples=30, num_simulated=20, labels=labels)
     save_inference_data(data, tmp_path / "posterior.nc")
     again = load_inference_data(tmp_path / "posterior.nc")
     for name in ("item", "a_b"):
@@ -208,7 +206,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected num_samples ≥ 30, the fewest draws that k-hat can be"):
         to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
-        attach_labels(to_inference_data(pair, x, num_samples=30, num_simulated=0), {"side": torch.zeros(4)})
+        to_inference_data(pair, x, num_samples=30, num_simulated=0, labels={"side": torch.zeros(4)})
     with pytest.raises(InputError, match="a statistic cannot be called 'x', as the items themselves are"):
         to_inference_data(pair, x, statistics={"x": lambda x: x.mean(-1)})
     with pytest.raises(

@@ -7,14 +7,17 @@ from identity_encoder import Identity, make_model
 from pyro import poutine
 from pyro.infer import SVI, Predictive, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal, init_to_value
+from pyro.infer.inspect import get_model_relations
 from pyro.optim import Adam
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, Facet, FacetELBO, InputError
+from pyro_mfcvae.draws.theta import draw_theta
 from pyro_mfcvae.guides import ConjugateGuide, MultiFacetGuide
 from pyro_mfcvae.guides.globals import typical_values
 from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import BayesianMixturePrior, MultiFacetModel
+from pyro_mfcvae.models.distributions import stick_weights
 from pyro_mfcvae.models.fits import Covariance
 
 FACET = Facet(num_clusters=3, latent_dim=2)
@@ -223,6 +226,23 @@ def test_sticks_of_any_number_train_in_single_precision(num_clusters: int) -> No
         for parameter in guide.parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all()
     assert guide.typical_priors()[0].log_weights().shape == (num_clusters,)
+
+
+def test_weights_of_sticks_are_a_site_that_can_be_read_and_set() -> None:
+    """``probs_0`` holds them, c depends on them, and a value that a handler puts there decides c."""
+    model = make_model(BayesianMixturePrior(FACET, random=("probs",), stick_breaking=True))
+    trace = poutine.trace(model).get_trace(num=4)
+    weights = stick_weights(trace.nodes["sticks_0"]["value"]).exp()
+    torch.testing.assert_close(trace.nodes["probs_0"]["value"], weights)
+    relations = get_model_relations(model, model_kwargs={"num": 4}, include_deterministic=True)["sample_sample"]
+    assert relations["c_0"] == ["probs_0"] and relations["probs_0"] == ["sticks_0"]
+    for handler in (poutine.condition, poutine.do):
+        values = handler(model, data={"probs_0": torch.tensor([0.0, 1.0, 0.0])})
+        assert (poutine.trace(values).get_trace(num=50).nodes["c_0"]["value"] == 1).all()
+    pair = MFCVAE(model, make_guide(model))
+    dims, drawn = draw_theta(pair, num_samples=5)["probs_0"]
+    assert dims == ("chain", "draw", "cluster_0") and drawn.shape == (1, 5, 3)
+    assert abs(drawn.sum(-1) - 1).max() < 1e-12
 
 
 def test_errors() -> None:
