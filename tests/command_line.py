@@ -18,6 +18,8 @@ TINY = [
     "training.batch_size=20",
     "mixture_fit.warmup_steps=2",
     "mixture_fit.refit_steps=[]",
+    "mixture_fit.joint_refit_steps=[]",
+    "schedule.repartition_step=none",
     "schedule.fade_in_steps=4",
 ]
 

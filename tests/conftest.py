@@ -1,6 +1,9 @@
 """Every test runs in float64, seeded, with an empty parameter store and Pyro's validation on; and finds small pairs."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pyro
@@ -23,6 +26,7 @@ from pyro_mfcvae.guides import (
 )
 from pyro_mfcvae.models import BernoulliLikelihood, Likelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
 from pyro_mfcvae.models.fits import Covariance
+from pyro_mfcvae.runs.folder import RunFolder
 
 EVENT_SHAPE = (1, 2, 3)
 
@@ -138,11 +142,27 @@ def mfcvae(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-@pytest.fixture
-def fitted(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run on `data.npz`, without its figures, which take a second."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working folder of a finished run on `data.npz`, trained once, without its figures, which take a second."""
+    place, dtype = tmp_path_factory.mktemp("trained"), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    save_data(place / "data.npz", make_images())
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
+        patch.chdir(place)
         patch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
-        code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY)
-    assert (code, err) == (0, "")
-    return Path("run")
+        cli.main(["fit", "--data", "data.npz", "--out", "run", "--set", *TINY])
+    torch.set_default_dtype(dtype)
+    return place
+
+
+@pytest.fixture
+def fitted(place: Path, trained: Path) -> Path:
+    """The folder of a finished run on the working folder's `data.npz`."""
+    path = Path("run")
+    shutil.copytree(trained / "run", path)
+    run = RunFolder(path)
+    summary = run.read_summary()
+    run.config_path.write_text(run.config_path.read_text().replace(str(trained), str(place)))
+    run.write_summary({**summary, "data": str(place / "data.npz")})
+    return path

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import TINY, Run, make_images
 
+from pyro_mfcvae.checks.criticism import Criticism
 from pyro_mfcvae.cli.app import COMMANDS
 from pyro_mfcvae.config.text import preset_names
 
@@ -86,7 +87,7 @@ def test_a_script_for_completion_names_commands_and_options() -> None:
         assert all(word in done.stdout.decode() for word in ("evaluate", "--sort-into", "--num-nodes"))
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_output_that_is_not_utf8_is_printed(encoding: str) -> None:
     for args in (["--help"], ["fit", "--help"], ["datasets"], ["presets"], ["explode"]):
         done = run_alone(*args, PYTHONIOENCODING=encoding)
@@ -135,26 +136,34 @@ def test_a_label_s_control_characters_are_written_out(mfcvae: Run) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_json_is_all_that_is_printed(mfcvae: Run, args: list[str], keys: set[str]) -> None:
+def test_json_is_all_that_is_printed(
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], keys: set[str]
+) -> None:
+    monkeypatch.setattr(Criticism, "figures", lambda self: {})  # they take seconds
     code, out, err = mfcvae(*args, "--json")
     assert (code, err) == (0, "")
     record = json.loads(out, parse_constant=pytest.fail)
     assert keys <= (record[0] if isinstance(record, list) else record).keys()
 
 
-def test_a_run_s_own_parts_are_imported_only_when_told(mfcvae: Run, place: Path) -> None:
+def test_a_run_s_own_parts_are_imported_only_when_told(
+    mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)  # figures take a second
     (place / "of_me.py").write_text(
         "from pathlib import Path\nfrom pyro_mfcvae.models import MixturePrior\n"
         "Path('imported').touch()\nclass Mine(MixturePrior):\n    pass\n"
     )
     settings = [*TINY, "prior=of_me.Mine"]
-    assert run_alone("fit", "--data", "data.npz", "--out", "run", "--set", *settings).returncode == 0
+    assert mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *settings)[0] == 0
     (place / "imported").unlink()
+    del sys.modules["of_me"]  # as in another process
     code, _, err = mfcvae("evaluate", "run")
     assert code == 2
     assert "expected a part whose module is imported, got of_me.Mine: if you trust it, give --parts of_me" in err
     assert not (place / "imported").exists()
-    assert run_alone("evaluate", "run", "--parts", "of_me").returncode == 0
+    assert mfcvae("evaluate", "run", "--parts", "of_me")[0] == 0
+    del sys.modules["of_me"]
     config = place / "run" / "config.toml"
     config.write_text(config.read_text().replace("of_me.Mine", "subprocess.getoutput"))
     code, _, err = mfcvae("evaluate", "run")

@@ -81,7 +81,7 @@ def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, witho
     assert re.search(r"^\w+ +all +overfitting ", out, re.MULTILINE)
 
 
-def test_check_asks_of_statistics_of_the_users_own(mfcvae: Run) -> None:
+def test_check_asks_of_statistics_of_the_users_own(mfcvae: Run, without_figures: None) -> None:
     code, out, err = mfcvae("check", "run", "--statistic", "parts_of_a_user.darkest", *SMALL)
     assert (code, err) == (0, "")
     assert re.search(r"^\w+ +all +replicated darkest ", out, re.MULTILINE)
@@ -128,7 +128,7 @@ def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, ar
     assert err.startswith("mfcvae: expected no missing pixels, got NaN for 1 of the values")
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy"])
+@pytest.mark.parametrize("suffix", ["npz", pytest.param("npy", marks=pytest.mark.slow)])
 def test_items_that_trained_are_not_held_out(mfcvae: Run, without_figures: None, suffix: str) -> None:
     """Also where some are missing, and where fewer are scored than train."""
     images = (make_images(10_050) / 255).astype(np.float32)
@@ -144,6 +144,7 @@ def test_items_that_trained_are_not_held_out(mfcvae: Run, without_figures: None,
     assert not re.search(r"^\w+ +all +(overfitting|outliers) ", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_page_of_the_docs_works_as_it_stands(
     mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

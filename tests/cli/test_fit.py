@@ -201,7 +201,10 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monke
     ],
     ids=" ".join,
 )
-def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: Path, settings: list[str]) -> None:
+def test_runs_with_other_parts_are_fitted_and_opened_again(
+    mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
     code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *settings)
     assert (code, err) == (0, "")
     code, out, err = mfcvae("evaluate", "run")
@@ -225,7 +228,7 @@ def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
     assert "nan" not in out
 
 
-@pytest.mark.parametrize("how", [(), ("--together",)])
+@pytest.mark.parametrize("how", [pytest.param((), marks=pytest.mark.slow), ("--together",)])
 def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
     code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", *how, "--set", *TINY)
     assert (code, err) == (0, "")

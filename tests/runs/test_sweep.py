@@ -57,6 +57,7 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
     assert RunFolder.open(tmp_path / "many/seed-7").read_summary()["seed"] == 7
 
 
+@pytest.mark.slow
 def test_runs_that_train_together_are_those_of_fit(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ def test_runs_that_train_together_are_those_of_fit(
     assert (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_among_others_leaves_them_to_finish(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ slow = pytest.mark.slow
         pytest.param(
             [*CONV, "training.data_dependent_init=true", "networks.head_init_scale=1.0"],
             id="conv, standardised on a batch",
+            marks=slow,
         ),
         pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
         pytest.param(
@@ -143,12 +144,11 @@ def test_every_model_is_the_one_that_its_seed_trains_alone(settings: list[str]) 
 def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda traced, **options: seen.append(options["fullgraph"]) or traced)
-    settings = [*CONV, "training.compile=true"]
-    together = stack(*settings)
+    together = stack("training.compile=true")
     assert seen == [True]
     together.run_epoch()
     for seed, training in zip(SEEDS, together.trainings, strict=True):
-        assert_equal(training, train_alone(*CONV, seed=seed, epochs=1)[0])
+        assert_equal(training, train_alone(seed=seed, epochs=1)[0])
 
 
 @pytest.mark.slow
@@ -168,6 +168,7 @@ def test_low_precision_is_that_of_the_networks() -> None:
     assert elbos[0] == pytest.approx(elbos[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> None:
     """Saved after an epoch; each goes on alone, then together again."""
     together = stack()
@@ -195,7 +196,7 @@ def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> No
     ("settings", "reason"),
     [
         (["prior.kind=bayesian"], r"aten\.\S+ draws random numbers that depend on parameters or on data"),
-        (["networks.posterior=spline", "assignment.kind=sample"], "vmap: .*"),
+        pytest.param(["networks.posterior=spline", "assignment.kind=sample"], "vmap: .*", marks=slow),
     ],
 )
 def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason: str) -> None:
@@ -205,6 +206,7 @@ def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason
         stack(*settings)
 
 
+@pytest.mark.slow
 def test_a_model_that_diverges_does_not_touch_the_others() -> None:
     """Neither while it is still among them nor, from the next epoch on, without it."""
     together = stack(seeds=(*SEEDS, 5))
