@@ -23,6 +23,8 @@ SETTINGS = {
     "training.batch_size": 20,
     "mixture_fit.warmup_steps": 2,
     "mixture_fit.refit_steps": [],
+    "mixture_fit.joint_refit_steps": [],
+    "schedule.repartition_step": None,
     "schedule.fade_in_steps": 4,
 }
 
