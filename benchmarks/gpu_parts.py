@@ -191,45 +191,62 @@ def paper(budget: Budget) -> Iterator[Row]:
 
 
 def images(budget: Budget) -> Iterator[Row]:
+    """The larger the images the fewer ways: eager in float32 and bf16, how maps lie and are kept, data streamed."""
     sides, num, batch = ((32,), 64, 16) if budget.rehearse else ((64, 128, 224), 2048, 128)
-    streams = (False,) if budget.rehearse else (False, True)
-    for side, precision, streamed in itertools.product(sides, ("float32", "bf16"), streams):
-        config = override(
-            load_preset("shapes"),
-            [
-                f"training.precision={precision}",
-                f"training.batch_size={batch}",
-                "training.epochs=10000",
-                "mixture_fit.warmup_steps=0",
-                "mixture_fit.refit_steps=[]",
-                "training.compile=false",
-            ],
-        )
-        pixels = torch.randint(256, (num, 3, side, side), dtype=torch.uint8)
-        training = Training(
-            build_pair(config, (3, side, side)),
-            pixels,
-            schedule=build_schedule(config, steps_per_epoch(num, batch)),
-            settings=config.training,
-            mixture_fit=config.mixture_fit,
-            fabric=open_fabric(budget.device, precision=precision),
-        )
-        if streamed:
-            training.batches._on_device, training.batches._images = False, pixels
-        if budget.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        training.run_epoch()
-        start = time.perf_counter()
-        training.run_epoch()
-        seconds = time.perf_counter() - start
-        memory = torch.cuda.max_memory_allocated() / 2**30 if budget.device == "cuda" else None
-        case = {
-            "side": side,
-            "precision": precision,
-            "batch": batch,
-            "data": "streamed" if streamed else "on the device",
-        }
-        yield {**case, "images_per_second": round(num / seconds), "GiB": memory and round(memory, 2)}
+    plain: dict[str, object] = {"precision": "float32", "channels_last": False, "recompute": False, "streamed": False}
+    changes: list[dict[str, object]] = [
+        {},
+        {"precision": "bf16"},
+        {"precision": "bf16", "channels_last": True},
+        {"precision": "bf16", "recompute": True},
+        {"precision": "bf16", "channels_last": True, "recompute": True},
+        {"channels_last": True},
+        {"streamed": True},
+    ]
+    chosen = [{}, {"precision": "bf16", "channels_last": True, "recompute": True}] if budget.rehearse else changes
+    for side, change in itertools.product(sides, chosen):
+        way = plain | change
+        try:
+            found = images_per_second(budget, side, num, batch, way)
+        except torch.cuda.OutOfMemoryError:
+            found = {"out_of_memory": True}
+        yield {"side": side, "batch": batch, **way, **found}
+
+
+def images_per_second(budget: Budget, side: int, num: int, batch: int, way: dict[str, object]) -> Row:
+    """An epoch of the ladder of `shapes`, after one to warm up."""
+    config = override(
+        load_preset("shapes"),
+        [
+            f"training.precision={way['precision']}",
+            f"networks.channels_last={str(way['channels_last']).lower()}",
+            f"networks.recompute={str(way['recompute']).lower()}",
+            f"training.batch_size={batch}",
+            "training.epochs=10000",
+            "mixture_fit.warmup_steps=0",
+            "mixture_fit.refit_steps=[]",
+            "training.compile=false",
+        ],
+    )
+    pixels = torch.randint(256, (num, 3, side, side), dtype=torch.uint8)
+    training = Training(
+        build_pair(config, (3, side, side)),
+        pixels,
+        schedule=build_schedule(config, steps_per_epoch(num, batch)),
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        fabric=open_fabric(budget.device, precision=config.training.precision),
+    )
+    if way["streamed"]:
+        training.batches._on_device, training.batches._images = False, pixels
+    training.run_epoch()
+    if budget.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    training.run_epoch()
+    seconds = time.perf_counter() - start
+    memory = torch.cuda.max_memory_allocated() / 2**30 if budget.device == "cuda" else None
+    return {"images_per_second": round(num / seconds), "GiB": memory and round(memory, 2)}
 
 
 # --- check and assign -------------------------------------------------------------------------------------------------

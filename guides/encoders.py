@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, shrink
+from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, recomputed, shrink
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.guides.posteriors import GaussianHead, PosteriorHead
@@ -104,6 +104,7 @@ class ConvLadderEncoder(LadderEncoder):
         num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
         head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
+        recompute: keep only h_1, h_2, … for the backward pass, and compute what lies between them again.
     """
 
     def __init__(
@@ -115,8 +116,10 @@ class ConvLadderEncoder(LadderEncoder):
         num_residual_blocks: int = 0,
         head_init_scale: float = 0.0,
         head: MakeHead = GaussianHead,
+        recompute: bool = False,
     ) -> None:
         super().__init__(facets, in_shape)
+        self.recompute = recompute
         self.pyramid = Pyramid.build(self.in_shape, len(self.facets), channels=channels)
         shapes = self.pyramid.shapes
         self.levels = nn.ModuleList(
@@ -136,7 +139,7 @@ class ConvLadderEncoder(LadderEncoder):
         batch_shape = x.shape[: -len(self.in_shape)]
         maps = [x.reshape(-1, *self.in_shape)]  # convolutions know one batch dimension only
         for level in self.levels:
-            maps.append(level(maps[-1]))
+            maps.append(recomputed(level, maps[-1]) if self.recompute else level(maps[-1]))
         return [
             head((h := rung(maps[level])).reshape(*batch_shape, *h.shape[1:]))
             for level, rung, head in zip(self.pyramid.rungs, self.rungs, self.heads, strict=True)

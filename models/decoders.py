@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, up
+from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, recomputed, up
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.networks import broadcast_batches, mlp, weight_layers
@@ -107,6 +107,7 @@ class ConvLadderDecoder(LadderDecoder):
         channels: of h_1, h_2, …; the last number is also that of all further maps.
         num_residual_blocks: number of `ResidualBlock`s on every map, after facets have joined and before up, ≥ 0.
         gated: give every facet but the deepest a gate.
+        recompute: keep only the h_l for the backward pass, and compute what lies between them again.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class ConvLadderDecoder(LadderDecoder):
         channels: Sequence[int] = (64, 128, 256),
         num_residual_blocks: int = 0,
         gated: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__(facets, out_shape)
+        self.recompute = recompute
         self.pyramid = Pyramid.build(self.out_shape, len(self.facets), channels=channels)
         shapes, levels = self.pyramid.shapes, self.pyramid.rungs
         self.rungs = nn.ModuleList(_conv_rung(f, shapes[level]) for f, level in zip(self.facets, levels, strict=True))
@@ -146,7 +149,8 @@ class ConvLadderDecoder(LadderDecoder):
                 j = joining[level]
                 below = h * (1 + alpha[j] * self.gates[str(level)](flat[j])) if self.gates else h
                 h = torch.cat([below, alpha[j] * self.rungs[j](flat[j])], 1)
-            h = self.steps[level - 1](h)
+            step = self.steps[level - 1]
+            h = recomputed(step, h) if self.recompute else step(h)
         # Autocast gives low precision, but densities are computed in the precision of the parameters.
         return h.to(alpha.dtype).reshape(*batch_shape, *h.shape[1:])
 

@@ -1,9 +1,13 @@
 """What the convolutional encoder and decoder share: the sizes of their feature maps, and the blocks between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils.checkpoint import checkpoint
 
 from pyro_mfcvae.errors import InputError
 
@@ -111,3 +115,30 @@ def shrink(shape: Sequence[int]) -> tuple[nn.Sequential, int]:
         blocks.append(down(num_channels, num_channels))
         size = [side // 2 for side in size]
     return nn.Sequential(*blocks, nn.Flatten()), num_channels * size[0] * size[1]
+
+
+def recomputed(block: nn.Module, h: Tensor) -> Tensor:
+    """block(h), whose inner maps are computed again in the backward pass instead of being kept (Chen et al. 2016).
+
+    While operations are traced it is block(h): whoever compiles them decides what is kept.
+    """
+    if not torch.is_grad_enabled() or get_proxy_mode() is not None:
+        return block(h)  # type: ignore[no-any-return]
+    contexts = nullcontext(), _without_statistics(block)
+    # Nothing in a block draws random numbers, so their state need not be kept.
+    result: Tensor = checkpoint(block, h, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+    return result
+
+
+@contextmanager
+def _without_statistics(block: nn.Module) -> Iterator[None]:
+    """Batch norm normalises inside as ever, but its running statistics do not count the batch a second time."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches

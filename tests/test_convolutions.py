@@ -1,12 +1,13 @@
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mfcvae import InputError
-from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, shrink, up
+from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, down, recomputed, shrink, up
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,44 @@ def test_shrink_goes_down_to_four_pixels(shape: tuple[int, int, int], num_convol
     assert features.shape == (2, num_features)
     assert sum(isinstance(m, nn.Conv2d) for m in module.modules()) == num_convolutions
     assert num_features == 4 * math.prod(side >> num_convolutions for side in shape[1:])
+
+
+def kept_elements(act: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What an action returns, and how many elements autograd keeps for its backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = act()
+    return result, sum(kept.values())
+
+
+def test_what_is_recomputed_has_the_same_gradients_and_statistics_and_keeps_less() -> None:
+    found = []
+    for run in (lambda block, h: block(h), recomputed):
+        torch.manual_seed(0)
+        block = nn.Sequential(*down(2, 6), ResidualBlock(6), ResidualBlock(6))
+        h = torch.rand(5, 2, 16, 16, requires_grad=True)
+        for _ in range(2):  # statistics go on from step to step
+            result, num_kept = kept_elements(lambda run=run, block=block, h=h: run(block, h))
+            result.square().mean().backward()
+        grads = [h.grad, *(parameter.grad for parameter in block.parameters())]
+        found.append((result.detach(), grads, list(block.buffers()), num_kept))
+    (*plain, all_kept), (*again, few_kept) = found
+    torch.testing.assert_close(again, plain, rtol=0, atol=1e-12)
+    assert few_kept == 5 * 2 * 16 * 16  # the block's input
+    assert all_kept > 9 * few_kept
+
+
+def test_without_gradients_nothing_is_recomputed() -> None:
+    block = down(2, 3)
+    with torch.no_grad():
+        result = recomputed(block, torch.rand(4, 2, 8, 8))
+    assert result.grad_fn is None
+    assert block[1].num_batches_tracked == 1
 
 
 def test_errors() -> None:

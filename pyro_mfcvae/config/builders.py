@@ -103,6 +103,7 @@ def conv_ladder(
         channels=chosen.channels,
         num_residual_blocks=chosen.num_residual_blocks,
         gated=chosen.gated,
+        recompute=chosen.recompute,
     )
 
     def encode(facets: Sequence[Facet]) -> LadderEncoder:
@@ -113,9 +114,14 @@ def conv_ladder(
             num_residual_blocks=chosen.num_residual_blocks,
             head_init_scale=chosen.head_init_scale,
             head=POSTERIORS[chosen.posterior],
+            recompute=chosen.recompute,
         )
 
-    return (SeparateEncoder([encode([facet]) for facet in facets]) if chosen.separate else encode(facets)), decoder
+    encoder = SeparateEncoder([encode([facet]) for facet in facets]) if chosen.separate else encode(facets)
+    if chosen.channels_last:
+        for part in (encoder, decoder):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder, decoder
 
 
 def auto_delta(model: MultiFacetModel) -> AutoDelta:

@@ -236,11 +236,15 @@ class ConvOptions(LadderOptions):
         channels: numbers of channels of the maps, from the image inwards; the last one holds for all further maps.
         num_residual_blocks: number of residual blocks behind every map.
         gated: whether facets also scale the maps that they join in the decoder.
+        recompute: whether the backward pass computes all but one map per level again: less memory, more time.
+        channels_last: whether the weights of convolutions, and so the maps, lie in memory with their channels last.
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
     num_residual_blocks: NaturalNumber = 0
     gated: bool = False
+    recompute: bool = False
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,11 @@ class Config:
                 ("variance",),
                 'in mixture_fit with prior.kind = "vamp", whose spreads are q(z | x)\'s',
             )
+        if self.training.compile is True and self.networks.options.get("recompute"):
+            raise InputError(
+                'expected training.compile = false or "auto" with networks.recompute, got true: a compiler decides '
+                "itself what is kept, so leave one of the two out"
+            )
         num_facets = len(self.facets.num_clusters)
         for name, value in self._per_facet().items():
             if isinstance(value, tuple) and len(value) != num_facets:

@@ -210,6 +210,8 @@ def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict
     for number, state in states.items():
         like = parameters[number]
         check_fit(state, {"step": torch.zeros((), dtype=torch.float32), "exp_avg": like, "exp_avg_sq": like}, path)
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[key] = torch.empty_like(like).copy_(state[key])  # fused Adam reads moments as the parameter lies
     return states
 
 

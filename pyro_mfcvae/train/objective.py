@@ -118,7 +118,9 @@ def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -
     """Whether a training of so many steps ends sooner when it is compiled first.
 
     Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
-    CPU convolutions take so long that nothing is gained.
+    CPU convolutions take so long that nothing is gained. What networks mean to recompute is kept in a program.
     """
+    if any(getattr(module, "recompute", False) for module in pair.modules()):
+        return False
     convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
     return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")

@@ -51,9 +51,17 @@ def test_what_is_traced_is_the_objective(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["mlp", "conv"])
-def test_compiled_is_as_written(case: str, caplog: pytest.LogCaptureFixture) -> None:
-    pair = small_pair(*CASES[case])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CASES["mlp"],
+        CASES["conv"],
+        [*CASES["conv"], "networks.channels_last=true"],
+    ],
+    ids=["mlp", "conv", "channels last"],
+)
+def test_compiled_is_as_written(settings: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    pair = small_pair(*settings)
     objective = Objective(pair, num_items=100)
     compiled, x = CompiledObjective(objective), torch.rand(6, *SHAPE)
     for weights in ([1.0, 1.0], [0.25, 0.75]):

@@ -183,6 +183,32 @@ def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) 
     assert_same(state(resumed.pair), state(training.pair))
 
 
+def test_moments_lie_as_the_weights_of_convolutions_do(tmp_path: Path) -> None:
+    """Files keep values in one order; fused Adam reads parameter, gradient and moments side by side."""
+    config = override(
+        Config(data=DataConfig(source="none")),
+        [
+            *("networks.kind=conv", "networks.channels=[3, 4]", "networks.channels_last=true"),
+            *("facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 2]", "training.epochs=2", "training.batch_size=20"),
+        ],
+    )
+    pyro.set_rng_seed(0)
+    whole = prepare(config)
+    records = [whole.run_epoch() for _ in range(3)]
+    pyro.set_rng_seed(0)
+    stopped = prepare(config)
+    stopped.run_epoch()
+    save_training(stopped, tmp_path / "training.safetensors")
+    resumed = prepare(config)
+    load_training(resumed, tmp_path / "training.safetensors")
+    weights = [p for p in resumed.pair.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    assert weights
+    for weight in weights:
+        assert resumed.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    assert [resumed.run_epoch() for _ in range(2)] == records[1:]
+    assert_same(state(resumed.pair), state(whole.pair))
+
+
 def test_a_training_on_other_data_is_told(tmp_path: Path) -> None:
     training, other = prepare(), prepare()
     save_training(training, tmp_path / "training.safetensors")

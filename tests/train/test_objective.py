@@ -6,12 +6,14 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
+from compiled_pairs import CASES, SHAPE, small_pair
 from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, Facet
 from pyro_mfcvae.guides import AmortizedAssignment, AnalyticAssignment, MLPLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.infer.compilation import CompiledObjective, trace
 from pyro_mfcvae.models import BayesianMixturePrior, GaussianLikelihood, MLPLadderDecoder, MultiFacetModel
-from pyro_mfcvae.train.objective import Objective
+from pyro_mfcvae.train.objective import Objective, compilation_pays
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -40,6 +42,42 @@ def test_known_items_neither_move_the_weights_nor_enter_the_record(
     assert terms[0].item() == pytest.approx(first.mean().item(), abs=1e-12)
     torch.testing.assert_close(terms[2:], plain.kl[:6].mean(0).detach())
     assert loss.item() == pytest.approx(-plain.total.mean().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("option", ["recompute", "channels_last"])
+@pytest.mark.parametrize("separate", ["false", "true"])
+def test_how_maps_are_kept_changes_no_number(option: str, separate: str) -> None:
+    """Losses, gradients and the statistics of batch norm, as written and traced, one after the other."""
+    x, found = torch.rand(6, *SHAPE), []
+    for value in ("false", "true"):
+        settings = [f"networks.{option}={value}", f"networks.separate={separate}", "training.compile=false"]
+        pair = small_pair(*CASES["conv"], *settings)
+        # Tensors without values have other strides than maps whose channels lie last; a compiler takes care of that.
+        objectives = (Objective(pair, num_items=100), *([traced(pair)] if option == "recompute" else []))
+        for objective in objectives:
+            pyro.set_rng_seed(1)
+            loss, terms = objective(x)
+            pair.zero_grad()
+            loss.backward()
+            grads = {name: p.grad.clone() for name, p in pair.named_parameters() if p.grad is not None}
+            buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
+            found.append((loss.detach(), terms, grads, buffers))
+    num = len(found) // 2
+    for here, there in zip(found[:num], found[num:], strict=True):
+        torch.testing.assert_close(here, there, rtol=0, atol=1e-10)
+
+
+def traced(pair: MFCVAE) -> CompiledObjective:
+    """What is given to the compiler, computed operation by operation."""
+    compiled = CompiledObjective(Objective(pair, num_items=100))
+    compiled._compile = lambda x: trace(compiled.objective, x)  # type: ignore[method-assign]
+    return compiled
+
+
+@pytest.mark.parametrize(("option", "pays"), [("recompute", False), ("channels_last", True)])
+def test_what_is_to_be_recomputed_is_not_compiled_unasked(option: str, pays: bool) -> None:
+    pair = small_pair(*CASES["conv"], f"networks.{option}=true", "training.compile=false")
+    assert compilation_pays(pair, device=torch.device("cuda"), num_steps=10**6) is pays
 
 
 def test_the_evidence_is_averaged_over_theta(make_x: MakeX) -> None:
