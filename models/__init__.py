@@ -12,6 +12,7 @@ from pyro_mfcvae.models.likelihoods import (
     Likelihood,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
+    StandardizedGaussianLikelihood,
 )
 from pyro_mfcvae.models.mixture_priors import MixturePrior, StudentTMixturePrior
 from pyro_mfcvae.models.mixtures import Mixture, register_closed_form
@@ -38,6 +39,7 @@ __all__ = [
     "PoissonLikelihood",
     "RotatedDecoder",
     "StandardNormalPrior",
+    "StandardizedGaussianLikelihood",
     "StudentTMixturePrior",
     "VampPrior",
     "register_closed_form",

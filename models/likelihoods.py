@@ -114,6 +114,50 @@ class GaussianLikelihood(_ScaledLikelihood):
         return dist.Normal(self.loc(output), for_densities(self.scale))
 
 
+class StandardizedGaussianLikelihood(GaussianLikelihood):
+    """x ~ Normal(offset + unit · output, unit · scale), element by element: a Gaussian of the standardised data.
+
+    The encoder reads (x - offset) / unit. The buffers ``offset`` and ``unit``, 0 and 1 at first, are set by `measure`,
+    so that new items are standardised like those that trained.
+
+    Args:
+        event_shape: of the data.
+        scale: standard deviation, in units of ``unit``; > 0. With ``learn_scale`` its initial value.
+        learn_scale: make the scale a constrained parameter.
+    """
+
+    offset: Tensor
+    unit: Tensor
+
+    def __init__(self, event_shape: Sequence[int], *, scale: float | Tensor = 1.0, learn_scale: bool = False) -> None:
+        super().__init__(scale=scale, learn_scale=learn_scale)
+        self.register_buffer("offset", torch.zeros(*event_shape))
+        self.register_buffer("unit", torch.ones(*event_shape))
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """Set ``offset`` and ``unit`` to mean and standard deviation of items (N, *event_shape), missing ones left out.
+
+        The unit of a constant element is 1.
+        """
+        x = x.double()
+        known = ~x.isnan()
+        num = known.sum(0).clamp_min(1)
+        offset = x.nan_to_num().sum(0) / num
+        variance = torch.where(known, x - offset, 0).square().sum(0) / num
+        self.offset.copy_(offset)
+        self.unit.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(self.mean(output), self.unit * self.scale)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return self.offset + self.unit * output
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        return (x - self.offset) / self.unit
+
+
 class DiscretizedLogisticLikelihood(_ScaledLikelihood):
     """x ~ DiscretizedLogistic(loc(output), scale): probabilities of bytes, not densities.
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pyro_mfcvae.config.schema import Config, DataConfig
+from pyro_mfcvae.config.spectrum import NATS, choose_scale, measure_spectrum
 from pyro_mfcvae.config.text import override, parse_config
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
@@ -20,15 +20,9 @@ from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 
-# How many nats the variance of an item is worth: sum_i var_i / (2 scale²). It decides the likelihood's scale.
-_NATS = 400.0
-
-# Items that the variance is measured on.
-_NUM_MEASURED = 2000
-
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
-_FEWEST_ITEMS = 4
+_FEWEST_ITEMS = 10
 _LATENT_DIM = 6
 
 # Images whose shorter side has at least so many pixels get convolutions, smaller ones and vectors linear layers.
@@ -39,11 +33,15 @@ _SIDE = 32
 
 # Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
 _FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
-_FIRST_WARMUP_STEPS, _WARMUP_STEPS, _REPARTITION_STEP = 500, 200, 400
+_FADE_IN_STEPS, _REPARTITION_STEP = 200, 400
+_FEWEST_STEPS = 20  # a shorter last stage has no room for the repartition
+_WARMUP_STEPS = 500  # where there is one facet, and nothing to share out
 _JOINT_REFIT_STEPS = (650, 900, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # with fewer, the smaller batch gives an epoch enough steps
 
+# Numbers of items between which the steps are those above; they go with the square root of the number outside.
+_STEPS_FROM, _STEPS_TO = 400, 20_000
 
 _NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
 
@@ -86,37 +84,48 @@ def choose_settings(
         raise InputError(f"expected facets.number of 1 or more, got {num_facets}: choose how many clusterings you want")
     if num < _FEWEST_ITEMS:
         raise InputError(f"expected at least {_FEWEST_ITEMS} items to find clusters in, got {num}: give more")
-    variance = _total_variance(images)
-    scale = float(f"{math.sqrt(variance / (2 * _NATS)):.3g}")
+    are_vectors = len(shape) == 1
+    spectrum = measure_spectrum(images, standardize=are_vectors)
+    scale, variance = choose_scale(spectrum), float(spectrum.sum())
     num_clusters = min(max(num // _ITEMS_PER_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
     given = [setting.partition("=")[0].strip() for setting in settings]
     convolves = _wants_convolutions(given, shape)
+    share = math.sqrt(num / min(max(num, _STEPS_FROM), _STEPS_TO))
     stages = [_FIRST_STEPS, *[_MIDDLE_STEPS] * (num_facets - 2), _LAST_STEPS][-num_facets:]
+    stages = [math.ceil(share * steps) for steps in stages]
     batch_size = _SMALL_BATCH if num < _FEW_ITEMS else _LARGE_BATCH
     epochs = [-(-steps // steps_per_epoch(num, batch_size)) for steps in stages]
-    table = _table([num_clusters] * num_facets, epochs, convolves=convolves)
-    table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": {"scale": scale}}}
+    latent_dim = min(_LATENT_DIM, math.prod(shape))
+    table = _table([num_clusters] * num_facets, [latent_dim] * num_facets, epochs, convolves=convolves)
+    options = {"scale": scale} | ({"standardize": True} if are_vectors else {})
+    table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": options}}
     table["training"]["batch_size"] = batch_size
     config = override(parse_config(table, source="the preset auto"), settings)
-    if "training.epochs" in given:
-        config = _fit_into_epochs(config, given, stages, num)
-    if config.networks.options.get("posterior", "diagonal") != "diagonal":  # only these can be rotated
-        config = replace(config, schedule=replace(config.schedule, repartition_step=None))
+    config = _add_steps(config, given, num)
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
         replace(config, description=f"Settings chosen by auto for {num} items of {why}"),
         (
-            f"likelihood: gaussian of scale {scale:g}, so that the items' variance ({variance:.3g} in all) is worth "
-            f"{_NATS:.0f} nats",
+            f"likelihood: gaussian of scale {scale:g}, at which the items' variance ({variance:.3g} in all"
+            f"{', of standardised elements' if are_vectors else ''}) is worth {variance / (2 * scale**2):.0f} nats, of "
+            f"{NATS:.0f} at most",
             f"networks: {network}, for items of {why}",
-            f"facets: {num_facets} of {_LATENT_DIM} dimensions; facets.number=3 asks for three",
+            f"facets: {num_facets} of {latent_dim} dimensions; facets.number=3 asks for three",
             f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; overlapping ones "
             "become groups",
-            f"schedule: {sum(stages)} steps of {batch_size} items; the axes are shared out among the facets "
-            f"{_REPARTITION_STEP} steps after the last one has joined",
+            _describe_schedule(config, num),
         ),
     )
+
+
+def _describe_schedule(config: Config, num_items: int) -> str:
+    size = config.training.batch_size
+    *earlier, last = (epochs * steps_per_epoch(num_items, size) for epochs in config.stage_epochs)
+    steps = f"schedule: {sum(earlier) + last} steps of {min(size, num_items)} items"
+    if config.schedule.repartition_step is None:
+        return steps
+    return f"{steps}; the axes are shared out among the facets after {sum(earlier) + config.schedule.repartition_step}"
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
@@ -127,24 +136,23 @@ def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
     return bool(named & {"channels", "num_residual_blocks", "gated"}) or min(shape[1:]) >= _CONVOLUTION_SIDE
 
 
-def _fit_into_epochs(config: Config, given: Sequence[str], stages: Sequence[int], num_items: int) -> Config:
-    """The steps of fits and fades in proportion to stages whose epochs are given, unless they are given as well."""
+def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
+    """The configuration with fades, fits and the repartition in proportion to its stages, where they are not given."""
     per_epoch = steps_per_epoch(num_items, config.training.batch_size)
-    shares = [epochs * per_epoch / steps for epochs, steps in zip(config.stage_epochs, stages, strict=True)]
-    fit, schedule = config.mixture_fit, config.schedule
-    if "mixture_fit.warmup_steps" not in given and isinstance(fit.warmup_steps, tuple):
-        warmups = tuple(int(steps * share) for steps, share in zip(fit.warmup_steps, shares, strict=True))
-        fit = replace(fit, warmup_steps=warmups)
-    last_warmup = fit.warmup_steps[-1] if isinstance(fit.warmup_steps, tuple) else fit.warmup_steps
-    if "mixture_fit.joint_refit_steps" not in given:
-        refits = sorted({int(steps * shares[-1]) for steps in fit.joint_refit_steps})
-        fit = replace(fit, joint_refit_steps=tuple(steps for steps in refits if steps > last_warmup))
-    if "schedule.repartition_step" not in given and schedule.repartition_step is not None:
-        step = max(int(schedule.repartition_step * shares[-1]), last_warmup + 1)
-        schedule = replace(schedule, repartition_step=step)
-    if "schedule.fade_in_steps" not in given:
-        schedule = replace(schedule, fade_in_steps=max(int(schedule.fade_in_steps * min(shares)), 1))
-    return replace(config, mixture_fit=fit, schedule=schedule)
+    stages = [epochs * per_epoch for epochs in config.stage_epochs]
+    share = stages[-1] / _LAST_STEPS
+    repartition = max(int(share * _REPARTITION_STEP), 1)
+    can_rotate = len(stages) > 1 and config.networks.options.get("posterior") == "diagonal"
+    shares_out = can_rotate and stages[-1] >= _FEWEST_STEPS
+    first_fit = repartition if shares_out else min(int(share * _WARMUP_STEPS), *(steps - 1 for steps in stages))
+    refits = [int(share * steps) for steps in _JOINT_REFIT_STEPS]
+    steps: dict[str, Any] = {"mixture_fit.warmup_steps": '"repartition"'} if shares_out else {}
+    steps |= {
+        "schedule.fade_in_steps": max(int(min(_FADE_IN_STEPS * share, *stages)), 1),
+        ("schedule.repartition_step" if shares_out else "mixture_fit.warmup_steps"): first_fit,
+        "mixture_fit.joint_refit_steps": sorted({step for step in refits if step > first_fit}),
+    }
+    return override(config, [f"{name}={value}" for name, value in steps.items() if name not in given])
 
 
 def configure_auto(
@@ -178,25 +186,14 @@ def configure_auto(
     return chosen.config, dataset, chosen.reasons
 
 
-def _total_variance(images: Tensor) -> float:
-    """Sum over the elements of their variance; bytes count as shares of 255, missing elements are left out."""
-    order = np.random.default_rng(0).permutation(len(images))[:_NUM_MEASURED]
-    values = images[np.sort(order)].flatten(1)
-    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
-    variance = float(np.nansum(np.nanvar(x, axis=0)))
-    if not variance > 0:
-        raise InputError("expected items that differ, got items that are all alike: check the data")
-    return variance
-
-
-def _table(num_clusters: list[int], epochs: list[int], *, convolves: bool) -> dict[str, Any]:
+def _table(num_clusters: list[int], latent_dims: list[int], epochs: list[int], *, convolves: bool) -> dict[str, Any]:
     num_facets = len(num_clusters)
     perceptron = {"encoder_dims": [256] * num_facets, "decoder_dims": [256] * num_facets, "hidden_dim": 256}
     networks = {"kind": "conv", "options": {"channels": [16, 32]}}
     if not convolves:
         networks = {"kind": "mlp", "options": {**perceptron, "merge_weight": 1.0}}
     return {
-        "facets": {"num_clusters": num_clusters, "latent_dim": [_LATENT_DIM] * num_facets},
+        "facets": {"num_clusters": num_clusters, "latent_dim": latent_dims},
         "prior": {"kind": "gaussian", "options": {"covariance": "full"}},
         "networks": networks,
         "training": {
@@ -204,12 +201,7 @@ def _table(num_clusters: list[int], epochs: list[int], *, convolves: bool) -> di
             "learning_rate": 3e-3 if convolves else 2e-3,
             "final_learning_rate": 2e-4,
         },
-        "schedule": {"fade_in_steps": 200} | ({"repartition_step": _REPARTITION_STEP} if num_facets > 1 else {}),
-        "mixture_fit": {
-            "warmup_steps": [_FIRST_WARMUP_STEPS, *[_WARMUP_STEPS] * (num_facets - 1)],
-            "joint_refit_steps": list(_JOINT_REFIT_STEPS),
-            "items": 6000,
-        },
+        "mixture_fit": {"items": 6000},
     }
 
 

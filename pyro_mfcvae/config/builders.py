@@ -15,7 +15,11 @@ from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, Gaussian
 from pyro_mfcvae.infer.schedule import Fade, cosine_fade, linear_fade
 from pyro_mfcvae.models.decoders import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder, ladder_dims
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.likelihoods import DiscretizedLogisticLikelihood, GaussianLikelihood
+from pyro_mfcvae.models.likelihoods import (
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+    StandardizedGaussianLikelihood,
+)
 from pyro_mfcvae.models.vamp import VampPrior
 
 POSTERIORS: dict[str, MakeHead] = {
@@ -42,9 +46,12 @@ def gaussian_likelihood(
     learn_scale: bool = False,
     per_channel: bool = False,
     sigmoid_mean: bool = False,
+    standardize: bool = False,
 ) -> GaussianLikelihood:
-    """A `GaussianLikelihood` with one scale, or one per channel."""
+    """A `GaussianLikelihood` with one scale, or one per channel; of standardised elements where asked for."""
     scales = _scales(event_shape, scale, per_channel)
+    if standardize:
+        return StandardizedGaussianLikelihood(event_shape, scale=scales, learn_scale=learn_scale)
     return GaussianLikelihood(scale=scales, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
 
 

@@ -134,8 +134,8 @@ class VampPriorOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianLikelihoodOptions:
-    """A Gaussian of every element.
+class ScaledLikelihoodOptions:
+    """A likelihood with a location and a scale.
 
     Attributes:
         scale: its scale in units of x; the scale's initial value where it is learned.
@@ -156,7 +156,24 @@ class GaussianLikelihoodOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscretizedLogisticOptions(GaussianLikelihoodOptions):
+class GaussianLikelihoodOptions(ScaledLikelihoodOptions):
+    """A Gaussian of every element; with the same options.
+
+    Attributes:
+        standardize: whether every element is measured from its mean over the training items, in units of its standard
+            deviation; the scale is in these units then.
+    """
+
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.standardize:
+            refuse_without_effect(self, ("sigmoid_mean",), "with standardize, whose means have no bounds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscretizedLogisticOptions(ScaledLikelihoodOptions):
     """A logistic distribution of every element, discretised to the values that bytes have; with the same options.
 
     Attributes:

@@ -105,7 +105,8 @@ class MixtureFitConfig:
 
     Attributes:
         warmup_steps: number of steps from the start of a facet's stage to the first fit of its mixture; one number per
-            stage, or one for all.
+            stage, or one for all. With "repartition" all mixtures are first fitted at schedule.repartition_step, and
+            until then every p(z) is a standard normal.
         refit_steps: steps, counted from the same start, after which the mixture is fitted again.
         joint_refit_steps: steps, counted from the start of the last stage, after which all mixtures are fitted again.
         items: number of items that a mixture is fitted to.
@@ -116,7 +117,7 @@ class MixtureFitConfig:
     """
 
     __pydantic_config__ = strict
-    warmup_steps: PerStage | NaturalNumber = 0
+    warmup_steps: PerStage | NaturalNumber | Literal["repartition"] = 0
     refit_steps: tuple[Count, ...] = ()
     joint_refit_steps: tuple[Count, ...] = ()
     items: Count = 10_000

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import Fit, Loaded, Size, Split, resize, validate_images
 from pyro_mfcvae.data.limits import MAX_IMAGE_BYTES, READ_ERRORS, check_bytes
+from pyro_mfcvae.data.tables import read_label_table
 from pyro_mfcvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".dib"}
 ) | frozenset({".tif", ".tiff", ".webp"})
 """Names that end so are taken for images."""
+
+LABEL_TABLE = "labels.csv"
+"""A table of this name in the folder labels the images; labels score, and never train."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start with these
@@ -62,7 +66,8 @@ def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop"
 
     Grey files give one channel; as soon as one file has colour, all are read as RGB. Pictures are turned as their EXIF
     orientation says, and what is transparent is laid on white, as viewers show them. Links are followed. Hidden files,
-    files of other types, run folders and what network drives add are passed over, and counted in the notes.
+    files of other types, run folders and what network drives add are passed over, and counted in the notes. A table
+    ``labels.csv`` in the folder gives label sets, see `read_label_table`.
 
     Args:
         path: the folder, with the images either all directly in it or all in its sub-folders.
@@ -94,10 +99,15 @@ def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop"
     images = _read_files(files, path, size, fit)
     numbers = torch.tensor([labels.index(folder) for folder in folders])
     names = tuple(_as_text(file.relative_to(path)) for file in files)
-    split = Split(images, {} if labels == [""] else {"folder": numbers}, names=names)
-    total = sum(passed_over.values())
-    notes = (f"passed over {total} file{'s' if total > 1 else ''} of {path}{_describe(passed_over)}",) if total else ()
-    return Loaded(split, split, notes)
+    sets, notes = ({} if labels == [""] else {"folder": numbers}), []
+    if (table := path / LABEL_TABLE).is_file():
+        passed_over["of other types"] -= 1
+        found = read_label_table(table, names)
+        sets, notes = sets | found.sets, found.notes
+    split = Split(images, sets, names=names)
+    if total := passed_over.total():
+        notes.append(f"passed over {total} file{'s' if total > 1 else ''} of {path}{_describe(+passed_over)}")
+    return Loaded(split, split, tuple(notes))
 
 
 def image_sizes(path: Path) -> list[Size]:

@@ -1,13 +1,15 @@
 """Tables of vectors: .csv and .parquet files, one item a row."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pyro_mfcvae.data.images import Loaded, Split, validate_vectors
-from pyro_mfcvae.data.labels import compact, read_labels
+from pyro_mfcvae.data.labels import Labels, compact, read_labels
 from pyro_mfcvae.data.limits import check_bytes, check_regular, reading
 from pyro_mfcvae.errors import InputError
 
@@ -46,6 +48,40 @@ def read_parquet(path: Path) -> Loaded:
         # A column of one value takes next to nothing in the file, and eight bytes a row in memory.
         check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path)
         return _split_of(file.read(), path)
+
+
+def read_label_table(path: Path, names: Sequence[str]) -> Labels:
+    """The label sets of a ``labels.csv`` beside images: a column of file names, and a column per label set.
+
+    Args:
+        path: of the table; its first column that is called file, filename, path, name or id names the images.
+        names: of the images, below the folder, in order.
+
+    Returns:
+        Label sets in the order of ``names``, unknown (−1) for images that the table leaves out; a note where it does,
+        or where no column names images.
+    """
+    from pyarrow import csv
+
+    check_bytes(path.stat().st_size * _BYTES_PER_TEXT_BYTE, path)
+    with reading(path, "save the table again, comma-separated and in UTF-8"):
+        table = csv.read_csv(path)
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    files = next((name for name in columns if name and name.lower() in _NAME_COLUMNS), None)
+    rows = {} if files is None else {str(file): row for row, file in enumerate(columns.pop(files))}
+    found = np.array([rows.get(name, -1) for name in names])
+    if not (found >= 0).any():
+        return Labels(notes=[f"passed over {path}: no column names the images (call it file)"])
+    labels = Labels()
+    for name, values in columns.items():
+        texts = np.array(["" if value is None else str(value) for value in values])
+        numbers = np.unique(texts[found[found >= 0]], return_inverse=True)[1]
+        column = np.full(len(names), -1)
+        column[found >= 0] = np.where(texts[found[found >= 0]] == "", -1, numbers)
+        labels.sets[name] = torch.from_numpy(column)
+    if missing := int((found < 0).sum()):
+        labels.notes.append(f"{path} has no row for {missing} of {len(names)} images")
+    return labels
 
 
 def _has_names(path: Path) -> bool:

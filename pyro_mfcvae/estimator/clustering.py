@@ -41,10 +41,11 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     Args:
         num_facets: J; 2 where None, or as many as ``num_clusters`` has entries.
         num_clusters: offered to each facet, shallowest first; or one number for all; or "auto", up to 20.
-        latent_dim: of each facet, or one number for all; or "auto", up to 5 for vectors and 8 for images.
-        num_steps: of training, all stages together; "auto" takes 1,500.
-        batch_size: items per step.
-        learning_rate: of Adam at the first step.
+        latent_dim: of each facet, or one number for all; or "auto", up to 6.
+        num_steps: of training, all stages together, or "auto". All that is "auto", and the likelihood and the networks,
+            follow from the items as in the preset ``auto`` of ``mfcvae fit``.
+        batch_size: items per step, or "auto".
+        learning_rate: of Adam at the first step, or "auto".
         n_init: trainings with seeds of their own, of which the one with the highest ELBO is kept.
         merge_groups: whether clusters that overlap are one group; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
@@ -75,8 +76,8 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         num_clusters: int | Sequence[int] | Literal["auto"] = "auto",
         latent_dim: int | Sequence[int] | Literal["auto"] = "auto",
         num_steps: int | Literal["auto"] = "auto",
-        batch_size: int = 128,
-        learning_rate: float = 3e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: float | Literal["auto"] = "auto",
         n_init: int = 1,
         merge_groups: bool = True,
         device: str = "auto",
@@ -102,7 +103,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             InputError: there are fewer items than clusters, or a parameter does not fit.
         """
         items = self._read(X, reset=True)
-        config = choose_config(self, tuple(items.shape[1:]), len(items))
+        config = choose_config(self, items)
         if not isinstance(self.n_init, Integral) or self.n_init < 1:
             raise InputError(f"expected n_init as a whole number ≥ 1, got {self.n_init!r}: choose another")
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_init)

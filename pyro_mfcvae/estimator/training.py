@@ -1,33 +1,22 @@
-"""What `MultiFacetClustering` trains, and how: settings that follow from the items, and one training in memory."""
+"""What `MultiFacetClustering` trains, and how: the settings of the preset ``auto``, and one training in memory."""
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from pyro_mfcvae.config.auto import choose_settings
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import override
+from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.callbacks import Callback, open_progress_bar
 from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.training import Training
-
-_NUM_STEPS = 1500
-_MOST_CLUSTERS = 20
-
-# A cluster that is offered should get so many items on average.
-_ITEMS_PER_CLUSTER = 10
-
-# Full covariances need some items per element; below, they are diagonal.
-_ITEMS_FOR_FULL = 1000
-
-# Convolutions pay for images at least this high and wide.
-_CONVOLVED_SIZE = 16
 
 
 class Choices(Protocol):
@@ -37,51 +26,50 @@ class Choices(Protocol):
     num_clusters: Any
     latent_dim: Any
     num_steps: Any
-    batch_size: int
-    learning_rate: float
+    batch_size: Any
+    learning_rate: Any
 
 
-def choose_config(choices: Choices, event_shape: tuple[int, ...], num_items: int) -> Config:
-    """The configuration for items of a shape, (p,) or (C, H, W).
+def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
+    """The preset ``auto`` for items (N, *event_shape), with the parameters that are not "auto" in their places.
+
+    Vectors are standardised before they come here.
 
     Raises:
         InputError: a parameter does not fit, or there are fewer items than clusters.
     """
     num_facets = _num_facets(choices)
-    offered = min(_MOST_CLUSTERS, max(2, num_items // _ITEMS_PER_CLUSTER))
-    clusters = _per_facet("num_clusters", choices.num_clusters, offered, num_facets)
-    if num_items < max(clusters):
+    clusters = _per_facet("num_clusters", choices.num_clusters, num_facets)
+    dims = _per_facet("latent_dim", choices.latent_dim, num_facets)
+    if clusters and len(items) < max(clusters):
         raise InputError(
-            f"expected at least as many items as clusters, got n_samples={num_items} and num_clusters={max(clusters)}: "
-            "lower num_clusters"
+            f"expected at least as many items as clusters, got n_samples={len(items)} and "
+            f"num_clusters={max(clusters)}: lower num_clusters"
         )
-    is_image = len(event_shape) == 3
-    dims = _per_facet("latent_dim", choices.latent_dim, 8 if is_image else min(5, event_shape[0]), num_facets)
-    _check_whole("batch_size", choices.batch_size)
-    num_steps = _NUM_STEPS if choices.num_steps == "auto" else _check_whole("num_steps", choices.num_steps)
-    if not choices.learning_rate > 0:
-        raise InputError(f"expected learning_rate > 0, got {choices.learning_rate!r}: choose another")
-    per_epoch = steps_per_epoch(num_items, choices.batch_size)
-    epochs = max(math.ceil(num_steps / num_facets / per_epoch), 1)
-    stage = epochs * per_epoch
-    covariance = "full" if num_items >= _ITEMS_FOR_FULL else "diagonal"
-    settings = [
-        f"facets.num_clusters={clusters}",
-        f"facets.latent_dim={dims}",
-        f'prior.covariance="{covariance}"',
-        "likelihood.kind=gaussian",
-        f"likelihood.scale={0.3 if is_image else 0.5}",
-        f"training.epochs={epochs}",
-        f"training.batch_size={choices.batch_size}",
-        f"training.learning_rate={float(choices.learning_rate)}",
-        f"training.final_learning_rate={choices.learning_rate / 10}",
-        "training.compile=false",
-        f"schedule.fade_in_steps={max(stage // 5, 1)}",
-        f"mixture_fit.warmup_steps={stage // 3}",
-        f"mixture_fit.refit_steps={sorted({max(stage * n // 6, stage // 3 + 1) for n in (3, 4, 5)})}",
-        *_network_settings(event_shape, num_facets),
-    ]
-    return override(Config(data=DataConfig(source="array")), settings)
+    settings = ["training.compile=false", *(["likelihood.standardize=false"] if items.ndim == 2 else [])]
+    settings += [f"facets.num_clusters={clusters}"] if clusters else []
+    settings += [f"facets.latent_dim={dims}"] if dims else []
+    if not _is_auto("batch_size", choices.batch_size):
+        settings.append(f"training.batch_size={_check_whole('batch_size', choices.batch_size)}")
+    if not _is_auto("learning_rate", choices.learning_rate):
+        if not choices.learning_rate > 0:
+            raise InputError(f"expected learning_rate > 0, got {choices.learning_rate!r}: choose another")
+        rate = float(choices.learning_rate)
+        settings += [f"training.learning_rate={rate}", f"training.final_learning_rate={rate / 10}"]
+    arguments: dict[str, Any] = {"source": "array", "num_facets": num_facets, "seed": seed}
+    config = choose_settings(items, settings=settings, **arguments).config
+    if _is_auto("num_steps", choices.num_steps):
+        return config
+    per_epoch = steps_per_epoch(len(items), config.training.batch_size)
+    wanted = max(math.ceil(_check_whole("num_steps", choices.num_steps) / per_epoch), num_facets)
+    epochs = _in_proportion(wanted, config.stage_epochs)
+    return choose_settings(items, settings=[*settings, f"training.epochs={epochs}"], **arguments).config
+
+
+def _in_proportion(total: int, parts: Sequence[int]) -> list[int]:
+    """Whole numbers ≥ 1 of a sum, about in proportion to parts; the last takes what rounding leaves."""
+    *earlier, _ = (max(round(total * part / sum(parts)), 1) for part in parts)
+    return [*earlier, max(total - sum(earlier), 1)]
 
 
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:
@@ -123,11 +111,18 @@ def _num_facets(choices: Choices) -> int:
     return 2 if choices.num_facets is None else _check_whole("num_facets", choices.num_facets)
 
 
-def _per_facet(name: str, value: Any, automatic: int, num_facets: int) -> list[int]:
+def _is_auto(name: str, value: Any) -> bool:
+    if isinstance(value, str) and value != "auto":
+        raise InputError(f"expected {name} as a number or 'auto', got {value!r}: choose one")
+    return isinstance(value, str)
+
+
+def _per_facet(name: str, value: Any, num_facets: int) -> list[int] | None:
+    """One number per facet; None for "auto"."""
     if isinstance(value, str):
         if value != "auto":
             raise InputError(f"expected {name} as a number, one per facet, or 'auto', got {value!r}: choose one")
-        return [automatic] * num_facets
+        return None
     values = [value] * num_facets if isinstance(value, Integral) else list(value)
     if len(values) != num_facets:
         raise InputError(f"expected {name} of {num_facets} entries, one per facet, got {len(values)}: make them agree")
@@ -138,16 +133,3 @@ def _check_whole(name: str, value: Any) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise InputError(f"expected {name} as a whole number ≥ 1, got {value!r}: choose another")
     return int(value)
-
-
-def _network_settings(event_shape: tuple[int, ...], num_facets: int) -> list[str]:
-    if len(event_shape) == 3 and min(event_shape[1:]) >= _CONVOLVED_SIZE:
-        return ["networks.kind=conv", f"networks.channels={[16 * 2**j for j in range(max(num_facets, 2))]}"]
-    width = 64 if math.prod(event_shape) <= 256 else 256
-    return [
-        "networks.kind=mlp",
-        f"networks.encoder_dims={[width] * num_facets}",
-        f"networks.decoder_dims={[width] * num_facets}",
-        f"networks.hidden_dim={width}",
-        "networks.merge_weight=1.0",
-    ]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.likelihoods import StandardizedGaussianLikelihood
 from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.networks import weight_layers
 
@@ -24,6 +25,15 @@ def initialize_glorot(module: nn.Module) -> None:
         if isinstance(child, MixturePrior):
             loc = nn.init.xavier_uniform_(torch.empty_like(child.loc))
             child.set_mixture(loc, torch.eye(child.facet.latent_dim).to(loc).expand(len(loc), -1, -1))
+
+
+def measure_units(model: MultiFacetModel, x: Tensor) -> None:
+    """Let a likelihood of standardised elements measure mean and standard deviation of the items x (N, *event_shape).
+
+    Other likelihoods stay as they are.
+    """
+    if isinstance(model.likelihood, StandardizedGaussianLikelihood):
+        model.likelihood.measure(x)
 
 
 @torch.no_grad()

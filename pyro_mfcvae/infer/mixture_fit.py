@@ -13,6 +13,7 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.models.fits import FitSettings
 from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.priors import FacetPrior
 
 # The encoder sees so many items at once, which bounds the memory of its feature maps.
@@ -50,6 +51,18 @@ class MixtureFit:
     to_means: bool = False
     posterior_units: bool = False
     variance: float | None = None
+
+
+@torch.no_grad()
+def hold_mixtures(model: MultiFacetModel) -> None:
+    """Make every component of every `MixturePrior` Normal(0, I), with equal weights, in place; other priors stay.
+
+    Called before each step, it undoes what the step before has done to them.
+    """
+    for prior in model.priors:
+        if isinstance(prior, MixturePrior):
+            eye = torch.eye(prior.facet.latent_dim, dtype=prior.loc.dtype, device=prior.loc.device)
+            prior.set_mixture(torch.zeros_like(prior.loc), eye.expand(len(prior.loc), -1, -1))
 
 
 @torch.no_grad()

@@ -57,13 +57,15 @@ class ProgressiveSchedule:
         kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
             them the last stage's weights go to 1. Where None they stay as they are.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
-            longer. One for each stage, deepest first, or one for all.
+            longer. One for each stage, deepest first, or one for all. With None all mixtures are first fitted at
+            repartition_step, and until then p(z) = Normal(0, I): a mixture bends the places of its clusters, and on
+            bent ones no linear axes hold the facets apart. refit_steps have no effect then.
         refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
             past the end of its own stage, are left out.
         joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
             facets are fitted again; those past its end are left out.
-        repartition_step: steps after the last stage's start, > its warmup_steps, at which `repartition` chooses the
-            axes of the facets and all mixtures are fitted again; never where None, or past its end.
+        repartition_step: steps after the last stage's start, > its warmup_steps and within it, at which `repartition`
+            chooses the axes of the facets and all mixtures are fitted again; never where None.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -73,7 +75,7 @@ class ProgressiveSchedule:
     kl_delay_steps: tuple[int, ...] | None = None
     kl_weights: tuple[tuple[float, ...], ...] | None = None
     kl_relax_steps: tuple[int, int] | None = None
-    warmup_steps: int | tuple[int, ...] = 0
+    warmup_steps: int | tuple[int, ...] | None = 0
     refit_steps: tuple[int, ...] = ()
     joint_refit_steps: tuple[int, ...] = ()
     repartition_step: int | None = None
@@ -107,6 +109,10 @@ class ProgressiveSchedule:
                 "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
                 f"{last}, got {relax}{_ALIKE}"
             )
+        if self.repartition_step is not None or self.warmup_steps is None:
+            self._check_repartition(self.repartition_step or 0)
+        if self.warmup_steps is None:
+            return
         warmups = self._warmups
         for warmup, stage in zip(warmups, self.stage_steps, strict=True):
             if warmup >= stage:
@@ -121,10 +127,21 @@ class ProgressiveSchedule:
                 f"joint_refit_steps must lie after the last stage's warmup_steps={warmups[-1]}, got "
                 f"{self.joint_refit_steps}"
             )
-        if self.repartition_step is not None and self.repartition_step <= warmups[-1]:
+
+    def _check_repartition(self, step: int) -> None:
+        if not 1 <= step < self.stage_steps[-1]:
             raise InputError(
-                f"expected repartition_step after the last stage's warmup_steps={warmups[-1]}, got "
-                f"{self.repartition_step}: raise it"
+                f"expected repartition_step from 1 to {self.stage_steps[-1] - 1}, within the last stage, got {step}: "
+                f"lower it, or lengthen the stage{_ALIKE}"
+            )
+        if self.warmup_steps is None and any(steps <= step for steps in self.joint_refit_steps):
+            raise InputError(
+                f"expected joint_refit_steps after repartition_step={step}, got {self.joint_refit_steps}: raise them"
+            )
+        if self.warmup_steps is not None and step <= self._warmups[-1]:
+            raise InputError(
+                f"expected repartition_step after the last stage's warmup_steps={self._warmups[-1]}, got {step}: raise "
+                "it"
             )
 
     @classmethod
@@ -147,19 +164,22 @@ class ProgressiveSchedule:
         def after(warmup: int, nums: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(sorted({num for num in map(steps, nums) if num > warmup}))
 
+        held = self.warmup_steps is None
         warmups = tuple(map(steps, self._warmups))
+        stages = tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps)
+        repartition = self.repartition_step and min(steps(self.repartition_step, warmups[-1] + 1), stages[-1] - 1)
         relax = self.kl_relax_steps and (steps(self.kl_relax_steps[0]), steps(self.kl_relax_steps[1]))
         return replace(
             self,
-            stage_steps=tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps),
+            stage_steps=stages,
             fade_in_steps=steps(self.fade_in_steps, 1),
             kl_fade_in_steps=each(self.kl_fade_in_steps, 1),
             kl_delay_steps=each(self.kl_delay_steps),
             kl_relax_steps=relax and (relax[0], max(relax[1], relax[0] + 1)),
-            warmup_steps=warmups,
+            warmup_steps=None if held and repartition else warmups,
             refit_steps=after(min(warmups), self.refit_steps),
-            joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
-            repartition_step=self.repartition_step and steps(self.repartition_step, warmups[-1] + 1),
+            joint_refit_steps=after((held and repartition) or warmups[-1], self.joint_refit_steps),
+            repartition_step=repartition or None,
         )
 
     @property
@@ -229,17 +249,23 @@ class ProgressiveSchedule:
         """Whether `repartition` is due before a step."""
         return self.repartition_step is not None and step - self.start(0) == self.repartition_step
 
+    def holds_priors(self, step: int) -> bool:
+        """Whether p(z) = Normal(0, I) at a step, because all mixtures wait for the repartition."""
+        return self.warmup_steps is None and step < self.start(0) + (self.repartition_step or 0)
+
     @property
     def _warmups(self) -> tuple[int, ...]:
         """Of every stage."""
-        warmup = self.warmup_steps
+        warmup = self.warmup_steps or 0
         return warmup if isinstance(warmup, tuple) else (warmup,) * self.num_facets
 
     def _fits(self, j: int, step: int) -> bool:
         stage = self.num_facets - 1 - j
         since, warmup = step - self.start(j), self._warmups[stage]
-        own = since < self.stage_steps[stage] and (since == warmup or (since > warmup and since in self.refit_steps))
-        return own or step - self.start(0) in self.joint_refit_steps or self.repartitions(step)
+        if self.repartitions(step) or step - self.start(0) in self.joint_refit_steps:
+            return True
+        due = since == warmup or (since > warmup and since in self.refit_steps)
+        return self.warmup_steps is not None and since < self.stage_steps[stage] and due
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

@@ -14,6 +14,7 @@ from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.initialization import measure_units
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.plots import plot_facets, save_figure
 from pyro_mfcvae.runs.assignments import assign_all
@@ -111,8 +112,10 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
             "or start a run in another folder"
         )
     pyro.set_rng_seed(config.seed)
+    pair = build_pair(config, data.event_shape)
+    measure_units(pair.model, data.train.images)
     training = Training(
-        build_pair(config, data.event_shape),
+        pair,
         data.train.images,
         schedule=build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size)),
         settings=config.training,

@@ -19,6 +19,7 @@ from pyro_mfcvae.infer.mixture_fit import (
     MixtureFit,
     can_be_fitted,
     check_posterior_units,
+    hold_mixtures,
     initialize_mixtures,
 )
 from pyro_mfcvae.infer.repartition import repartition
@@ -35,7 +36,7 @@ from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
 # How many training items the number of active clusters is counted on.
-_NUM_MONITORED = 2000
+_NUM_MONITORED = 500
 
 
 class Training:
@@ -199,12 +200,14 @@ class Training:
             # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
             entropy = np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1, np.uint32)
             pyro.set_rng_seed(int(entropy[0]))
-        priors = self.pair.model.priors
+        model, priors = self.pair.model, self.pair.model.priors
+        if self.schedule.holds_priors(self.step):
+            hold_mixtures(model)
         if self.schedule.repartitions(self.step):
             self.forget_capture()
             self.read_steps()
             on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
-        due = tuple(j for j in self.schedule.apply(self.pair.model, self.step) if can_be_fitted(priors[j]))
+        due = tuple(j for j in self.schedule.apply(model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
         if due:
             self.forget_capture()  # what Adam knows of fitted parameters is replaced

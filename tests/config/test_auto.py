@@ -13,14 +13,22 @@ from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.text import takes_auto
 
 
-def test_the_scale_makes_the_variance_worth_four_hundred_nats() -> None:
+def test_the_scale_follows_from_the_spectrum_for_bytes_and_floats_alike() -> None:
     images = torch.zeros(3000, 1, 10, 10)
-    images[::2] = 1.0  # variance 1/4 of each of 100 pixels
+    images[::2] = 1.0  # one direction, of standard deviation 5
     config = choose_settings(images, source="x").config
     assert config.likelihood.kind == "gaussian"
-    assert config.likelihood.options["scale"] == pytest.approx((25 / 800) ** 0.5, rel=5e-3)
+    assert config.likelihood.options["scale"] == pytest.approx(5 / 4, rel=5e-3)
+    assert not config.likelihood.options["standardize"]
     bytes_config = choose_settings((255 * images).to(torch.uint8), source="x").config
     assert bytes_config.likelihood == config.likelihood
+
+
+def test_vectors_are_standardised() -> None:
+    x = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+    options = choose_settings(x, source="x").config.likelihood.options
+    assert options["standardize"]
+    assert choose_settings(1000 * x - 5, source="x").config.likelihood.options == options
 
 
 def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutions() -> None:
@@ -31,15 +39,27 @@ def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutio
     assert kinds == {(30,): "mlp", (1, 20, 20): "mlp", (3, 32, 24): "conv", (1, 60, 20): "mlp"}
 
 
-@pytest.mark.parametrize(("num", "clusters", "batch"), [(60, 3, 64), (5000, 20, 128)])
-def test_the_number_of_items_decides_clusters_batches_and_epochs(num: int, clusters: int, batch: int) -> None:
+@pytest.mark.parametrize(
+    ("num", "clusters", "batch", "least"),
+    [(100, 5, 64, (400, 250, 750)), (400, 20, 64, (800, 500, 1500)), (5000, 20, 128, (800, 500, 1500))],
+)
+def test_the_number_of_items_decides_clusters_batches_and_epochs(
+    num: int, clusters: int, batch: int, least: tuple[int, ...]
+) -> None:
     config = choose_settings(torch.rand(num, 4), source="x", num_facets=3).config
     assert config.facets.num_clusters == (clusters,) * 3
     assert config.training.batch_size == batch
-    steps = max(num // batch, 1)
-    assert all(e * steps >= least for e, least in zip(config.stage_epochs, (800, 500, 1500), strict=True))
-    schedule = build_schedule(config, steps)
-    assert schedule.repartition_step == 400
+    per_epoch = max(num // batch, 1)
+    steps = [epochs * per_epoch for epochs in config.stage_epochs]
+    assert all(0 <= num - wanted < per_epoch for num, wanted in zip(steps, least, strict=True))
+    schedule = build_schedule(config, per_epoch)
+    assert schedule.repartition_step == steps[-1] * 400 // 1500
+    assert schedule.fit_steps()[0] == sum(steps[:2]) + schedule.repartition_step
+
+
+def test_many_items_get_more_steps() -> None:
+    config = choose_settings(torch.rand(80_000, 4), source="x").config  # 625 steps an epoch
+    assert config.stage_epochs == (3, 5)  # 1600 and 3000 steps, rounded up
 
 
 def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
@@ -53,14 +73,15 @@ def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
 
 
 def test_one_facet_has_nothing_to_share_out() -> None:
-    config = choose_settings(torch.rand(60, 4), source="x", num_facets=1).config
+    config = choose_settings(torch.rand(400, 4), source="x", num_facets=1).config
     assert (config.schedule.repartition_step, len(config.stage_epochs)) == (None, 1)
+    assert build_schedule(config, 6).fit_steps() == (500, 650, 900, 1200)
 
 
 @pytest.mark.parametrize(
     ("images", "num_facets", "message"),
     [
-        (torch.rand(3, 4), 2, "expected at least 4 items to find clusters in, got 3: give more"),
+        (torch.rand(9, 4), 2, "expected at least 10 items to find clusters in, got 9: give more"),
         (torch.ones(50, 4), 2, "expected items that differ, got items that are all alike: check the data"),
         (torch.rand(50, 4), 0, "expected facets.number of 1 or more, got 0: choose how many clusterings you want"),
     ],
@@ -125,12 +146,13 @@ def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: 
 
 def test_fits_and_fades_follow_the_epochs_that_are_given() -> None:
     config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
-    assert config.stage_epochs == (8, 15)  # of 50 steps: 400 of 800, and 750 of 1500
-    assert config.mixture_fit.warmup_steps == (250, 100)
+    assert config.stage_epochs == (8, 15)  # of 50 steps: 400, and 750 where auto takes 1500
     assert config.mixture_fit.joint_refit_steps == (325, 450, 600)
     assert (config.schedule.repartition_step, config.schedule.fade_in_steps) == (200, 100)
     build_schedule(config, 50)
-    kept = ["training.epochs=[8, 15]", "mixture_fit.warmup_steps=20", "schedule.fade_in_steps=7"]
+    kept = ["training.epochs=[8, 15]", "schedule.repartition_step=20", "schedule.fade_in_steps=7"]
     config = choose_settings(torch.rand(6400, 4), source="x", settings=kept).config
-    assert (config.mixture_fit.warmup_steps, config.schedule.fade_in_steps) == (20, 7)
-    build_schedule(choose_settings(torch.rand(24, 4), source="x", settings=["training.epochs=1"]).config, 1)
+    assert (config.schedule.repartition_step, config.schedule.fade_in_steps) == (20, 7)
+    config = choose_settings(torch.rand(24, 4), source="x", settings=["training.epochs=1"]).config
+    assert config.schedule.repartition_step is None  # a last stage of one step has no room for it
+    build_schedule(config, 1)

@@ -60,3 +60,20 @@ def test_folder_with_images_inside_and_outside_sub_folders_is_refused(tmp_path: 
         Image.fromarray(np.zeros((3, 5), dtype=np.uint8)).save(tmp_path / name)
     with pytest.raises(InputError, match=r"got both \(loose.png is in no sub-folder\)"):
         load_dataset(tmp_path)
+
+
+def test_a_table_beside_the_images_labels_them(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "c.png"):
+        Image.fromarray(np.zeros((3, 5), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("colour,file,size\nred,c.png,3\nblue,a.png,\nblue,elsewhere.png,9\n")
+    data = load_dataset(tmp_path)
+    assert data.train.names == ("a.png", "b.png", "c.png")
+    assert {name: values.tolist() for name, values in data.train.labels.items()} == {
+        "colour": [0, -1, 1],
+        "size": [-1, -1, 1],
+    }
+    assert data.notes == (f"{tmp_path / 'labels.csv'} has no row for 1 of 3 images",)
+    (tmp_path / "labels.csv").write_text("colour\nred\n")
+    data = load_dataset(tmp_path)
+    assert data.train.labels == {}
+    assert "no column names the images (call it file)" in data.notes[0]

@@ -21,6 +21,7 @@ from pyro_mfcvae.models import (
     MultiFacetModel,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
+    StandardizedGaussianLikelihood,
 )
 from pyro_mfcvae.models.distributions import DiscretizedLogistic
 
@@ -284,10 +285,17 @@ def test_float32_stays_float32(case: Case) -> None:
     model, guide, x = (part.float() for part in case)
     zs = [q.sample() for q in guide.posteriors(x)]
     log_prob = model.log_likelihood(zs, x)
-    assert log_prob.dtype == torch.float32
-    assert log_prob.isfinite().all()
+    assert log_prob.dtype == torch.float32 and log_prob.isfinite().all()
 
 
 def test_a_likelihood_must_be_filled_in() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Likelihood()  # type: ignore[abstract]
+
+
+def test_a_standardised_gaussian_by_hand() -> None:
+    likelihood = StandardizedGaussianLikelihood((2,))
+    likelihood.measure(torch.tensor([[100.0, 10.0], [300.0, 10.0], [float("nan"), 10.0]]))
+    assert likelihood.unit.tolist() == [100.0, 1.0]  # the standard deviation of two numbers, and that of a constant
+    assert likelihood(torch.tensor([0.5, -1.0])).mean.tolist() == [250.0, 9.0]
+    assert likelihood.encoder_input(torch.tensor([300.0, 11.0])).tolist() == [1.0, 1.0]

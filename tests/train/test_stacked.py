@@ -129,6 +129,11 @@ slow = pytest.mark.slow
         pytest.param(["prior.kind=vamp", "networks.posterior=full"], id="clusters that are images", marks=slow),
         pytest.param(["networks.posterior=autoregressive", "assignment.kind=sample"], id="flow", marks=slow),
         pytest.param(["likelihood.missing=true"], id="missing pixels", marks=slow),
+        pytest.param(
+            ["schedule.repartition_step=1", 'mixture_fit.warmup_steps="repartition"', "mixture_fit.refit_steps=[]"],
+            id="axes shared out",
+            marks=slow,
+        ),
     ],
 )
 def test_every_model_is_the_one_that_its_seed_trains_alone(settings: list[str]) -> None:

@@ -1,0 +1,69 @@
+"""The preset ``auto`` with no option beyond the data (and the number of facets, where it is not two), on every set.
+
+    python benchmarks/auto.py stickfigures shapes nrletters mnist fashion_mnist
+    python benchmarks/auto.py pairs=pairs.npz faces=cmu_faces.npz photos=photos/ --seeds 0 1 2
+
+Labels score, and never train. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
+label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
+facet (leak); and the seconds of training. Records of seeds that are not run again are kept.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from baselines import RESULTS, score
+from provenance import provenance
+
+from pyro_mfcvae.atomic_io import write_json
+from pyro_mfcvae.config.auto import configure_auto
+from pyro_mfcvae.config.text import to_toml
+from pyro_mfcvae.runs.fit import fit
+from pyro_mfcvae.runs.folder import RunFolder
+
+# What a user says beyond the data: three characteristics are known to be there, or photos are to be made smaller.
+SAID: dict[str, tuple[str, ...]] = {
+    "nrletters": ("facets.number=3",),
+    "photos": ("facets.number=3",),
+    "faces": ("data.size=32",),
+}
+
+
+def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A record of one seed, and the configuration that was chosen."""
+    config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}"], None)
+    with tempfile.TemporaryDirectory() as folder:
+        found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device="cpu")
+    labels = {label: values.numpy() for label, values in dataset.test.labels.items()}
+    row = {
+        "seed": seed,
+        "groups": [facet["num_groups"] for facet in found.summary["facets"]],
+        "labels": score(found.evaluation.groups, labels),
+        "elbo": found.summary["elbo"],
+        "seconds": found.summary["seconds"],
+        "data_fingerprint": dataset.fingerprint(),
+    }
+    return row, {"config": to_toml(config)}
+
+
+def main(data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Run auto on data sets, each a name, or NAME=PATH."""
+    for item in data:
+        name, _, path = item.partition("=")
+        target = RESULTS / f"auto-{name}.json"
+        rows = {row["seed"]: row for row in json.loads(target.read_text())["rows"]} if target.is_file() else {}
+        for seed in seeds:
+            rows[seed], chosen = measure(name, path or name, seed)
+            told = "; ".join(
+                f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
+                for label, s in rows[seed]["labels"].items()
+            )
+            seconds = rows[seed]["seconds"]
+            print(f"{name}, seed {seed}: groups {rows[seed]['groups']}; {told} ({seconds:.0f} s)", flush=True)
+            write_json(target, {**provenance(), "data": name, **chosen, "rows": [rows[s] for s in sorted(rows)]})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
