@@ -35,7 +35,7 @@ _SIDE = 32
 _FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
 _FADE_IN_STEPS, _REPARTITION_STEP = 200, 400
 _FEWEST_STEPS = 20  # a shorter last stage has no room for the repartition
-_WARMUP_STEPS = 500  # where there is one facet, and nothing to share out
+_FIRST_WARMUP_STEPS, _WARMUP_STEPS = 500, 200
 _JOINT_REFIT_STEPS = (650, 900, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # with fewer, the smaller batch gives an epoch enough steps
@@ -86,7 +86,7 @@ def choose_settings(
         raise InputError(f"expected at least {_FEWEST_ITEMS} items to find clusters in, got {num}: give more")
     are_vectors = len(shape) == 1
     spectrum = measure_spectrum(images, standardize=are_vectors)
-    scale, variance = choose_scale(spectrum), float(spectrum.sum())
+    (scale, waits), variance = choose_scale(spectrum), float(spectrum.sum())
     num_clusters = min(max(num // _ITEMS_PER_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
     given = [setting.partition("=")[0].strip() for setting in settings]
     convolves = _wants_convolutions(given, shape)
@@ -101,7 +101,7 @@ def choose_settings(
     table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": options}}
     table["training"]["batch_size"] = batch_size
     config = override(parse_config(table, source="the preset auto"), settings)
-    config = _add_steps(config, given, num)
+    config = _add_steps(config, given, num, waits=waits)
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
@@ -136,23 +136,31 @@ def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
     return bool(named & {"channels", "num_residual_blocks", "gated"}) or min(shape[1:]) >= _CONVOLUTION_SIDE
 
 
-def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
-    """The configuration with fades, fits and the repartition in proportion to its stages, where they are not given."""
+def _add_steps(config: Config, given: Sequence[str], num_items: int, *, waits: bool) -> Config:
+    """The configuration with fades, fits and the repartition in proportion to its stages, where they are not given.
+
+    Where mixtures wait, they are first fitted when the axes are shared out. Elsewhere they are fitted in every stage,
+    since clusters that run into each other are pulled apart by their mixture, and the axes are found better then.
+    """
     per_epoch = steps_per_epoch(num_items, config.training.batch_size)
     stages = [epochs * per_epoch for epochs in config.stage_epochs]
     share = stages[-1] / _LAST_STEPS
-    repartition = max(int(share * _REPARTITION_STEP), 1)
     can_rotate = len(stages) > 1 and config.networks.options.get("posterior") == "diagonal"
     shares_out = can_rotate and stages[-1] >= _FEWEST_STEPS
-    first_fit = repartition if shares_out else min(int(share * _WARMUP_STEPS), *(steps - 1 for steps in stages))
+    first, *others = (min(int(steps * share), stage - 1) for steps, stage in zip(_warmups(stages), stages, strict=True))
+    repartition = int(share * _REPARTITION_STEP)
     refits = [int(share * steps) for steps in _JOINT_REFIT_STEPS]
-    steps: dict[str, Any] = {"mixture_fit.warmup_steps": '"repartition"'} if shares_out else {}
-    steps |= {
+    least = repartition if shares_out else [first, *others][-1]
+    steps: dict[str, Any] = {
         "schedule.fade_in_steps": max(int(min(_FADE_IN_STEPS * share, *stages)), 1),
-        ("schedule.repartition_step" if shares_out else "mixture_fit.warmup_steps"): first_fit,
-        "mixture_fit.joint_refit_steps": sorted({step for step in refits if step > first_fit}),
-    }
+        "mixture_fit.warmup_steps": '"repartition"' if shares_out and waits else [first, *others],
+        "mixture_fit.joint_refit_steps": sorted({step for step in refits if step > least}),
+    } | ({"schedule.repartition_step": repartition} if shares_out else {})
     return override(config, [f"{name}={value}" for name, value in steps.items() if name not in given])
+
+
+def _warmups(stages: Sequence[int]) -> list[int]:
+    return [_FIRST_WARMUP_STEPS, *[_WARMUP_STEPS] * (len(stages) - 1)]
 
 
 def configure_auto(

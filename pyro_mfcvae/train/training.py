@@ -35,8 +35,7 @@ from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
-# How many training items the number of active clusters is counted on.
-_NUM_MONITORED = 500
+_NUM_MONITORED = 500  # training items that the number of active clusters is counted on
 
 
 class Training:
@@ -267,10 +266,9 @@ class Training:
         )
 
     def _repartition(self) -> None:
-        pair = self.pair
-        pair.eval()  # the axes are chosen for what the encoder gives when it is asked
-        repartition(pair.model, pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
-        pair.train()
+        self.pair.eval()  # the axes are chosen for what the encoder gives when it is asked
+        repartition(self.pair.model, self.pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
+        self.pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
         settings, known_items, device = self.mixture_fit, self.known_items, self.fabric.device
@@ -291,8 +289,8 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
-        rate = first if last is None else cosine(first, last, step, self.schedule.num_steps)
-        return rate * self.learning_rate_factor
+        first *= self.learning_rate_factor
+        return first if last is None else cosine(first, last * self.learning_rate_factor, step, self.schedule.num_steps)
 
     @torch.no_grad()
     def _count_active(self) -> list[int]:

@@ -57,6 +57,13 @@ def test_the_number_of_items_decides_clusters_batches_and_epochs(
     assert schedule.fit_steps()[0] == sum(steps[:2]) + schedule.repartition_step
 
 
+def test_mixtures_wait_for_the_axes_where_few_directions_hold_the_variance() -> None:
+    rng = torch.Generator().manual_seed(0)
+    few, many = torch.randn(400, 4, generator=rng), torch.randn(400, 300, generator=rng)
+    assert choose_settings(few, source="x").config.mixture_fit.warmup_steps == "repartition"
+    assert choose_settings(many, source="x").config.mixture_fit.warmup_steps == (500, 200)
+
+
 def test_many_items_get_more_steps() -> None:
     config = choose_settings(torch.rand(80_000, 4), source="x").config  # 625 steps an epoch
     assert config.stage_epochs == (3, 5)  # 1600 and 3000 steps, rounded up
