@@ -50,7 +50,8 @@ def completion(
     """Print a script that completes commands and options.
 
     In bash: mfcvae completion bash > ~/.local/share/bash-completion/completions/mfcvae
-    In zsh: mfcvae completion zsh > a file _mfcvae in a folder of $fpath
+
+    In zsh: mfcvae completion zsh > DIR/_mfcvae, with DIR a folder of $fpath
 
     Args:
         shell: bash or zsh.

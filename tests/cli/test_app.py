@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -130,6 +131,12 @@ def test_a_label_s_control_characters_are_written_out(mfcvae: Run) -> None:
         (["check", "run", "--items", "100", "--draws", "30"], {"run", "items", "checks"}),
         (["sample", "run", "--num", "2", "--clusters", "0=1"], {"figure", "title"}),
         (["report", "run"], {"file", "bytes"}),
+        (["compare", "run", "other"], {"name", "rank", "evidence", "standard_error", "difference"}),
+        pytest.param(
+            ["sweep", "--data", "data.npz", "--seeds", "1", "--out", "seeds", "--set", *TINY],
+            {"sweep", "best_seed", "stability", "runs"},
+            marks=pytest.mark.slow,
+        ),
         (["fit", "--resume", "--out", "run"], {"run", "data", "seed", "facets", "elbo", "seconds"}),
         (["presets"], {"preset", "data", "training"}),
         (["datasets"], {"name", "num_items"}),
@@ -140,6 +147,7 @@ def test_json_is_all_that_is_printed(
     mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], keys: set[str]
 ) -> None:
     monkeypatch.setattr(Criticism, "figures", lambda self: {})  # they take seconds
+    shutil.copytree("run", "other")
     code, out, err = mfcvae(*args, "--json")
     assert (code, err) == (0, "")
     record = json.loads(out, parse_constant=pytest.fail)
