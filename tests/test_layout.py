@@ -41,6 +41,8 @@ MOST_ARGUMENTS = 8
 # Tests of several modules together; every other test file has the name and the folder of a module.
 TESTS_OF_THE_WHOLE = {
     "explore/browser",
+    "report/browser",
+    "snippets",
     "documentation",
     "draws/arviz_versions",
     "cli/mistakes",
