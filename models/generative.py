@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import pyro_method
-from pyro.nn.module import PyroModuleList
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
@@ -25,7 +24,7 @@ from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.distributions import KnownCategorical
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.mixtures import Mixture
-from pyro_mfcvae.models.priors import FacetPrior
+from pyro_mfcvae.models.priors import FacetPrior, PriorList
 from pyro_mfcvae.networks import for_densities, like_parameters
 
 _tokens = count()
@@ -64,7 +63,7 @@ class MultiFacetModel(StoredModule):
         InputError: priors and decoder have different facets.
     """
 
-    priors: Sequence[FacetPrior]
+    priors: PriorList
     alpha: Tensor
     beta: Tensor
 
@@ -88,14 +87,12 @@ class MultiFacetModel(StoredModule):
             )
         self.token = next(_tokens)
         self.num_guides = 0
-        self.priors = PyroModuleList(priors)  # type: ignore[assignment]
+        self.priors = PriorList(priors)
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
         self.event_shape = likelihood.event_shape(decoder.out_shape)
         self.missing = missing
-        # By facet; hyperpriors are not built again to read their names.
-        self._global_names = [list(prior.hyperprior()) for prior in priors]
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
         # num_data as a tensor, 0 for None, which a program traced by torch.jit reads again at every call.
@@ -177,7 +174,7 @@ class MultiFacetModel(StoredModule):
     @property
     def global_sites(self) -> list[str]:
         """Names of the sites of `sample_globals`."""
-        return [global_site(name, j) for j, names in enumerate(self._global_names) for name in names]
+        return [global_site(name, j) for j, names in enumerate(self.priors.theta_names) for name in names]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
         """Where a guide over the `global_sites` of some facets (or all) may start: the priors' own points."""
@@ -186,9 +183,11 @@ class MultiFacetModel(StoredModule):
 
     def priors_given(self, values: Mapping[str, Tensor]) -> list[Mixture]:
         """The priors at the values of all `global_sites`."""
+        if missing := [site for site in self.global_sites if site not in values]:
+            raise InputError(f"expected values of {missing}, got none: after another prior is set, build a new guide")
         return [
             prior({name: values[global_site(name, j)] for name in names})
-            for j, (prior, names) in enumerate(zip(self.priors, self._global_names, strict=True))
+            for j, (prior, names) in enumerate(zip(self.priors, self.priors.theta_names, strict=True))
         ]
 
     @pyro_method

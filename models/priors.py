@@ -1,12 +1,13 @@
 """The contract of a facet's prior p(c_j) p(z_j | c_j), and the prior without clusters."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn.module import PyroModuleList
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
@@ -79,6 +80,29 @@ class FacetPrior(AbstractPyroModule):
     def point(self) -> dict[str, Tensor]:
         """A value of theta at which a guide over it may start, by name."""
         return {}
+
+
+class PriorList(PyroModuleList):
+    """The priors of all facets, shallowest first; ``priors[j] = other`` replaces one by another of the same facet."""
+
+    def __init__(self, priors: Sequence[FacetPrior]) -> None:
+        super().__init__(priors)
+        self._read_names()
+
+    def __iter__(self) -> Iterator[FacetPrior]:
+        return super().__iter__()  # type: ignore[no-any-return]
+
+    def __setitem__(self, j: int, prior: FacetPrior) -> None:
+        if prior.facet != self[j].facet:
+            raise InputError(f"expected a prior of {self[j].facet}, got one of {prior.facet}: build it for that facet")
+        super().__setitem__(j, prior)
+        # PyroModule removes what it replaces before it adds the new module, which would then come last.
+        self._modules = dict(sorted(self._modules.items(), key=lambda item: int(item[0])))
+        self._read_names()
+
+    def _read_names(self) -> None:
+        self.theta_names = [list(prior.hyperprior()) for prior in self]
+        """The names in every prior's `hyperprior`, which is not built at each call to read them."""
 
 
 class StandardNormalPrior(FacetPrior):

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.interop.inputs import native
 from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.networks import density_dtype
@@ -62,7 +62,7 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
     Bytes are divided by 255 where the likelihood describes values in [0, 1]; all other numbers keep their value.
     """
     try:
-        tensor = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        tensor = x if isinstance(x, Tensor) else torch.from_numpy(native(x))
     except (TypeError, ValueError):
         raise InputError(f"expected numbers, got {type(x).__name__} of others: convert them to floats") from None
     if tensor.is_complex():

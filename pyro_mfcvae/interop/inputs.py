@@ -36,7 +36,7 @@ def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tenso
         f"expected the known clusters of facet {j} as {num_items} integers below {num_clusters}, negative where unknown"
     )
     try:
-        clusters = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+        clusters = values if isinstance(values, Tensor) else torch.from_numpy(native(values))
     except (TypeError, ValueError):
         raise InputError(f"{wish}, got {type(values).__name__} of no numbers: convert them to integers") from None
     if clusters.is_floating_point() or clusters.is_complex() or clusters.dtype == torch.bool:
@@ -47,6 +47,12 @@ def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tenso
     if len(clusters) and (highest := int(clusters.max())) >= num_clusters:
         raise InputError(f"{wish}, got numbers up to {highest}: number the clusters from 0")
     return clusters
+
+
+def native(values: Any) -> NDArray[Any]:
+    """A copy as an array in the byte order of the machine, which torch asks for."""
+    array = np.asarray(values)
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
 def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, like: Tensor, missing: bool) -> int:

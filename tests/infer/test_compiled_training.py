@@ -1,5 +1,6 @@
 """SVI and trainings take the same steps with a compiled objective."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from pyro_mfcvae import FacetELBO
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.guides import MultiFacetGuide
+from pyro_mfcvae.guides import MultiFacetGuide, VaDEAssignment
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.models import GaussianLikelihood, MultiFacetModel, StudentTMixturePrior
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
 from pyro_mfcvae.train.objective import compilation_pays
 from pyro_mfcvae.train.training import Training
@@ -83,6 +84,55 @@ def test_one_loss_whose_pair_and_settings_change() -> None:
             as_written = FacetELBO(closed_form=closed_form)
             there = as_written.loss_and_grads(pair.model, pair.guide, x), [p.grad for p in pair.parameters()]
             assert_same(here, there)
+
+
+def _merge_more(pair: MFCVAE) -> None:
+    pair.model.decoder.merge_weight = 5.0
+
+
+def _freeze(pair: MFCVAE) -> None:
+    pair.model.priors.requires_grad_(False)
+
+
+def _hook(pair: MFCVAE) -> None:
+    pair.model.decoder.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+CHANGES = {
+    "assignment": lambda pair: setattr(pair.guide, "assignment", VaDEAssignment()),
+    "setting of the assignment": lambda pair: setattr(pair.guide.assignment, "num_samples", 9),
+    "likelihood": lambda pair: setattr(pair.model, "likelihood", GaussianLikelihood(scale=0.3)),
+    "setting of the likelihood": lambda pair: setattr(pair.model.likelihood, "sigmoid_mean", True),
+    "merge_weight": _merge_more,
+    "missing": lambda pair: setattr(pair.model, "missing", True),
+    "num_data": lambda pair: setattr(pair.model, "num_data", 500),
+    "prior": lambda pair: pair.model.priors.__setitem__(0, StudentTMixturePrior(pair.model.facets[0])),
+    "a layer": lambda pair: setattr(pair.model.decoder, "output", torch.nn.Linear(8, 64, bias=False)),
+    "frozen": _freeze,
+    "a hook": _hook,
+    "values in place": lambda pair: [p.data.mul_(0.5) for p in pair.parameters()],
+    "buffers": lambda pair: pair.model.beta.fill_(0.3),
+    "mode": lambda pair: pair.eval(),
+}
+
+
+@pytest.mark.usefixtures("as_traced")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_compiled_loss_follows_every_change_of_the_pair(change: str) -> None:
+    pair, loss = small_pair("assignment.kind=monte_carlo"), FacetELBO(compile=True)
+    x = torch.rand(8, *SHAPE)
+    before = loss.loss_and_grads(pair.model, pair.guide, x)
+    CHANGES[change](pair)
+    if change == "missing":
+        x[0, 0, :3] = torch.nan
+    found = []
+    for elbo in (loss, FacetELBO()):
+        pair.zero_grad()
+        pyro.set_rng_seed(1)
+        value = elbo.loss_and_grads(pair.model, pair.guide, x)
+        found.append((value, [p.grad.clone() for p in pair.parameters() if p.grad is not None]))
+    assert_same(found[0], found[1])
+    assert math.isfinite(found[0][0]) and (change in ("frozen", "mode") or found[0][0] != pytest.approx(before, 1e-6))
 
 
 @pytest.mark.usefixtures("as_traced")

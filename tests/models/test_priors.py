@@ -233,3 +233,21 @@ def test_saved_and_loaded_and_in_single_precision(prior: FacetPrior) -> None:
     single = prior.float()().log_prob(z.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_prior_is_replaced_at_its_place(make_pair: Callable[..., tuple]) -> None:
+    """Pyro's own list would put the new prior last, so that facets of equal sizes trade their priors."""
+    model, guide = make_pair(3)
+    old, other = list(model.priors), StudentTMixturePrior(model.facets[0])
+    model.priors[0] = other
+    assert all(a is b for a, b in zip(model.priors, (other, *old[1:]), strict=True))
+    assert [prior.facet for prior in model.priors] == list(model.facets)
+    with pytest.raises(InputError, match="expected a prior of Facet"):
+        model.priors[0] = old[1]
+    assert model.global_sites == []
+    model.priors[1] = BayesianMixturePrior(model.facets[1], random=("probs",))
+    assert model.global_sites == ["probs_1"]
+    with pytest.raises(InputError, match=r"expected values of \['probs_1'\], got none: .* build a new guide"):
+        guide.typical_priors()
+    again = MultiFacetGuide(model, encoder=guide.encoder, assignment=SampleAssignment())
+    assert FacetELBO().loss(model, again, torch.rand(2, 1, 2, 3)) > 0

@@ -1,0 +1,101 @@
+"""Questions leave a pair as it was, are answered in batches, and take numbers of any type."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_mfcvae import MFCVAE, Facet
+from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
+from pyro_mfcvae.infer import asking
+from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
+
+FACETS = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
+SHAPE = (1, 8, 8)
+QUESTIONS: dict[str, Callable[[MFCVAE, Tensor], Tensor]] = {
+    "assign": lambda pair, x: torch.cat(pair.assign(x), -1),
+    "encode": lambda pair, x: pair.encode(x)[1].mean,
+    "reconstruct": lambda pair, x: pair.reconstruct(x),
+    "swap": lambda pair, x: pair.swap(x, x.flip(-1), facets=[0]),
+    "traverse": lambda pair, x: pair.traverse(x, facet=0, dim=1, values=torch.tensor([-1.0, 1.0]))[1],
+    "kl": lambda pair, x: pair.elbo_terms(x).kl,
+}
+DRAWN: dict[str, Callable[[MFCVAE, Tensor], Tensor]] = {
+    "sample": lambda pair, _: pair.sample(5),
+    "log_evidence": lambda pair, x: pair.log_evidence(x, num_samples=3),
+    "reconstruction": lambda pair, x: pair.elbo_terms(x).reconstruction,
+    "weigh": lambda pair, x: pair.weigh(x, num_samples=3).log_weights,
+}
+
+
+def make() -> MFCVAE:
+    """With batch norm, which has statistics that a pass in training mode moves."""
+    sizes = {"channels": (3, 4)}
+    model = MultiFacetModel(
+        [MixturePrior(f) for f in FACETS], ConvLadderDecoder(FACETS, SHAPE, **sizes), GaussianLikelihood(scale=0.1)
+    )
+    return MFCVAE(model, MultiFacetGuide(model, encoder=ConvLadderEncoder(FACETS, SHAPE, head_init_scale=1.0, **sizes)))
+
+
+@pytest.mark.parametrize("name", QUESTIONS | DRAWN)
+def test_a_question_leaves_everything_as_it_was(name: str) -> None:
+    """Statistics of batch norm, the mode of every module, gradients and Pyro's parameter store."""
+    pair = make().train()
+    pair.guide.encoder.levels[0].eval()
+    modes = [module.training for module in pair.modules()]
+    state = copy.deepcopy(pair.state_dict())
+    answer = (QUESTIONS | DRAWN)[name](pair, torch.rand(6, *SHAPE))
+    assert not answer.requires_grad and answer.isfinite().all()
+    assert [module.training for module in pair.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in pair.state_dict().items())
+    assert all(p.grad is None for p in pair.parameters()) and len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training mode batch norm would make it so; nor does it depend on the size of batches."""
+    pair, x = make().train(), torch.rand(7, *SHAPE)
+    whole = QUESTIONS[name](pair, x)
+    torch.testing.assert_close(QUESTIONS[name](pair, x[2:4]), whole[2:4], rtol=0, atol=1e-12)
+    monkeypatch.setattr(asking, "_MAX_VALUES", 2 * 64)
+    torch.testing.assert_close(QUESTIONS[name](pair, x), whole, rtol=0, atol=1e-12)
+    assert torch.equal(QUESTIONS[name](copy.deepcopy(pair).eval(), x), QUESTIONS[name](pair, x))
+
+
+@pytest.mark.parametrize("name", (*QUESTIONS, "log_evidence"))
+def test_memory_is_bounded(name: str) -> None:
+    """Networks see no more than a million values at once: 10,000 items with 64 draws each take 40 passes and more."""
+    pair, seen = make(), []
+
+    def count(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        items = args[0][0].shape[:-1] if isinstance(args[0], list) else args[0].shape[:1]
+        seen.append(64 * items.numel())
+
+    for network in (pair.model.decoder, pair.guide.encoder):
+        network.register_forward_pre_hook(count)
+    x = torch.rand(1, *SHAPE).expand(5000, *SHAPE)
+    if name == "log_evidence":
+        assert pair.log_evidence(x[:600], num_samples=64).shape == (600,)
+    else:
+        QUESTIONS[name](pair, x)
+    assert max(seen) <= asking._MAX_VALUES and len(seen) > 1
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_numbers_of_any_type_are_taken(name: str) -> None:
+    pair = make().float()
+    pixels = torch.randint(0, 256, (5, *SHAPE), dtype=torch.uint8)
+    x = pixels.float()
+    expected = QUESTIONS[name](pair, x) if name != "swap" else pair.swap(x, x.flip(-1), facets=[0])
+    assert expected.dtype == torch.float32
+    for data in (x.double(), x.half(), pixels.int(), pixels):
+        torch.testing.assert_close(QUESTIONS[name](pair, data), expected, rtol=1e-5, atol=1e-5)
+    array = np.asarray(pixels)
+    arrays = (array, array.astype(np.float64)[::-1][::-1], array.astype(">f4"), array.astype(np.int16))
+    for given in arrays:
+        assert torch.equal(torch.cat(pair.assign(given), -1), torch.cat(pair.assign(x), -1))
