@@ -114,7 +114,7 @@ class _SingleNormal(AutoNormal):
     rounded to that is none."""
 
     def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
-        loc, scale = super()._get_loc_and_scale(name)
+        loc, scale = super()._get_loc_and_scale(name)  # type: ignore[no-untyped-call]
         return for_densities(loc), for_densities(scale)
 
 
@@ -145,7 +145,7 @@ class ConjugateGuide(PyroModule):
         self.others: AutoNormal | None = None
         if sites.keys() - conjugate:
             others = poutine.block(model.sample_globals, hide_fn=lambda site: site["name"] in conjugate)
-            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))
+            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))  # type: ignore[no-untyped-call]
         self._start_weights(start)
 
     def _add_positive(self, name: str, value: Tensor) -> None:

@@ -123,7 +123,7 @@ def recomputed(block: nn.Module, h: Tensor) -> Tensor:
     While operations are traced it is block(h): whoever compiles them decides what is kept.
     """
     if not torch.is_grad_enabled() or get_proxy_mode() is not None:
-        return block(h)  # type: ignore[no-any-return]
+        return block(h)
     contexts = nullcontext(), _without_statistics(block)
     # Nothing in a block draws random numbers, so their state need not be kept.
     result: Tensor = checkpoint(block, h, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)

@@ -127,7 +127,7 @@ def conv_ladder(
     encoder = SeparateEncoder([encode([facet]) for facet in facets]) if chosen.separate else encode(facets)
     if chosen.channels_last:
         for part in (encoder, decoder):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)
     return encoder, decoder
 
 

@@ -1,7 +1,7 @@
 """Draws of the random parameters of the priors."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -31,7 +31,8 @@ def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, 
 def _values(pair: MFCVAE, guide_trace: poutine.Trace) -> dict[str, Tensor]:
     """The values at all sites of the model's globals, theta being that of a trace of the guide."""
     trace = poutine.trace(poutine.replay(pair.model.sample_globals, trace=guide_trace)).get_trace()
-    return {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"}
+    sites = ((name, cast(Tensor, site["value"])) for name, site in trace.nodes.items() if site["type"] == "sample")
+    return dict(sites)
 
 
 def _theta_dims(pair: MFCVAE, name: str, shape: Sequence[int]) -> tuple[str, ...]:

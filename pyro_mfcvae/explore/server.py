@@ -118,7 +118,8 @@ class TimedProtocol(H11Protocol):
         between = before is None or before.response_complete
         super().data_received(data)
         if self.cycle is not before:
-            self._head_timer = _stop(self._head_timer)
+            _stop(self._head_timer)
+            self._head_timer = None
         elif between and self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
@@ -130,12 +131,14 @@ class TimedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self._read_timer = _stop(self._read_timer)
+        _stop(self._read_timer)
+        self._read_timer = None
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop both clocks."""
-        self._head_timer, self._read_timer = _stop(self._head_timer), _stop(self._read_timer)
+        _stop(self._head_timer)
+        _stop(self._read_timer)
         super().connection_lost(exc)
 
 

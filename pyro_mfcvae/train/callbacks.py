@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -140,7 +141,7 @@ class NotebookBar:
         )
 
 
-def open_progress_bar() -> ProgressBar | NotebookBar:
+def open_progress_bar() -> AbstractContextManager[Callback]:
     """The bar for where the program runs: in place below a notebook's cell, or in the terminal."""
     console = Console()
     if not console.is_jupyter:
