@@ -62,26 +62,46 @@ def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int =
     )
 
 
-def calibration_errors(probs: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
-    """Expected calibration error of the most probable cluster, and ½ sum_c of those of every cluster c, (2,).
+def calibration_errors(probs: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.float64]:
+    """Expected calibration error of the most probable cluster, and ½ sum_c of those of every cluster c, (R, 2).
 
     The second is the classwise error (Kull et al. 2019). The first alone misses a q(c | x) that is too sure of some
     clusters and too modest about others.
 
     Args:
         probs: q(c | x), (N, K).
-        truth: the true c, (N,).
+        truths: the true c, in R versions, (R, N).
     """
-    top = reliability(probs.max(-1), probs.argmax(-1) == truth).error
-    return np.array([top, _classwise_error(probs, truth)])
+    rows, top = np.arange(len(probs)), probs.argmax(-1)
+    confidence = _Bins(probs.max(-1, keepdims=True))
+    classwise = _Bins(probs)
+    return np.array(
+        [
+            [
+                confidence.error(rows[top == truth], np.zeros(int(np.sum(top == truth)), np.int64)),
+                classwise.error(rows, truth) / 2,
+            ]
+            for truth in truths
+        ]
+    )
 
 
-def _classwise_error(probs: NDArray[Any], truth: NDArray[Any]) -> float:
-    """½ sum_c sum_b |sum over bin b of q(c|x) - 1(truth = c)| / N, all clusters at once."""
-    order = np.argsort(probs, 0, kind="stable")
-    excess = np.take_along_axis(probs - np.eye(probs.shape[1])[truth], order, 0)
-    edges = np.linspace(0, len(probs), _NUM_BINS + 1).astype(int)[:-1]
-    return float(np.abs(np.add.reduceat(excess, edges, 0)).sum() / len(probs) / 2)
+class _Bins:
+    """Items in bins of equal numbers, by the probability of every column of ``probs`` (N, K)."""
+
+    def __init__(self, probs: NDArray[Any]) -> None:
+        num_items, self.width = probs.shape
+        edges = np.linspace(0, num_items, _NUM_BINS + 1).astype(int)[1:-1]
+        by_rank = np.searchsorted(edges, np.arange(num_items), side="right")[:, None]
+        self.cells = np.empty(probs.shape, np.int64)
+        np.put_along_axis(self.cells, np.argsort(probs, 0, kind="stable"), np.broadcast_to(by_rank, probs.shape), 0)
+        self.cells = self.cells * self.width + np.arange(self.width)
+        self.held = np.bincount(self.cells.ravel(), probs.ravel(), minlength=_NUM_BINS * self.width)
+
+    def error(self, rows: NDArray[np.int64], columns: NDArray[Any]) -> float:
+        """sum over cells of |probability - hits| / N; hits are the places that ``rows`` and ``columns`` give."""
+        hits = np.bincount(self.cells[rows, columns], minlength=len(self.held))
+        return float(np.abs(self.held - hits).sum() / len(self.cells))
 
 
 def calibration_p_value(probs: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -127,10 +147,10 @@ def check_calibration(data: CheckData) -> list[Check]:
         probs = probs / probs.sum(-1, keepdims=True)
         cumulative = probs.cumsum(-1)
         redrawn = [
-            calibration_errors(probs, (generator.random((len(probs), 1)) > cumulative[:, :-1]).sum(-1))
-            for _ in range(_NUM_REDRAWN)
+            (generator.random((len(probs), 1)) > cumulative[:, :-1]).sum(-1) for _ in range(_NUM_REDRAWN)
         ]
-        errors = np.maximum(calibration_errors(probs, truth) - np.mean(redrawn, 0), 0)
+        found, *by_chance = calibration_errors(probs, np.stack([truth, *redrawn]))
+        errors = np.maximum(found - np.mean(by_chance, 0), 0)
         curve = reliability(probs.max(-1), probs.argmax(-1) == truth)
         signed = float(probs.max(-1).mean() - np.mean(probs.argmax(-1) == truth))
         rates = confusion(probs, truth)

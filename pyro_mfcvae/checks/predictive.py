@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram, finish, make_panels
 from pyro_mfcvae.draws.check_data import Array, CheckData
-from pyro_mfcvae.draws.p_values import beyond_p_value, bonferroni, groups_of, paired_distance, two_sample
+from pyro_mfcvae.draws.p_values import ALL, beyond_p_value, groups_of, paired_distance, two_sample, worst_place
 from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DISTANCES = Threshold(warn=0.1, bad=0.3, source="a normal shifted by 1/4 and 3/4 of its standard deviation")
-_PLACES = "of all items, or of the cluster where it is least explained by chance"
+_PLACES = "of all items, or of the cluster where it is largest and no chance"
 REPLICATED = Question(
     name="replicated statistic",
     asks="Do items that the model draws from the data's own z have the statistic of the data?",
@@ -76,7 +76,7 @@ def check_predictions(data: CheckData) -> list[Check]:
     checks = []
     for name, observed in data.observed.items():
         replicated = data.replicated[name][0]
-        found = {"all items": paired_distance(observed, replicated)}
+        found = {ALL: paired_distance(observed, replicated)}
         for j, facet in enumerate(data.facets):
             for k, (members,) in groups_of(facet.drawn_clusters):
                 place = f"cluster {k} of facet {j}"
@@ -96,7 +96,7 @@ def check_predictions(data: CheckData) -> list[Check]:
         (TYPICAL, data.bound, data.simulated_bound),
         (HELD_OUT, data.held_out, data.simulated_held_out),
     ):
-        found = {"all items": two_sample(here, there)}
+        found = {ALL: two_sample(here, there)}
         for j, facet in enumerate(data.facets):
             for k, (members, simulated) in groups_of(facet.clusters, facet.prior_clusters):
                 found[f"cluster {k} of facet {j}"] = two_sample(here[members], there[simulated])
@@ -113,19 +113,15 @@ def _bayesian_p_value(observed: Array, replicated: Array) -> float:
 
 
 def _judge(question: Question, found: dict[str, tuple[float, float]], advice: str, details: dict[str, Any]) -> Check:
-    """The distance overall or in the worst cluster, whichever chance explains less."""
-    value, p_all = found.pop("all items")
-    p_clusters = bonferroni(p for _, p in found.values())
-    where = "all items"
-    if found and p_clusters < p_all:
-        where = min(found, key=lambda place: found[place][1])
-        value = found[where][0]
+    """The distance of all items or of a cluster, wherever it is largest and no chance."""
+    where, value, p_value = worst_place(found)
+    clusters = {place: distance for place, (distance, _) in found.items() if place != ALL}
     return Check(
         question=question,
         value=value,
-        p_value=bonferroni([p_all, p_clusters] if found else [p_all]),
+        p_value=p_value,
         advice=f"{advice} Worst: {where}.",
-        details=details | {"where": where, "clusters": {place: distance for place, (distance, _) in found.items()}},
+        details=details | {"where": where, "clusters": clusters},
     )
 
 

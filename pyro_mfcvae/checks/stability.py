@@ -65,32 +65,40 @@ def refit(z: Array, probs: Array, groups: NDArray[np.int64], generator: np.rando
         generator: of the bootstrap.
     """
     counts = generator.multinomial(len(z), np.full(len(z), 1 / len(z))).astype(float)
-    ridge = 1e-3 * z.var(0).mean() + 1e-12
+    z = z - z.mean(0)
+    squares = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
     responsibilities = probs
     for _ in range(_NUM_STEPS):
-        responsibilities = _step(z, responsibilities, counts, ridge)
+        responsibilities = _step(z, squares, responsibilities, counts)
     return ari(groups[probs.argmax(-1)], groups[responsibilities.argmax(-1)])
 
 
-def _step(z: Array, responsibilities: Array, counts: Array, ridge: float) -> Array:
-    """One step of EM with weighted items: new responsibilities (N, K)."""
+def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> Array:
+    """One step of EM with weighted items: new responsibilities (N, K).
+
+    Args:
+        z: with mean 0, (N, D).
+        squares: z zᵀ of every item, (N, D²): densities are then one matrix product.
+        responsibilities: (N, K).
+        counts: the items' weights, (N,).
+    """
     dim = z.shape[1]
+    ridge = 1e-3 * z.var(0).mean() + 1e-12
     weighted = responsibilities * counts[:, None]
     mass = weighted.sum(0) + 1e-9
     loc = weighted.T @ z / mass[:, None]
-    outer = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
-    second = (weighted.T @ outer / mass[:, None]).reshape(-1, dim, dim)
+    second = (weighted.T @ squares / mass[:, None]).reshape(-1, dim, dim)
     # A cluster with few items borrows the pooled covariance, with the weight of D + 1 of them.
     covariance = second - loc[:, :, None] * loc[:, None, :]
-    pooled = np.einsum("k,kde->de", mass, covariance) / mass.sum()
+    pooled = np.tensordot(mass, covariance, 1) / mass.sum()
     covariance = (mass[:, None, None] * covariance + (dim + 1) * pooled) / (mass + dim + 1)[:, None, None]
-    factor = np.linalg.cholesky(covariance + ridge * np.eye(dim))
-    inverse = np.linalg.inv(factor)
-    scaled = np.einsum("kde,ne->nkd", inverse, z) - np.einsum("kde,ke->kd", inverse, loc)
-    log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(-1)
-    log_joint = np.log(mass) - log_det - 0.5 * (scaled**2).sum(-1)
-    log_joint -= log_joint.max(-1, keepdims=True)
-    joint = np.exp(log_joint)
+    covariance = covariance + ridge * np.eye(dim)
+    precision = np.linalg.inv(covariance)
+    linear = (precision @ loc[..., None])[..., 0]
+    constant = np.log(mass) - 0.5 * (np.linalg.slogdet(covariance)[1] + (linear * loc).sum(-1))
+    log_joint = z @ linear.T - 0.5 * squares @ precision.reshape(len(loc), -1).T + constant
+    # Numbers below the smallest normal one would slow the products of the next step down tenfold.
+    joint = np.exp(np.maximum(log_joint - log_joint.max(-1, keepdims=True), -500.0))
     updated: Array = joint / joint.sum(-1, keepdims=True)
     return updated
 

@@ -143,7 +143,7 @@ def _ask_facet(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int) -> _F
         discrepancy=((probs - first) * (probs - second)).sum(-1),
         rule_loss=rule_loss,
         drawn_cluster=log_joint[0].argmax(-1).to(torch.int16),
-        kl_term=(log_q_c.exp() * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z),
+        kl_term=(log_q_c.softmax(-1) * (log_joint - log_q_c)).sum(-1) - posterior.log_prob(z),
     )
 
 
@@ -159,7 +159,8 @@ def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.To
     """The guide's q(c_j | x), (N, K): the rule itself, or its mean over draws z (S, N, D) where it looks at them."""
     rule = pair.guide.assignment
     if rule.needs_draw:
-        return rule(j, prior, posterior, z).exp().mean(0)
+        # The softmax of log probabilities is their exp, and is not slow where they underflow.
+        return rule(j, prior, posterior, z).softmax(-1).mean(0)
     return rule(j, prior, posterior, posterior.mean).exp()
 
 

@@ -1,6 +1,6 @@
 """p-values of the checks' test statistics, and their combination within a check."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,33 @@ Array = NDArray[np.float64]
 MIN_MEMBERS = 30
 """Items of a cluster below which it is not tested on its own: a mean of fewer is not normal far from its centre."""
 
+ALL = "all items"
+"""The place that is no part: see `worst_place`."""
+
+_CERTAIN = 1e-3  # p-value, corrected for the number of places, from which on an effect counts as no chance
+
 
 def bonferroni(p_values: Iterable[float]) -> float:
     """p of the smallest of several p-values, min(1, m min p); 1 for none."""
     collected = [float(p) for p in p_values]
     return min(1.0, len(collected) * min(collected)) if collected else 1.0
+
+
+def worst_place(found: Mapping[str, tuple[float, float]]) -> tuple[str, float, float]:
+    """The place whose effect is largest, that effect, and one p-value for all places.
+
+    Only places whose effect is no chance compete; where there is none, it is the place with the smallest p-value.
+
+    Args:
+        found: place → effect and p-value. The first is the whole; the others are parts of it, and their p-values are
+            corrected for how many they are.
+    """
+    whole, *parts = found
+    corrected = {whole: found[whole][1]} | {place: min(1.0, len(parts) * found[place][1]) for place in parts}
+    certain = [place for place in found if corrected[place] <= _CERTAIN]
+    where = max(certain, key=lambda place: found[place][0]) if certain else min(found, key=lambda place: corrected[place])
+    p_parts = [min(corrected[place] for place in parts)] if parts else []
+    return where, found[where][0], bonferroni([corrected[whole], *p_parts])
 
 
 def two_sided(z: Any) -> Any:
