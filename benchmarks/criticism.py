@@ -2,17 +2,20 @@
 
     python benchmarks/criticism.py exact --seeds 40
     python benchmarks/criticism.py faults --seeds 20
+    python benchmarks/criticism.py table
 
-`exact` checks models whose guide is the posterior (known_models.py): any verdict other than good is a false alarm.
-`faults` builds one fault at a time into the guide or the model; a fault is found where a check that concerns it, of the
-facet that it concerns, is not good. Both add what they ran to results/criticism.json, so that a long table can be made
-in parts.
+`exact` checks models whose guide is the posterior (known_models.py, trained_models.py): any verdict other than good is
+a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found where a check that
+concerns it, of the facet that it concerns, is not good. Both write every table of checks to results/criticism.json at
+once, go through all cells seed by seed, and go on where they were stopped. `table` prints docs/checks.md's tables.
 """
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -22,6 +25,7 @@ import tyro
 from known_models import Fault, draw, make_pair
 from provenance import provenance
 from reproduction import RESULTS
+from trained_models import exact_trained_pair
 
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.checks.check import Check
@@ -30,8 +34,8 @@ from pyro_mfcvae.draws.arviz_data import attach_groups, to_inference_data
 from pyro_mfcvae.guides import VaDEAssignment
 from pyro_mfcvae.mfcvae import MFCVAE
 
-NUM_DRAWS, NUM_SIMULATED, NUM_REFERENCE = 32, 2000, 200
-SIZES = tuple(product((200, 2000), (3, 25, 100), (2, 10), (False, True)))  # N, K, D, whether pixels are missing
+NUM_ITEMS, NUM_DRAWS, NUM_SIMULATED, NUM_REFERENCE = 2000, 32, 2000, 200
+SIZES = tuple(product((2000, 200), (100, 25, 3), (10, 2), ("yes", "no")))
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ FAULTS: dict[str, Case] = {
     "decoder off for one cluster": Case(make_pair, MODEL, (None,), offset=2.0),
     "two clusters of the prior merged": Case(
         lambda k, d: make_pair(k, d, merged=True),
-        (*MODEL, "aggregate posterior", "use of clusters", "holes of the prior"),
+        (*MODEL, "shape of clusters", "aggregate posterior", "holes of the prior"),
         (None, 1),
     ),
     "VaDE's rule": Case(
@@ -95,75 +99,122 @@ def groups_of(pair: MFCVAE) -> list[Any]:
     return [tree.labels() for tree in pair.groups()]
 
 
-def measure_exact(num: int, num_clusters: int, latent_dim: int, missing: bool, seeds: range) -> dict[str, Any]:
-    """Alarms of one size: the seeds that have any bad, and any warn, and which checks these were."""
-    pair = make_pair(num_clusters, latent_dim, missing=missing)
-    groups, alarms, start = groups_of(pair), {}, time.perf_counter()
-    for seed in seeds:
-        checks = run_checks(pair, pair, num, seed, groups)
-        if found := {f"{c.name}, {c.facet}": c.verdict for c in checks if c.verdict != "good"}:
-            alarms[str(seed)] = found
-    return {
-        "seeds": [seeds.start, seeds.stop],
-        "checks": len(checks),
-        "any_bad": sum("bad" in found.values() for found in alarms.values()),
-        "any_warn": sum("warn" in found.values() for found in alarms.values()),
-        "alarms": alarms,
-        "seconds_per_seed": round((time.perf_counter() - start) / len(seeds), 2),
-    }
+def add_exact(cell: dict[str, Any], checks: list[Check], seed: int) -> None:
+    """Add a table of an exact pair: whether it has any bad, any warn, and which checks these were."""
+    off = {f"{c.name}, {c.facet}": c.verdict for c in checks if c.verdict != "good"}
+    if off:
+        cell.setdefault("alarms", {})[str(seed)] = off
+    cell["any_bad"] = cell.get("any_bad", 0) + ("bad" in off.values())
+    cell["any_warn"] = cell.get("any_warn", 0) + ("warn" in off.values())
 
 
-def measure_fault(name: str, num_clusters: int, latent_dim: int, seeds: range, *, num: int = 2000) -> dict[str, Any]:
-    """In how many seeds the fault is found by a check that concerns it, and which checks are not good at all."""
-    case, source = FAULTS[name], make_pair(num_clusters, latent_dim)
+def add_fault(cell: dict[str, Any], checks: list[Check], case: Case) -> None:
+    """Add a table of a pair with a fault: whether a check that concerns it found it, and all that is not good."""
+    off = [check for check in checks if check.verdict != "good"]
+    cell["found"] = cell.get("found", 0) + any(c.name in case.names and c.facet in case.facets for c in off)
+    others = cell.setdefault("not_good", {})
+    for check in off:
+        key = f"{check.name}, {'whole' if check.facet is None else f'facet {check.facet}'}"
+        others[key] = others.get(key, 0) + 1
+
+
+@cache
+def exact_pair(name: str) -> tuple[MFCVAE, list[Any]]:
+    """A pair of the table "exact", and its groups."""
+    if name.startswith("trained"):
+        pair = exact_trained_pair()
+    else:
+        num_clusters, latent_dim, missing = (part.partition(" = ")[2] for part in name.split(", ")[1:])
+        pair = make_pair(int(num_clusters), int(latent_dim), missing=missing == "yes")
+    return pair, groups_of(pair)
+
+
+def ask_exact(name: str, cell: dict[str, Any], seed: int) -> None:
+    pair, groups = exact_pair(name)
+    num = int(name.partition("N = ")[2].partition(",")[0])
+    add_exact(cell, run_checks(pair, pair, num, seed, groups), seed)
+
+
+def ask_fault(name: str, cell: dict[str, Any], seed: int) -> None:
+    fault, _, sizes = name.partition("; ")
+    num_clusters, latent_dim = (int(part.partition(" = ")[2]) for part in sizes.split(", "))
+    case = FAULTS[fault]
     pair = case.pair(num_clusters, latent_dim)
-    groups, found, others = groups_of(pair), [], {}
-    if name == "facet 1 collapsed":
-        source = pair
-    for seed in seeds:
-        checks = run_checks(pair, source, num, seed, groups, offset=case.offset)
-        off = [check for check in checks if check.verdict != "good"]
-        found.append(any(c.name in case.names and c.facet in case.facets for c in off))
-        for check in off:
-            key = f"{check.name}, {'whole' if check.facet is None else f'facet {check.facet}'}"
-            others[key] = others.get(key, 0) + 1
-    return {"seeds": [seeds.start, seeds.stop], "found": sum(found), "not_good": others}
+    source = pair if fault == "facet 1 collapsed" else make_pair(num_clusters, latent_dim)
+    add_fault(cell, run_checks(pair, source, NUM_ITEMS, seed, groups_of(pair), offset=case.offset), case)
+
+
+ASK = {"exact": ask_exact, "faults": ask_fault}
+CELLS = {
+    "exact": [f"N = {n}, K = {k}, D = {d}, missing = {m}" for n, k, d, m in SIZES]
+    + [f"trained, N = {n}" for n in (200, 2000)],
+    "faults": [f"{name}; K = {k}, D = {d}" for k, d in ((25, 10), (25, 2), (3, 2)) for name in FAULTS],
+}
 
 
 def main(
-    table: Annotated[Literal["exact", "faults"], tyro.conf.Positional],
+    table: Annotated[Literal["exact", "faults", "table"], tyro.conf.Positional],
     /,
     seeds: int = 40,
-    first: int = 0,
     only: tuple[str, ...] = (),
+    fresh: bool = False,
 ) -> None:
-    """Measure.
+    """Measure, or print what was measured.
 
     Args:
-        table: Which of the two.
-        seeds: How many per cell.
-        first: The first seed.
-        only: Cells, such as "200,3,2,False", or faults; all where none is given.
+        table: Which of the two, or both as Markdown.
+        seeds: How many per cell, 0, 1, ...; those that the file has are not run again.
+        only: Texts of which a cell's name has one, such as "K = 25, D = 2"; all cells where none is given.
+        fresh: Run all seeds again, as is right after the checks were changed.
     """
     torch.set_num_threads(1)
     path = RESULTS / "criticism.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
-    results |= provenance() | {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
-    span = range(first, first + seeds)
-    if table == "exact":
-        cells = {",".join(map(str, size)): size for size in SIZES}
-        todo = {key: lambda size=size: measure_exact(*size, span) for key, size in cells.items()}
-    else:
-        todo = {
-            f"{name}; K = {k}, D = {d}": lambda name=name, k=k, d=d: measure_fault(name, k, d, span)
-            for k, d in ((3, 2), (25, 10))
-            for name in FAULTS
-        }
-    for key, measure in todo.items():
-        if not only or key in only:
-            results.setdefault(table, {})[key] = measure()
-            print(key, results[table][key], flush=True)
-            write_text(path, json.dumps(results, indent=1) + "\n")
+    if table == "table":
+        print("\n".join([*markdown_exact(results["exact"]), "", *markdown_faults(results["faults"])]))
+        return
+    if fresh:
+        results[table] = {}
+    for seed, name in product(range(seeds), CELLS[table]):
+        cell = results.setdefault(table, {}).setdefault(name, {"tables": 0, "seconds": 0.0})
+        if cell["tables"] > seed or (only and not any(text in name for text in only)):
+            continue
+        start = time.process_time()
+        ASK[table](name, cell, seed)
+        cell["tables"] += 1
+        cell["seconds"] = round(cell["seconds"] + time.process_time() - start, 2)
+        # Read again: the other table may have been written meanwhile.
+        there = json.loads(path.read_text()) if path.is_file() else {}
+        sizes = {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
+        write_text(path, json.dumps(there | provenance() | sizes | {table: results[table]}, indent=1) + "\n")
+        print(seed, name, cell, flush=True)
+
+
+def markdown_exact(cells: dict[str, Any]) -> list[str]:
+    """The table of false alarms."""
+    rows = ["| cell | tables | any *bad* | any *warn* | rows that were not good |", "|---|---|---|---|---|"]
+    ran = {name: cell for name, cell in cells.items() if cell["tables"]}
+    for name, cell in ran.items():
+        alarms = sorted({key for found in cell.get("alarms", {}).values() for key in found})
+        which = "; ".join(key.replace(", None", "").replace(", ", ", facet ") for key in alarms) or "-"
+        row = f"| {name} | {cell['tables']} | {cell['any_bad']} | {cell['any_warn']} | {which} |"
+        rows.append(row.replace("|x)", "\\|x)"))
+    num, bad, warn = (sum(cell[key] for cell in ran.values()) for key in ("tables", "any_bad", "any_warn"))
+    rows.append(f"| all | {num} | {bad} ({100 * bad / num:.1f} %) | {warn} ({100 * warn / num:.1f} %) | |")
+    return rows
+
+
+def markdown_faults(cells: dict[str, Any]) -> list[str]:
+    """The table of faults: a row per fault, a column per size."""
+    sizes = sorted({name.partition("; ")[2] for name in cells}, key=len)
+    rows = [f"| fault | {' | '.join(sizes)} | checks that are most often not good |", "|---" * (len(sizes) + 2) + "|"]
+    for fault in FAULTS:
+        found = [cells.get(f"{fault}; {size}", {"tables": 0}) for size in sizes]
+        counts = [f"{cell['found']} of {cell['tables']}" if cell["tables"] else "-" for cell in found]
+        total: Counter[str] = sum((Counter(cell.get("not_good", {})) for cell in found), Counter())
+        most = "; ".join(name for name, _ in total.most_common(3))
+        rows.append("| " + " | ".join(text.replace("|x", "\\|x") for text in (fault, *counts, most)) + " |")
+    return rows
 
 
 if __name__ == "__main__":

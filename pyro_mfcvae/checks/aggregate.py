@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
 from pyro_mfcvae.draws.check_data import CheckData, FacetData
-from pyro_mfcvae.draws.p_values import ALL, beyond_p_value, groups_of, skewed_p_value, worst_place
+from pyro_mfcvae.draws.p_values import (
+    ALL,
+    beyond_p_value,
+    bonferroni,
+    groups_of,
+    skewed_p_value,
+    two_sided,
+    worst_place,
+)
 from pyro_mfcvae.plots import COLOURS, FAINT, SHADE, TEXT_SIZE
 
 if TYPE_CHECKING:
@@ -30,13 +38,23 @@ USE = Question(
 DISTANCE = Question(
     name="aggregate posterior",
     asks="Do z of the data and z of the prior have the same distribution?",
-    statistic="energy coefficient (2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| (Székely and Rizzo 2013), of all items, or "
-    "of the assigned cluster where it is largest and no chance",
-    exact=_AVERAGE + "199 permutations of the two samples (1,999 where p < 0.02), continued by a Pearson type III distribution; Bonferroni "
-    "over clusters.",
+    statistic="energy coefficient (2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| (Székely and Rizzo 2013)",
+    exact=_AVERAGE + "199 permutations of the two samples (1,999 where p < 0.02), continued by a Pearson type III "
+    "distribution.",
     blind=_GUIDE,
     unit="energy coefficient",
     threshold=Threshold(warn=0.015, bad=0.06, source="a normal shifted by 1/4 and 1/2 of its standard deviation"),
+)
+SHAPE = Question(
+    name="shape of clusters",
+    asks="Do the items of a cluster lie as the mixture says?",
+    statistic="largest |P(X > Y) - P(X < Y)| for a coordinate of z, or a product of two (of coordinates with mean 0 "
+    "and variance 1), X of data and Y of the prior; of all items, or of the assigned cluster where it is largest and "
+    "no chance",
+    exact=_AVERAGE + "Mann-Whitney tests; Bonferroni over coordinates, products and clusters.",
+    blind=_GUIDE,
+    unit="difference of probabilities",
+    threshold=Threshold(warn=0.15, bad=0.3, source="a normal shifted by 1/4 and 1/2 of its standard deviation"),
 )
 HOLES = Question(
     name="holes of the prior",
@@ -48,7 +66,8 @@ HOLES = Question(
     unit="fraction of prior draws",
     threshold=Threshold(warn=0.05, bad=0.2, source="ours"),
 )
-_POINTS, _CLUSTER_POINTS = 500, 150  # of each distribution, for pairwise distances
+_POINTS = 500  # of each distribution, for pairwise distances
+_MOST_COORDINATES = 20  # whose products are compared
 _CLOUD = 1000  # points of a picture
 _NUM_PERMUTATIONS = (199, 1999)  # the second number where the first gives a small p-value: then its tail matters
 _SMALL = 0.02
@@ -133,18 +152,18 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
     weights, use = facet.weights / facet.weights.sum(), facet.use
     num_items = len(facet.probs)
     z, prior = facet.z[0], facet.prior_z
-    where, distance, p_distance = worst_place(_energies(facet, generator))
+    some = [points[generator.permutation(len(points))[:_POINTS]] for points in (z, prior)]
+    distance, p_distance = energy_coefficient(*some)
     holes, p_holes = hole_fraction(prior, z)
     checks = [
         Check(
             question=DISTANCE,
             value=max(distance, 0.0),
             p_value=p_distance,
-            advice="The mixture does not follow the data's z, so new images of this facet are unlike the data. Worst: "
-            f"{where}.",
+            advice="New images of this facet come from where no data are: the mixture does not follow the data's z.",
             facet=j,
-            details={"where": where},
         ),
+        _check_shape(facet, j),
         Check(
             question=HOLES,
             value=max(holes - 0.05, 0.0),
@@ -170,17 +189,43 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
     return checks
 
 
-def _energies(facet: FacetData, generator: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """Energy coefficient and p-value between data and prior, of all items and of every assigned cluster."""
-
-    def compare(here: NDArray[Any], there: NDArray[Any], most: int) -> tuple[float, float]:
-        return energy_coefficient(*(z[generator.permutation(len(z))[:most]] for z in (here, there)))
-
+def _check_shape(facet: FacetData, j: int) -> Check:
     z, prior = facet.z[0], facet.prior_z
-    found = {ALL: compare(z, prior, _POINTS)}
+    compared = {ALL: compare_shapes(z, prior)}
     for k, (members, simulated) in groups_of(facet.clusters, facet.prior_clusters):
-        found[f"cluster {k}"] = compare(z[members], prior[simulated], _CLUSTER_POINTS)
-    return found
+        compared[f"cluster {k}"] = compare_shapes(z[members], prior[simulated])
+    where, value, p_value = worst_place({place: (delta, p) for place, (delta, p, _) in compared.items()})
+    return Check(
+        question=SHAPE,
+        value=value,
+        p_value=p_value,
+        advice=f"The {compared[where][2]} of z is not that of the mixture for {where}: one cluster may stand for two, "
+        "or its covariance is too simple.",
+        facet=j,
+        details={"where": where, "clusters": {place: delta for place, (delta, *_) in compared.items() if place != ALL}},
+    )
+
+
+def compare_shapes(here: NDArray[Any], there: NDArray[Any]) -> tuple[float, float, str]:
+    """See `SHAPE`, for draws (n, D) and (m, D): the effect, its p-value, and what differs most."""
+    from scipy.stats import rankdata
+
+    num, others = len(here), len(there)
+    points = np.concatenate([here, there])
+    widest = np.sort(np.argsort(-points.std(0), kind="stable")[:_MOST_COORDINATES])
+    points = (points - points.mean(0))[:, widest] / np.maximum(points.std(0)[widest], 1e-12)
+    first, second = np.triu_indices(points.shape[1])
+    ranks = rankdata(np.concatenate([points, points[:, first] * points[:, second]], 1), axis=0)
+    excess = ranks[:num].sum(0) / num - (num + others + 1) / 2  # the ranks' mean is (n + m + 1) / 2
+    spread = ((num + others + 1) * others / (12 * num)) ** 0.5
+    deltas = np.abs(excess) * 2 / others
+    worst = int(deltas.argmax())
+    names = [f"mean of coordinate {a}" for a in widest]
+    names += [
+        f"spread of coordinate {widest[a]}" if a == b else f"correlation of coordinates {widest[a]} and {widest[b]}"
+        for a, b in zip(first, second, strict=True)
+    ]
+    return float(deltas[worst]), bonferroni(two_sided(excess / spread)), names[worst]
 
 
 def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":

@@ -146,9 +146,7 @@ def check_calibration(data: CheckData) -> list[Check]:
             continue
         probs = probs / probs.sum(-1, keepdims=True)
         cumulative = probs.cumsum(-1)
-        redrawn = [
-            (generator.random((len(probs), 1)) > cumulative[:, :-1]).sum(-1) for _ in range(_NUM_REDRAWN)
-        ]
+        redrawn = [(generator.random((len(probs), 1)) > cumulative[:, :-1]).sum(-1) for _ in range(_NUM_REDRAWN)]
         found, *by_chance = calibration_errors(probs, np.stack([truth, *redrawn]))
         errors = np.maximum(found - np.mean(by_chance, 0), 0)
         curve = reliability(probs.max(-1), probs.argmax(-1) == truth)

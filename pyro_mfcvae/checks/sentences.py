@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_mfcvae.checks.aggregate import DISTANCE, HOLES, USE
+from pyro_mfcvae.checks.aggregate import DISTANCE, HOLES, SHAPE, USE
 from pyro_mfcvae.checks.calibration import CALIBRATION
 from pyro_mfcvae.checks.check import Check
 from pyro_mfcvae.checks.guide import DISCREPANCY, GAP, TAIL
@@ -16,7 +16,7 @@ from pyro_mfcvae.draws.check_data import CheckData
 
 _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
 _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
-_PRIOR = {q.name for q in (DISTANCE, HOLES, USE)}
+_PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
 
 

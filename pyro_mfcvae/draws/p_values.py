@@ -35,7 +35,7 @@ def worst_place(found: Mapping[str, tuple[float, float]]) -> tuple[str, float, f
     whole, *parts = found
     corrected = {whole: found[whole][1]} | {place: min(1.0, len(parts) * found[place][1]) for place in parts}
     certain = [place for place in found if corrected[place] <= _CERTAIN]
-    where = max(certain, key=lambda place: found[place][0]) if certain else min(found, key=lambda place: corrected[place])
+    where = max(certain, key=lambda place: found[place][0]) if certain else min(found, key=corrected.__getitem__)
     p_parts = [min(corrected[place] for place in parts)] if parts else []
     return where, found[where][0], bonferroni([corrected[whole], *p_parts])
 

@@ -3,17 +3,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from exact_mixture import exact_mixture_arrays
+from known_models import draw, make_pair
 from scipy.stats import norm
 
 from pyro_mfcvae.checks.aggregate import (
     DISTANCE,
     HOLES,
+    SHAPE,
     USE,
     check_aggregate,
+    compare_shapes,
     energy_coefficient,
     hole_fraction,
     use_p_value,
 )
+from pyro_mfcvae.draws.arviz_data import to_inference_data
+from pyro_mfcvae.draws.check_data import CheckData
 
 GENERATOR = np.random.default_rng(0)
 
@@ -38,6 +43,29 @@ def test_points_that_are_all_the_same() -> None:
     assert energy_coefficient(np.zeros((5, 2)), np.zeros((5, 2))) == (0, 1)
 
 
+def test_shapes_differ_by_what_is_named() -> None:
+    """P(X > Y) - P(X < Y) by hand, then a spread and a correlation that differ with the means alike."""
+    assert compare_shapes(np.array([[3.0], [5.0]]), np.array([[1.0], [4.0]]))[0] == pytest.approx(0.5)
+    there = GENERATOR.standard_normal((400, 2))
+    for factor, name in (([[1, 0], [0, 2]], "spread of coordinate 1"), ([[1, 0.9], [0, 0.44]], "correlation of")):
+        here = GENERATOR.standard_normal((400, 2)) @ np.array(factor)
+        value, p_value, what = compare_shapes(here, there)
+        assert value > 0.25 and p_value < 1e-8 and what.startswith(name)
+
+
+def test_shapes_of_the_same_distribution_are_rejected_as_rarely_as_stated() -> None:
+    p_values = [compare_shapes(*GENERATOR.standard_normal((2, 40, 3)))[1] for _ in range(400)]
+    assert sum(p < 0.05 for p in p_values) <= 34 and min(p_values) > 1e-5  # at most 20 expected: 3.2 standard errors
+
+
+def test_one_cluster_that_stands_for_two_is_found_by_its_shape() -> None:
+    pair = make_pair(3, 2, merged=True)
+    data = to_inference_data(pair, draw(make_pair(3, 2), 600), num_samples=32, num_simulated=600, pixels=False)
+    check = next(c for c in check_aggregate(CheckData.from_arviz(data)) if c.question is SHAPE and c.facet == 1)
+    assert check.verdict == "bad" and check.details["where"].startswith("cluster")
+    assert "may stand for two" in check.advice
+
+
 def test_holes_are_where_no_data_lie() -> None:
     full, half = GENERATOR.uniform(size=(4000, 2)), GENERATOR.uniform(size=(4000, 2)) * [0.5, 1.0]
     assert hole_fraction(full, half)[0] == pytest.approx(0.5, abs=0.03)
@@ -57,7 +85,7 @@ def test_use_drawn_from_the_weights_is_rejected_as_rarely_as_stated(num_clusters
 
 def test_the_model_s_own_items_pass() -> None:
     checks = check_aggregate(exact_mixture_arrays())
-    assert [(check.name, check.facet) for check in checks[:3]] == [(q.name, 0) for q in (DISTANCE, HOLES, USE)]
+    assert [(check.name, check.facet) for check in checks[:3]] == [(q.name, 0) for q in (DISTANCE, SHAPE, HOLES)]
     assert {check.verdict for check in checks} == {"good"}
 
 
@@ -69,5 +97,5 @@ def test_a_guide_that_is_shifted_is_not_where_the_prior_is() -> None:
 def test_a_cluster_without_items_is_found() -> None:
     data = exact_mixture_arrays()
     facet = replace(data.facets[0], weights=np.array([0.1, 0.1, 0.8]))
-    check = check_aggregate(replace(data, facets=(facet, data.facets[1])))[2]
+    check = next(c for c in check_aggregate(replace(data, facets=(facet, data.facets[1]))) if c.question is USE)
     assert check.verdict == "bad" and check.value == pytest.approx(0.6, abs=0.1)

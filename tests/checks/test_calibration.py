@@ -36,7 +36,7 @@ def test_a_preference_for_a_cluster_is_found_that_the_most_probable_one_hides() 
     truth = np.concatenate([np.arange(1000) % 10 == 0, np.arange(1000) % 2 == 0]).astype(int)
     hits = probs.argmax(1) == truth
     assert reliability(probs.max(1), hits, num_bins=1).error == pytest.approx(0)
-    assert calibration_errors(probs, truth)[1] == pytest.approx(0.2)
+    assert calibration_errors(probs, truth[None])[0, 1] == pytest.approx(0.2)
     assert calibration_p_value(probs, truth) < 1e-6
 
 

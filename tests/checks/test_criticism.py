@@ -2,11 +2,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from criticism import FAULTS, measure_exact, measure_fault
+from criticism import ASK, CELLS, FAULTS, markdown_exact, markdown_faults
 from exact_mixture import exact_mixture_data
 from known_models import draw, make_pair
 
@@ -113,18 +114,50 @@ def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", [False, True])
-def test_false_alarms_are_rare(missing: bool) -> None:
-    """A small version of `benchmarks/criticism.py exact`: of 12 tables none has a bad, at most two a warn."""
+@pytest.mark.parametrize("name", ["N = 200, K = 3, D = 2, missing = yes", "N = 200, K = 25, D = 2, missing = no"])
+def test_false_alarms_are_rare(name: str) -> None:
+    """A small version of `benchmarks/criticism.py exact`: of 6 tables none has a bad, at most one a warn."""
+    cell: dict[str, Any] = {}
     with float32():
-        found = [measure_exact(200, num, 2, missing, range(6)) for num in (3, 25)]
-    assert sum(cell["any_bad"] for cell in found) == 0
-    assert sum(cell["any_warn"] for cell in found) <= 2
+        for seed in range(6):
+            ASK["exact"](name, cell, seed)
+    assert name in CELLS["exact"] and cell["any_bad"] == 0 and cell["any_warn"] <= 1
+
+
+@pytest.mark.slow
+def test_a_trained_model_with_its_posterior_on_a_grid_passes() -> None:
+    cell: dict[str, Any] = {}
+    with float32():
+        ASK["exact"]("trained, N = 200", cell, 0)
+    assert cell["any_bad"] == 0 and cell["any_warn"] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found_by_a_check_that_concerns_them(fault: str) -> None:
     """A small version of `benchmarks/criticism.py faults`."""
+    cell: dict[str, Any] = {}
     with float32():
-        assert measure_fault(fault, 3, 2, range(1))["found"] == 1
+        ASK["faults"](f"{fault}; K = 3, D = 2", cell, 0)
+    assert cell["found"] == 1
+
+
+def test_the_tables_of_rates_are_made_from_the_json() -> None:
+    exact = {
+        "N = 200, K = 3, D = 2, missing = no": {"tables": 3, "any_bad": 0, "any_warn": 0},
+        "trained, N = 200": {"tables": 1, "any_bad": 0, "any_warn": 1, "alarms": {"0": {"overfitting, None": "warn"}}},
+    }
+    assert markdown_exact(exact)[2:] == [
+        "| N = 200, K = 3, D = 2, missing = no | 3 | 0 | 0 | - |",
+        "| trained, N = 200 | 1 | 0 | 1 | overfitting |",
+        "| all | 4 | 0 (0.0 %) | 1 (25.0 %) | |",
+    ]
+    faults = {
+        "VaDE's rule; K = 3, D = 2": {
+            "tables": 2,
+            "found": 2,
+            "not_good": {"nats lost by the rule for q(c|x), facet 0": 2},
+        }
+    }
+    row = next(row for row in markdown_faults(faults) if row.startswith("| VaDE"))
+    assert row == "| VaDE's rule | 2 of 2 | nats lost by the rule for q(c\\|x), facet 0 |"

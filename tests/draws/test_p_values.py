@@ -14,6 +14,7 @@ from pyro_mfcvae.draws.p_values import (
     two_sample,
     two_sided,
     uniform_p_values,
+    worst_place,
 )
 
 GENERATOR = np.random.default_rng(0)
@@ -87,3 +88,13 @@ def test_only_groups_with_members_on_both_sides_are_compared() -> None:
     here, there = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 3])
     found = groups_of(here, there, fewest=2)
     assert [(value, [m.sum() for m in members]) for value, members in found] == [(0, [2, 3])]
+
+
+def test_only_effects_that_are_no_chance_compete_for_the_worst_place() -> None:
+    found = {"all": (0.1, 1e-9), "a": (0.9, 0.4), "b": (0.5, 1e-5), "c": (0.2, 1e-12)}
+    assert worst_place(found) == ("b", 0.5, pytest.approx(2 * 3e-12))
+
+
+def test_without_a_certain_effect_the_least_probable_place_is_named() -> None:
+    assert worst_place({"all": (0.1, 0.5), "a": (0.9, 0.4), "b": (0.2, 0.1)}) == ("b", 0.2, pytest.approx(0.4))
+    assert worst_place({"all": (0.1, 0.5)}) == ("all", 0.1, 0.5)
