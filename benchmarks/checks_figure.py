@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[str, Callable[[], MFCVAE], Callable[[MFCVAE], Tensor]]] 
     "ranks": ("q(z_1|x) half as wide", lambda: make_broken(spread=0.5), lambda pair: draw(pair, NUM_ITEMS)),
     "aggregate": (
         "two clusters of facet 1's prior merged",
-        lambda: make_pair(3, 2, merged=True),
+        lambda: make_pair(3, 2, layout="merged"),
         lambda pair: draw(make_pair(3, 2), NUM_ITEMS),
     ),
     "stability": ("both facets have the same z", lambda: make_pair(3, 2), draw_twins),

@@ -40,16 +40,27 @@ SIZES = tuple(product((2000, 200), (100, 25, 3), (10, 2), ("yes", "no")))
 
 @dataclass(frozen=True)
 class Case:
-    """A fault: the pair that has it, the data it is shown, and the checks that concern it, with their facets."""
+    """A fault: the pair that has it, the checks that concern it, with their facets, and what draws the data."""
 
     pair: Callable[[int, int], MFCVAE]
     names: tuple[str, ...]
     facets: tuple[int | None, ...] = (1,)
     offset: float = 0.0
+    source: Callable[[int, int], MFCVAE] = make_pair
 
 
 def of_guide(**fault: Any) -> Callable[[int, int], MFCVAE]:
     return lambda k, d: make_pair(k, d, fault=Fault(**fault))
+
+
+def tempered(exponent: float) -> Case:
+    """Clusters 1 and 2 of facet 1 overlap: where clusters are far apart, no exponent changes a probability."""
+
+    def pair(k: int, d: int) -> MFCVAE:
+        return make_pair(k, d, fault=Fault(temper=exponent), layout="close")
+
+    names = ("calibration of q(c|x)", "q(c|x) against p(c|x)")
+    return Case(pair, names, source=lambda k, d: make_pair(k, d, layout="close"))
 
 
 MODEL = ("replicated contrast", "replicated mean", "evidence of the data", "held-out half of an item")
@@ -59,12 +70,12 @@ FAULTS: dict[str, Case] = {
     "q(z|x) twice as wide": Case(of_guide(spread=2.0), ("width of q(z|x)",)),
     "q(z|x) shifted by half an sd": Case(of_guide(shift=0.5), ("shift of q(z|x)",)),
     "correlation .7 that is not there": Case(of_guide(correlation=0.7), ("correlation within q(z|x)",)),
-    "q(c|x)^.5": Case(of_guide(temper=0.5), ("calibration of q(c|x)", "q(c|x) against p(c|x)")),
-    "q(c|x)^2": Case(of_guide(temper=2.0), ("calibration of q(c|x)", "q(c|x) against p(c|x)")),
+    "q(c|x)^.5": tempered(0.5),
+    "q(c|x)^2": tempered(2.0),
     "10 % of items narrowed to .3": Case(of_guide(narrowed=0.1), ("width of q(z|x)", "k-hat of q(z|x)")),
     "decoder off for one cluster": Case(make_pair, MODEL, (None,), offset=2.0),
     "two clusters of the prior merged": Case(
-        lambda k, d: make_pair(k, d, merged=True),
+        lambda k, d: make_pair(k, d, layout="merged"),
         (*MODEL, "shape of clusters", "aggregate posterior", "holes of the prior"),
         (None, 1),
     ),
@@ -140,7 +151,7 @@ def ask_fault(name: str, cell: dict[str, Any], seed: int) -> None:
     num_clusters, latent_dim = (int(part.partition(" = ")[2]) for part in sizes.split(", "))
     case = FAULTS[fault]
     pair = case.pair(num_clusters, latent_dim)
-    source = pair if fault == "facet 1 collapsed" else make_pair(num_clusters, latent_dim)
+    source = pair if fault == "facet 1 collapsed" else case.source(num_clusters, latent_dim)
     add_fault(cell, run_checks(pair, source, NUM_ITEMS, seed, groups_of(pair), offset=case.offset), case)
 
 

@@ -10,6 +10,7 @@ guide is the posterior itself.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
@@ -201,7 +202,7 @@ def make_pair(
     rule: AssignmentRule | None = None,
     cut: Sequence[int] = (),
     noise: float = NOISE,
-    merged: bool = False,
+    layout: Literal["apart", "close", "merged"] = "apart",
 ) -> MFCVAE:
     """Two facets with K clusters in D dimensions each, means drawn at random, the same in every call.
 
@@ -213,7 +214,8 @@ def make_pair(
         rule: p(c | z) where None.
         cut: facets that the decoder ignores; facet 1 then has the weights .999, .001 / (K - 1).
         noise: of the likelihood.
-        merged: clusters 0 and 1 of facet 1 are one that is wide enough for both.
+        layout: of clusters 0 and 1 of facet 1: "merged" for one cluster that is wide enough for both; "close" for a
+            cluster 2 that overlaps cluster 1.
     """
     facets = (Facet(num_clusters=num_clusters, latent_dim=latent_dim),) * 2
     generator = torch.Generator().manual_seed(0)
@@ -231,7 +233,10 @@ def make_pair(
             if j in cut:
                 probs[:] = 0.001 / (num_clusters - 1)
                 probs[0] = 0.999
-            if merged:
+            if layout == "close":
+                loc[2] = loc[1] + 2.0 / latent_dim**0.5
+                probs[2] = probs[1]
+            if layout == "merged":
                 share = probs[:2, None] / probs[:2].sum()
                 mean = (share * loc[:2]).sum(0)
                 second = (share * (scale[:2] ** 2 + (loc[:2] - mean) ** 2)).sum(0)
