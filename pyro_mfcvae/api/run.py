@@ -279,6 +279,8 @@ def _log_to(logger: Logger) -> LoggerCallback:
 
 
 def _as_toml(key: str, value: Any) -> str:
+    if value is None:
+        return f"{key}=none"  # TOML has no word for it
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     return tomli_w.dumps({"value": list(plain) if isinstance(plain, tuple) else plain}).replace("value", key, 1).strip()
 
