@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pyro
 import pytest
@@ -39,9 +40,12 @@ WEIGHTS = {  # beta, alpha, num_data
 
 
 def every_case(test: Callable[..., None]) -> Callable[..., None]:
-    test = pytest.mark.parametrize("weights", WEIGHTS)(test)
-    test = pytest.mark.parametrize("covariance", COVARIANCES)(test)
-    return pytest.mark.parametrize("num_facets", (1, 2, 3))(test)
+    """Fast are two facets, and one and three with the settings that leave least out; all others are slow."""
+    cases = [
+        case if case[0] == 2 or case[1:] == ("full", "weighted") else pytest.param(*case, marks=pytest.mark.slow)
+        for case in product((1, 2, 3), COVARIANCES, WEIGHTS)
+    ]
+    return pytest.mark.parametrize(("num_facets", "covariance", "weights"), cases)(test)
 
 
 def weighted(pair: tuple[MultiFacetModel, MultiFacetGuide], weights: str) -> tuple[MultiFacetModel, MultiFacetGuide]:

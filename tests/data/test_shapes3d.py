@@ -90,6 +90,7 @@ def test_a_file_without_the_selected_images_is_refused(tmp_path: Path) -> None:
         load_dataset("shapes3d-floor", root=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_file_is_never_in_memory_as_a_whole(folder: Path) -> None:
     """It holds 19,200 images, 236 MB; reading the 4,800 selected ones, 15 MB, must not take 150 MB more."""
     program = """

@@ -27,15 +27,23 @@ EXPECTED_FAILURES = {"check_clustering": "it needs more steps, and a one-dimensi
 
 
 @parametrize_with_checks(
-    [MultiFacetClustering(num_clusters=clusters, num_steps=STEPS) for clusters in ((3, 2), (3,))],
-    expected_failed_checks=lambda _: EXPECTED_FAILURES,
+    [MultiFacetClustering(num_clusters=(3, 2), num_steps=STEPS)], expected_failed_checks=lambda _: EXPECTED_FAILURES
 )
 def test_the_contract_of_scikit_learn(estimator: MultiFacetClustering, check: Any) -> None:
     torch.set_default_dtype(torch.float32)
     check(estimator)
 
 
-@pytest.mark.parametrize("readonly", [False, True])
+@pytest.mark.slow
+@parametrize_with_checks(
+    [MultiFacetClustering(num_clusters=(3,), num_steps=STEPS)], expected_failed_checks=lambda _: EXPECTED_FAILURES
+)
+def test_the_contract_of_scikit_learn_with_one_facet(estimator: MultiFacetClustering, check: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    check(estimator)
+
+
+@pytest.mark.parametrize("readonly", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_with_one_facet_the_check_of_clusterings_passes_as_well(readonly: bool) -> None:
     torch.set_default_dtype(torch.float32)
     check_clustering("one facet", MultiFacetClustering(num_clusters=(3,), num_steps=40), readonly_memmap=readonly)

@@ -33,12 +33,18 @@ def run(
     return [result.detach() for result in results], grads, after
 
 
+# What stands for all cases in the fast tests.
+QUICK = ("mlp", "conv", "one cluster", "monte_carlo")
+
+
 class NoCompilerError(Exception):
     """What stands for any failure inside torch.compile."""
 
 
 @pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_what_is_traced_is_the_objective(case: str) -> None:
     """Losses, all gradients and the statistics of batch norm, also after the schedule has moved alpha and beta."""
     pair = small_pair(*CASES[case])

@@ -46,7 +46,7 @@ SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior
 
 
 @pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("case", SVI_CASES)
+@pytest.mark.parametrize("case", ["mlp", "conv", pytest.param("constrained parameters", marks=pytest.mark.slow)])
 def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, and all that is in Pyro's store, under the same names; the objective itself is called no more."""
     batches = list(torch.rand(6, 8, *SHAPE))
@@ -179,7 +179,7 @@ def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
 
 
 @pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
 def test_a_compiled_training_is_the_training(kind: str) -> None:
     settings = [f"networks.kind={kind}", "training.free_nats=0.1"]
     here, there = trained(*settings), trained(*settings, "training.compile=false")

@@ -200,7 +200,9 @@ def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["prior.kind=bayesian"], r"aten\.\S+ draws random numbers that depend on parameters or on data"),
+        pytest.param(
+            ["prior.kind=bayesian"], r"aten\.\S+ draws random numbers that depend on parameters or on data", marks=slow
+        ),
         pytest.param(["networks.posterior=spline", "assignment.kind=sample"], "vmap: .*", marks=slow),
     ],
 )
@@ -261,6 +263,7 @@ def test_random_states_take_turns() -> None:
     assert torch.equal(torch.cat([first, second]), expected)
 
 
+@pytest.mark.slow
 def test_a_captured_stack_is_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorder of our own stands for CUDA's graphs: it replays the function on the inputs of the capture."""
 
