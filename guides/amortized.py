@@ -251,13 +251,13 @@ def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: Lad
     name = type(rule).__name__
     if rule.needs_moments and encoder.covariance is None:
         raise InputError(
-            f"{name} reads the moments of a Gaussian q(z | x), and this encoder's is not Gaussian: take "
+            f"expected a Gaussian q(z | x), whose moments {name} reads, got an encoder of another family: take "
             "SampleAssignment or MonteCarloAssignment"
         )
     for j, prior in enumerate(priors):
         if rule.needs_closed_form and not prior.has_closed_form(encoder.covariance):
             raise InputError(
-                f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} has not"
-                f"{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
+                f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} does not "
+                f"have{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
                 "(assignment.kind=monte_carlo or sample)"
             )

@@ -127,5 +127,5 @@ class AmortizedAssignment(AssignmentRule):
 
 def _check_num_samples(num_samples: int) -> int:
     if num_samples < 1:
-        raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
+        raise InputError(f"expected num_samples ≥ 1, got {num_samples}: pass 1 or more")
     return num_samples

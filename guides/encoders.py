@@ -31,7 +31,7 @@ class LadderEncoder(nn.Module, ABC):
     """
 
     covariance: PosteriorCovariance | None = "diagonal"
-    """Of the q(z_j | x), where they are Gaussian; an encoder with another family says so here."""
+    """Shape of the covariance of every q(z_j | x); None where q(z_j | x) is not Gaussian."""
 
     def __init__(self, facets: Sequence[Facet], in_shape: Sequence[int]) -> None:
         super().__init__()
@@ -159,15 +159,17 @@ class SeparateEncoder(LadderEncoder):
 
     def __init__(self, encoders: Sequence[LadderEncoder]) -> None:
         if any(len(encoder.facets) != 1 for encoder in encoders):
+            found = ", ".join(str(len(encoder.facets)) for encoder in encoders)
             raise InputError(
-                f"each encoder must have one facet, got {', '.join(str(len(e.facets)) for e in encoders)}: make one "
-                "encoder per facet, such as MLPLadderEncoder([facet], in_shape)"
+                f"expected encoders of one facet each, got encoders of {found}: make one encoder per facet, such as "
+                "MLPLadderEncoder([facet], in_shape)"
             )
         kinds = {(encoder.in_shape, encoder.covariance) for encoder in encoders}
         if len(kinds) > 1:
             raise InputError(
-                "all encoders must have the same in_shape and family of q(z | x), got "
+                "expected encoders of the same in_shape and family of q(z | x), got "
                 + " and ".join(sorted(f"{shape} with {covariance or 'a flow'}" for shape, covariance in kinds))
+                + ": build all encoders alike"
             )
         super().__init__([encoder.facets[0] for encoder in encoders], encoders[0].in_shape)
         self.encoders = nn.ModuleList(encoders)
@@ -197,7 +199,7 @@ def scale_head_init(heads: nn.ModuleList, gain: float) -> None:
     linear layer.
     """
     if gain < 0:
-        raise InputError(f"head_init_scale must be ≥ 0, got {gain}")
+        raise InputError(f"expected head_init_scale ≥ 0, got {gain}: pass 0 or more")
     for head in list(heads)[:-1]:
         for parameter in cast(PosteriorHead, head).linear.parameters():
             parameter.mul_(gain)

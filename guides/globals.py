@@ -110,8 +110,8 @@ def _sites(model: MultiFacetModel) -> dict[str, Any]:
 
 
 class _SingleNormal(AutoNormal):
-    """An AutoNormal whose draws are in float32 where its parameters are of half precision: a Cholesky factor that was
-    rounded to that is none."""
+    """An AutoNormal whose draws are in float32 where its parameters are of half precision: a Cholesky factor that is
+    rounded to half precision is no longer one."""
 
     def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
         loc, scale = super()._get_loc_and_scale(name)  # type: ignore[no-untyped-call]

@@ -130,7 +130,7 @@ class BayesianMixturePrior(MixturePrior):
         return sites
 
     def draw_theta(self, j: int) -> dict[str, Tensor]:
-        """As for any prior; with sticks also the weights themselves, as the deterministic site ``probs_j``."""
+        """Draw theta as every prior does; with sticks, record also the weights as deterministic site ``probs_j``."""
         theta = super().draw_theta(j)
         if "sticks" in theta:
             own = stick_weights(theta["sticks"]).exp()

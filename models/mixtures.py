@@ -154,7 +154,7 @@ class MarginalMixture(dist.MixtureSameFamily):  # type: ignore[misc]
 
     @property
     def support(self) -> Any:
-        """That of the components."""
+        """The support of the components."""
         return self.component_distribution.support
 
 
@@ -178,7 +178,7 @@ class SelectedComponent(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        """That of the components."""
+        """The support of the components."""
         return self.components.support
 
     @property

@@ -81,7 +81,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this number."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -227,7 +227,7 @@ def score_facets(
 
 
 def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Clusters that occur, in order, and the most frequent label in each (of equals the smallest), (K,) each."""
+    """Clusters that occur, in order, and the most frequent label in each (the smallest label of a tie), (K,) each."""
     from sklearn.metrics.cluster import contingency_matrix
 
     counts = contingency_matrix(labels, clusters)

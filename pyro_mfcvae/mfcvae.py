@@ -182,11 +182,12 @@ class MFCVAE(nn.Module):
         if num < 1:
             raise InputError(f"expected num ≥ 1, got {num}: ask for one image or more")
         if not 0 <= temperature < math.inf:
-            raise InputError(f"temperature must be finite and ≥ 0, got {temperature}")
+            raise InputError(f"expected a finite temperature ≥ 0, got {temperature}: pass 1 for the prior itself")
         for j, k in clusters.items():
             self._check_facet(j)
             if not 0 <= k < self.model.facets[j].num_clusters:
-                raise InputError(f"facet {j} has clusters 0 … {self.model.facets[j].num_clusters - 1}, got {k}")
+                last = self.model.facets[j].num_clusters - 1
+                raise InputError(f"expected a cluster of facet {j} from 0 to {last}, got {k}: choose one of them")
         zs = []
         with torch.no_grad():
             for j, prior in enumerate(self.priors):
@@ -207,7 +208,8 @@ class MFCVAE(nn.Module):
         """The images ``x`` with coordinate ``dim`` of z_facet set to each of ``values`` (S,): (S, N, *event_shape)."""
         self._check_facet(facet)
         if not 0 <= dim < self.model.facets[facet].latent_dim:
-            raise InputError(f"facet {facet} has dimensions 0 … {self.model.facets[facet].latent_dim - 1}, got {dim}")
+            last = self.model.facets[facet].latent_dim - 1
+            raise InputError(f"expected a dimension of facet {facet} from 0 to {last}, got {dim}: choose one of them")
         zs = self._locations(x)
         z = zs[facet].expand(len(values), *zs[facet].shape).clone()
         z[..., dim] = torch.as_tensor(values).to(z)[:, None]
@@ -285,9 +287,9 @@ class MFCVAE(nn.Module):
 
     def _check_facet(self, j: int) -> None:
         if not 0 <= j < self.num_facets:
-            raise InputError(f"facets are numbered 0 … {self.num_facets - 1}, got {j}")
+            raise InputError(f"expected a facet from 0 to {self.num_facets - 1}, got {j}: choose one of them")
 
 
 def _check_num_samples(num_samples: int) -> None:
     if num_samples < 1:
-        raise InputError(f"num_samples must be ≥ 1, got {num_samples}")
+        raise InputError(f"expected num_samples ≥ 1, got {num_samples}: pass 1 or more")

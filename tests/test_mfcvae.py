@@ -191,18 +191,18 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
         MFCVAE(other, guide)
     with pytest.raises(InputError, match=r"expected x of shape \(N, 1, 2, 3\), got \(4, 6\)"):
         pair.encode(x.flatten(1))
-    with pytest.raises(InputError, match="facets are numbered 0 … 1, got 2"):
+    with pytest.raises(InputError, match="expected a facet from 0 to 1, got 2"):
         pair.swap(x, x, facets=[2])
-    with pytest.raises(InputError, match="facets are numbered 0 … 1, got -1"):
+    with pytest.raises(InputError, match="expected a facet from 0 to 1, got -1"):
         pair.sample(3, clusters={-1: 0})
-    with pytest.raises(InputError, match="facet 1 has clusters 0 … 3, got 4"):
+    with pytest.raises(InputError, match="expected a cluster of facet 1 from 0 to 3, got 4"):
         pair.sample(3, clusters={1: 4})
     for temperature in (-1, float("nan"), float("inf")):
-        with pytest.raises(InputError, match=f"temperature must be finite and ≥ 0, got {temperature}"):
+        with pytest.raises(InputError, match=f"expected a finite temperature ≥ 0, got {temperature}"):
             pair.sample(3, temperature=temperature)
-    with pytest.raises(InputError, match="facet 0 has dimensions 0 … 1, got 2"):
+    with pytest.raises(InputError, match="expected a dimension of facet 0 from 0 to 1, got 2"):
         pair.traverse(x, facet=0, dim=2, values=torch.zeros(3))
-    with pytest.raises(InputError, match="num_samples must be ≥ 1, got 0"):
+    with pytest.raises(InputError, match="expected num_samples ≥ 1, got 0"):
         pair.log_evidence(x, num_samples=0)
 
 

@@ -37,8 +37,8 @@ def assign(
 ) -> None:
     """Write which item is in which group and cluster of every facet: one row per item.
 
-    Of other data than the run's, which are brought to the run's number of channels, items are told apart that the model
-    describes worse than 99.9 % of the items it was trained on: column `unlike`. docs/python.md explains every column.
+    Other data than the run's are converted to its number of channels, and column `unlike` marks items that the model
+    describes worse than 99.9 % of the items it was trained on. docs/python.md explains every column.
 
     Args:
         data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.

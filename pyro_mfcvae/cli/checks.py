@@ -145,7 +145,7 @@ def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -
 
 
 def _write_checks(target: Path, posterior: Any, criticism: "Criticism", index: "Tensor") -> None:
-    """Write what `check` found on the test items of some places to a folder."""
+    """Write to a folder what `check` found on the test items with the numbers ``index``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -18,7 +18,7 @@ NAME_KEYS = ("names", "files", "filenames", "paths")
 
 # Of a table of whole numbers, so many columns are label sets; more are something else.
 _MAX_COLUMNS = 16
-# Above this value labels are numbered anew, since tables of counts have a column per value.
+# Labels above this value are renumbered, since tables of counts have a column per value.
 _MAX_VALUE = 100_000
 
 
@@ -115,7 +115,7 @@ def _as_whole_numbers(array: NDArray[np.generic]) -> NDArray[np.int64] | str:
 
 
 def compact(train: dict[str, Tensor], test: dict[str, Tensor] | None) -> None:
-    """Number the values of label sets with very large values anew, in both splits alike; unknown stays −1."""
+    """Renumber label sets that have very large values from 0, equally in both splits; −1 still means unknown."""
     for name, values in train.items():
         twin = None if test is None else test.get(name)
         both = values if twin is None else torch.cat([values, twin])

@@ -55,10 +55,10 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
     """Refuse to read more than the limit, before anything is read.
 
     Args:
-        num_bytes: of the data in memory.
-        path: of the file or folder.
+        num_bytes: size of the data in memory.
+        path: the file or folder.
         advice: what else the user can do.
-        packed_bytes: of the data in the file, where that is compressed.
+        packed_bytes: size of the data in the file, where that is compressed.
     """
     unpacks_too_far = (
         packed_bytes is not None

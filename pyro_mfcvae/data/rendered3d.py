@@ -1,7 +1,7 @@
 """Rendered rooms of the same make as the 3D Shapes data (Burgess and Kim 2018), for where that file is not at hand.
 
 A solid stands on the floor of a room; floor hue, wall hue, object hue, the solid's scale and shape, and the camera's
-orientation vary, in as many steps as there. The pictures are ours: never report their results as those of 3D Shapes.
+orientation vary, with equally many values. The pictures are ours: never report their results as those of 3D Shapes.
 """
 
 import colorsys

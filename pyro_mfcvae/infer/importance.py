@@ -35,21 +35,21 @@ class ImportanceWeightedELBO(PairELBO):
     def __init__(self, *, num_particles: int = 8, alpha: float = 0.0, compile: bool = False) -> None:
         super().__init__(num_particles=num_particles, compile=compile)
         if alpha == 1 or not math.isfinite(alpha):
-            raise InputError(f"alpha must be a finite number other than 1, got {alpha}: for 1 use FacetELBO()")
+            raise InputError(f"expected a finite alpha other than 1, got {alpha}: for 1 use FacetELBO()")
         self.alpha = alpha
 
     def bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         if known is not None:
-            raise InputError("known clusters are not for an importance-weighted bound: use FacetELBO")
+            raise InputError("expected no known clusters with an importance-weighted bound, got some: use FacetELBO")
         bound, kl_globals, _ = self.weighted_bound(model, guide, x)
         return bound, kl_globals
 
     def weighted_bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor
     ) -> tuple[Tensor, Tensor, "WeightedDraws"]:
-        """The bound of every item, (N,), without checks; log q(theta) - log p(theta); and the draws it is made of."""
+        """The bound of every item, (N,), without checks; log q(theta) - log p(theta); and its draws."""
         draws, kl_globals = _draw(model, guide, x, self.num_particles)
         log_weights = draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1)
         order = 1 - self.alpha
@@ -59,7 +59,7 @@ class ImportanceWeightedELBO(PairELBO):
 
 @dataclass(frozen=True)
 class WeightedDraws:
-    """Draws z_s, s = 1 … S, for N items, and how they weigh.
+    """Draws z_s, s = 1 … S, for N items, with their importance weights.
 
     Attributes:
         posteriors: q(z_j | x) per facet, batch shape (N,).

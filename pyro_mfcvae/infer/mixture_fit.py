@@ -42,9 +42,9 @@ class MixtureFit:
 
     Attributes:
         to_means: fit to E[z_j | x] instead of draws (as the paper does).
-        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) that
-            q(z_j | x) has in it. EM does not depend on units, but its start from k-means does. Makes no difference to
-            spherical covariances.
+        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) of
+            q(z_j | x) in that dimension. EM does not depend on units, but its start from k-means does. Fits of
+            spherical covariances are the same in both units.
         variance: start with covariances variance · I, whatever was fitted (the paper: 0.01); None for the fitted ones.
     """
 

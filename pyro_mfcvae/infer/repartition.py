@@ -1,8 +1,8 @@
-"""Repartition: choose anew which axes of the joint z make up each facet.
+"""Repartition: choose again which axes of the joint z make up each facet.
 
-The ladder decides by depth which facet learns what, and so facets may repeat each other although the joint z holds the
-characteristics apart, on other axes. The prior says that facets are independent mixtures. So among invertible maps of
-z, p(z) = |det A| prod_j mixture_j((zA)_j), the one with the highest likelihood is taken: independent subspace analysis
+The ladder decides by depth which facet learns what. Facets may therefore repeat each other, although other axes of the
+joint z separate the characteristics. The prior says that facets are independent mixtures. So among invertible maps of
+z, p(z) = |det A| prod_j mixture_j((zA)_j), we take the one with the highest likelihood: independent subspace analysis
 with mixtures. Candidates come from the ladder's own axes and from `find_subspaces` with many numbers of clusters.
 """
 
@@ -53,7 +53,7 @@ class Axes:
         matrix: z ↦ z matrix gives the facets' latents, one slice per facet, (D, D).
         score: held-out log-likelihood per item less the cost of the components, in nats, in units of q(z | x)'s
             standard deviation.
-        ladder_score: the same of the ladder's axes.
+        ladder_score: the score of the ladder's own axes.
         sizes: number of components that each facet's slice is best described by.
     """
 

@@ -17,7 +17,7 @@ def generate_clusters(
     """Images drawn from clusters of one facet, a row each: (clusters, num, *event_shape).
 
     All images of a column share one draw of the other facets, so that what differs down a column is the facet's doing.
-    Column and cluster number draw z_facet anew; ``temperature`` is that of `MFCVAE.sample`.
+    Column and cluster number draw a new z_facet; ``temperature`` is that of `MFCVAE.sample`.
     """
     shared = pair.sample_latents(num, temperature=temperature)
     rows = []

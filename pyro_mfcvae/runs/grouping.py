@@ -33,7 +33,7 @@ class FacetGroups:
         if self.labels.shape != (expected,) or not np.array_equal(np.unique(self.labels), np.arange(self.num_groups)):
             raise InputError(
                 f"expected one group for each of {expected} clusters, numbered from 0 without a gap, got "
-                f"{self.labels.tolist()}: number them so"
+                f"{self.labels.tolist()}: number the groups from 0 without a gap"
             )
         if len(self.names) != self.num_groups:
             raise InputError(

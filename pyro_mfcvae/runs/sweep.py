@@ -100,7 +100,7 @@ def sweep(
         device: as for `fit`.
         workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
         together: train all in this process, at once.
-        on_done: is told of every run that is ready, with its seed and summary.
+        on_done: called after every finished run, with its seed and summary.
 
     Raises:
         InputError: a seed failed, because its training diverged or its process was killed, say. The others are finished

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, that end with this one, however it ends."""
+"""Jobs in worker processes, which always end when this process ends."""
 
 import os
 import signal

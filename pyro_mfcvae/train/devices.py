@@ -21,7 +21,7 @@ from pyro_mfcvae.errors import InputError
 def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> Fabric:
     """Lightning Fabric on ``devices`` devices of each of ``num_nodes`` machines, which train as one (DDP).
 
-    With more than one device this very command is started once more for each other device of the machine, unless
+    With more than one device the same command is started again for every other device of the machine, unless
     torchrun or Slurm has done so, and all of them meet here before any goes on.
 
     Args:
@@ -31,7 +31,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; only the last one is Fabric's business.
 
     Raises:
-        InputError: there is no such device, or there are not so many.
+        InputError: there is no such device, or there are fewer devices.
     """
     kind, _, index = device.partition(":")
     world_size = devices * num_nodes

@@ -229,7 +229,7 @@ def _buffers(training: Training) -> Named:
 
 
 def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Draws random numbers and does nothing else; and all the rest, which takes them as further inputs."""
+    """Two programs: one draws all random numbers, the other takes them as further inputs and does the rest."""
     nodes = list(traced.graph.nodes)
     draws, rest = Graph(), Graph()
     fixed: dict[Node, Node] = {}  # what depends on no input, among the draws

@@ -143,7 +143,7 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return self._learning_rate(self.step)
 
     @property

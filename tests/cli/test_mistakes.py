@@ -172,9 +172,9 @@ def test_a_sweep_whose_seed_fails_is_told(mfcvae: Run) -> None:
         (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
         (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: draw them one by one"),
         (["--seed", "-1"], r"expected a seed from 0 to 2\*\*32 - 1, got -1"),
-        (["--clusters", "0=9"], "facet 0 has clusters 0 … 3, got 9"),
+        (["--clusters", "0=9"], "expected a cluster of facet 0 from 0 to 3, got 9: choose one of them"),
         (["--num", "0"], "expected --num 1 or more, got 0"),
-        (["--temperature", "-1"], "temperature must be finite and ≥ 0, got -1.0"),
+        (["--temperature", "-1"], "expected a finite temperature ≥ 0, got -1.0: pass 1 for the prior itself"),
     ],
 )
 def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:

@@ -120,7 +120,7 @@ def test_which_rules_are_the_optimum_and_which_need_the_draw() -> None:
 
 @pytest.mark.parametrize("rule", (MonteCarloAssignment, VaDEAssignment))
 def test_there_is_at_least_one_sample(rule: type[AssignmentRule]) -> None:
-    with pytest.raises(InputError, match="num_samples must be ≥ 1, got 0"):
+    with pytest.raises(InputError, match="expected num_samples ≥ 1, got 0"):
         rule(0)
 
 

@@ -88,7 +88,7 @@ def test_joining_gain_scales_all_heads_but_the_deepest(make_facets: MakeFacets, 
 
 
 def test_joining_gain_must_not_be_negative(make_facets: MakeFacets) -> None:
-    with pytest.raises(InputError, match=r"head_init_scale must be ≥ 0, got -1"):
+    with pytest.raises(InputError, match=r"expected head_init_scale ≥ 0, got -1"):
         MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), head_init_scale=-1)
 
 

@@ -109,7 +109,9 @@ def test_the_closed_form_is_the_mean_of_the_estimate_or_is_refused(encoder: Ladd
         for rule in (AnalyticAssignment(), None):
             with pytest.raises(InputError, match=r"facet 0 has not for a q\(z \| x\) that is not Gaussian: take Monte"):
                 MultiFacetGuide(model, encoder=encoder, assignment=rule)
-        with pytest.raises(InputError, match=r"AmortizedAssignment reads the moments of a Gaussian q\(z \| x\)"):
+        with pytest.raises(
+            InputError, match=r"expected a Gaussian q\(z \| x\), whose moments AmortizedAssignment reads, got"
+        ):
             MultiFacetGuide(model, encoder=encoder, assignment=AmortizedAssignment(FACETS))
         return
     assert guide.has_closed_form
@@ -193,13 +195,15 @@ def test_separate_encoders_share_nothing() -> None:
 def test_errors() -> None:
     with pytest.raises(InputError, match="expected 1 ≤ rank ≤ 3, the latent dimension, got 4"):
         LowRankHead(5, 3, rank=4)
-    with pytest.raises(InputError, match="each encoder must have one facet, got 2: make one encoder per facet"):
+    with pytest.raises(
+        InputError, match="expected encoders of one facet each, got encoders of 2: make one encoder per facet"
+    ):
         SeparateEncoder([mlp(GaussianHead)])
     mixed: list[Tensor | LadderEncoder] = [
         MLPLadderEncoder([FACETS[0]], SHAPE, rung_dims=(7,)),
         MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FullCovarianceHead),
     ]
-    message = r"all encoders must have the same in_shape and family of q\(z \| x\), got "
+    message = r"expected encoders of the same in_shape and family of q\(z \| x\), got "
     with pytest.raises(InputError, match=message + r"\(1, .*\) with diagonal and \(1, .*\) with full$"):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
     mixed[1] = MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FlowHead)

@@ -93,8 +93,8 @@ def test_particles_of_pyros_elbo_agree_with_ours(make_pair: MakePair, make_x: Ma
 
 def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
     for alpha in (1.0, math.inf):
-        with pytest.raises(InputError, match="alpha must be a finite number other than 1"):
+        with pytest.raises(InputError, match="expected a finite alpha other than 1"):
             ImportanceWeightedELBO(alpha=alpha)
     model, guide = make_pair(2)
-    with pytest.raises(InputError, match="known clusters are not for an importance-weighted bound"):
+    with pytest.raises(InputError, match="expected no known clusters with an importance-weighted bound"):
         ImportanceWeightedELBO().loss(model, guide, make_x(3), known={0: torch.zeros(3, dtype=torch.long)})

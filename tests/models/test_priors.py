@@ -214,7 +214,9 @@ def test_every_rule_that_makes_sense_trains_and_the_others_are_refused(
         MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
     else:
         name = type(prior).__name__
-        message = rf"AnalyticAssignment needs .* which the {name} of facet 1 has not: take MonteCarloAssignment or"
+        message = (
+            rf"AnalyticAssignment needs .* which the {name} of facet 1 does not have: take MonteCarloAssignment or"
+        )
         with pytest.raises(InputError, match=message):
             MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
 
