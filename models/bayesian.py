@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
@@ -132,7 +133,7 @@ class BayesianMixturePrior(MixturePrior):
     def draw_theta(self, j: int) -> dict[str, Tensor]:
         """Draw theta as every prior does; with sticks, record also the weights as deterministic site ``probs_j``."""
         theta = super().draw_theta(j)
-        if "sticks" in theta:
+        if "sticks" in theta and am_i_wrapped():  # without a handler nobody reads or sets the site
             own = stick_weights(theta["sticks"]).exp()
             probs = pyro.deterministic(global_site("probs", j), own, event_dim=1)
             if probs is not own:  # a handler has put other weights in their place

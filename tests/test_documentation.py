@@ -32,3 +32,16 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_the_index_for_language_models_names_pages_that_exist() -> None:
     for target in re.findall(r"\]\(([^)]+)\.html\)", (DOCS / "llms.txt").read_text()):
         assert target.startswith("api/") or (DOCS / f"{target}.md").exists()
+
+
+def test_every_outcome_in_the_table_of_pyros_tools_has_a_test() -> None:
+    tests = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    rows = [line for line in (ROOT / "docs" / "pyro_tools.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named and set(named) <= tests, row

@@ -61,6 +61,7 @@ TESTS_OF_THE_WHOLE = {
     "exactness",
     "optimality",
     "half_precision",
+    "testing/old_faults",
     "interoperability",
     "examples",
     "benchmarks",

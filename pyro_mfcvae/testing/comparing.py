@@ -29,7 +29,10 @@ def check_copy(part: Any, ask: Callable[[Any], Tensor]) -> None:
     assert_close(ask(other), before, "a copy's answer", 1e-10)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.add_(0.1)
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if next(other.parameters(), None) is not None:
+        unlike = (ask(other).detach() - before).abs().max() > 0
+        assert unlike, "a copy whose parameters were changed answers as before: it does not read its own"
     assert_close(ask(part), before, "the answer after a copy was changed", 1e-10)
     other.load_state_dict(state)
     assert_close(ask(other), before, "the answer of a loaded state_dict", 1e-10)

@@ -203,6 +203,9 @@ def _check_rule(rule: AssignmentRule, j: int, K: int, D: int) -> None:
         expected = gaussian.log_prob(z) if rule.needs_draw else gaussian.expected_log_prob_under(q)
         best = (gaussian.log_weights() + expected).log_softmax(-1)
         assert_close(log_q.expand_as(best), best, "is_optimum is True, but q(c) and the optimum", 1e-8)
+    if not log_q.requires_grad:
+        assert not rule.is_optimum, "expected a gradient of q(c) with respect to the prior, got none: do not detach it"
+        return
     slopes = torch.autograd.grad(log_q.exp().square().sum(), [logits, loc, *rule.parameters()], allow_unused=True)
     assert all(slope is None or slope.isfinite().all() for slope in slopes), "expected finite gradients of q(c)"
 
