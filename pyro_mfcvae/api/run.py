@@ -116,10 +116,10 @@ class Run:
     def continue_(
         self, *, epochs: int, device: str = "auto", verbose: bool = True, root: str | Path | None = None
     ) -> "Run":
-        """Train the last stage for so many more epochs, from the last checkpoint; returns the run as it is then.
+        """Train the last stage for more epochs, from the last checkpoint, and return the run with its new results.
 
         Raises:
-            InputError: the data came as an array, and `Run` was opened without them.
+            InputError: the run was fitted to an array, and `Run` was opened without that array.
         """
         config = self.config
         if epochs < 1:

@@ -28,8 +28,8 @@ class Labels:
 
     Attributes:
         sets: int64 (N,) per label set, negative where unknown.
-        names: of the items, where there are some.
-        notes: a line for every array that was passed over.
+        names: names of the items, where the file has them.
+        notes: a line for every array that was not used.
     """
 
     sets: dict[str, Tensor] = field(default_factory=dict)

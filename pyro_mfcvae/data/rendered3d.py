@@ -128,7 +128,7 @@ def _hit_plane(origin: Tensor, directions: Tensor, axis: int, at: float) -> Hit:
 
 
 def _hit_walls(origin: Tensor, directions: Tensor) -> Hit:
-    """The left, right and back wall; they go up without end."""
+    """The left, right and back wall, which are infinitely high."""
     return _nearest(*(_hit_plane(origin, directions, axis, at) for axis, at in ((0, -_ROOM), (0, _ROOM), (1, _ROOM))))
 
 

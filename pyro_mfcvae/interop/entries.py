@@ -26,7 +26,7 @@ Entry = tuple[str, nn.Parameter, Constraint]
 
 
 def default_name(part: str) -> str:
-    """A fresh name for a model or a guide of which the user gave none."""
+    """A new name for a model or a guide that the user gave no name."""
     return f"mfcvae_{next(serial)}_{part}"
 
 

@@ -211,7 +211,9 @@ def test_errors() -> None:
     ):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
     mixed[1] = MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FlowHead)
-    with pytest.raises(InputError, match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal$"):
+    with pytest.raises(
+        InputError, match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal: build all encoders alike$"
+    ):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
 
 
