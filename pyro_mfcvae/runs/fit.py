@@ -197,9 +197,9 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
         "num_devices": fabric.world_size,
     }
     if fabric.is_global_zero:
-        run.write_summary(summary)
         assign_all(run, pair, grouping, data)
         _draw(config, run, data, evaluation)
+        run.write_summary(summary)  # the last file: a sweep takes a run that has one as finished
     return Fit(run, data, evaluation, summary)
 
 

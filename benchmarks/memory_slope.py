@@ -1,0 +1,147 @@
+"""Whether memory grows: resident memory during a training of half an hour, and over 2,000 calls of `mfcvae assign`.
+
+    python benchmarks/memory_slope.py [--minutes 30] [--calls 2000]
+
+Both take place in one process each. The slope is that of a straight line through the samples, by least squares, after a
+first quarter in which libraries fill their caches. `reliability.py` runs this as its part `memory`.
+"""
+
+import argparse
+import gc
+import io
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SETTINGS = ["networks.kind=mlp", "networks.encoder_dims=[128, 64]", "networks.decoder_dims=[64, 128]"]
+_SETTINGS += ["networks.hidden_dim=64", "facets.num_clusters=[8, 6]", "facets.latent_dim=[4, 4]"]
+_SETTINGS += ["training.epochs=[20, 100000]", "training.batch_size=100", "mixture_fit.warmup_steps=10"]
+_SETTINGS += ["mixture_fit.refit_steps=[]", "schedule.fade_in_steps=15", "training.compile=false"]
+_SECONDS_BETWEEN_SAMPLES = 2.0
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def describe(samples: list[tuple[float, float]], unit: str) -> dict[str, Any]:
+    """The slope of the samples after their first quarter.
+
+    Args:
+        samples: pairs of how far (in units) and resident MiB.
+        unit: that the slope is per.
+    """
+    place, memory = np.array(samples)[len(samples) // 4 :].T
+    slope = float(np.polyfit(place, memory, 1)[0])
+    return {
+        f"MiB per {unit}": round(slope, 4),
+        "MiB after a quarter": round(float(memory[:10].mean()), 1),
+        "MiB at the end": round(float(memory[-10:].mean()), 1),
+        "samples": len(memory),
+    }
+
+
+def measure_training(folder: Path, minutes: float) -> dict[str, Any]:
+    """Train for so many minutes, with a checkpoint per epoch; memory per hour."""
+    import torch
+
+    from pyro_mfcvae.config.schema import Config, DataConfig
+    from pyro_mfcvae.config.text import override
+    from pyro_mfcvae.runs.fit import fit
+    from pyro_mfcvae.runs.folder import RunFolder
+
+    torch.set_num_threads(1)
+    samples: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+
+    class Sampler:
+        steps = epochs = 0
+
+        def on_start(self, training: object) -> None:
+            pass
+
+        def on_steps(self, num_steps: int, elbo: float) -> None:
+            self.steps += num_steps
+            hours = (time.perf_counter() - begin) / 3600
+            if not samples or hours - samples[-1][0] > _SECONDS_BETWEEN_SAMPLES / 3600:
+                samples.append((hours, resident_mib()))
+            if hours * 60 > minutes:
+                raise KeyboardInterrupt
+
+        def on_epoch(self, record: object) -> None:
+            self.epochs += 1
+
+    sampler = Sampler()
+    config = override(Config(data=DataConfig(source=str(folder / "data.npz"))), _SETTINGS)
+    with suppress(KeyboardInterrupt):
+        fit(config, RunFolder(folder / "run"), device="cpu", callbacks=(sampler,))
+    found = describe(samples, "hour")
+    return {"minutes": minutes, "steps": sampler.steps, "epochs and checkpoints": sampler.epochs, **found}
+
+
+def measure_assigning(folder: Path, calls: int) -> dict[str, Any]:
+    """Call the command so often on new data; memory per 1,000 calls."""
+    import torch
+
+    from pyro_mfcvae.cli.app import main
+
+    torch.set_num_threads(1)
+    samples: list[tuple[float, float]] = []
+    short = [*_SETTINGS, "training.epochs=[1, 1]"]
+    with redirect_stdout(io.StringIO()):
+        main(
+            [
+                "fit",
+                "--data",
+                str(folder / "data.npz"),
+                "--out",
+                str(folder / "short"),
+                "--device",
+                "cpu",
+                "--set",
+                *short,
+            ]
+        )
+    for call in range(calls):
+        with redirect_stdout(io.StringIO()):
+            main(["assign", str(folder / "short"), str(folder / "new.npz"), "--out", str(folder / "out.csv")])
+        if call % 10 == 0:
+            gc.collect()
+            samples.append((call / 1000, resident_mib()))
+    return {"calls": calls, **describe(samples, "1,000 calls")}
+
+
+def _run(measure: Callable[[Path, Any], dict[str, Any]], folder: Path, amount: float) -> dict[str, Any]:
+    """In a process of its own, so that the second does not begin with what the first has left."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (folder, amount))
+
+
+def measure_memory(minutes: float = 30.0, calls: int = 2_000) -> dict[str, Any]:
+    """Both measurements, one after the other."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generator = np.random.default_rng(0)
+        for file, num in (("data.npz", 2_000), ("new.npz", 50)):
+            images = generator.integers(256, size=(num, 28, 28), dtype=np.uint8)
+            np.savez(folder / file, images=images, y=np.arange(num) % 5)
+        training = _run(measure_training, folder, minutes)
+        return {"training": training, "assign": _run(measure_assigning, folder, calls)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--calls", type=int, default=2_000)
+    arguments = parser.parse_args()
+    print(json.dumps(measure_memory(arguments.minutes, arguments.calls), indent=2))
