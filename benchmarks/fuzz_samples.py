@@ -36,6 +36,26 @@ class Sample:
             path.write_bytes(content)
 
 
+@dataclass(frozen=True)
+class Crafted:
+    """An input that is built to break a reader.
+
+    Attributes:
+        name: what it is.
+        build: puts it into a folder.
+        read: reads it.
+    """
+
+    name: str
+    build: Callable[[Path], object]
+    read: Callable[[Path], object]
+
+
+def crafted_file(name: str, path: str, content: bytes) -> Crafted:
+    """One that is a single file of data."""
+    return Crafted(name, lambda folder: (folder / path).write_bytes(content), read_data(path))
+
+
 def read_data(name: str) -> Callable[[Path], object]:
     """A reader of data at a path below the folder, and of each batch of them."""
 

@@ -436,9 +436,10 @@ def measure_kills(folder: Path, *, random: int, chosen: int, only: Sequence[str]
         killer = Killer(scenario, place)
         while killer.outcome.kills < -(-random // len(scenarios)):
             killer.kill_at_random(generator)
-        numbers = generator.choice(killer.num_changes, -(-chosen // len(scenarios)), replace=False) + 1
-        for index, number in enumerate(sorted(numbers.tolist())):
-            killer.kill_at_change(number, whole_group=index % 2 == 0)
+        share = -(-chosen // len(scenarios)) + killer.outcome.kills
+        numbers = iter(1 + generator.permutation(killer.num_changes))  # in turn: some lie after a shorter run's end
+        while killer.outcome.kills < share and (number := next(numbers, None)) is not None:
+            killer.kill_at_change(int(number), whole_group=killer.outcome.kills % 2 == 0)
         report[scenario.name] = killer.outcome.record() | {"seconds of a run": round(killer.seconds, 1)}
         print(json.dumps({scenario.name: report[scenario.name]}), flush=True)
         for failure in killer.outcome.failures:

@@ -81,7 +81,7 @@ class Run:
     @property
     def assignments(self) -> "pandas.DataFrame":
         """A row per item: its group, cluster and probability in every facet, see `pyro_mfcvae.runs.assignments`."""
-        return read_assignments(self.folder.assignments_path)
+        return read_assignments(self.folder.assignments_path, model=self.folder.model_fingerprint())
 
     @property
     def scores(self) -> "pandas.DataFrame":

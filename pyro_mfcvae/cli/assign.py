@@ -78,7 +78,7 @@ def assign(
                     sorter.sort(table, split)
                 yield table
 
-    num_items = write_assignments(tables(), out, format=format)
+    num_items = write_assignments(tables(), out, format=format, model=folder.model_fingerprint())
     say(f"{num_items} items of {dataset.name}: {out}")
     tally.say()
     if sorter is not None:

@@ -77,7 +77,7 @@ class RunContent:
         self.pair: MFCVAE = run.load_pair().eval()
         self.grouping: Grouping = run.read_grouping(self.pair)
         self.summary = run.read_summary()
-        self.items: pandas.DataFrame = read_assignments(run.assignments_path)
+        self.items: pandas.DataFrame = read_assignments(run.assignments_path, model=run.model_fingerprint())
         self._images = _read_images(run.assignments_path)
 
     def checks(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.safety.parquet_files import BLANK, CHECKSUM, check_parquet, sign_parquet
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +146,7 @@ def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) 
     splits = {"train": data.train} | ({"test": data.test} if data.holds_out else {})
     assigner = Assigner(pair, grouping, thumbnails=sum(map(len, splits.values())) <= _MOST_THUMBNAILS)
     tables = chain.from_iterable(assigner.rows(split, name=name) for name, split in splits.items())
-    write_assignments(tables, run.assignments_path, format="parquet")
+    write_assignments(tables, run.assignments_path, format="parquet", model=run.model_fingerprint())
 
 
 def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
@@ -185,7 +187,7 @@ def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[by
     return files
 
 
-def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str) -> int:
+def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, model: str = "") -> int:
     """Write tables as one file, piece by piece; returns how many rows there are.
 
     In csv files every coordinate of z has a column of its own, and there is no image; jsonl has no image either.
@@ -194,10 +196,12 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str) 
         tables: the rows, see `Assigner.rows`.
         path: the file; it appears whole or not at all.
         format: csv, parquet or jsonl.
+        model: fingerprint of the saved model that assigns; Parquet files hold it, and a checksum.
     """
     if format not in FORMATS:
         raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
-    write = {"csv": _write_csv, "parquet": _write_parquet, "jsonl": _write_jsonl}[format]
+    write_parquet = partial(_write_parquet, model=model)
+    write = {"csv": _write_csv, "parquet": write_parquet, "jsonl": _write_jsonl}[format]
     num_rows = 0
 
     def counted() -> Iterator["pa.Table"]:
@@ -210,16 +214,31 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str) 
     return num_rows
 
 
-def read_assignments(path: Path, *, images: bool = False) -> "pandas.DataFrame":
-    """The table of an ``assignments.parquet``; thumbnails only where wanted."""
+def read_assignments(path: Path, *, images: bool = False, model: str | None = None) -> "pandas.DataFrame":
+    """The table of an ``assignments.parquet``; thumbnails only where wanted.
+
+    Args:
+        path: the file.
+        images: whether the column ``image`` is read.
+        model: fingerprint of the saved model whose assignments they must be, where that is known.
+
+    Raises:
+        InputError: there is no such file, it was damaged or changed, or it is of another model.
+    """
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise InputError(
-            f"expected the assignments {path}, got no such file: mfcvae assign RUN --format parquet writes them"
-        )
+        raise InputError(f"expected the assignments {path}, got no such file: {_CURE}")
+    check_parquet(path, cure=_CURE)
+    schema = pq.ParquetFile(path).metadata.metadata
+    if model is not None and (found := schema.get(_MODEL.encode(), b"").decode()) != model:
+        raise InputError(f"expected {path} of the model {model} beside it, got one of the model {found!r}: {_CURE}")
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
     return pq.read_table(path, columns=names).to_pandas()
+
+
+_CURE = "mfcvae assign RUN --format parquet writes it again"
+_MODEL = "mfcvae.model"
 
 
 def lowest_alike(path: Path) -> float:
@@ -232,16 +251,19 @@ def lowest_alike(path: Path) -> float:
 
     if not path.is_file():
         return -math.inf
+    check_parquet(path, cure=_CURE)
     return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))
 
 
-def _write_parquet(tables: Iterator["pa.Table"], path: Path) -> None:
+def _write_parquet(tables: Iterator["pa.Table"], path: Path, *, model: str) -> None:
     import pyarrow.parquet as pq
 
     first = next(tables)
     with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
         for table in chain([first], tables):
             writer.write_table(table)
+        writer.add_key_value_metadata({_MODEL: model, CHECKSUM: BLANK})
+    sign_parquet(path)
 
 
 def _write_csv(tables: Iterator["pa.Table"], path: Path) -> None:

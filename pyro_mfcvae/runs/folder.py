@@ -179,8 +179,8 @@ class RunFolder:
         """
         if self.metrics_digest(num_epochs) != digest:
             _log.warning(
-                "%s was changed or lost lines since the checkpoint (%d of %d epochs are left): the training goes on, "
-                "its curves have gaps",
+                "%s was changed or lost lines since it was written (%d of %d epochs are left): curves have gaps or "
+                "other values; the model does not depend on them",
                 self.metrics_path,
                 len(self._read_whole_lines(num_epochs)),
                 num_epochs,
@@ -199,8 +199,12 @@ class RunFolder:
         return lines
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``; it gets a checksum, and the digest of the configuration."""
-        summary = {**summary, "config_digest": self.config_digest()}
+        """Replace ``summary.json``; it gets a checksum, and digests of the configuration and of ``metrics.jsonl``."""
+        digests = {
+            "config_digest": self.config_digest(),
+            "metrics_digest": self.metrics_digest(summary.get("epochs", 0)),
+        }
+        summary = {**summary, **digests}
         write_text(self.summary_path, as_json({**summary, _CHECKSUM: _checksum(summary)}))
 
     def read_summary(self) -> dict[str, Any]:
@@ -220,6 +224,7 @@ class RunFolder:
                 f"expected {self.summary_path} of the settings in config.toml beside it, got one of other settings: "
                 "bring back the file of this run"
             )
+        self.check_metrics(summary.get("epochs", 0), digest=summary.pop("metrics_digest"))
         return summary
 
 

@@ -1,5 +1,6 @@
 """What a run keeps of its user's view on groups: which cluster belongs to which group, and what a group is called."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -150,7 +151,8 @@ class Grouping:
             path: the file.
             model: fingerprint of the saved model whose clusters these are.
         """
-        write_json(path, {"model": model, "facets": [_record(groups) for groups in self.facets]})
+        content = {"model": model, "facets": [_record(groups) for groups in self.facets]}
+        write_json(path, {**content, _CHECKSUM: _checksum(content)})
 
     @classmethod
     def read(cls, path: Path, *, model: str) -> "Grouping | None":
@@ -159,10 +161,12 @@ class Grouping:
             return None
         try:
             content = json.loads(read_text(path))
+            if content.pop(_CHECKSUM) != _checksum(content):
+                raise ValueError("another checksum, so it was damaged or changed")
             if content["model"] != model:
                 return None
             return cls(tuple(map(_from_record, content["facets"])))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"expected the groups of a run in {path}, got something else ({error!r}): remove the file, and the "
                 "groups are found again"
@@ -186,6 +190,13 @@ class Grouping:
 
     def _with(self, j: int, groups: FacetGroups) -> "Grouping":
         return Grouping((*self.facets[:j], groups, *self.facets[j + 1 :]))
+
+
+_CHECKSUM = "sha256"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _members(labels: NDArray[np.int64]) -> list[tuple[int, ...]]:

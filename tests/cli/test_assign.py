@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from command_line import TINY, Run, make_images, names, save_data
 from PIL import Image
+from small_runs import replace_assignments
 
 from pyro_mfcvae.runs.folder import RunFolder
 
@@ -51,7 +52,7 @@ def test_photos_are_named_and_sorted_and_strange_ones_are_told_apart(mfcvae: Run
     Image.fromarray(np.tile(np.uint8([0, 255]), (6, 3))).save(new / "a" / "stripes.png")
     kept = pd.read_parquet("run/assignments.parquet")
     kept["evidence"] = 1e6  # as if the run had described its items very well
-    kept.to_parquet("run/assignments.parquet")
+    replace_assignments(run, kept)
     code, out, err = mfcvae("assign", "run", "new", "--format", "jsonl", "--sort-into", "told")
     assert (code, err) == (0, "")
     assert "5 items of new: run/assignments-new.jsonl" in out

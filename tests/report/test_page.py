@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from command_line import Run
+from small_runs import replace_assignments
 
 from pyro_mfcvae.report.page import render
 from pyro_mfcvae.runs.folder import RunFolder
@@ -63,7 +64,7 @@ def test_names_checks_and_seeds_are_told() -> None:
     assert pair.num_facets == 2
     table = pd.read_parquet(run.assignments_path)
     table["facet_1_group"] = 0
-    table.to_parquet(run.assignments_path)
+    replace_assignments(run, table)
     check = {"verdict": "bad", "name": "twins", "facet": 1, "value": 0.5, "advice": "Ask for <fewer> clusters."}
     found = {"sentences": ["Facet 0 is fine.", "Facet 1 is not.", "Believe half of it."], "checks": [check]}
     (run.path / "checks").mkdir()
@@ -80,7 +81,7 @@ def test_names_checks_and_seeds_are_told() -> None:
 
 def test_items_without_images_have_a_report_as_well() -> None:
     run = RunFolder(Path("run"))
-    pd.read_parquet(run.assignments_path).drop(columns="image").to_parquet(run.assignments_path)
+    replace_assignments(run, pd.read_parquet(run.assignments_path).drop(columns="image"))
     page = Page(render(run))
     assert list(page.each("img")) == []
     assert "It sorts 80 items" in page.text

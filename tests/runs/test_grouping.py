@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,19 @@ def test_a_grouping_is_a_line_per_facet() -> None:
         "  facet 0: 3 of 5 clusters (group 0, two legs, group 2)",
         "  facet 1: 2 of 2 clusters",
     ]
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "groups.json"
+    make_grouping().write(path, model="abc")
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place in generator.choice(8 * len(content), 400, replace=False):
+        spoiled = bytearray(content)
+        spoiled[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(spoiled)
+        try:
+            found = Grouping.read(path, model="abc")
+        except InputError:
+            continue
+        assert found is not None and json.loads(spoiled) == json.loads(content)  # a blank became another one

@@ -1,0 +1,59 @@
+"""Parquet files that are checked whole: the SHA-256 of the file stands in the file's own metadata.
+
+It is that of the file with zeros in the checksum's place, so that one flipped bit anywhere is found. Any reader of
+Parquet reads these files. As in `tensor_files`, it finds damage, not forgery.
+"""
+
+import hashlib
+from pathlib import Path
+
+from pyro_mfcvae.errors import InputError
+
+CHECKSUM = "mfcvae.sha256"
+"""Key of the checksum among the file's metadata."""
+
+BLANK = "0" * 64
+"""What stands for the checksum until `sign_parquet` has replaced it."""
+
+# Between a key and its value Thrift writes the number and type of the field, and the value's length.
+_GAP = bytes([0x18, len(BLANK)])
+
+
+def sign_parquet(path: Path) -> None:
+    """Replace the blank checksum among the metadata of a file that is complete."""
+    content = bytearray(path.read_bytes())
+    place = _find(content)
+    if place is None:
+        raise ValueError(f"{path} has no {CHECKSUM} among its metadata")
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(hashlib.sha256(content).hexdigest().encode())
+
+
+def check_parquet(path: Path, *, cure: str) -> None:
+    """Refuse a file that is not as `sign_parquet` left it.
+
+    Args:
+        path: the file.
+        cure: what to do, for the error.
+
+    Raises:
+        InputError: the file has no checksum, or was damaged or changed.
+    """
+    content = bytearray(path.read_bytes())
+    place = _find(content)
+    if place is None:
+        raise InputError(f"expected a table that mfcvae wrote, got {path} without a checksum: {cure}")
+    found = bytes(content[place : place + len(BLANK)])
+    content[place : place + len(BLANK)] = BLANK.encode()
+    if found != hashlib.sha256(content).hexdigest().encode():
+        raise InputError(
+            f"expected {path} as it was written, got a file with another checksum, so it was damaged or changed: {cure}"
+        )
+
+
+def _find(content: bytearray) -> int | None:
+    """Where the checksum begins."""
+    mark = CHECKSUM.encode() + _GAP
+    place = content.rfind(mark)
+    return None if place < 0 else place + len(mark)
