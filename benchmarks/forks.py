@@ -1,0 +1,177 @@
+"""Forks of this process that run a command each, and what counts and ends them (see kills.py)."""
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NoReturn
+
+# A process that was asked to end, or whose parent was killed, has so long.
+_PATIENCE_SECONDS = 300.0
+_CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"})
+
+
+class Counter:
+    """How many file operations a run's processes have made, and before which one they are killed."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 16)  # shared with the forks
+
+    def reset(self, kill_at: int = 0) -> None:
+        """Count from 0; 0 for no kill."""
+        self._memory[:16] = struct.pack("qq", 0, kill_at)
+
+    @property
+    def count(self) -> int:
+        """The operations so far."""
+        return int(struct.unpack("qq", self._memory[:16])[0])
+
+    def watch(self, folder: Path, *, whole_group: bool) -> None:
+        """Count this process's changes below a folder, from now on."""
+        prefix, fsync = str(folder.resolve()), os.fsync
+
+        def note() -> None:
+            count, kill_at = struct.unpack("qq", self._memory[:16])
+            self._memory[:8] = struct.pack("q", count + 1)
+            if count + 1 == kill_at:
+                os.killpg(0, signal.SIGKILL) if whole_group else os.kill(os.getpid(), signal.SIGKILL)
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            changes = event in _CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & 0o103)
+            if changes and isinstance(args[0], str | bytes | os.PathLike):
+                place = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100  # resolve() would follow links
+                if place.startswith(prefix):
+                    note()
+
+        def counted_fsync(handle: int) -> None:
+            note()
+            fsync(handle)
+
+        sys.addaudithook(hook)
+        os.fsync = counted_fsync
+
+
+def import_all() -> None:
+    """Import what a run imports, so that forks need not."""
+    import matplotlib.figure  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    import sklearn.mixture  # noqa: F401
+    import torch
+
+    import pyro_mfcvae.checks.figures
+    import pyro_mfcvae.cli.fit
+    import pyro_mfcvae.report.page
+    import pyro_mfcvae.runs.sweep  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None], log: Path) -> NoReturn:
+    """Everything that a fork does: one command."""
+    code = 1
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        os.environ.update(env)
+        from pyro_mfcvae.cli.app import main
+        from pyro_mfcvae.runs import workers
+
+        workers.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
+        prepare()
+        main(args)
+        code = 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def start(args: Sequence[str], *, ranks: int, log: Path, prepare: Callable[[], None]) -> int:
+    """Fork one process per rank, all in one group of their own; returns its number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pids: list[int] = []
+    for rank in range(ranks):
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+        env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, pids[0] if pids else 0)
+            _enter(args, env if ranks > 1 else {}, prepare, log)
+        os.setpgid(pid, pids[0] if pids else pid)
+        pids.append(pid)
+    return pids[0]
+
+
+def wait_for(group: int) -> tuple[int, bool]:
+    """Wait until all processes of a group have ended; the first failure's exit code, and whether some had to be killed.
+
+    As torchrun does, the others are asked to end when one of those that train as one has failed.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    failure, asked = 0, False
+    while members := processes(group):
+        for pid in members:
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:  # a grandchild, whose parent waits for it
+                continue
+            if ended and not failure:
+                failure = os.waitstatus_to_exitcode(status)
+                if failure and not asked and len(members) > 1:
+                    asked = True
+                    time.sleep(0.5)
+                    send(group, signal.SIGTERM)
+        if time.monotonic() > deadline:
+            send(group, signal.SIGKILL)
+            while processes(group):
+                reap(group)
+            return failure or -signal.SIGKILL, True
+        time.sleep(0.01)
+    return failure, False
+
+
+def reap(group: int) -> None:
+    """Take note of the members of a group that have ended."""
+    for pid in processes(group):
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def processes(group: int) -> list[int]:
+    """The processes of a group, those included that have ended and that nobody has waited for."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == group:
+                    found.append(int(entry.name))
+    return found
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose parent was killed, so that somebody waits for them (Linux)."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def send(group: int, signum: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signum)
