@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from fuzz_samples import Crafted, as_bytes, crafted_file, read_configuration, read_data, read_model, read_named
 
@@ -21,8 +22,6 @@ def odd_containers() -> Iterator[Crafted]:
 
 
 def _hdf5(name: str, fill: Callable[[Any], object]) -> Crafted:
-    import h5py
-
     def build(folder: Path) -> None:
         with h5py.File(folder / "secret.h5", "w") as other:
             other["images"] = np.full((4, 8, 8), 7, np.uint8)
@@ -33,38 +32,10 @@ def _hdf5(name: str, fill: Callable[[Any], object]) -> Crafted:
     return Crafted(name, build, read_data("a.h5"))
 
 
+_GREY = np.zeros((4, 8, 8), np.uint8)
+
+
 def _odd_hdf5() -> Iterator[Crafted]:
-    import h5py
-
-    grey = np.zeros((4, 8, 8), np.uint8)
-
-    def bomb(file: Any, shape: tuple[int, ...], **options: Any) -> None:
-        file.create_dataset("images", shape, "u1", **options)
-
-    def virtual(file: Any) -> None:
-        layout = h5py.VirtualLayout((4, 8, 8), "u1")
-        layout[:] = h5py.VirtualSource("secret.h5", "images", (4, 8, 8))
-        file.create_virtual_dataset("images", layout)
-
-    def references(file: Any) -> None:
-        file["images"] = grey
-        file.create_dataset("y", (4,), h5py.ref_dtype)
-
-    def texts(file: Any) -> None:
-        file["images"] = grey
-        file.create_dataset("kind", (10**9,), h5py.string_dtype(), chunks=(1_000,))
-
-    def long_text(file: Any) -> None:
-        file["images"] = grey
-        file.create_dataset("kind", data=["a" * 3_000_000] * 4, dtype=h5py.string_dtype())
-
-    def many(file: Any) -> None:
-        for number in range(3_000):
-            file[f"y{number}"] = 0
-
-    def compound(file: Any) -> None:
-        file["images"] = np.zeros(4, [("a", "u1"), ("b", "f4")])
-
     fills: dict[str, Callable[[Any], object]] = {
         "external link": lambda f: f.__setitem__("images", h5py.ExternalLink("secret.h5", "/images")),
         "external link to /etc/passwd": lambda f: f.__setitem__("images", h5py.ExternalLink("/etc/passwd", "/")),
@@ -72,7 +43,7 @@ def _odd_hdf5() -> Iterator[Crafted]:
         "external storage of /etc/passwd": lambda f: f.create_dataset(
             "images", (4, 8, 8), "u1", external="/etc/passwd"
         ),
-        "virtual data": virtual,
+        "virtual data": _virtual,
         "link to itself": lambda f: f.__setitem__("images", h5py.SoftLink("/images")),
         "links in a circle": lambda f: (
             f.__setitem__("images", h5py.SoftLink("/x")),
@@ -80,26 +51,60 @@ def _odd_hdf5() -> Iterator[Crafted]:
         ),
         "link to nothing": lambda f: f.__setitem__("images", h5py.SoftLink("/none")),
         "group in a circle": lambda f: f.create_group("images").__setitem__("again", f["images"]),
-        "10^12 items": lambda f: bomb(f, (10**12, 8, 8), chunks=(1_000, 8, 8)),
-        "10^9 empty chunks": lambda f: bomb(f, (10**9, 8, 8), chunks=(1, 8, 8)),
-        "bomb of zeros": lambda f: bomb(f, (30_000, 100, 100), chunks=(30_000, 100, 100), compression="gzip"),
-        "no items": lambda f: bomb(f, (0, 8, 8)),
+        "10^12 items": lambda f: _bomb(f, (10**12, 8, 8), chunks=(1_000, 8, 8)),
+        "10^9 empty chunks": lambda f: _bomb(f, (10**9, 8, 8), chunks=(1, 8, 8)),
+        "bomb of zeros": lambda f: _bomb(f, (30_000, 100, 100), chunks=(30_000, 100, 100), compression="gzip"),
+        "no items": lambda f: _bomb(f, (0, 8, 8)),
         "an empty value": lambda f: f.__setitem__("images", h5py.Empty("u1")),
         "a single number": lambda f: f.__setitem__("images", 3),
         "seven axes": lambda f: f.__setitem__("images", np.zeros((1,) * 7, np.uint8)),
-        "references": references,
-        "10^9 texts": texts,
-        "long texts": long_text,
-        "3,000 data sets": many,
-        "compound values": compound,
-        "float16": lambda f: f.__setitem__("images", grey.astype("f2")),
-        "float128": lambda f: f.__setitem__("images", grey.astype(np.longdouble)),
-        "big-endian": lambda f: f.__setitem__("images", grey.astype(">f4")),
-        "complex": lambda f: f.__setitem__("images", grey.astype(complex)),
+        "references": _references,
+        "10^9 texts": _texts,
+        "long texts": _long_text,
+        "3,000 data sets": _many,
+        "compound values": _compound,
+        "float16": lambda f: f.__setitem__("images", _GREY.astype("f2")),
+        "float128": lambda f: f.__setitem__("images", _GREY.astype(np.longdouble)),
+        "big-endian": lambda f: f.__setitem__("images", _GREY.astype(">f4")),
+        "complex": lambda f: f.__setitem__("images", _GREY.astype(complex)),
         "nan": lambda f: f.__setitem__("images", np.full((4, 8, 8), np.nan, np.float32)),
     }
     for name, fill in fills.items():
         yield _hdf5(f"hdf5: {name}", fill)
+
+
+def _bomb(file: Any, shape: tuple[int, ...], **options: Any) -> None:
+    file.create_dataset("images", shape, "u1", **options)
+
+
+def _virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((4, 8, 8), "u1")
+    layout[:] = h5py.VirtualSource("secret.h5", "images", (4, 8, 8))
+    file.create_virtual_dataset("images", layout)
+
+
+def _references(file: Any) -> None:
+    file["images"] = _GREY
+    file.create_dataset("y", (4,), h5py.ref_dtype)
+
+
+def _texts(file: Any) -> None:
+    file["images"] = _GREY
+    file.create_dataset("kind", (10**9,), h5py.string_dtype(), chunks=(1_000,))
+
+
+def _long_text(file: Any) -> None:
+    file["images"] = _GREY
+    file.create_dataset("kind", data=["a" * 3_000_000] * 4, dtype=h5py.string_dtype())
+
+
+def _many(file: Any) -> None:
+    for number in range(3_000):
+        file[f"y{number}"] = 0
+
+
+def _compound(file: Any) -> None:
+    file["images"] = np.zeros(4, [("a", "u1"), ("b", "f4")])
 
 
 def _odd_tables() -> Iterator[Crafted]:
