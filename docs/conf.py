@@ -45,6 +45,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars of other packages warn about the build's machine
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
