@@ -182,6 +182,7 @@ def given(document: Path) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ArviZ uses what Matplotlib 3.11 deprecates
 @pytest.mark.parametrize(
     "document",
     [

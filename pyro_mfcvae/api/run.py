@@ -16,13 +16,13 @@ from lightning_fabric.loggers.logger import Logger
 
 from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
 from pyro_mfcvae.api.model_files import load_pair_file
-from pyro_mfcvae.config.auto import choose_settings
+from pyro_mfcvae.config.auto import choose_settings, configure_auto
 from pyro_mfcvae.config.build import adapt_epochs
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import load_preset, override, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS, DatasetInfo
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
-from pyro_mfcvae.data.images import Split, validate_images
+from pyro_mfcvae.data.images import Split, as_size, resize_all, validate_images
 from pyro_mfcvae.data.labels import read_labels
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(self, path: str | Path, *, data: Any = None) -> None:
         self.folder = RunFolder.open(Path(path).expanduser())
-        self._data = None if data is None else as_dataset(data)
+        self._data = None if data is None else as_dataset(data, form=self.config.data)
 
     @property
     def path(self) -> Path:
@@ -105,7 +105,7 @@ class Run:
         """
         import pyarrow as pa
 
-        dataset = as_dataset(data, root=root, seed=self.config.seed)
+        dataset = as_dataset(data, form=self.config.data, root=_path_or_none(root), seed=self.config.seed)
         lowest = lowest_alike(self.folder.assignments_path)
         assigner = Assigner(self.pair, self.grouping, thumbnails=False, lowest=lowest)
         splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
@@ -196,13 +196,18 @@ def fit(
         loggers: of Lightning Fabric's interface, such as its TensorBoardLogger and CSVLogger, or W&B's and MLflow's.
     """
     named = isinstance(data, str | Path)
+    if named and labels:
+        raise InputError("expected labels with an array only, got them with a path: they are read from its files")
     name, changes = str(data) if named else _ARRAY, dict(settings or {})
     folder = RunFolder.new(Path(out).expanduser() if out is not None else _new_folder(Path(name).stem))
     source = name if not named or name in DATASETS else str(Path(data).expanduser().resolve())
-    if takes_auto(preset, name):
+    if takes_auto(preset, name) and named:
+        config, dataset, _ = configure_auto(name, [_as_toml(*change) for change in changes.items()], None)
+    elif takes_auto(preset, name):
         number = changes.pop("facets.number", len(changes.get("facets.num_clusters", (None, None))))
         texts, seed = [_as_toml(*change) for change in changes.items()], int(changes.get("seed", 0))
-        dataset = as_dataset(data, labels=labels, seed=seed)
+        images = override(Config(data=DataConfig(source=source)), [s for s in texts if s.startswith("data.")]).data
+        dataset = as_dataset(data, labels=labels, form=images)
         chosen = choose_settings(dataset.train.images, source=source, num_facets=number, settings=texts, seed=seed)
         config = chosen.config
     else:
@@ -210,7 +215,7 @@ def fit(
         made_for = DATASETS[config.data.source].num_items if config.data.source in DATASETS else None
         config = replace(config, data=replace(config.data, source=source))
         config = override(config, [_as_toml(*change) for change in changes.items()])
-        dataset = as_dataset(data, labels=labels, seed=config.seed)
+        dataset = as_dataset(data, labels=labels, seed=config.seed, form=config.data)
         if made_for and len(dataset.train) != made_for and "training.epochs" not in changes:
             config = adapt_epochs(config, made_for=made_for, num_items=len(dataset.train))
     _train(config, folder, dataset, device=device, verbose=verbose, loggers=loggers)
@@ -224,17 +229,17 @@ def load(path: str | Path) -> MFCVAE:
 
 
 def as_dataset(
-    data: Any, *, labels: Mapping[str, Any] | None = None, root: str | Path | None = None, seed: int = 0
+    data: Any, *, form: DataConfig, labels: Mapping[str, Any] | None = None, root: Path | None = None, seed: int = 0
 ) -> Dataset:
-    """A data set out of whatever `fit` takes; all items of an array train and are scored."""
+    """A data set out of whatever `fit` takes, its images in a form; all items of an array train and are scored."""
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        if labels:
-            raise InputError("expected labels with an array only, got them with a path: they are read from its files")
-        return load_dataset(str(data), root=_path_or_none(root), seed=seed)
+        return load_dataset(str(data), root=root, seed=seed, size=form.size, fit=form.fit)
     array = np.asarray(to_array(data))
     items = validate_images(array) if is_image_array(array) else to_tensor(array)
+    if form.size is not None and items.ndim == 4:
+        items = resize_all(items, as_size(form.size), form.fit, source=_ARRAY)
     arrays = {name: np.asarray(to_array(values)) for name, values in (labels or {}).items()}
     found = read_labels(
         {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in arrays.items()},
@@ -243,14 +248,13 @@ def as_dataset(
     )
     if found.notes:
         raise InputError(f"expected labels that can be read, but {found.notes[0]}: convert them to one number per item")
-    read = found.sets
-    split = Split(items, read)
+    split = Split(items, found.sets)
     info = DatasetInfo(
         name=_ARRAY,
         description="an array in memory",
         event_shape=tuple(items.shape[1:]),
         likelihood=None,
-        label_names=tuple(read),
+        label_names=tuple(found.sets),
         split="all items serve for training and scoring",
         num_items=len(items),
         read=lambda root, seed: (split, split),
@@ -282,6 +286,8 @@ def _as_toml(key: str, value: Any) -> str:
     if value is None:
         return f"{key}=none"  # TOML has no word for it
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if plain is None:
+        return f"{key}=none"
     return tomli_w.dumps({"value": list(plain) if isinstance(plain, tuple) else plain}).replace("value", key, 1).strip()
 
 

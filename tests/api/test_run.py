@@ -5,6 +5,7 @@ import pytest
 import torch
 from command_line import TINY, make_images, save_data
 from lightning_fabric.loggers import CSVLogger
+from PIL import Image
 
 import pyro_mfcvae
 from pyro_mfcvae import InputError, Run, fit, load
@@ -116,3 +117,30 @@ def test_labels_need_an_array(place: Path) -> None:
     save_data(place / "again.npz", make_images())
     with pytest.raises(InputError, match="expected labels with an array only"):
         fit("again.npz", labels={"y": [1]}, settings=SETTINGS)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_photos_of_several_sizes_are_fitted_by_auto_assigned_and_go_on(place: Path) -> None:
+    for folder, sides in (("photos", (10, 14)), ("others", (9, 17))):
+        Path(folder).mkdir()
+        for n in range(20):
+            pixels = np.random.default_rng(n).integers(256, size=(sides[n % 2], 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"{folder}/{n}.png")
+    short = {"schedule.scale": 0.005, "data.size": 8}
+    run = fit("photos", settings=short, verbose=False)
+    assert run.pair.model.event_shape == (3, 8, 8)
+    assert len(run.assign("others")) == 20
+    epochs = run.summary["epochs"]
+    assert run.continue_(epochs=1, verbose=False).summary["epochs"] > epochs
+    mixed = fit("photos", settings={"schedule.scale": 0.005}, verbose=False)
+    assert (mixed.config.data.size, mixed.pair.model.event_shape) == (32, (3, 32, 32))
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_an_array_is_brought_to_a_size_as_well() -> None:
+    images = make_images()
+    run = fit(images, settings={**SETTINGS, "data.size": 4}, verbose=False)
+    assert run.pair.model.event_shape == (1, 4, 4)
+    epochs = run.summary["epochs"]
+    again = Run(run.path, data=images).continue_(epochs=1, verbose=False)
+    assert again.summary["epochs"] == epochs + 1
