@@ -74,10 +74,10 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is not a file with an end, such as a pipe or a device.
+    """Refuse anything but a regular file, such as a pipe or a device, which may never end.
 
     Raises:
-        InputError: the path is none, or cannot be looked at.
+        InputError: the path is not a regular file, or cannot be examined.
     """
     if not path.is_file():
         raise InputError(

@@ -82,7 +82,7 @@ def _check_mixture(mixture: Mixture, facet: Facet) -> None:
 
 
 def _check_component_draws(mixture: Mixture) -> None:
-    """E_p[q / p] = 1 for a density q that is narrower than p: for every cluster, and so its draws fit its density."""
+    """The draws of every cluster fit its density p: their mean of q / p is 1 for a density q narrower than p."""
     c = torch.arange(mixture.num_clusters)
     z = mixture.component(c.expand(_NUM_DRAWS, -1)).sample()
     low, middle, high = z.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)
