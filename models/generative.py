@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -63,7 +64,7 @@ class MultiFacetModel(StoredModule):
         InputError: priors and decoder have different facets.
     """
 
-    priors: PriorList
+    priors: Sequence[FacetPrior]
     alpha: Tensor
     beta: Tensor
 
@@ -87,7 +88,7 @@ class MultiFacetModel(StoredModule):
             )
         self.token = next(_tokens)
         self.num_guides = 0
-        self.priors = PriorList(priors)
+        self.priors = PriorList(priors)  # type: ignore[assignment]
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
@@ -174,7 +175,9 @@ class MultiFacetModel(StoredModule):
     @property
     def global_sites(self) -> list[str]:
         """Names of the sites of `sample_globals`."""
-        return [global_site(name, j) for j, names in enumerate(self.priors.theta_names) for name in names]
+        return [
+            global_site(name, j) for j, names in enumerate(cast(PriorList, self.priors).theta_names) for name in names
+        ]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
         """Where a guide over the `global_sites` of some facets (or all) may start: the priors' own points."""
@@ -187,7 +190,7 @@ class MultiFacetModel(StoredModule):
             raise InputError(f"expected values of {missing}, got none: after another prior is set, build a new guide")
         return [
             prior({name: values[global_site(name, j)] for name in names})
-            for j, (prior, names) in enumerate(zip(self.priors, self.priors.theta_names, strict=True))
+            for j, (prior, names) in enumerate(zip(self.priors, cast(PriorList, self.priors).theta_names, strict=True))
         ]
 
     @pyro_method

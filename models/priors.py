@@ -1,7 +1,8 @@
 """The contract of a facet's prior p(c_j) p(z_j | c_j), and the prior without clusters."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -86,22 +87,20 @@ class PriorList(PyroModuleList):
     """The priors of all facets, shallowest first; ``priors[j] = other`` replaces one by another of the same facet."""
 
     def __init__(self, priors: Sequence[FacetPrior]) -> None:
-        super().__init__(priors)
+        super().__init__(priors)  # type: ignore[no-untyped-call]
         self._read_names()
 
-    def __iter__(self) -> Iterator[FacetPrior]:
-        return super().__iter__()  # type: ignore[no-any-return]
-
-    def __setitem__(self, j: int, prior: FacetPrior) -> None:
-        if prior.facet != self[j].facet:
-            raise InputError(f"expected a prior of {self[j].facet}, got one of {prior.facet}: build it for that facet")
+    def __setitem__(self, j: int, prior: nn.Module) -> None:
+        facet, own = self[j].facet, getattr(prior, "facet", None)
+        if own != facet:
+            raise InputError(f"expected a prior of {facet}, got one of {own}: build it for that facet")
         super().__setitem__(j, prior)
         # PyroModule removes what it replaces before it adds the new module, which would then come last.
         self._modules = dict(sorted(self._modules.items(), key=lambda item: int(item[0])))
         self._read_names()
 
     def _read_names(self) -> None:
-        self.theta_names = [list(prior.hyperprior()) for prior in self]
+        self.theta_names = [list(prior.hyperprior()) for prior in cast(Sequence[FacetPrior], self)]
         """The names in every prior's `hyperprior`, which is not built at each call to read them."""
 
 
