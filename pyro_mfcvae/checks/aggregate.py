@@ -168,7 +168,8 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=HOLES,
             value=max(holes - 0.05, 0.0),
             p_value=p_holes,
-            advice="Images drawn from there show nothing that the data have: draw with a temperature below 1.",
+            advice="Some z of the prior lie where no data are; images drawn from there can look like none of yours: "
+            "draw with a temperature below 1.",
             facet=j,
         ),
     ]

@@ -86,8 +86,8 @@ def check_predictions(data: CheckData) -> list[Check]:
             _judge(
                 replace(REPLICATED, name=f"replicated {name}"),
                 found,
-                f"Replications have {'more' if shift > 0 else 'less'} {name} than the data, or another spread of it: "
-                "the likelihood draws what the data do not have.",
+                f"Items that the model draws have {'more' if shift > 0 else 'less'} {name} than yours, or another "
+                "spread of it: the likelihood's noise is not that of your items. Clusters can still be right.",
                 {"statistic": name, "shift": shift, "p_value": _bayesian_p_value(observed, data.replicated[name])},
             )
         )
