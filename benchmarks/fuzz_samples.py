@@ -63,7 +63,7 @@ def read_data(name: str) -> Callable[[Path], object]:
         from pyro_mfcvae.data.datasets import load_dataset
 
         data = load_dataset(folder / name)
-        return [int(split.images.flatten()[:1000].sum()) for split in (data.train, data.test)], repr(data)
+        return [int(split.images.flatten()[:1000].nan_to_num().sum()) for split in (data.train, data.test)], repr(data)
 
     return read
 

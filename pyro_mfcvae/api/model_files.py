@@ -32,7 +32,7 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError) as error:
         raise InputError(f"expected safetensors in {source}, got something else ({error}): save it again") from None
-    metadata = header.get("__metadata__", {})
+    metadata = header.get("__metadata__") or {}
     if not {"recipe", "event_shape"} <= metadata.keys():
         raise InputError(
             f"expected what pair.save wrote in {source}, got tensors that do not say how their model is built: give "

@@ -147,7 +147,8 @@ def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> Dataset
         raise InputError(f"expected the path of data, got {str(name_or_path)!r}: {error}") from None
     if not exists:
         raise InputError(
-            f"no data set, file or folder is called '{name_or_path}'; known data sets are {', '.join(DATASETS)}, and "
+            f"no data set, file or folder is called {str(name_or_path)!r}; known data sets are "
+            f"{', '.join(DATASETS)}, and "
             "the path of an .npz, .npy, .h5, .csv or .parquet file or of a folder of images works too"
         )
     reader = partial(read_image_folder, size=size, fit=fit) if path.is_dir() else _READERS.get(path.suffix.lower())

@@ -106,5 +106,6 @@ def reading(path: Path, cure: str) -> Iterator[None]:
 
 def unreadable(path: Path, error: BaseException, cure: str) -> InputError:
     """The one line for a file that a reader failed on."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    words = "".join(letter if letter.isprintable() else " " for letter in str(error)).split()
+    reason = " ".join(words)[:200] or type(error).__name__
     return InputError(f"expected a file that can be read, got {path}: cannot read it ({reason}); {cure}")

@@ -123,7 +123,7 @@ def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
 
 
 def _in_memory(array: NDArray[np.generic]) -> Tensor:
-    return validate_items(np.array(array))
+    return validate_items(np.array(array) if array.dtype.kind in "biuf" else array)  # texts of no length grow
 
 
 def _named(path: Path, array: str, error: InputError) -> InputError:
@@ -282,7 +282,8 @@ def _read_texts(item: "h5py.Dataset", path: Path) -> NDArray[np.generic]:
     if item.ndim != 1:
         return np.zeros((0, 0, 0))
     texts: list[str] = []
-    num_bytes = 0
+    num_bytes = 8 * len(item)
+    check_bytes(num_bytes, path, packed_bytes=item.id.get_storage_size())
     for start in range(0, len(item), 1_000):  # a file can point to one long text a million times
         part = item.asstr(errors="backslashreplace")[start : start + 1_000].tolist()
         num_bytes = max(num_bytes, 4 * max(map(len, part)) * len(item))

@@ -46,7 +46,7 @@ def read_parquet(path: Path) -> Loaded:
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
         # A column of one value takes next to nothing in the file, and eight bytes a row in memory.
-        check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path)
+        check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path, packed_bytes=path.stat().st_size)
         return _split_of(file.read(), path)
 
 
