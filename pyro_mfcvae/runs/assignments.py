@@ -10,7 +10,7 @@ item it is, ``evidence`` how well the model describes it (log p(x, z) - log q(z 
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -201,7 +201,11 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
     if format not in FORMATS:
         raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
     write_parquet = partial(_write_parquet, model=model)
-    write = {"csv": _write_csv, "parquet": write_parquet, "jsonl": _write_jsonl}[format]
+    write: Callable[[Iterator["pa.Table"], Path], None] = {
+        "csv": _write_csv,
+        "parquet": write_parquet,
+        "jsonl": _write_jsonl,
+    }[format]
     num_rows = 0
 
     def counted() -> Iterator["pa.Table"]:
