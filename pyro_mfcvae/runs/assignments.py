@@ -200,12 +200,8 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
     """
     if format not in FORMATS:
         raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
-    write_parquet = partial(_write_parquet, model=model)
-    write: Callable[[Iterator["pa.Table"], Path], None] = {
-        "csv": _write_csv,
-        "parquet": write_parquet,
-        "jsonl": _write_jsonl,
-    }[format]
+    text: dict[str, Callable[..., None]] = {"csv": _write_csv, "jsonl": _write_jsonl}
+    write = text.get(format, partial(_write_parquet, model=model))
     num_rows = 0
 
     def counted() -> Iterator["pa.Table"]:
