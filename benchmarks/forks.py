@@ -21,29 +21,29 @@ _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.trun
 
 
 class Counter:
-    """How many file operations a run's processes have made, and before which one they are killed."""
+    """How many file operations a run's processes have made, and before which one something is done to them."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 16)  # shared with the forks
 
-    def reset(self, kill_at: int = 0) -> None:
-        """Count from 0; 0 for no kill."""
-        self._memory[:16] = struct.pack("qq", 0, kill_at)
+    def reset(self, chosen: int = 0) -> None:
+        """Count from 0; the chosen operation is the n-th, or none for 0."""
+        self._memory[:16] = struct.pack("qq", 0, chosen)
 
     @property
     def count(self) -> int:
         """The operations so far."""
         return int(struct.unpack("qq", self._memory[:16])[0])
 
-    def watch(self, folder: Path, *, whole_group: bool) -> None:
-        """Count this process's changes below a folder, from now on."""
+    def watch(self, folder: Path, *, at: Callable[[], None]) -> None:
+        """Count this process's changes below a folder, from now on; just before the chosen one, call ``at``."""
         prefix, fsync = str(folder.resolve()), os.fsync
 
         def note() -> None:
-            count, kill_at = struct.unpack("qq", self._memory[:16])
+            count, chosen = struct.unpack("qq", self._memory[:16])
             self._memory[:8] = struct.pack("q", count + 1)
-            if count + 1 == kill_at:
-                os.killpg(0, signal.SIGKILL) if whole_group else os.kill(os.getpid(), signal.SIGKILL)
+            if count + 1 == chosen:
+                at()
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             changes = event in _CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & 0o103)

@@ -173,7 +173,7 @@ class Killer:
     def _start(self, args: Sequence[str], out: str, *, whole_group: bool = True) -> int:
         def prepare() -> None:
             os.chdir(self.folder)
-            self.counter.watch(self.folder / out, whole_group=whole_group)
+            self.counter.watch(self.folder / out, at=lambda: _kill(whole_group=whole_group))
 
         log = self.folder / f"log-{out}"
         return start(args, ranks=self.scenario.ranks, log=log, prepare=prepare)
@@ -200,6 +200,14 @@ class Killer:
             outcome.failures.append(f"{when}: exit code {failure}, other {different}, left {temporary}: {last}")
         elif place.exists():
             shutil.rmtree(place)
+
+
+def _kill(*, whole_group: bool) -> None:
+    """SIGKILL to this process, or to all of its group."""
+    if whole_group:
+        os.killpg(0, signal.SIGKILL)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def measure_kills(folder: Path, *, random: int, chosen: int, only: Sequence[str] = ()) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python benchmarks/reliability.py [PART …]
 
 Parts: ``kills`` (60 random and 60 chosen ones), ``fuzz`` (3,000 mutated and some 380 crafted inputs), ``memory`` (half
-an hour of training, 2,000 calls of assign). Each part that has ended is written into results/reliability.json.
+an hour of training, 2,000 calls of assign), ``disk`` (a full disk at every write). Each part that has ended is written
+into results/reliability.json.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forks of a process with threads would wait for them
 
+from disk_full import measure_full_disks
 from fuzz import fuzz, try_crafted
 from fuzz_crafted import crafted
 from fuzz_samples import data_samples, run_samples
@@ -40,11 +42,13 @@ def measure_fuzz(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["kills", "fuzz", "memory"], metavar="PART")
+    parser.add_argument("parts", nargs="*", default=["kills", "fuzz", "memory", "disk"], metavar="PART")
     for part in parser.parse_args().parts:
         with tempfile.TemporaryDirectory() as name:
             if part == "kills":
                 figures = measure_kills(Path(name), random=60, chosen=60)
+            elif part == "disk":
+                figures = measure_full_disks(Path(name))
             else:
                 figures = measure_fuzz(Path(name)) if part == "fuzz" else measure_memory()
         report = json.loads(RESULT.read_text()) if RESULT.is_file() else {}

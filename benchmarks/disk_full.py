@@ -1,0 +1,157 @@
+"""A disk that is full from some write of a command on: one line, exit code 2, and the same bits once there is room.
+
+`reliability.py` runs this as its part ``disk``. Two ways: the limit on the size of files (RLIMIT_FSIZE) falls to 0 just
+before the n-th file operation of the command, for every n; and, for root, a small tmpfs has so many blocks left. A
+command is a fork of this process, see `forks.py`.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from forks import Counter, import_all, start, wait_for
+from kills import SCENARIOS
+from run_differences import differences, leftovers
+
+_BLOCK = 4096
+# What looks at a run and writes into its folder, {}.
+_COMMANDS = (
+    ("assign", "{}", "data.npz", "--out", "{}/table.csv"),
+    ("assign", "{}", "--format", "parquet"),
+    ("assign", "{}", "--format", "jsonl"),
+    ("report", "{}"),
+    ("evaluate", "{}"),
+    ("sample", "{}"),
+    ("check", "{}", "--items", "100", "--draws", "30"),
+)
+
+
+@dataclass
+class Tally:
+    """What became of the commands on a full disk."""
+
+    full: int = 0
+    unharmed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, int]:
+        """The same for JSON."""
+        return {"full disks": self.full, "nothing to write": self.unharmed, "failures": len(self.failures)}
+
+
+class Disk:
+    """Runs commands in a folder, with and without room."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.counter = folder, Counter()
+        self._pipe = folder / "log"
+        os.mkfifo(self._pipe)  # no limit on the size of files holds for it
+        self._end = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
+
+    def run(self, args: Sequence[str], watched: Path, *, full_at: int = 0) -> tuple[int, str]:
+        """The exit code and the output of a command; no file grows any more from its n-th file operation on."""
+
+        def prepare() -> None:
+            os.chdir(self.folder)
+            self.counter.watch(watched, at=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+
+        self.counter.reset(full_at)
+        code, _ = wait_for(start(args, ranks=1, log=self._pipe, prepare=prepare))
+        try:
+            return code, os.read(self._end, 1 << 16).decode(errors="replace")
+        except BlockingIOError:
+            return code, ""
+
+    def judge(self, tally: Tally, name: str, code: int, output: str) -> bool:
+        """Whether a command has failed as it should; notes it otherwise."""
+        told = [line for line in output.splitlines() if line.startswith("mfcvae: ")]
+        if code == 0:
+            tally.unharmed += 1
+            return False
+        tally.full += 1
+        if code != 2 or len(told) != 1 or "Traceback" in output or "Error" in output:
+            tally.failures.append(f"{name}: exit code {code}: {output[-1500:]}")
+        return True
+
+
+def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
+    """The command that a user gives once there is room, and whether the run is that of a disk with room."""
+    fit = SCENARIOS[0]
+    args = fit.go_on(str(place))
+    code, output = disk.run(args, place)
+    wrong = differences(place, disk.folder / "whole") + leftovers(place)
+    if code or wrong:
+        tally.failures.append(f"{name}, repeated: exit code {code}, {wrong}: {output[-1500:]}")
+
+
+def _fill_at_operations(disk: Disk, tally: Tally) -> None:
+    """`mfcvae fit`, with no room from each of its file operations on."""
+    fit, whole = SCENARIOS[0], disk.folder / "whole"
+    code, output = disk.run(fit.begin(str(whole)), whole)
+    if code:
+        raise RuntimeError(output)
+    for number in range(1, disk.counter.count + 1):
+        place = disk.folder / f"run-{number}"
+        code, output = disk.run(fit.begin(str(place)), place, full_at=number)
+        if disk.judge(tally, f"file operation {number}", code, output):
+            _repeat(disk, tally, f"file operation {number}", place)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _fill_tmpfs(disk: Disk, tally: Tally) -> None:
+    """`mfcvae fit` on a file system with so many blocks left, from none to enough."""
+    fit, mount = SCENARIOS[0], disk.folder / "tmpfs"
+    mount.mkdir()
+    blocks = 1
+    while True:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={blocks * _BLOCK}", "tmpfs", mount], check=True)
+        try:
+            place = mount / "run"
+            code, output = disk.run(fit.begin(str(place)), place)
+            if not disk.judge(tally, f"{blocks} blocks", code, output):
+                return
+            subprocess.run(["mount", "-o", "remount,size=64m", mount], check=True)
+            _repeat(disk, tally, f"{blocks} blocks", place)
+        finally:
+            subprocess.run(["umount", mount], check=True)
+        blocks += 1
+
+
+def _fill_commands(disk: Disk, tally: Tally) -> None:
+    """The other commands, with no room from each of their file operations on; the second try must succeed."""
+    for number, command in enumerate(_COMMANDS):
+        place = disk.folder / f"looked-at-{number}"
+        shutil.copytree(disk.folder / "whole", place)
+        args = [part.format(place) for part in command]
+        code, output = disk.run(args, place)
+        if code:
+            tally.failures.append(f"{args}: with room, exit code {code}: {output[-1500:]}")
+        for at in range(1, disk.counter.count + 1):
+            shutil.rmtree(place)
+            shutil.copytree(disk.folder / "whole", place)
+            code, output = disk.run(args, place, full_at=at)
+            if disk.judge(tally, f"{command[0]}, file operation {at}", code, output) and leftovers(place):
+                tally.failures.append(f"{command[0]}, file operation {at}: left {leftovers(place)}")
+
+
+def measure_full_disks(folder: Path) -> dict[str, Any]:
+    """A full disk at every write of `fit`, both ways, and of the other commands."""
+    import_all()
+    images = np.random.default_rng(0).integers(256, size=(60, 6, 6), dtype=np.uint8)
+    np.savez(folder / "data.npz", images=images, y=np.arange(60) % 2)
+    disk, report = Disk(folder), {}
+    parts: dict[str, Callable[[Disk, Tally], None]] = {"fit": _fill_at_operations, "other commands": _fill_commands}
+    if os.geteuid() == 0:
+        parts["fit on a small tmpfs"] = _fill_tmpfs
+    for name, part in parts.items():
+        tally = Tally()
+        part(disk, tally)
+        report[name] = tally.record()
+        print(name, tally.record(), *tally.failures, sep="\n", flush=True)
+    return report
