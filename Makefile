@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 # A process for each core, of one thread each: what is tested is small, and threads that wait for each other cost more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test slow lint docs gpu
+.PHONY: demo test slow lint docs gpu wheel sbom
 
 demo: $(INSTALLED)
 	$(BIN)/mfcvae fit
@@ -21,6 +21,15 @@ gpu: $(INSTALLED)
 
 docs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# dist/ gets the same bytes for one commit and one release of setuptools.
+wheel: $(INSTALLED)
+	.ci/wheel $(CURDIR)/$(BIN)/python dist
+
+# What is installed in .venv, as CycloneDX.
+sbom: $(INSTALLED)
+	mkdir -p dist
+	$(BIN)/python .ci/sbom.py >dist/sbom.json
 
 # mypy reads an installed copy, because it cannot follow the editable mapping of models/ and guides/. build/ goes first:
 # setuptools would put modules that are long deleted, but still lie there, into the copy.
