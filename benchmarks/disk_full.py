@@ -76,7 +76,7 @@ class Disk:
             return False
         tally.full += 1
         if code != 2 or len(told) != 1 or "Traceback" in output or "Error" in output:
-            tally.failures.append(f"{name}: exit code {code}: {output[-1500:]}")
+            tally.failures.append(f"{name}: exit code {code}: {output[-600:]}")
         return True
 
 
@@ -87,7 +87,7 @@ def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
     code, output = disk.run(args, place)
     wrong = differences(place, disk.folder / "whole") + leftovers(place)
     if code or wrong:
-        tally.failures.append(f"{name}, repeated: exit code {code}, {wrong}: {output[-1500:]}")
+        tally.failures.append(f"{name}, repeated: exit code {code}, {wrong}: {output[-600:]}")
 
 
 def _fill_at_operations(disk: Disk, tally: Tally) -> None:
@@ -131,7 +131,7 @@ def _fill_commands(disk: Disk, tally: Tally) -> None:
         args = [part.format(place) for part in command]
         code, output = disk.run(args, place)
         if code:
-            tally.failures.append(f"{args}: with room, exit code {code}: {output[-1500:]}")
+            tally.failures.append(f"{args}: with room, exit code {code}: {output[-600:]}")
         for at in range(1, disk.counter.count + 1):
             shutil.rmtree(place)
             shutil.copytree(disk.folder / "whole", place)

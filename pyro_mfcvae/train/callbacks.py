@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from lightning_fabric.loggers.logger import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pyro_mfcvae.train.event_file import EventFile
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -155,6 +155,16 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+class Logger(Protocol):
+    """What is used of a logger."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take the numbers of a step."""
+
+    def save(self) -> None:
+        """Write what was taken."""
+
+
 class LoggerCallback:
     """Gives every epoch's record to a logger of Lightning Fabric's interface: those of W&B and MLflow have it as well.
 
@@ -182,11 +192,4 @@ class LoggerCallback:
 
 def log_to_tensorboard(folder: Path) -> LoggerCallback:
     """Events for TensorBoard. Needs the extra ``log``."""
-
-    def open_logger(step: int) -> Logger:
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        # An epoch is written at the step that it ends with: the last one to be kept is at ``step``.
-        return TensorBoardLogger(folder, name="", version="", purge_step=step + 1)
-
-    return LoggerCallback(open_logger)
+    return LoggerCallback(lambda step: EventFile(folder, step))

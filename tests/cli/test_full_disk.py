@@ -1,29 +1,16 @@
-"""No file may grow over a limit: what a full disk does to a command."""
+"""What a full disk does to a command."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from command_line import TINY, Run, names
+from full_disks import full_disk
 
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.safety.tensor_files import read_tensors
 
-resource = pytest.importorskip("resource", reason="this system has no limit on the size of files")
 pytestmark = pytest.mark.usefixtures("place")
-
-
-@contextmanager
-def full_disk(num_bytes: int = 0) -> Iterator[None]:
-    """Writing a file beyond so many bytes fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(

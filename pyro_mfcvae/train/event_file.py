@@ -1,0 +1,56 @@
+"""Numbers for TensorBoard, written by the calling thread.
+
+TensorBoard's own writer writes in a thread, whose traceback a full disk prints on the terminal.
+"""
+
+import os
+import socket
+import time
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pyro_mfcvae.atomic_io import naming
+
+_numbers = count()
+
+
+class EventFile:
+    """A file of events in TensorBoard's format. Its folder is made with the first events. Needs the extra ``log``.
+
+    Args:
+        folder: of the run's event files.
+        step: the number of steps behind the training: TensorBoard forgets what earlier files have of later steps.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self._path = folder / name
+        self._buffer = BytesIO()
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log={"status": "START"})  # an epoch is written at the step it ends with
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take the numbers of a step; `save` writes them."""
+        values = [{"tag": name, "simple_value": value} for name, value in metrics.items()]
+        self._write(step=step, summary={"value": values})
+
+    def save(self) -> None:
+        """Write what was taken.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with naming(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(self._buffer.getvalue())
+        self._buffer = BytesIO()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event = Event(wall_time=time.time(), **fields)
+        RecordWriter(self._buffer).write(event.SerializeToString())
