@@ -42,6 +42,7 @@ MOST_ARGUMENTS = 8
 TESTS_OF_THE_WHOLE = {
     "explore/browser",
     "report/browser",
+    "full_disk",
     "snippets",
     "documentation",
     "draws/arviz_versions",

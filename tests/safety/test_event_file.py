@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from full_disks import full_disk
 
-from pyro_mfcvae.train.event_file import EventFile
+from pyro_mfcvae.safety.event_file import EventFile
 
 pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
 
