@@ -1,1 +1,1 @@
-"""What keeps runs whole: one process per folder, stops after whole steps, files of tensors with checksums, event files."""
+"""What keeps runs whole: one process per folder, stops after whole steps, tensors with checksums, event files."""
