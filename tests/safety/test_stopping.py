@@ -1,8 +1,17 @@
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from command_line import TINY, make_images, save_data
 
 from pyro_mfcvae.safety.stopping import StoppedError, stop_after_step, stop_on_signals
+from pyro_mfcvae.safety.tensor_files import read_tensors
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -37,3 +46,65 @@ def test_an_ignored_signal_stays_ignored() -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def processes_of(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):  # it has ended meanwhile
+                state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(its_session) == session and state != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
+    """Whether it comes to be so within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return is_so()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="this system does not list its processes in /proc")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+def test_a_signal_ends_all_processes_of_a_command_with_the_steps_saved(
+    tmp_path: Path, command: str, name: str, code: int
+) -> None:
+    data = save_data(tmp_path / "data.npz", make_images())
+    several = ["--seeds", "3", "--workers", "2"] if command == "sweep" else []
+    args = [command, "--data", data, "--out", "run", *several, "--set", *TINY, "training.epochs=5000"]
+    runs = [tmp_path / "run" / seed for seed in ("seed-0", "seed-1")] if several else [tmp_path / "run"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyro_mfcvae", *args],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        checkpoints = [run / "checkpoint/training.safetensors" for run in runs]
+        assert wait_until(lambda: all(path.is_file() for path in checkpoints), 120), (tmp_path / "log").read_text()
+        if name == "SIGINT":  # a terminal sends it to all of them
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(getattr(signal, name))
+        assert process.wait(15) == code, (tmp_path / "log").read_text()
+        assert wait_until(lambda: not processes_of(process.pid), 10)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("mfcvae: ")]
+    assert told == [f"mfcvae: stopped by {name}; a fit goes on with --resume --out DIR, a sweep with --out DIR"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    for run in runs:
+        _, metadata = read_tensors(run / "checkpoint/training.safetensors", "epoch")
+        assert int(metadata["epoch"]) >= 1
+        assert not list(run.rglob(".*"))
+    assert not (tmp_path / "run/seed-2").exists()
