@@ -281,10 +281,15 @@ def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on
 
 
 def _describe(config: Config, dataset: "Dataset") -> str:
+    from pyro_mfcvae.config.build import build_schedule
+    from pyro_mfcvae.infer.schedule import steps_per_epoch
+
+    per_epoch = steps_per_epoch(len(dataset.train), config.training.batch_size)
+    epochs = [steps // per_epoch for steps in build_schedule(config, per_epoch).stage_steps]
     shape = " × ".join(map(str, dataset.event_shape))
     labels = f"labels {' and '.join(dataset.train.labels)}" if dataset.train.labels else "no labels"
     clusters = " and ".join(map(str, config.facets.num_clusters))
     return (
         f"{dataset.name}: {len(dataset.train)} items of shape {shape}, {labels}, {len(config.facets.num_clusters)} "
-        f"facets of {clusters} clusters, {' and '.join(map(str, config.stage_epochs))} epochs"
+        f"facets of {clusters} clusters, {' and '.join(map(str, epochs))} epochs"
     )

@@ -36,6 +36,13 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     check_scores(out, summary)
 
 
+def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
+    code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY, "schedule.scale=0.5")
+    assert code == 0
+    assert out.splitlines()[0].endswith("2 facets of 4 and 3 clusters, 1 and 1 epochs")
+    assert "epoch 2/2 " in out
+
+
 @pytest.mark.usefixtures("fitted")
 def test_fit_writes_tensorboard_events() -> None:
     pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
@@ -68,7 +75,7 @@ def test_a_wrong_option_of_a_setting_suggests_the_nearest(mfcvae: Run) -> None:
     [
         ([], (468, 780)),  # the demo's 3 and 5 epochs of 20,000 items are 468 and 780 batches; 80 items are one
         (["training.batch_size=40"], (750, 1250)),
-        (["training.epochs=[2, 7]"], (2, 7)),
+        (["training.epochs=[500, 900]"], (500, 900)),
     ],
 )
 def test_data_of_another_size_get_as_many_steps(
