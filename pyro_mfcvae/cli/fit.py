@@ -1,5 +1,6 @@
 """Training on the command line: ``mfcvae fit | sweep``."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -281,11 +282,8 @@ def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on
 
 
 def _describe(config: Config, dataset: "Dataset") -> str:
-    from pyro_mfcvae.config.build import build_schedule
-    from pyro_mfcvae.infer.schedule import steps_per_epoch
-
-    per_epoch = steps_per_epoch(len(dataset.train), config.training.batch_size)
-    epochs = [steps // per_epoch for steps in build_schedule(config, per_epoch).stage_steps]
+    # As `ProgressiveSchedule.stretched` rounds them.
+    epochs = [math.ceil(round(epochs * config.schedule.scale, 6)) for epochs in config.stage_epochs]
     shape = " × ".join(map(str, dataset.event_shape))
     labels = f"labels {' and '.join(dataset.train.labels)}" if dataset.train.labels else "no labels"
     clusters = " and ".join(map(str, config.facets.num_clusters))
