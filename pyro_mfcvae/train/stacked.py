@@ -147,8 +147,10 @@ class StackedTraining:
         first = next((s for s in range(len(self.trainings)) if s not in self.failures), None)
         if first is None:
             return
-        if fitted := turns[first][0]:  # the same in all
+        fitted = turns[first][0]  # the same in all
+        if fitted or self.trainings[first].schedule.holds_priors(self.trainings[first].step):
             self._adopt()
+        if fitted:
             for name, parameter in _parameters(self.trainings[first]).items():
                 if any(parameter is other for other in fitted):
                     self._optimizer.state.pop(self._parameters[name], None)
@@ -216,7 +218,8 @@ class StackedTraining:
             ) from None
         if first.compiles:
             tensors = self._values, self._buffers
-            program = compile_whole(program, *tensors, *inputs, graphs=not first.captures) or program
+            compiled = compile_whole(program, *tensors, *inputs, graphs=not first.captures)
+            program = program if compiled is None else compiled  # a compiled program may have no truth value
         return draw, program
 
 

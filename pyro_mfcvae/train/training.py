@@ -201,6 +201,7 @@ class Training:
             pyro.set_rng_seed(int(entropy[0]))
         model, priors = self.pair.model, self.pair.model.priors
         if self.schedule.holds_priors(self.step):
+            self.forget_capture()  # parameters that are set move in memory
             hold_mixtures(model)
         if self.schedule.repartitions(self.step):
             self.forget_capture()
