@@ -197,8 +197,7 @@ class Training:
         """
         if rank := self.fabric.global_rank:
             # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
-            entropy = np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1, np.uint32)
-            pyro.set_rng_seed(int(entropy[0]))
+            pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
         if self.schedule.holds_priors(self.step):
             self.forget_capture()  # parameters that are set move in memory
