@@ -10,6 +10,7 @@ facet (leak); and the seconds of training. Records of seeds that are not run aga
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,8 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
         "seconds": found.summary["seconds"],
         "data_fingerprint": dataset.fingerprint(),
     }
-    return row, {"config": to_toml(config)}
+    named = replace(config, data=replace(config.data, source=Path(config.data.source).name))  # no path of this machine
+    return row, {"config": to_toml(named)}
 
 
 def main(data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2)) -> None:
