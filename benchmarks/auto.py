@@ -58,12 +58,12 @@ def main(data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[in
         rows = {row["seed"]: row for row in json.loads(target.read_text())["rows"]} if target.is_file() else {}
         for seed in seeds:
             rows[seed], chosen = measure(name, path or name, seed)
-            told = "; ".join(
+            scores = "; ".join(
                 f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
                 for label, s in rows[seed]["labels"].items()
             )
             seconds = rows[seed]["seconds"]
-            print(f"{name}, seed {seed}: groups {rows[seed]['groups']}; {told} ({seconds:.0f} s)", flush=True)
+            print(f"{name}, seed {seed}: groups {rows[seed]['groups']}; {scores} ({seconds:.0f} s)", flush=True)
             write_json(target, {**provenance(), "data": name, **chosen, "rows": [rows[s] for s in sorted(rows)]})
 
 

@@ -135,10 +135,10 @@ def main(
             scores = score(METHODS[method](x, sizes, seed), labels)
             seconds = round(time.perf_counter() - start, 1)
             rows.append({"method": method, "seed": seed, "seconds": seconds, "labels": scores})
-            told = "; ".join(
+            scores = "; ".join(
                 f"{name}: NMI {s['nmi']:.2f}, ARI {s['ari']:.2f}, leak {s['leak']:.2f}" for name, s in scores.items()
             )
-            print(f"{method}, seed {seed}: {told} ({seconds:.0f} s)", flush=True)
+            print(f"{method}, seed {seed}: {scores} ({seconds:.0f} s)", flush=True)
     path = RESULTS / f"baselines-{dataset.name}.json"
     write_json(path, {**provenance(), "data": data, "data_fingerprint": dataset.fingerprint(), "rows": rows})
 

@@ -5,7 +5,7 @@
     python benchmarks/check_cost.py runs/shapes --items 20000
 
 The command runs as a process of its own; its figures are the system's. For a run of `shapes` test images beyond those
-of the data set are drawn anew.
+of the data set are drawn again.
 """
 
 import json
@@ -43,7 +43,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     Args:
         run: The run's folder.
         items: How many test items to check.
-        threads: Of the computation; with 2 on 2 cores it takes two thirds of the time where nothing else runs.
+        threads: Number of threads; with 2 on 2 cores it takes two thirds of the time where nothing else runs.
     """
     config = RunFolder.open(run).read_config()
     with tempfile.TemporaryDirectory() as folder:

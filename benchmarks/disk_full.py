@@ -70,12 +70,12 @@ class Disk:
 
     def judge(self, tally: Tally, name: str, code: int, output: str) -> bool:
         """Whether a command has failed as it should; notes it otherwise."""
-        told = [line for line in output.splitlines() if line.startswith("mfcvae: ")]
+        messages = [line for line in output.splitlines() if line.startswith("mfcvae: ")]
         if code == 0:
             tally.unharmed += 1
             return False
         tally.full += 1
-        if code != 2 or len(told) != 1 or "Traceback" in output or "Error" in output:
+        if code != 2 or len(messages) != 1 or "Traceback" in output or "Error" in output:
             tally.failures.append(f"{name}: exit code {code}: {output[-600:]}")
         return True
 

@@ -227,7 +227,7 @@ class Tally:
 
     @classmethod
     def empty(cls) -> "Tally":
-        """Of no input yet."""
+        """A tally without inputs."""
         return cls(Counter(), [])
 
     def add(self, name: str, result: Result) -> None:

@@ -49,7 +49,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), share: float = 0.5, set: tupl
 
     Args:
         seeds: The seeds.
-        share: Of the pixels that are missing.
+        share: Fraction of the pixels that are missing.
         set: Settings of the preset to change.
     """
     runs = []

@@ -46,7 +46,7 @@ def main(
         preset: What to train.
         ranks: Numbers of processes.
         device: Where.
-        settings: Of every run.
+        settings: Settings of every run.
         rounds: Runs of each number.
     """
     taken: dict[int, list[float]] = {num: [] for num in ranks}

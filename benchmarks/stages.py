@@ -81,7 +81,7 @@ def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist", "shapes"), r
 
     Args:
         presets: Their names.
-        rounds: Of every stage of a step.
+        rounds: How often every stage of a step is timed.
     """
     torch.set_num_threads(1)
     record: dict[str, object] = {**provenance(), "threads": 1}

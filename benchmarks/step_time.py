@@ -4,8 +4,8 @@ python benchmarks/step_time.py --networks mlp --batches 512 150 --facets 2 4 --c
 python benchmarks/step_time.py --networks conv --batches 150 --device cuda --precision bf16
 
 All ways take turns, step by step, so that whatever else the machine does hits them alike; medians are reported. On a
-CPU the processor time of this process is told beside the wall clock: on a machine that others use too, with one thread,
-it is the one to trust.
+CPU the processor time of this process is given beside the wall clock. On a machine that others use too, and with one
+thread, the processor time is the one to trust.
 """
 
 import itertools
@@ -187,9 +187,9 @@ class Options:
 
     Args:
         device: Where.
-        precision: Of the networks.
+        precision: Precision of the networks.
         threads: On a CPU.
-        side: Of the images, in pixels; by default the paper's.
+        side: Side of the images, in pixels; by default the paper's.
         seconds: To measure for, per combination; five rounds at least.
         compile: Whether to measure the compiled step too, which is a minute more per combination.
     """

@@ -87,7 +87,7 @@ def main(
     Args:
         true: Numbers of clusters in the data.
         seeds: The seeds, of data and training.
-        concentration: Of the sticks.
+        concentration: Concentration of the sticks.
     """
     results = []
     for num_clusters in true:

@@ -71,10 +71,10 @@ def steps_alone(training: Training) -> Callable[[Callable[[], None]], object]:
     """Its epoch, which calls back after every step; on a GPU the training itself does so every 50 steps only."""
     note_step = training.note_step
 
-    def run_epoch(told: Callable[[], None]) -> None:
+    def run_epoch(on_step: Callable[[], None]) -> None:
         def note(terms: Tensor) -> None:
             note_step(terms)
-            told()
+            on_step()
 
         training.note_step = note  # type: ignore[method-assign]
         training.run_epoch()
@@ -91,10 +91,10 @@ def main(
     """Measure every combination; results of the same combination on the same machine are replaced.
 
     Args:
-        presets: Whose networks and batches.
-        seeds: S.
-        device: Where.
-        rounds: Of four steps each.
+        presets: Presets that give the networks and batches.
+        seeds: Numbers of seeds trained together.
+        device: Device that computes.
+        rounds: Number of rounds of four steps each.
     """
     torch.set_num_threads(1)
     path = RESULTS / "together.json"

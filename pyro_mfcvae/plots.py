@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with colour-blindness too; facet j has colour j.
+# Okabe and Ito's colours, which people with colour-blindness can distinguish; facet j has colour j.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, FAINT, SHADE = "#222222", "#6B6B6B", "#F0F0F0"
 TITLE_SIZE, TEXT_SIZE = 11, 9

@@ -1,6 +1,7 @@
 """Small trainings on noise whose first pixel numbers the items."""
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
@@ -33,7 +34,7 @@ def draw_images(num: int) -> Tensor:
     return images
 
 
-def prepare(*settings: str, num: int = 60, seed: int = 0) -> Training:
+def prepare(*settings: str, num: int = 60, seed: int = 0, fabric: Fabric | None = None) -> Training:
     config = override(TINY, settings)
     schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
     images = draw_images(num)
@@ -44,6 +45,7 @@ def prepare(*settings: str, num: int = 60, seed: int = 0) -> Training:
         settings=config.training,
         mixture_fit=config.mixture_fit,
         seed=seed,
+        fabric=fabric,
     )
 
 

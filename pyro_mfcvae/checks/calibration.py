@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = Question(
     name="calibration of q(c|x)",
-    asks="Of the assignments with a probability of 80 %, are 80 % right?",
+    asks="Are 80 % of the assignments with a probability of 80 % right?",
     statistic="the larger of the errors of calibration of the most probable cluster and of all clusters (classwise), "
     "minus the mean of the same where every true cluster is redrawn from q(c | x)",
     exact="Given x, the true cluster is a draw from q(c | x). Three tests under that distribution: of the sharpness, "

@@ -27,11 +27,11 @@ LOSS = Question(
 )
 CLUSTERS = Question(
     name="information in the clusters",
-    asks="Do the clusters tell items apart?",
+    asks="Do the clusters separate the items?",
     statistic="exp(-I), I = H(mean q(c|x)) - mean H(q(c|x)) = I(x; c), the mutual information",
     exact=_NO_NULL + "An exact pair has an effect only if one cluster holds nearly all items.",
     blind="Whether the clusters mean anything to you.",
-    unit="1 / clusters told apart",
+    unit="1 / clusters separated",
     threshold=Threshold(warn=0.9, bad=0.9, source="ours: the information of 1.1 equally large clusters"),
 )
 _ACTIVE = 0.01  # variance of the mean of an active unit (Burda, Grosse and Salakhutdinov 2016)

@@ -42,7 +42,7 @@ TYPICAL = Question(
 )
 HELD_OUT = Question(
     name="held-out half of an item",
-    asks="Does half of an item foretell the other half as well as it does for the model's own items?",
+    asks="Does half of an item predict the other half as well as it does for the model's own items?",
     statistic=TYPICAL.statistic.replace("log p(x)", "log p(x_B | x_A) per element, for random halves A and B"),
     exact=TYPICAL.exact,
     blind=TYPICAL.blind,

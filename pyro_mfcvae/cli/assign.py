@@ -43,7 +43,7 @@ def assign(
     Args:
         data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.
         out: The file to write; by default assignments.FORMAT in the run's folder, with the name of other data.
-        format: Of the file; parquet has small images too, for embedding viewers.
+        format: Format of the file; parquet has small images too, for embedding viewers.
         sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.
         link: Make symbolic links instead of copies.
     """

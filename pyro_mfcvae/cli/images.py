@@ -38,7 +38,7 @@ def sample(
     Args:
         clusters: Draw from these clusters only, such as 0=3 1=5; facets that are not named are free.
         num: How many columns, and how many clusters at most.
-        temperature: Of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
+        temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
     """
     if num < 1:
         raise InputError(f"expected --num 1 or more, got {num}")

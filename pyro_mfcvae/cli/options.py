@@ -27,7 +27,7 @@ File = Annotated[Path | None, option("FILE")]
 Flag = Annotated[bool, FlagCreatePairsOff, option()]
 Count = Annotated[int, option("N")]
 Device = Annotated[str, option("DEVICE", "Where to compute: auto, cpu or cuda.")]
-Seed = Annotated[int, option("N", "Of all random draws.")]
+Seed = Annotated[int, option("N", "Seed of all random draws.")]
 Preset = Annotated[str | None, Positional, option("[PRESET]")]
 Settings = Annotated[
     tuple[tuple[str, ...], ...],

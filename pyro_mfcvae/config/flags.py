@@ -13,7 +13,7 @@ from tyro.conf import arg
 from pyro_mfcvae.config.parts import PARTS
 from pyro_mfcvae.config.schema import Config
 
-# Of the preset auto alone, see `pyro_mfcvae.config.auto.configure_auto`.
+# Settings that only the preset auto has, see `pyro_mfcvae.config.auto.configure_auto`.
 _OF_AUTO = {"facets": {"number": "Number of facets (preset auto)."}}
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+\n?(?: {5,}.+\n?)*)", re.MULTILINE)

@@ -11,8 +11,8 @@ from pyro_mfcvae.errors import InputError
 NATS = 400.0
 """How many nats the variance of an item is worth at most: sum_i var_i / (2 scale²)."""
 
-# A pair of clusters that lie four standard deviations of q(z | x) apart is told apart as surely as groups need (an
-# overlap of 2.3 %, below `pyro_mfcvae.groups.MERGE_THRESHOLD`).
+# Two clusters that lie four standard deviations of q(z | x) apart overlap by 2.3 %, which is less than
+# `pyro_mfcvae.groups.MERGE_THRESHOLD`: they stay two groups.
 _MOST_UNITS = 4.0
 
 # Items that the directions are found on.

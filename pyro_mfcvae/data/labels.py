@@ -16,7 +16,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 NAME_KEYS = ("names", "files", "filenames", "paths")
 """Arrays of texts under these keys are the items' names."""
 
-# Of a table of whole numbers, so many columns are label sets; more are something else.
+# A table of whole numbers with at most so many columns holds label sets; one with more holds something else.
 _MAX_COLUMNS = 16
 # Labels above this value are renumbered, since tables of counts have a column per value.
 _MAX_VALUE = 100_000

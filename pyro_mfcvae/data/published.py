@@ -23,7 +23,7 @@ def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
     hint = f" ({hint})" if hint else ""
     if not chosen:
         raise InputError(
-            "expected to be told where the data are; set MFCVAE_DATA to the folder that holds "
+            "expected a folder of data, got neither MFCVAE_DATA nor root: set MFCVAE_DATA to the folder that holds "
             f"{needed}{hint}, or pass root"
         )
     folder = expand_user(chosen)

@@ -19,7 +19,7 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     import h5py
 
-# Of a set without test items so many are scored, spread evenly over it: those are in memory.
+# How many items are scored where a set has no test items; they are spread evenly over it and lie in memory.
 _NUM_SCORED = 10_000
 _NUM_AT_ONCE = 10_000
 _TEST = "test_"

@@ -1,4 +1,4 @@
-"""A fitted pair in ArviZ's language. The one place where ArviZ 0.23 and ArviZ 1.x are told apart.
+"""A fitted pair in ArviZ's language. Only this module distinguishes ArviZ 0.23 from ArviZ 1.x.
 
 ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
 Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.

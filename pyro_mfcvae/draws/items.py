@@ -165,7 +165,7 @@ def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.To
 
 
 def compare_halves(draws: WeightedDraws, filled: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The importance-weighted bound on log p(x) by the first 16 draws, and how well half of an item foretells the rest.
+    """The importance-weighted bound on log p(x) by the first 16 draws, and how well half of an item predicts the rest.
 
         log p(x_B | x_A) = log sum_s w_s - log sum_s w_s^A,   w_s^A = p(x_A | z_s) p(z_s) / q(z_s | x)
 

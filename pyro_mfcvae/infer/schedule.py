@@ -255,7 +255,7 @@ class ProgressiveSchedule:
 
     @property
     def _warmups(self) -> tuple[int, ...]:
-        """Of every stage."""
+        """The warm-up steps of every stage."""
         warmup = self.warmup_steps or 0
         return warmup if isinstance(warmup, tuple) else (warmup,) * self.num_facets
 

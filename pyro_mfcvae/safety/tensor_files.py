@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.errors import InputError
 
-# Of a header, which is read before anything else: some 40,000 tensors. Ours have a few hundred.
+# Most bytes of a header, which is read before anything else: enough for 40,000 tensors. Ours have a few hundred.
 _MAX_HEADER_BYTES = 4 << 20
 _CHECKSUM = "sha256"
 

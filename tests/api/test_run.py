@@ -70,9 +70,9 @@ def test_an_array_is_fitted_and_goes_on(place: Path) -> None:
     assert Run(str(run.path), data=images).continue_(epochs=1, verbose=False).summary["epochs"] == 8
     with pytest.raises(InputError, match="expected epochs ≥ 1, got 0"):
         longer.continue_(epochs=0)
-    told = longer.assign(images[:5])
-    assert told["facet_0_cluster"].tolist() == longer.assignments["facet_0_cluster"].tolist()[:5]
-    assert told["unlike"].dtype == bool
+    assigned = longer.assign(images[:5])
+    assert assigned["facet_0_cluster"].tolist() == longer.assignments["facet_0_cluster"].tolist()[:5]
+    assert assigned["unlike"].dtype == bool
 
 
 @pytest.mark.usefixtures("fitted")

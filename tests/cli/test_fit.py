@@ -217,9 +217,9 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(
     code, out, err = mfcvae("evaluate", "run")
     assert (code, err) == (0, "")
     summary = json.loads((place / "run" / "summary.json").read_text())
-    told = re.search(r"ELBO (-?[\d.]+) nats", out)
-    assert told is not None
-    assert float(told[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
+    found = re.search(r"ELBO (-?[\d.]+) nats", out)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ pytestmark = pytest.mark.usefixtures("place")
             "warmup_steps=200 would outlast a stage of .*",
         ),
         (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
-        (["mnist"], "expected to be told where the data are; set MFCVAE_DATA to the folder that holds MNIST/raw, .*"),
+        (
+            ["mnist"],
+            "expected a folder of data, got neither MFCVAE_DATA nor root: set MFCVAE_DATA to the folder that holds "
+            "MNIST/raw, .*",
+        ),
         (["mnist", "--root", "nowhere"], "expected MNIST/raw in nowhere, found none; .*"),
         (
             ["--data", "data.npz", "--set", "data=shapes"],

@@ -68,7 +68,7 @@ def test_the_kl_may_be_faded_in_later() -> None:
 
 
 def betas(schedule: ProgressiveSchedule) -> list[list[float]]:
-    """Of every facet, shallowest first, step by step."""
+    """The values of every facet, shallowest first, step by step."""
     return [[schedule.beta(j, step) for step in range(schedule.num_steps)] for j in range(schedule.num_facets)]
 
 

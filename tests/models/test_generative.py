@@ -167,7 +167,7 @@ def test_trace_elbo_of_the_collapsed_pair_is_that_of_the_sample_rule(
 
 
 def test_renyi_gradients_of_the_collapsed_pair_are_exact() -> None:
-    """Of two draws at alpha = 1/2, by hand from the written-out weights: losses and gradients to 1e-10."""
+    """The bound of two draws at alpha = 1/2, by hand from the written-out weights: losses and gradients to 1e-10."""
     facet = Facet(num_clusters=2, latent_dim=1)
     prior = MixturePrior(facet)
     prior.set_mixture(torch.tensor([[-1.0], [2.0]]), torch.full((2, 1, 1), 0.3), probs=torch.tensor([0.4, 0.6]))

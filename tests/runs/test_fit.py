@@ -99,22 +99,22 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(whole: Fit, tm
 
 @pytest.mark.usefixtures("without_figures")
 def test_monitors_are_told_of_everything_in_order(tmp_path: Path) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
     class Notes:
         def on_start(self, training: Training) -> None:
-            told.append(f"start {training.epoch}")
+            calls.append(f"start {training.epoch}")
 
         def on_steps(self, num_steps: int, elbo: float) -> None:
-            told.append("step")
+            calls.append("step")
 
         def on_epoch(self, record: EpochRecord) -> None:
-            told.append(f"epoch {record.epoch}")
+            calls.append(f"epoch {record.epoch}")
             assert RunFolder(tmp_path).read_metrics()[-1]["epoch"] == record.epoch
 
     short = override(TINY, ["training.epochs=1"])
     fit(short, RunFolder.new(tmp_path), data=make_data(), device="cpu", callbacks=(Notes(),))
-    assert told == ["start 0", *["step"] * 3, "epoch 1", *["step"] * 3, "epoch 2"]
+    assert calls == ["start 0", *["step"] * 3, "epoch 1", *["step"] * 3, "epoch 2"]
 
 
 def test_images_with_transparency_are_fitted_and_drawn(tmp_path: Path) -> None:

@@ -4,43 +4,19 @@ from typing import Any
 import pytest
 import torch
 from host_reads import HostReads
+from trainings import prepare
 
-from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.train import step_log
 from pyro_mfcvae.train.step_log import StepLog
 from pyro_mfcvae.train.training import Training
 
-SETTINGS = [
-    "facets.num_clusters=[3, 4]",
-    "facets.latent_dim=[2, 2]",
-    "networks.encoder_dims=[8, 9]",
-    "networks.decoder_dims=[8, 9]",
-    "networks.hidden_dim=8",
-    "training.epochs=1",
-    "training.batch_size=10",
-]
+BATCHES = "training.batch_size=10"
 
 
 @pytest.fixture
 def rare_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(step_log.READ_EVERY, "cpu", 4)
-
-
-def make_training(*settings: str, num: int = 60) -> Training:
-    config = override(Config(data=DataConfig(source="none")), [*SETTINGS, *settings])
-    schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
-    images = torch.rand(num, 1, 6, 6)
-    return Training(
-        build_pair(config, (1, 6, 6)),
-        images,
-        schedule=schedule,
-        settings=config.training,
-        mixture_fit=config.mixture_fit,
-    )
 
 
 def spoil(training: Training, step: int, term: int) -> Callable[[], None]:
@@ -70,7 +46,7 @@ def test_values_are_read_as_they_were_added() -> None:
 @pytest.mark.usefixtures("rare_reads")
 def test_steps_are_reported_together_with_their_mean() -> None:
     calls: list[tuple[int, float]] = []
-    record = make_training().run_epoch(lambda num, elbo: calls.append((num, elbo)))
+    record = prepare(BATCHES).run_epoch(lambda num, elbo: calls.append((num, elbo)))
     assert [num for num, _ in calls] == [4, 2]
     assert record.elbo == pytest.approx((4 * calls[0][1] + 2 * calls[1][1]) / 6, rel=1e-12)
 
@@ -78,11 +54,11 @@ def test_steps_are_reported_together_with_their_mean() -> None:
 @pytest.mark.usefixtures("rare_reads")
 def test_rare_reads_change_no_number() -> None:
     torch.manual_seed(0)
-    rare = make_training()
+    rare = prepare(BATCHES)
     record = rare.run_epoch()
     step_log.READ_EVERY["cpu"] = 1
     torch.manual_seed(0)
-    often = make_training()
+    often = prepare(BATCHES)
     assert often.run_epoch().kl == pytest.approx(record.kl, rel=1e-12)
     for a, b in zip(rare.pair.parameters(), often.pair.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -90,7 +66,7 @@ def test_rare_reads_change_no_number() -> None:
 
 @pytest.mark.usefixtures("rare_reads")
 def test_the_step_and_the_term_that_diverged_are_named() -> None:
-    training = make_training()
+    training = prepare(BATCHES)
     spoil(training, step=3, term=1)
     with pytest.raises(InputError, match=r"^the KL of facet 1 became inf at step 3, training has diverged: lower "):
         training.run_epoch()
@@ -100,7 +76,7 @@ def test_the_step_and_the_term_that_diverged_are_named() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
 def test_no_step_reads_a_value(kind: str) -> None:
     """Steps are counted between two reads of the log, without fits: there a step must not wait for the device."""
-    training = make_training(f"likelihood.kind={kind}", "mixture_fit.warmup_steps=0")
+    training = prepare(BATCHES, f"likelihood.kind={kind}", "mixture_fit.warmup_steps=0")
     batches = training.start_epoch()
     x = next(iter(batches))
     training.prepare_step()  # fits the mixture of the deepest facet
@@ -122,18 +98,7 @@ def test_no_step_reads_a_value(kind: str) -> None:
 def test_no_step_waits_for_the_gpu() -> None:
     from pyro_mfcvae.train.devices import open_fabric
 
-    config = override(Config(data=DataConfig(source="none")), SETTINGS)
-    images = torch.rand(60, 1, 6, 6)
-    schedule = build_schedule(config, steps_per_epoch(60, config.training.batch_size))
-    pair = build_pair(config, (1, 6, 6))
-    training = Training(
-        pair,
-        images,
-        schedule=schedule,
-        settings=config.training,
-        mixture_fit=config.mixture_fit,
-        fabric=open_fabric("cuda"),
-    )
+    training = prepare(BATCHES, fabric=open_fabric("cuda"))
     batches = training.start_epoch()
     training.prepare_step()
     training.steps_taken = 1
