@@ -6,7 +6,8 @@ python benchmarks/gpu.py --table
 
 Every part runs in a process of its own with a time limit of its own, and writes each figure at once, so that a run that
 is cut short keeps what it has. The result goes to benchmarks/results/gpu.json with card, driver, torch and commit.
-``--rehearse`` runs all parts in miniature on the CPU: it shows that they work, and its figures mean nothing.
+``--rehearse`` runs all parts in miniature, on the CPU or (``--device cuda``) on a GPU: it shows that they work, and its
+figures mean nothing.
 
 The script needs no installation of the package: a source checkout and its dependencies on PYTHONPATH are enough.
 """
@@ -79,10 +80,11 @@ def environment() -> dict[str, Any]:
     return known
 
 
-def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool) -> dict[str, Any]:
+def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device: str) -> dict[str, Any]:
     """Run one part in a process of its own for at most so many seconds; what it had measured when it ended."""
     rows = folder / f"{part.name}.json"
     command = [sys.executable, __file__, "--part", part.name, "--rows", str(rows), "--seconds", f"{seconds:.0f}"]
+    command += ["--device", device]
     start, why = time.monotonic(), None
     with (folder / f"{part.name}.log").open("wb") as log:
         try:
@@ -107,11 +109,11 @@ def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool) -> dic
     }
 
 
-def run_all(minutes: float, only: list[str], result: Path, *, rehearse: bool) -> bool:
+def run_all(minutes: float, only: list[str], result: Path, *, rehearse: bool, device: str) -> bool:
     """Run the parts one after the other; True where every part came to its end."""
     import torch
 
-    if not rehearse and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         sys.exit("expected a CUDA device, got none: run on a machine with a GPU, or rehearse with --rehearse")
     end = time.monotonic() + 60 * minutes
     record: dict[str, Any] = {"rehearsal": rehearse, **environment(), "parts": {}}
@@ -123,7 +125,7 @@ def run_all(minutes: float, only: list[str], result: Path, *, rehearse: bool) ->
             if left < 5:
                 break
             limit = left if rehearse else min(left, 60 * minutes * part.share)
-            found = run_part(part, limit, Path(name), rehearse=rehearse)
+            found = run_part(part, limit, Path(name), rehearse=rehearse, device=device)
             record["parts"][part.name] = found
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_text(json.dumps(record, indent=1) + "\n")
@@ -147,7 +149,8 @@ def main() -> None:
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=12.0, help="how long the whole run may take")
-    parser.add_argument("--rehearse", action="store_true", help="run all parts in miniature on the CPU")
+    parser.add_argument("--rehearse", action="store_true", help="run all parts in miniature")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="of a rehearsal; by default the CPU")
     parser.add_argument(
         "--only", nargs="*", default=[], choices=[part.name for part in PARTS], help="some of the parts"
     )
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    device = options.device if options.rehearse and options.device else "cpu" if options.rehearse else "cuda"
     result = options.out or (Path("gpu-rehearsal.json") if options.rehearse else RESULT)
     if options.table:
         print(table(result))
@@ -168,9 +172,9 @@ def main() -> None:
         if options.part:
             import gpu_parts
 
-            gpu_parts.run(options.part, options.rows, seconds=options.seconds, rehearse=options.rehearse)
+            gpu_parts.run(options.part, options.rows, seconds=options.seconds, rehearse=options.rehearse, device=device)
             return
-        if not run_all(options.minutes, options.only, result, rehearse=options.rehearse):
+        if not run_all(options.minutes, options.only, result, rehearse=options.rehearse, device=device):
             sys.exit(1)
 
 

@@ -33,11 +33,11 @@ from pyro_mfcvae.train.training import Training
 _FEW = 600
 
 
-def run(part: str, path: Path, *, seconds: float, rehearse: bool) -> None:
+def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -> None:
     """Run a part; ``path`` always holds the figures that there are."""
     torch.set_num_threads(1 if rehearse else torch.get_num_threads())
     rows: list[Row] = []
-    for row in PARTS[part](Budget(rehearse, time.monotonic() + seconds)):
+    for row in PARTS[part](Budget(rehearse, time.monotonic() + seconds, device)):
         rows.append(row)
         path.write_text(json.dumps(rows))
 
@@ -49,7 +49,7 @@ def tests(budget: Budget) -> Iterator[Row]:
     """Where there is no GPU the tests are only collected."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     found = subprocess.run(
-        command + ["--collect-only"] * budget.rehearse,
+        command + ["--collect-only"] * (budget.device == "cpu"),
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -136,7 +136,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
 
 
 def together(budget: Budget) -> Iterator[Row]:
-    from together import SHAPES, prepare, steps_alone, steps_of
+    from together import SHAPES, num_steps, prepare, steps_alone, steps_of
 
     from pyro_mfcvae.train.stacked import StackedTraining
 
@@ -149,8 +149,8 @@ def together(budget: Budget) -> Iterator[Row]:
         alone, _ = prepare(preset, 0, budget.device)
         num = 2 if budget.rehearse else 10
         stack = StackedTraining(*zip(*(prepare(preset, seed, budget.device) for seed in range(num)), strict=True))
-        one = steps_of(steps_alone(alone), clock)
-        many = steps_of(stack.run_epoch, clock)
+        one = steps_of(steps_alone(alone), clock, num_steps(budget.device))
+        many = steps_of(stack.run_epoch, clock, num_steps(budget.device))
         times = {"one": [], "many": []}  # type: dict[str, list[float]]
         for turn in range(2 if budget.rehearse else 12):
             for name, taken in (("one", one), ("many", many)):
@@ -164,7 +164,7 @@ def together(budget: Budget) -> Iterator[Row]:
 
 def paper(budget: Budget) -> Iterator[Row]:
     """As many of ten seeds as the time allows, by the time that a short run of one and of ten takes."""
-    config = load_preset("mnist-paper")
+    config = override(load_preset("mnist-paper"), [f"training.capture={str(budget.device == 'cuda').lower()}"])
     data = available(config.data.source, budget)
     if budget.rehearse:
         config = override(config, ["schedule.scale=0.003"])

@@ -23,16 +23,14 @@ class Budget:
     """How a part is to be run.
 
     Attributes:
-        rehearse: in miniature, on the CPU.
+        rehearse: in miniature.
         end: when it will be stopped, on the clock of `time.monotonic`.
+        device: "cuda", or "cpu" for a rehearsal.
     """
 
     rehearse: bool
     end: float
-
-    @property
-    def device(self) -> str:
-        return "cpu" if self.rehearse else "cuda"
+    device: str
 
     def left(self) -> float:
         """Seconds until the part is stopped."""
@@ -106,11 +104,11 @@ def steps(budget: Budget) -> Iterator[Row]:
         options = Options(
             device=budget.device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
-            seconds=0.1 if budget.rehearse else 4.0,
-            compile=not budget.rehearse,
+            seconds=0.1 if budget.rehearse else 1.5,
+            compile=budget.device == "cuda",
         )
         taken = ways(network, batch, 2, clusters, options)  # type: ignore[arg-type]
-        if not budget.rehearse:
+        if budget.device == "cuda":
             taken |= captured_ways(network, batch, clusters, options)
         times = {name: round(found["wall"], 4) for name, found in measure(taken, options).items()}
         case = {"networks": network, "batch": batch, "clusters": clusters, "precision": precision}
