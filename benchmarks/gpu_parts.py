@@ -46,8 +46,8 @@ def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -
 
 
 def tests(budget: Budget) -> Iterator[Row]:
-    """Where there is no GPU the tests are only collected."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    """Where there is no GPU the tests are only collected. ``-P``: the package on the path, not the one of the checkout."""
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     found = subprocess.run(
         command + ["--collect-only"] * (budget.device == "cpu"),
         cwd=Path(__file__).parents[1],
@@ -55,7 +55,8 @@ def tests(budget: Budget) -> Iterator[Row]:
         text=True,
         check=False,
     )
-    yield {"code": found.returncode, "result": " ".join(found.stdout.strip().splitlines()[-1:])}
+    failures = [line for line in found.stdout.splitlines() if line.startswith(("E  ", "FAILED", "ERROR"))]
+    yield {"code": found.returncode, "result": " ".join(found.stdout.strip().splitlines()[-1:]), "failures": failures}
 
 
 # --- presets to their accuracy ----------------------------------------------------------------------------------------
