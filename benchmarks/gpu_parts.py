@@ -46,11 +46,14 @@ def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -
 
 
 def tests(budget: Budget) -> Iterator[Row]:
-    """Where there is no GPU the tests are only collected. ``-P``: the package on the path, not the one of the checkout."""
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    """The files with such tests alone, since others need more packages. Without a GPU they are only collected."""
+    root = Path(__file__).parents[1]
+    files = [str(path) for path in (root / "tests").rglob("test_*.py") if "@pytest.mark.gpu" in path.read_text()]
+    # -P: the package on the path, not the one of the checkout, in which models/ and guides/ stand elsewhere.
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     found = subprocess.run(
         command + ["--collect-only"] * (budget.device == "cpu"),
-        cwd=Path(__file__).parents[1],
+        cwd=root,
         capture_output=True,
         text=True,
         check=False,
