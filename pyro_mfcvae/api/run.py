@@ -26,10 +26,11 @@ from pyro_mfcvae.data.images import Split, as_size, resize_all, validate_images
 from pyro_mfcvae.data.labels import read_labels
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, read_assignments
+from pyro_mfcvae.runs.assignments import Assigner, read_assignments
 from pyro_mfcvae.runs.fit import fit as fit_run
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.runs.new_items import image_size, lowest_alike, prepare_like
 from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, open_progress_bar
 
 if TYPE_CHECKING:
@@ -99,18 +100,20 @@ class Run:
     def assign(self, data: Any, *, root: str | Path | None = None) -> "pandas.DataFrame":
         """Assign other items: rows as in `assignments`, and ``unlike``, true for items unlike those that trained.
 
+        Images of other sizes are brought to the size of the run's, as `data.fit` of its configuration says.
+
         Args:
             data: a name, a path, an array of images, a PyTorch data set or loader.
             root: folder of the data sets' files.
         """
         import pyarrow as pa
 
-        dataset = as_dataset(data, form=self.config.data, root=_path_or_none(root), seed=self.config.seed)
+        shape = self.pair.model.event_shape
+        form = replace(self.config.data, size=image_size(shape))
+        dataset = as_dataset(data, form=form, root=_path_or_none(root), seed=self.config.seed)
         lowest = lowest_alike(self.folder.assignments_path)
         assigner = Assigner(self.pair, self.grouping, thumbnails=False, lowest=lowest)
-        splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
-        shape = self.pair.model.event_shape
-        rows = (assigner.rows(prepare_like(split, shape), name=name) for name, split in splits.items())
+        rows = (assigner.rows(prepare_like(split, shape), name=name) for name, split in dataset.splits.items())
         return pa.concat_tables(chain.from_iterable(rows)).to_pandas()
 
     def continue_(
@@ -272,14 +275,10 @@ def _train(
     loggers: Sequence[Logger] = (),
 ) -> None:
     with ExitStack() as stack:
-        callbacks: list[Callback] = [_log_to(logger) for logger in loggers]
+        callbacks: list[Callback] = [LoggerCallback(lambda step, logger=logger: logger) for logger in loggers]
         if verbose:
             callbacks.append(stack.enter_context(open_progress_bar()))
         fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))
-
-
-def _log_to(logger: Logger) -> LoggerCallback:
-    return LoggerCallback(lambda step: logger)
 
 
 def _as_toml(key: str, value: Any) -> str:

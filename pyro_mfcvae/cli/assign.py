@@ -50,18 +50,16 @@ def assign(
     import_parts(common.parts)
 
     from pyro_mfcvae.data.datasets import load_dataset
-    from pyro_mfcvae.runs.assignments import Assigner, lowest_alike, prepare_like, write_assignments
+    from pyro_mfcvae.runs.assignments import Assigner, write_assignments
     from pyro_mfcvae.runs.folder import RunFolder
+    from pyro_mfcvae.runs.new_items import image_size, lowest_alike, prepare_like
 
     console.quiet = common.json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
-    shape = pair.model.event_shape  # new images are brought to the size of the run's
-    size = (shape[1], shape[2]) if len(shape) == 3 else None
-    source = data or config.data.source
+    size, source = image_size(pair.model.event_shape), data or config.data.source
     dataset = load_dataset(source, root=common.root, seed=config.seed, size=size, fit=config.data.fit)
-    splits = {"train": dataset.train} | ({"test": dataset.test} if dataset.holds_out else {})
-    splits = {name: prepare_like(split, pair.model.event_shape) for name, split in splits.items()}
+    splits = {name: prepare_like(split, pair.model.event_shape) for name, split in dataset.splits.items()}
     suffix = "" if data is None else f"-{dataset.name}"
     out = out or folder.path / f"assignments{suffix}.{format}"
     files = _files_of(data or config.data.source, dataset)

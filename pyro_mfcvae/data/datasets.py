@@ -68,6 +68,11 @@ class Dataset:
         """Whether none of the test items trains."""
         return self.test is not self.train and self.test.held_out
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Every item once: those that train, and those that were held out, if any."""
+        return {"train": self.train} | ({"test": self.test} if self.holds_out else {})
+
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.event_shape))
         labels = f"labels {', '.join(self.train.labels)}" if self.train.labels else "no labels"

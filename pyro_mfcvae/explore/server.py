@@ -18,8 +18,8 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.items import encode_items
-from pyro_mfcvae.runs.assignments import prepare_like
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.new_items import image_size, prepare_like
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PORT = 8765
@@ -44,9 +44,8 @@ def open_desk(
     """
     pair, config = run.load_pair(), run.read_config()
     if not isinstance(data, Dataset):
-        data = load_dataset(
-            data or config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
-        )
+        size = image_size(pair.model.event_shape)
+        data = load_dataset(data or config.data.source, root=root, seed=config.seed, size=size, fit=config.data.fit)
     split = prepare_like(data.train, pair.model.event_shape)
     items = encode_items(pair, split, on_batch=lambda done: on_batch(done, len(split)))
     return Desk(run=run, pair=pair, items=items, grouping=run.read_grouping(pair))

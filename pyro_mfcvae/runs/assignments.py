@@ -9,9 +9,8 @@ item it is, ``evidence`` how well the model describes it (log p(x, z) - log q(z 
 """
 
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,12 +24,13 @@ from torch import Tensor
 
 from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.data.datasets import Dataset
-from pyro_mfcvae.data.images import Split, as_float, check_complete, to_channels
+from pyro_mfcvae.data.images import Split, as_float, check_complete
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.runs.new_items import REWRITE
 from pyro_mfcvae.safety.parquet_files import BLANK, CHECKSUM, check_parquet, sign_parquet
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ _THUMBNAIL_SIZE = 64
 
 # A run's file has thumbnails up to so many items: they take some 30 MB for 100,000 grey images of 28 × 28 pixels.
 _MOST_THUMBNAILS = 100_000
-
-# An item is unlike the training items if its evidence is below this quantile of theirs.
-_UNLIKE_QUANTILE = 0.001
 
 
 @dataclass(frozen=True)
@@ -143,27 +140,9 @@ class Assigner:
 
 def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) -> None:
     """Write the ``assignments.parquet`` of a run: all items that trained, and those that were held out."""
-    splits = {"train": data.train} | ({"test": data.test} if data.holds_out else {})
-    assigner = Assigner(pair, grouping, thumbnails=sum(map(len, splits.values())) <= _MOST_THUMBNAILS)
-    tables = chain.from_iterable(assigner.rows(split, name=name) for name, split in splits.items())
+    assigner = Assigner(pair, grouping, thumbnails=sum(map(len, data.splits.values())) <= _MOST_THUMBNAILS)
+    tables = chain.from_iterable(assigner.rows(split, name=name) for name, split in data.splits.items())
     write_assignments(tables, run.assignments_path, format="parquet", model=run.model_fingerprint())
-
-
-def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
-    """Items in the shape that a model was trained on: grey images become RGB, colours grey, transparency is dropped.
-
-    Raises:
-        InputError: they differ in more than channels.
-    """
-    images = split.images
-    if images.ndim == 4 and len(event_shape) == 3 and images.shape[1] != event_shape[0]:
-        images = to_channels(images, event_shape[0])
-    if tuple(images.shape[1:]) != tuple(event_shape):
-        raise InputError(
-            f"expected items of shape {tuple(event_shape)}, which the run was trained on, got "
-            f"{tuple(split.images.shape[1:])}: choose data of that shape"
-        )
-    return replace(split, images=images)
 
 
 def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[bytes]:
@@ -228,31 +207,16 @@ def read_assignments(path: Path, *, images: bool = False, model: str | None = No
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise InputError(f"expected the assignments {path}, got no such file: {_CURE}")
-    check_parquet(path, cure=_CURE)
+        raise InputError(f"expected the assignments {path}, got no such file: {REWRITE}")
+    check_parquet(path, cure=REWRITE)
     schema = pq.ParquetFile(path).metadata.metadata
     if model is not None and (found := schema.get(_MODEL.encode(), b"").decode()) != model:
-        raise InputError(f"expected {path} of the model {model} beside it, got one of the model {found!r}: {_CURE}")
+        raise InputError(f"expected {path} of the model {model} beside it, got one of the model {found!r}: {REWRITE}")
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
     return pq.read_table(path, columns=names).to_pandas()
 
 
-_CURE = "mfcvae assign RUN --format parquet writes it again"
 _MODEL = "mfcvae.model"
-
-
-def lowest_alike(path: Path) -> float:
-    """The evidence below which an item is unlike the items that trained: nearly all of theirs (99.9 %) are above it.
-
-    Args:
-        path: the run's ``assignments.parquet``; minus infinity where there is none.
-    """
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return -math.inf
-    check_parquet(path, cure=_CURE)
-    return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))
 
 
 def _write_parquet(tables: Iterator["pa.Table"], path: Path, *, model: str) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 import pyro_mfcvae
 from pyro_mfcvae import InputError, Run, fit, load
 from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.data.datasets import load_dataset
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -134,6 +135,24 @@ def test_photos_of_several_sizes_are_fitted_by_auto_assigned_and_go_on(place: Pa
     assert run.continue_(epochs=1, verbose=False).summary["epochs"] > epochs
     mixed = fit("photos", settings={"schedule.scale": 0.005}, verbose=False)
     assert (mixed.config.data.size, mixed.pair.model.event_shape) == (32, (3, 32, 32))
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_new_images_of_several_sizes_are_assigned_by_a_run_whose_images_had_one(place: Path) -> None:
+    for folder, sides in (("grey", (6, 6)), ("others", (9, 17))):
+        Path(folder).mkdir()
+        for n, image in enumerate(make_images()):
+            Image.fromarray(image).resize((6, sides[n % 2])).save(f"{folder}/{n}.png")
+    run = fit("grey", settings=SETTINGS, verbose=False)
+    assert run.config.data.size is None
+    table = run.assign("others")
+    again = load_dataset("others", size=6)
+    probs = run.pair.assign(again.train.images)[0].numpy()
+    assert table["file"].tolist() == sorted(f"{n}.png" for n in range(80))
+    assert table["facet_0_cluster_probability"].tolist() == pytest.approx(
+        probs[range(80), table["facet_0_cluster"]].tolist(), abs=1e-5
+    )
+    assert len(run.assign(np.zeros((3, 12, 10), np.float32))) == 3
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -18,12 +18,11 @@ from pyro_mfcvae.runs import assignments
 from pyro_mfcvae.runs.assignments import (
     Assigner,
     encode_thumbnails,
-    lowest_alike,
-    prepare_like,
     read_assignments,
     write_assignments,
 )
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.runs.new_items import lowest_alike
 
 
 @pytest.fixture
@@ -142,16 +141,6 @@ def test_items_with_less_evidence_than_training_are_unlike(
     rows = list(Assigner(pair, grouping, lowest=float(table["evidence"].median())).rows(split, name="new"))
     assert rows[0]["unlike"].to_pylist() == (table["evidence"] < table["evidence"].median()).tolist()
     assert lowest_alike(tmp_path / "none.parquet") == -math.inf
-
-
-def test_new_items_get_the_channels_of_the_run() -> None:
-    grey = Split(torch.full((2, 1, 4, 4), 9, dtype=torch.uint8))
-    assert prepare_like(grey, (3, 4, 4)).images.shape == (2, 3, 4, 4)
-    colour = Split(torch.tensor([255, 0, 0, 7], dtype=torch.uint8)[None, :, None, None].expand(2, 4, 4, 4))
-    assert prepare_like(colour, (1, 4, 4)).images.unique().tolist() == [76]  # 0.299 × 255
-    assert prepare_like(colour, (3, 4, 4)).images[0, :, 0, 0].tolist() == [255, 0, 0]
-    with pytest.raises(InputError, match=r"expected items of shape \(3, 5, 4\), which the run .* got \(1, 4, 4\)"):
-        prepare_like(grey, (3, 5, 4))
 
 
 def test_other_formats_and_missing_files_are_refused(tmp_path: Path) -> None:

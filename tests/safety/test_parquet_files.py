@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.runs.assignments import lowest_alike, read_assignments, write_assignments
+from pyro_mfcvae.runs.assignments import read_assignments, write_assignments
+from pyro_mfcvae.runs.new_items import lowest_alike
 from pyro_mfcvae.safety.parquet_files import check_parquet
 
 

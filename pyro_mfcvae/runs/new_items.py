@@ -1,0 +1,54 @@
+"""Items that a run has not seen: brought to the form of the run's items, and the evidence that tells unlike ones."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pyro_mfcvae.data.images import Size, Split, to_channels
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.safety.parquet_files import check_parquet
+
+# An item is unlike the training items if its evidence is below this quantile of theirs.
+_UNLIKE_QUANTILE = 0.001
+
+REWRITE = "mfcvae assign RUN --format parquet writes it again"
+"""What to do about a run's ``assignments.parquet`` that cannot be used."""
+
+
+def image_size(event_shape: Sequence[int]) -> Size | None:
+    """Height and width that new images are brought to; None where the items are vectors."""
+    return (event_shape[1], event_shape[2]) if len(event_shape) == 3 else None
+
+
+def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
+    """Items in the shape that a model was trained on: grey images become RGB, colours grey, transparency is dropped.
+
+    Raises:
+        InputError: they differ in more than channels.
+    """
+    images = split.images
+    if images.ndim == 4 and len(event_shape) == 3 and images.shape[1] != event_shape[0]:
+        images = to_channels(images, event_shape[0])
+    if tuple(images.shape[1:]) != tuple(event_shape):
+        raise InputError(
+            f"expected items of shape {tuple(event_shape)}, which the run was trained on, got "
+            f"{tuple(split.images.shape[1:])}: choose data of that shape"
+        )
+    return replace(split, images=images)
+
+
+def lowest_alike(path: Path) -> float:
+    """The evidence below which an item is unlike the items that trained: nearly all of theirs (99.9 %) are above it.
+
+    Args:
+        path: the run's ``assignments.parquet``; minus infinity where there is none.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return -math.inf
+    check_parquet(path, cure=REWRITE)
+    return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))
