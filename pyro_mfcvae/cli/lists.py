@@ -1,5 +1,7 @@
 """What there is, on the command line: ``mfcvae presets | datasets | completion``."""
 
+import contextlib
+import io
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -9,6 +11,42 @@ from pyro_mfcvae.cli.options import Json, option, registry
 from pyro_mfcvae.cli.terminal import console, print_json, say, table
 from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_names
 from pyro_mfcvae.data.catalogue import DATASETS
+
+# The script of tyro completes commands, options and their values. What stands behind none of these is an operand: a
+# preset, or a file. Of the script's answers, those that do not begin with what was typed are broken lines of help.
+_BASH = """
+
+_mfcvae() {
+  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} word
+  if [[ $COMP_CWORD -gt 1 && $current != -* && $previous != -* ]]; then
+    COMPREPLY=()
+    case ${COMP_WORDS[1]} in
+OPERANDS
+    esac
+    return
+  fi
+  _tyro_mfcvae
+  local -a answers=("${COMPREPLY[@]}")
+  COMPREPLY=()
+  for word in "${answers[@]}"; do
+    if [[ $word == "$current"* ]]; then COMPREPLY+=("$word"); fi
+  done
+}
+complete -o bashdefault -o default -F _mfcvae mfcvae
+"""
+_BASH_OPERANDS = '      {commands}) COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;'
+
+_ZSH = """if (( CURRENT > 2 )) && [[ $words[CURRENT] != -* && $words[CURRENT-1] != -* ]]; then
+  case $words[2] in
+OPERANDS
+  esac
+  _files
+else
+  _tyro_mfcvae "$@"
+fi
+"""
+_ZSH_OPERANDS = "    {commands}) compadd -- {words} ;;"
+_ZSH_CALL = '_tyro_mfcvae "$@"'
 
 
 def presets(json: Json = False) -> None:
@@ -47,7 +85,7 @@ def completion(
     shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional, option("SHELL")],
     /,
 ) -> None:
-    """Print a script that completes commands and options.
+    """Print a script that completes commands, options, presets and files.
 
     In bash: mfcvae completion bash > ~/.local/share/bash-completion/completions/mfcvae
 
@@ -56,9 +94,19 @@ def completion(
     Args:
         shell: bash or zsh.
     """
+    form, ending = (_BASH_OPERANDS, _BASH) if shell == "bash" else (_ZSH_OPERANDS, _ZSH)
+    operands = (("fit|sweep", (AUTO, *preset_names())), ("completion", ("bash", "zsh")))
+    cases = "\n".join(form.format(commands=commands, words=" ".join(words)) for commands, words in operands)
+    print(_script_of_tyro(shell).rstrip().removesuffix(_ZSH_CALL) + ending.replace("OPERANDS", cases), end="")
+
+
+def _script_of_tyro(shell: str) -> str:
     from pyro_mfcvae.cli.app import COMMANDS, find_command
 
     commands = tyro.extras.SubcommandApp()
     for name in COMMANDS:
         commands.command(name=name)(find_command(name))
-    commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)
+    return script.getvalue()

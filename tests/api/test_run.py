@@ -10,7 +10,7 @@ from PIL import Image
 import pyro_mfcvae
 from pyro_mfcvae import InputError, Run, fit, load
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.datasets import as_float, load_dataset
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -147,7 +147,7 @@ def test_new_images_of_several_sizes_are_assigned_by_a_run_whose_images_had_one(
     assert run.config.data.size is None
     table = run.assign("others")
     again = load_dataset("others", size=6)
-    probs = run.pair.assign(again.train.images)[0].numpy()
+    probs = run.pair.assign(as_float(again.train.images))[0].numpy()
     assert table["file"].tolist() == sorted(f"{n}.png" for n in range(80))
     assert table["facet_0_cluster_probability"].tolist() == pytest.approx(
         probs[range(80), table["facet_0_cluster"]].tolist(), abs=1e-5

@@ -88,6 +88,61 @@ def test_a_script_for_completion_names_commands_and_options() -> None:
         assert all(word in done.stdout.decode() for word in ("evaluate", "--sort-into", "--num-nodes"))
 
 
+# Asks for completions as readline does: by the function that `complete` has recorded.
+ASK = """
+source "$1"; shift
+function=$(complete -p mfcvae | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+for line in "$@"; do
+  read -ra COMP_WORDS <<< "$line"
+  if [[ $line == *" " ]]; then COMP_WORDS+=(""); fi
+  COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+  $function mfcvae
+  echo "${COMPREPLY[*]}"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_options_values_and_presets_and_leaves_files_to_itself(tmp_path: Path) -> None:
+    script = tmp_path / "mfcvae"
+    script.write_bytes(run_alone("completion", "bash").stdout)
+    expected = {
+        "mfcvae ev": "evaluate",
+        "mfcvae assign runs/mine --fo": "--format",
+        "mfcvae assign runs/mine --format ": "csv parquet jsonl",
+        "mfcvae fit --da": "--data --data.source --data.size --data.fit",
+        "mfcvae fit st": "stickfigures",
+        "mfcvae completion ": "bash zsh",
+        "mfcvae assign ": "",  # readline completes files where a function has no answer
+    }
+    done = subprocess.run(["bash", "-c", ASK, "ask", script, *expected], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout.splitlines(), done.stderr) == (list(expected.values()), "")
+    kinds = subprocess.run(["bash", "-c", f"source {script}; complete -p mfcvae"], capture_output=True, text=True)
+    assert "-o default" in kinds.stdout
+
+
+# A terminal of zsh's own (zpty), in which a line is typed and completed.
+TYPE = """
+zmodload zsh/zpty; zpty shell zsh -f -i
+zpty -w shell "PS1=; TERM=dumb; fpath=($1 \\$fpath); autoload -U compinit; compinit -u -D; echo rea''dy"
+zpty -r -m shell answer '*ready*'
+zpty -w -n shell "$2"$'\\t'
+zpty -r -m shell answer "*$3*" && print found
+zpty -d shell
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("mfcvae eva", "evaluate"), ("mfcvae fit st", "ickfigures"), ("mfcvae fit --resu", "--resume")],
+)
+def test_zsh_completes_commands_options_and_presets(tmp_path: Path, typed: str, completed: str) -> None:
+    (tmp_path / "_mfcvae").write_bytes(run_alone("completion", "zsh").stdout)
+    command = ["zsh", "-f", "-c", TYPE, "type", tmp_path, typed, completed]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "found\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_output_that_is_not_utf8_is_printed(encoding: str) -> None:
     for args in (["--help"], ["fit", "--help"], ["datasets"], ["presets"], ["explode"]):
