@@ -15,6 +15,7 @@ The script needs no installation of the package: a source checkout and its depen
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,17 +88,15 @@ def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device
     command += ["--device", device]
     start, why = time.monotonic(), None
     with (folder / f"{part.name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command + ["--rehearse"] * rehearse, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            code = subprocess.run(
-                command + ["--rehearse"] * rehearse,
-                timeout=seconds,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-                start_new_session=True,
-            ).returncode
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             why = f"stopped after {seconds:.0f} s"
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes as well
+            process.wait()
         else:
             last = (folder / f"{part.name}.log").read_text(errors="replace").strip().splitlines()[-1:]
             why = f"exit code {code}: {' '.join(last)}" if code else None

@@ -117,11 +117,14 @@ def available(name: str, budget: Budget) -> Dataset:
 
 
 def accuracy(budget: Budget) -> Iterator[Row]:
-    runs = [("mnist", "digit", True), ("mnist", "digit", False), ("shapes", "shape", True), ("shapes", "shape", False)]
-    for preset, label, is_captured in runs[::3] if budget.rehearse else runs:
+    """Each preset with its step captured, captured and compiled, and as it is written."""
+    presets = [("mnist", "digit"), ("shapes", "shape")]
+    programs = [(True, False), (True, True), (False, False)]
+    for (preset, label), (captures, compiles) in itertools.product(presets, programs[: 1 if budget.rehearse else 3]):
         wanted = 0.95
         config = shortened(load_preset(preset), budget)
-        config = override(config, [f"training.capture={str(is_captured).lower()}"])
+        program = {"capture": captures and budget.device == "cuda", "compile": compiles}
+        config = override(config, [f"training.{name}={str(value).lower()}" for name, value in program.items()])
         data = available(config.data.source, budget)
         clock = Clock(data, label, wanted)
         with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +132,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
         yield {
             "preset": preset,
             "label": label,
-            "captured": is_captured,
+            **program,
             "accuracy": round(clock.accuracy, 4),
             "seconds": result.summary["seconds"],
             f"seconds_to_{wanted}": clock.reached,

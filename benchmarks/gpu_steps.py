@@ -2,8 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier, Lock
+from threading import BrokenBarrierError
 from typing import Any
 
 import pyro
@@ -81,42 +85,86 @@ def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> 
     }
 
 
+@dataclass(frozen=True)
+class Case:
+    """One combination of what the ways are measured on.
+
+    Attributes:
+        networks: as in step_time.py.
+        batch: items per step.
+        clusters: K of both facets.
+        precision: of the networks.
+        compiles_all: whether each way is compiled as well; ours is captured and compiled in any case.
+    """
+
+    networks: str
+    batch: int
+    clusters: int
+    precision: str
+    compiles_all: bool = False
+
+
+CASES = (
+    Case("mlp", 512, 25, "float32", compiles_all=True),
+    Case("conv", 150, 25, "float32", compiles_all=True),
+    Case("mlp", 512, 25, "tf32"),
+    Case("mlp", 512, 25, "bf16"),
+    Case("conv", 150, 25, "tf32"),
+    Case("conv", 150, 25, "bf16"),
+    Case("mlp", 150, 200, "float32"),
+    Case("mlp", 512, 1000, "float32"),
+)
+REHEARSED = (Case("tiny", 8, 3, "float32"), Case("tiny", 8, 3, "tf32"))
+
+
 def steps(budget: Budget) -> Iterator[Row]:
-    """Networks alone, ours eager, compiled and captured, SVI, the published style; by precision, batch and K."""
-    if budget.rehearse:
-        cases = [("tiny", 8, 3, "float32"), ("tiny", 8, 3, "tf32")]
-    else:
-        cases = [
-            ("mlp", 512, 25, "float32"),
-            ("mlp", 512, 25, "bf16"),
-            ("conv", 150, 25, "float32"),
-            ("conv", 150, 25, "bf16"),
-            ("mlp", 512, 25, "tf32"),
-            ("mlp", 512, 1000, "float32"),
-            ("mlp", 150, 200, "float32"),
-            ("conv", 150, 200, "tf32"),
-        ]
+    """Networks alone, ours eager, compiled and captured, SVI, the published style; by precision, batch and K.
+
+    Every case has a process of its own. All prepare at once, since compilation takes long; then they measure in turn.
+    """
+    context = get_context("spawn")
+    cases = REHEARSED if budget.rehearse else CASES
+    found: Queue[list[Row]] = context.Queue()
+    ready, turn = context.Barrier(len(cases)), context.Lock()
+    processes = [context.Process(target=measure_case, args=(case, budget, ready, turn, found)) for case in cases]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        yield from found.get()
+    for process in processes:
+        process.join()
+
+
+def measure_case(case: Case, budget: Budget, ready: Barrier, turn: Lock, found: "Queue[list[Row]]") -> None:
+    """The rows of one case, or one that says why there are none."""
+    torch.set_num_threads(1)
     pyro.enable_validation(False)
-    for network, batch, clusters, precision in cases:
-        pyro.clear_param_store()
-        torch.compiler.reset()
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"  # torch's default is True
-        options = Options(
-            device=budget.device,  # type: ignore[arg-type]
-            precision=precision,  # type: ignore[arg-type]
-            seconds=0.1 if budget.rehearse else 1.5,
-            compile=budget.device == "cuda",
-        )
-        taken = ways(network, batch, 2, clusters, options)  # type: ignore[arg-type]
+    torch.backends.cudnn.allow_tf32 = case.precision == "tf32"  # torch's default is True
+    options = Options(
+        device=budget.device,  # type: ignore[arg-type]
+        precision=case.precision,  # type: ignore[arg-type]
+        seconds=0.1 if budget.rehearse else 2.0,
+        compile=case.compiles_all and budget.device == "cuda",
+    )
+    named = {key: value for key, value in asdict(case).items() if key != "compiles_all"}
+    try:
+        taken = ways(case.networks, case.batch, 2, case.clusters, options)  # type: ignore[arg-type]
         if budget.device == "cuda":
-            taken |= captured_ways(network, batch, clusters, options)
-        times = {name: round(found["wall"], 4) for name, found in measure(taken, options).items()}
-        case = {"networks": network, "batch": batch, "clusters": clusters, "precision": precision}
-        for name, ms in times.items():
-            yield {
-                **case,
-                "way": name,
-                "ms": ms,
-                "of_networks": round(ms / times["networks"], 3),
-                "of_published": round(ms / times["published"], 3),
-            }
+            taken |= captured_ways(case.networks, case.batch, case.clusters, options)
+        for step in taken.values():
+            step()
+        with suppress(BrokenBarrierError):  # a case that failed, or takes too long, stops no other
+            ready.wait(budget.left() / 2)
+        with turn:
+            times = {name: round(medians["wall"], 4) for name, medians in measure(taken, options).items()}
+    except Exception as error:  # of any kind: it is a result as well
+        ready.abort()
+        found.put([{**named, "failed": f"{type(error).__name__}: {error}"}])
+        return
+    rows = []
+    for name, ms in times.items():
+        ratios = {"of_networks": ms / times["networks"], "of_published": ms / times["published"]}
+        if "networks, captured" in times:
+            ratios["of_networks_captured"] = ms / times["networks, captured"]
+        rows.append({**named, "way": name, "ms": ms, **{key: round(ratio, 3) for key, ratio in ratios.items()}})
+    found.put(rows)

@@ -13,6 +13,7 @@ from trainings import prepare
 from pyro_mfcvae.train import captured
 from pyro_mfcvae.train.captured import NUM_WARM_UP_STEPS, CapturedStep, capture
 from pyro_mfcvae.train.known import KnownItems
+from pyro_mfcvae.train.optimizer import make_adam
 from pyro_mfcvae.train.training import Training
 
 SETTINGS = (
@@ -204,8 +205,7 @@ def test_a_gpu_replays_what_it_would_compute() -> None:
     for is_captured in (False, True):
         torch.manual_seed(0)
         layer = nn.Linear(8, 4, device=device)
-        rate = torch.tensor(0.01, device=device)
-        optimizer = torch.optim.Adam(layer.parameters(), lr=rate, fused=True, capturable=True)
+        optimizer = make_adam(layer.parameters(), learning_rate=0.01, device=device, captured=True)
 
         def step(x: Tensor, layer: nn.Linear = layer, optimizer: torch.optim.Adam = optimizer) -> Tensor:
             loss = layer(x).square().mean()

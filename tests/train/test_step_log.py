@@ -95,15 +95,17 @@ def test_no_step_reads_a_value(kind: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_the_gpu() -> None:
     from pyro_mfcvae.train.devices import open_fabric
 
     training = prepare(BATCHES, fabric=open_fabric("cuda"))
     batches = training.start_epoch()
     training.prepare_step()
+    next(batches)  # the epoch's order is copied to the device
     training.steps_taken = 1
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for x in batches:
             training.prepare_step()
             loss, terms = training._objective(x)
