@@ -30,7 +30,7 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
     None: " for a q(z | x) that is not Gaussian",
 }
 
-# Draws of z over which a rule that depends on the drawn z is averaged at once.
+# Number of draws of z that are in memory at once when a rule that depends on the drawn z is averaged.
 _DRAWS_AT_ONCE = 8
 
 
@@ -111,7 +111,7 @@ class MultiFacetGuide(StoredModule):
         return self._model[0]
 
     def check_model(self, model: object) -> None:
-        """Refuse a model that is not the guide's own, such as a copy of it."""
+        """Refuse every model but the guide's own; a copy of that model is another model."""
         if model is not self.model:
             raise InputError(WRONG_MODEL)
 
@@ -151,7 +151,7 @@ class MultiFacetGuide(StoredModule):
 
     @pyro_method
     def sample_globals(self) -> Sequence[Mixture]:
-        """Draw theta ~ q(theta); the priors at that value, or as they are where nothing in them is random."""
+        """Draw theta ~ q(theta) and return the priors at that value, or unchanged if no parameter is random."""
         return self.model.priors_given({} if self.globals_guide is None else self.globals_guide())
 
     def typical_priors(self) -> Sequence[Mixture]:
@@ -204,8 +204,8 @@ class MultiFacetGuide(StoredModule):
         return torch.where((known[j] >= 0).unsqueeze(-1), certain.scatter(-1, c, 0.0), logits)
 
     def cluster_probs(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, *, num_draws: int) -> Tensor:
-        """q(c_j | x), (N, K_j): for a rule that depends on the drawn z, E_q(z_j|x)[q(c_j | x, z_j)] over so many
-        draws."""
+        """q(c_j | x), (N, K_j). For a rule that depends on the drawn z it is the mean of q(c_j | x, z_j) over
+        ``num_samples`` draws."""
         rule = self.assignment
         if not rule.needs_draw:
             probs: Tensor = rule(j, prior, posterior, posterior.mean).exp()
@@ -225,12 +225,12 @@ def _name_after(model: MultiFacetModel) -> str:
 
 
 def _mark(model: MultiFacetModel) -> InferDict:
-    """What a site notes of the model that it is for. Pyro passes keys on that its type does not list."""
+    """The ``infer`` entry that says which model a site belongs to. Pyro passes on keys that its type does not list."""
     return cast(InferDict, {MODEL_TOKEN: model.token})
 
 
 def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
-    """Whether the encoder reads the mask of observed elements; refuses one whose in_shape does not fit the data."""
+    """Whether the encoder reads the mask of observed elements; an encoder that does not fit the data is refused."""
     shapes = {model.event_shape: "the data's"}
     if model.missing:
         shapes[with_mask(model.event_shape)] = "with the mask of observed elements"
@@ -241,13 +241,13 @@ def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
 
 
 def with_mask(event_shape: Sequence[int]) -> tuple[int, ...]:
-    """The ``in_shape`` of an encoder that reads which elements are observed, after the elements: (2C, …)."""
+    """The ``in_shape`` (2C, …) of an encoder whose input is the elements, then the mask of observed elements."""
     first, *others = event_shape
     return (2 * first, *others)
 
 
 def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: LadderEncoder) -> None:
-    """Refuse a rule that asks for what the priors or the encoder's family of q(z | x) do not have."""
+    """Refuse a rule that needs a property that the priors or the encoder's family of q(z | x) do not have."""
     name = type(rule).__name__
     if rule.needs_moments and encoder.covariance is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Assignment rules: how q(c_j | x) is found from the prior and q(z_j | x).
+"""Assignment rules, which compute q(c_j | x) from the prior and q(z_j | x).
 
 Writing A_c = log pi_c + E_q(z|x)[log p(z | c)], the ELBO's terms in q(c|x) are sum_c q_c (A_c - log q_c), which
 q_c ∝ exp(A_c) maximises (Falck et al. 2021, theorem 1; log p(z) is the same for every c and cancels).
@@ -75,7 +75,7 @@ class MonteCarloAssignment(AssignmentRule):
 class SampleAssignment(AssignmentRule):
     """q(c|z) = p(c | z) at the drawn z: the objective becomes that of the collapsed mixture, sum_c pi_c p(z | c).
 
-    The tightest bound of all rules; what the authors' published code computes.
+    This rule gives the tightest bound of all; the authors' published code computes it.
     """
 
     is_optimum = True

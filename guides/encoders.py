@@ -44,7 +44,7 @@ class LadderEncoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """The layers whose scale is free, linear or convolutional, in no particular order: all but the heads'."""
+        """All linear and convolutional layers except the heads, in no particular order: these may be rescaled."""
 
 
 class MLPLadderEncoder(LadderEncoder):
@@ -100,11 +100,11 @@ class ConvLadderEncoder(LadderEncoder):
     Args:
         facets: shallowest first.
         in_shape: event shape of the data, (channels, height, width).
-        channels: of h_1, h_2, …; the last goes for all further maps too.
+        channels: of h_1, h_2, …; the last number also holds for all further maps.
         num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
         head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
-        recompute: keep only h_1, h_2, … for the backward pass, and compute what lies between them again.
+        recompute: keep only h_1, h_2, … for the backward pass, and compute the layers between them again.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ConvLadderEncoder(LadderEncoder):
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         batch_shape = x.shape[: -len(self.in_shape)]
-        maps = [x.reshape(-1, *self.in_shape)]  # convolutions know one batch dimension only
+        maps = [x.reshape(-1, *self.in_shape)]  # convolutions accept one batch dimension only
         for level in self.levels:
             maps.append(recomputed(level, maps[-1]) if self.recompute else level(maps[-1]))
         return [
@@ -194,9 +194,9 @@ def _covariance(heads: nn.ModuleList) -> PosteriorCovariance | None:
 def scale_head_init(heads: nn.ModuleList, gain: float) -> None:
     """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
 
-    With 0 their q(z_j | x) is the same for every x: a facet that joins a trained ladder starts by saying nothing, and
-    learns what the deeper ones left to say instead of repeating whatever the features hold. With 1 they start like any
-    linear layer.
+    With 0 their q(z_j | x) is the same for every x. A facet that joins a trained ladder then starts without information
+    about x, and learns what the deeper facets do not encode yet, instead of repeating what the features hold. With 1
+    the heads start like other linear layers.
     """
     if gain < 0:
         raise InputError(f"expected head_init_scale ≥ 0, got {gain}: pass 0 or more")

@@ -19,7 +19,7 @@ from pyro_mfcvae.models.distributions import StickBreaking, stick_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.networks import for_densities
 
-# The number of items that q(probs) counts as at its start: how certain it is of the weights that it starts at.
+# Initial certainty of q(probs) about the weights, as a number of items.
 _INITIAL_COUNT = 100.0
 
 # Draws whose median stands for a q(theta) without `median`, such as a flow.
@@ -55,7 +55,8 @@ def typical_values(guide: GlobalGuide, model: MultiFacetModel) -> Mapping[str, T
     with torch.random.fork_rng(devices=devices), poutine.block():
         torch.manual_seed(0)
         if isinstance(guide, AutoContinuous):
-            # Delta's draws are views of one row, of which torch's median returns wrong numbers; a copy has rows.
+            # Delta's draws are expanded views of one row, and torch's median is wrong on such views, so they are
+            # copied.
             draws = guide.get_posterior().sample((_MEDIAN_DRAWS,)).contiguous()
             latent = draws.median(0).values
             return {site["name"]: biject_to(site["fn"].support)(value) for site, value in guide._unpack_latent(latent)}
@@ -110,8 +111,8 @@ def _sites(model: MultiFacetModel) -> dict[str, Any]:
 
 
 class _SingleNormal(AutoNormal):
-    """An AutoNormal whose draws are in float32 where its parameters are of half precision: a Cholesky factor that is
-    rounded to half precision is no longer one."""
+    """An AutoNormal whose draws are in float32 if its parameters are in half precision: a Cholesky factor rounded to
+    half precision would not be valid any more."""
 
     def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
         loc, scale = super()._get_loc_and_scale(name)  # type: ignore[no-untyped-call]
@@ -163,14 +164,14 @@ class ConjugateGuide(PyroModule):
 
     @torch.no_grad()
     def median(self) -> dict[str, Tensor]:
-        """Means of the weights, also for sticks, whose value is then that of E[v]; medians of the others."""
+        """Means of the weights (sticks are set to E[v]), and medians of all other parameters."""
         values: dict[str, Tensor] = {name: self.weights_posterior(name).mean for name in self.weights}
         values |= {name: (getattr(self, f"{name}_a") / getattr(self, f"{name}_b")).log() for name in self.sticks}
         return values | (self.others.median() if self.others is not None else {})
 
     @torch.no_grad()
     def start_at(self, values: Mapping[str, Tensor]) -> None:
-        """Move q(theta) to values of some of its sites; it stays as certain of them as it is."""
+        """Move q(theta) to values of some of its sites; its certainty about them does not change."""
         self._start_weights(values)
         if self.others is not None and self.others.prototype_trace is not None:
             for name, site in self.others.prototype_trace.iter_stochastic_nodes():

@@ -1,4 +1,4 @@
-"""Families of q(z | x): heads from an encoder's features to a distribution."""
+"""Families of q(z | x): heads that map an encoder's features to a distribution."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class PosteriorHead(nn.Module, ABC):
     """
 
     covariance: ClassVar[PosteriorCovariance | None] = None
-    """The covariance of a Gaussian family; None for other families, under which no expectation has a closed form."""
+    """The covariance of a Gaussian family; None for other families, for which no expectation has a closed form."""
 
     def __init__(self, num_features: int, latent_dim: int, *, num_outputs: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class LowRankHead(PosteriorHead):
 
 
 class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
-    """A Gaussian sent through invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z, not
+    """A Gaussian mapped by invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z, not
     the expectation."""
 
     @property
@@ -116,7 +116,7 @@ class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
         return z
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "FlowPosterior":
-        """The same variable, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         return FlowPosterior(self.base_dist.expand(batch_shape), self.transforms, validate_args=False)
 
 
@@ -147,6 +147,6 @@ class FlowHead(PosteriorHead):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         loc, raw_scale, context = self.outputs(h, self.latent_dim, self.latent_dim, _CONTEXT_DIM)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
-        # Both transforms remember their last draw, so that its density needs no inverse, which takes D passes.
+        # Both transforms cache their last draw, so its density needs no inverse, which would take D passes.
         place = T.AffineTransform(loc, softplus(raw_scale) + MIN_SCALE, event_dim=1, cache_size=1)
         return FlowPosterior(base, [self.transform.condition(like_parameters(context, self.transform)), place])

@@ -16,10 +16,10 @@ class RotatedEncoder(LadderEncoder):
 
         loc' = loc axes,   scale'² = scale² axes∘axes
 
-    with loc, scale (…, D) those of the ladder, D the sum of the D_j: of the mapped Gaussian the diagonal of the
-    covariance is kept, which is exact for the identity, and close to it where axes is a rotation of latents that are
-    measured in units of scale. The buffer ``axes`` (D, D), the identity at first, is set by
-    `pyro_mfcvae.infer.repartition`, together with that of a `RotatedDecoder`.
+    with loc, scale (…, D) those of the ladder, D the sum of the D_j: only the diagonal of the mapped covariance is
+    kept. This is exact for the identity, and a good approximation if axes is a rotation of latents that are measured in
+    units of scale. The buffer ``axes`` (D, D), initially the identity, is set by `pyro_mfcvae.infer.repartition`,
+    together with that of a `RotatedDecoder`.
 
     Args:
         ladder: an encoder whose q(z | x) is a Gaussian with a diagonal covariance.

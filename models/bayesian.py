@@ -30,9 +30,9 @@ class BayesianMixturePrior(MixturePrior):
         corr_c   ~ LKJCholesky(correlation):  Sigma_c = diag(scale_c) corr_c corr_cᵀ diag(scale_c)
 
     drawn once for all items, at the sites ``probs_j`` or ``sticks_j``, ``center_j``, ``loc_j``, ``scale_j`` and
-    ``corr_j``. With sticks, ``probs_j`` is a deterministic site, the weights that they give; a value that
-    ``poutine.condition`` or ``poutine.do`` puts there takes the place of these weights. Inside a pair the mixture is
-    the one at theta ~ q(theta). ``prior()`` without theta is the mixture that `set_mixture` has set.
+    ``corr_j``. With sticks, ``probs_j`` is a deterministic site that holds their weights. If ``poutine.condition`` or
+    ``poutine.do`` sets a value at this site, the value replaces these weights. Inside a pair the mixture is the one at
+    theta ~ q(theta). ``prior()`` without theta is the mixture that `set_mixture` has set.
 
     Args:
         facet: K and D.
@@ -50,7 +50,7 @@ class BayesianMixturePrior(MixturePrior):
     """
 
     names: ClassVar[tuple[str, ...]] = ("probs", "loc", "scale")
-    """What ``random`` is by default."""
+    """The default of ``random``."""
 
     def __init__(
         self,
@@ -96,7 +96,8 @@ class BayesianMixturePrior(MixturePrior):
         return tuple(name for name in every if name in random)
 
     def _freeze(self, name: str) -> None:
-        """Make a parameter a buffer, because q(theta) takes its place; it is where that guide starts."""
+        """Replace a parameter by a buffer, because q(theta) takes its place; the buffer is the starting point of
+        q(theta)."""
         value = getattr(self, name).detach().clone()
         delattr(self, name)
         self.register_buffer(name, value)
@@ -131,9 +132,10 @@ class BayesianMixturePrior(MixturePrior):
         return sites
 
     def draw_theta(self, j: int) -> dict[str, Tensor]:
-        """Draw theta as every prior does; with sticks, record also the weights as deterministic site ``probs_j``."""
+        """Draw theta as every prior does; with sticks, also record the weights at the deterministic site
+        ``probs_j``."""
         theta = super().draw_theta(j)
-        if "sticks" in theta and am_i_wrapped():  # without a handler nobody reads or sets the site
+        if "sticks" in theta and am_i_wrapped():  # without a handler, nothing reads or sets the site
             own = stick_weights(theta["sticks"]).exp()
             probs = pyro.deterministic(global_site("probs", j), own, event_dim=1)
             if probs is not own:  # a handler has put other weights in their place
@@ -164,14 +166,14 @@ class BayesianMixturePrior(MixturePrior):
         return Mixture(for_densities(logits), self.components(for_densities(loc), for_densities(spread)))
 
     def fit(self, z: Tensor, settings: FitSettings, *, concentration: float | None = None) -> None:
-        """As a `MixturePrior`; with sticks, by variational inference for a Dirichlet process of the concentration."""
+        """Fit like a `MixturePrior`; with sticks, by variational inference for a Dirichlet process."""
         if self.stick_breaking and concentration is None:
             concentration = self.concentration.item()
         super().fit(z, settings, concentration=concentration)
 
     @torch.no_grad()
     def point(self) -> dict[str, Tensor]:
-        """The values of theta at which `set_mixture` has put the prior."""
+        """The values of theta that `set_mixture` has set."""
         values: dict[str, Tensor] = {}
         if "probs" in self.random:
             log_weights = self().log_weights()

@@ -27,7 +27,7 @@ class LogRatePoisson(dist.TorchDistribution):
         super().__init__(log_rate.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "LogRatePoisson":
-        """The same counts, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         return LogRatePoisson(self.log_rate.expand(torch.Size(batch_shape)), validate_args=False)
 
     @property
@@ -61,7 +61,7 @@ class MeanNegativeBinomial(dist.TorchDistribution):
     """Counts x of mean m = exp(log_mean) and variance m + m² / r: Poisson with a Gamma(r, r / m) distributed rate.
 
     The density is evaluated by differences from the mode (Loader 2000), which is accurate up to the Poisson limit; the
-    usual form subtracts logarithms of Gamma(x + r) and Gamma(r), whose digits are lost in float32 where r is large.
+    usual form subtracts the logarithms of Gamma(x + r) and Gamma(r), which loses all digits in float32 if r is large.
 
     Args:
         log_mean: of any shape.
@@ -76,7 +76,7 @@ class MeanNegativeBinomial(dist.TorchDistribution):
         super().__init__(self.log_mean.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "MeanNegativeBinomial":
-        """The same counts, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         shape = torch.Size(batch_shape)
         return MeanNegativeBinomial(self.log_mean.expand(shape), self.dispersion.expand(shape), validate_args=False)
 
@@ -127,7 +127,7 @@ _LARGEST_LOG_RATE = 20.0
 
 
 def stirling_error(x: Tensor) -> Tensor:
-    """log Gamma(x + 1) - ((x + 1/2) log x - x + log(2 pi) / 2), for x > 0: what Stirling's formula leaves out."""
+    """log Gamma(x + 1) - ((x + 1/2) log x - x + log(2 pi) / 2), for x > 0: the error of Stirling's formula."""
     near = x.clamp_max(_SERIES_FROM)
     exact = torch.lgamma(near + 1) - (near + 0.5) * near.log() + near - math.log(2 * math.pi) / 2
     inverse = x.clamp_min(_SERIES_FROM).reciprocal()

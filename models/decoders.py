@@ -36,7 +36,8 @@ class LadderDecoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """The layers whose scale is free, linear or convolutional, in no particular order: all but the output's."""
+        """All linear and convolutional layers except the output layer, in no particular order: these may be
+        rescaled."""
 
 
 class MLPLadderDecoder(LadderDecoder):
@@ -104,10 +105,10 @@ class ConvLadderDecoder(LadderDecoder):
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
-        channels: of h_1, h_2, …; the last number is also that of all further maps.
+        channels: of h_1, h_2, …; the last number also holds for all further maps.
         num_residual_blocks: number of `ResidualBlock`s on every map, after facets have joined and before up, ≥ 0.
         gated: give every facet but the deepest a gate.
-        recompute: keep only the h_l for the backward pass, and compute what lies between them again.
+        recompute: keep only the h_l for the backward pass, and compute the layers between them again.
     """
 
     def __init__(

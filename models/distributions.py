@@ -1,4 +1,4 @@
-"""Distributions that neither torch nor Pyro has."""
+"""Distributions that torch and Pyro do not have."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch.nn.functional import logsigmoid, pad
 # Bounds the memory of a mean over 255 thresholds to eight times that of the data.
 _THRESHOLDS_AT_ONCE = 8
 
-# Log probability of the clusters that an item of a known cluster is not in: its exponential is 0 in every precision,
-# and unlike minus infinity it gives no NaN when multiplied by that.
+# Log probability, for an item of a known cluster, of every other cluster. Its exponential is 0 in every precision, and
+# the product of the two is 0, where minus infinity would give NaN.
 IMPOSSIBLE = -1e4
 
 
@@ -38,7 +38,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogistic":
-        """The same variable, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         shape = torch.Size(batch_shape)
         return DiscretizedLogistic(
             self.loc.expand(shape), self.scale.expand(shape), num_levels=self.num_levels, validate_args=False
@@ -92,7 +92,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuousBernoulli":
-        """The same variable, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
 
     @property
@@ -126,7 +126,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return torch.where(small, self.logits * (value - 0.5) + near, self.logits * end + far)
 
     def _split(self, bound: float) -> tuple[Tensor, Tensor]:
-        """Where |l| < bound, and |l|, with 1 in these places, so that no gradient is NaN."""
+        """The mask |l| < bound, and |l| with 1 where the mask is true, so that no gradient is NaN."""
         small = self.logits.abs() < bound
         return small, torch.where(small, 1.0, self.logits.abs())
 
@@ -136,7 +136,7 @@ _SERIES_BELOW = 0.1
 
 
 class FloatCategorical(dist.Categorical):
-    """A Categorical over codes 0 … V-1 whose draws are floats, as the data are that networks read."""
+    """A Categorical over codes 0 … V-1 whose draws are floats, because networks read floats."""
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Codes, of shape ``sample_shape`` + batch shape."""
@@ -162,7 +162,7 @@ class KnownCategorical(dist.Categorical):
         super().__init__(logits=self._joint, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "KnownCategorical":
-        """The same distribution, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         new = dist.Categorical._get_checked_instance(self, KnownCategorical, _instance)
         new._joint = self._joint.expand(*batch_shape, self._joint.shape[-1])
         dist.Categorical.expand(self, batch_shape, _instance=new)
@@ -202,7 +202,7 @@ class StickBreaking(dist.TorchDistribution):
         super().__init__(self.a.shape[:-1], self.a.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "StickBreaking":
-        """The same sticks, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         shape = (*batch_shape, *self.event_shape)
         return StickBreaking(self.a.expand(shape), self.b.expand(shape), validate_args=False)
 

@@ -1,4 +1,4 @@
-"""Fits of mixtures to points by expectation maximisation: what `initialize_mixtures` asks a prior's ``fit`` for."""
+"""Fits of mixtures to points by expectation maximisation; the methods ``fit`` of the priors call them."""
 
 import math
 import warnings
@@ -18,30 +18,30 @@ Covariance = Literal["diagonal", "full", "spherical", "tied"]
 # Added to the diagonal of every fitted covariance, in units of z²: a component on a few items must not become a spike.
 _MIN_VARIANCE = 1e-4
 
-# The same relative to the largest variance, below which a Cholesky factor in float64 has no digits left.
+# The same, relative to the largest variance. With less, a Cholesky factor in float64 has no correct digits.
 _MIN_VARIANCE_RATIO = 1e-10
 
 # Iterations of the variational fit of a Dirichlet process, which empties clusters slowly.
 _MAX_ITERATIONS = 1000
 
-# The number of items that its prior on a mean counts as: nearly none.
+# Weight of its prior on a mean, as a number of items: nearly 0.
 _MEAN_PRECISION = 0.01
 
-# The smallest weight that a component starts with, in units of 1/K: from weight 0 it could not come back.
+# The smallest weight that a component starts with, in units of 1/K: a weight of 0 would stay 0.
 _MIN_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How a prior's ``fit(z, settings)`` is to fit it to points z (N, D).
+    """The settings of a prior's method ``fit(z, settings)``, which fits the prior to points z (N, D).
 
     Attributes:
-        unit: standard deviations in which to measure the dimensions of z, (D,); ones where None.
-        variance: start with covariances variance · I, whatever was fitted; None for the fitted ones.
+        unit: standard deviations in which to measure the dimensions of z, (D,); ones if None.
+        variance: use the covariances variance · I instead of the fitted ones; None keeps the fitted ones.
         seed: of the start.
         known: further points (M, D) and their clusters (M,), negative where unknown; None where there are none.
-        encoder_inputs: from indices (K,) of items of z to what the encoder reads of them, (K, *in_shape); None where z
-            are points without items.
+        encoder_inputs: function from indices (K,) of items to the encoder's input for them, (K, *in_shape); None if the
+            points z belong to no items.
     """
 
     unit: Tensor | None = None
@@ -111,7 +111,7 @@ def fit_gaussians(
             start = _start_at(points.double().cpu() / unit, clusters, z, num_clusters, kind=kind, seed=settings.seed)
         mixture = GaussianMixture(n_components=num_clusters, **start, **common)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, SVI continues from there
+        warnings.simplefilter("ignore", ConvergenceWarning)  # this is only a starting point for SVI
         mixture.fit(z.numpy())
     weights, means, fitted = (
         torch.from_numpy(values) for values in (mixture.weights_, mixture.means_, mixture.covariances_)
@@ -140,7 +140,7 @@ def _as_matrices(fitted: Tensor, num_clusters: int, dim: int, covariance: Covari
 def _start_at(
     known: Tensor, clusters: Tensor, z: Tensor, num_clusters: int, *, kind: str, seed: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Where EM starts, as GaussianMixture takes it; empty where too few points are known for a covariance (D, D).
+    """Starting values of EM, as arguments of GaussianMixture; empty if too few points are known for a covariance.
 
     Clusters without a known point start at the centres of k-means of ``z``.
     """
@@ -196,7 +196,7 @@ def check_enough(z: Tensor, num_clusters: int) -> None:
 def cholesky(covariance: Tensor) -> Tensor:
     """L with covariance = L Lᵀ, (…, D, D), factorised in float64 on the CPU.
 
-    A covariance that float32 has rounded need not be positive definite, while its factor, rounded last, is one.
+    A covariance rounded to float32 may not be positive definite. So it is factorised first and rounded afterwards.
 
     Raises:
         InputError: the covariance is not positive definite.

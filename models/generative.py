@@ -43,9 +43,8 @@ class MultiFacetModel(StoredModule):
             z_j | c_j ~ priors[j](theta_j).component(c_j)
             x | z ~ likelihood(decoder(z_0 … z_{J-1}))
 
-    The buffers ``alpha`` (J,) and ``beta`` (J,), both ones at first, are the weights of each facet's decoder
-    contribution and of its KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the
-    objective.
+    The buffers ``alpha`` (J,) and ``beta`` (J,), initially ones, are the weights of each facet's decoder contribution
+    and of its KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the objective.
 
     A copy (copy.deepcopy, pickle, torch.load) is a model of its own, with a name of its own in Pyro's parameter store.
 
@@ -180,7 +179,7 @@ class MultiFacetModel(StoredModule):
         ]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """Where a guide over the `global_sites` of some facets (or all) may start: the priors' own points."""
+        """Starting values for a guide over the `global_sites` of some facets (or all): the priors' own `point`."""
         chosen = range(len(self.facets)) if facets is None else facets
         return {global_site(name, j): value for j in chosen for name, value in self.priors[j].point().items()}
 
@@ -209,7 +208,8 @@ class MultiFacetModel(StoredModule):
         return log_prob
 
     def split_missing(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The data with 0 for what is missing, and where they are observed; None where nothing can be missing."""
+        """The data with 0 for missing elements, and the mask of observed ones; None if the model has no missing
+        elements."""
         x = for_densities(x)
         return (x.nan_to_num(0.0), x.isnan().logical_not()) if self.missing else (x, None)
 
@@ -220,7 +220,7 @@ class MultiFacetModel(StoredModule):
         return for_densities(output)
 
     def check_items(self, x: Tensor | None, num: int | None = None) -> int:
-        """How many items a call is about: those of the data, which must be what `likelihood` describes, or ``num``.
+        """The number of items of a call: that of the data, which are checked, or ``num``.
 
         Raises:
             InputError: the type, shape or values of x do not fit the model, or there is no item.
@@ -247,7 +247,7 @@ class MultiFacetModel(StoredModule):
 
     @contextmanager
     def plate(self, num_items: int, *, is_new: bool = False) -> Iterator[None]:
-        """The plate over items, scaled to ``num_data`` items where that is given, unless they are new."""
+        """The plate over items; unless they are new, it is scaled to ``num_data`` items if that is given."""
         with pyro.plate(PLATE, num_items, dim=-1):
             if is_tracing():
                 size = unfolded(self._num_data, torch.as_tensor(num_items))

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z): what the decoder's output parametrises."""
+"""Likelihoods p(x | z), whose parameters are the decoder's output."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ class Likelihood(AbstractPyroModule):
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """E[x | z], of the data's shape: what a reconstruction shows."""
+        """E[x | z], of the data's shape. Reconstructions show it."""
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """What an encoder reads of the data ``x``, without missing elements: ``x`` itself by default."""
+        """The encoder's input for data ``x`` without missing elements: ``x`` itself by default."""
         return x
 
     def event_shape(self, output_shape: Sequence[int]) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class Likelihood(AbstractPyroModule):
         return tuple(event_shape)
 
     def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
-        """What one element of the data may be; the model refuses other values. Any finite number by default."""
+        """The values that an element of the data may have; the model refuses others. By default any finite number."""
         return constraints.real
 
 
@@ -49,7 +49,7 @@ class BernoulliLikelihood(Likelihood):
     log p = x log sigmoid(output) + (1 - x) log sigmoid(-output)."""
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        # Grey values lie outside the Bernoulli's support {0, 1}; only this site goes without the check.
+        # Grey values lie outside the Bernoulli's support {0, 1}, so this site alone is not checked.
         return dist.Bernoulli(logits=output, validate_args=False)
 
     def mean(self, output: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class GaussianLikelihood(_ScaledLikelihood):
 class StandardizedGaussianLikelihood(GaussianLikelihood):
     """x ~ Normal(offset + unit · output, unit · scale), element by element: a Gaussian of the standardised data.
 
-    The encoder reads (x - offset) / unit. The buffers ``offset`` and ``unit``, 0 and 1 at first, are set by `measure`,
+    The encoder reads (x - offset) / unit. The buffers ``offset`` and ``unit``, initially 0 and 1, are set by `measure`,
     so that new items are standardised like those that trained.
 
     Args:
@@ -238,7 +238,7 @@ class CategoricalLikelihood(Likelihood):
     The decoder's output has the shape (*event_shape, V). ``mean`` is the most probable code.
 
     Args:
-        num_categories: V; that of the decoder's output where None.
+        num_categories: V; that of the decoder's output if None.
     """
 
     def __init__(self, num_categories: int | None = None) -> None:

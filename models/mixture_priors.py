@@ -93,7 +93,7 @@ class MixturePrior(FacetPrior):
             loc: new means, (K, D).
             covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
                 its mean, a tied one the mean of all.
-            probs: new weights, (K,), positive; uniform where None. Fixed weights accept only None.
+            probs: new weights, (K,), positive; uniform if None. Fixed weights accept only None.
         """
         if probs is not None and not self.learns_weights:
             raise InputError(

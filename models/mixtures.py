@@ -1,4 +1,4 @@
-"""Mixture values: what a prior returns, with E[log p(z | c)] where it has a closed form."""
+"""Mixtures, which priors return, with E[log p(z | c)] for the families that have a closed form."""
 
 from collections.abc import Callable
 from copy import copy
@@ -97,8 +97,8 @@ class Mixture:
         return log_prob
 
     def has_closed_form(self, covariance: PosteriorCovariance | None) -> bool:
-        """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with such a covariance; None: under
-        a q(z | x) of another family, where it never has one."""
+        """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with this covariance. None stands for a
+        q(z | x) that is not Gaussian: there is no closed form then."""
         return covariance is not None and (_family(self._components), covariance) in _CLOSED_FORMS
 
     def expected_log_prob_under(self, posterior: td.Distribution) -> Tensor:
@@ -124,8 +124,8 @@ class Mixture:
         return _CLOSED_FORMS[_family(self._components), covariance](self._components, *moments)
 
     def expecting(self, posterior: td.Distribution) -> "Mixture":
-        """The same mixture, holding the value of E[log p(z | c)] under ``posterior``, which it then returns whenever it
-        is asked for it: the objective and the assignment rule share one evaluation."""
+        """The same mixture, holding the value of E[log p(z | c)] under ``posterior``, which it then returns without
+        computing it again: the objective and the assignment rule share one evaluation."""
         mixture = copy(self)
         mixture._expected = (posterior, self.expected_log_prob_under(posterior))
         return mixture
@@ -135,7 +135,7 @@ class Mixture:
 
 
 def register_closed_form(family: type, covariance: PosteriorCovariance) -> Callable[[ClosedForm], ClosedForm]:
-    """Decorate the closed form of E[log p(z | c)] for components of a family and q(z | x) with such a covariance.
+    """Decorator: register a closed form of E[log p(z | c)] for a family of components and a covariance of q(z | x).
 
     Args:
         family: the exact class of the components, without the ``Independent`` that ``.to_event(1)`` adds.
@@ -197,7 +197,7 @@ class SelectedComponent(dist.TorchDistribution):
         return self._select(self.components.variance)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "SelectedComponent":
-        """The same components, repeated to a batch shape."""
+        """This distribution, expanded to a batch shape."""
         return SelectedComponent(self.components, self.c.expand(batch_shape))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -235,7 +235,7 @@ _PYRO: dict[type, type] = {
 
 
 def _family(distribution: Any) -> type:
-    """The exact class of a distribution, without its ``Independent``; torch's Gaussians count as Pyro's."""
+    """The exact class of a distribution inside its ``Independent``; torch's Gaussians count as Pyro's."""
     family = type(distribution)
     if family in (dist.Independent, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
         family = type(distribution.base_dist)

@@ -20,7 +20,7 @@ Theta = Mapping[str, Tensor]
 """Values of a prior's random parameters, by name."""
 
 Hyperprior = Mapping[str, dist.TorchDistribution | Callable[[Theta], dist.TorchDistribution]]
-"""p(theta) by name: each a distribution, or a function from the values drawn so far to one."""
+"""p(theta) by name: each value is a distribution, or a function from the values drawn so far to a distribution."""
 
 
 class FacetPrior(AbstractPyroModule):
@@ -56,14 +56,15 @@ class FacetPrior(AbstractPyroModule):
         return self().has_closed_form(covariance)
 
     def check_encoder(self, encoder: nn.Module) -> None:
-        """Refuse a guide's encoder that does not fit the prior; a prior that reads no encoder accepts any.
+        """Refuse a guide's encoder that does not fit the prior; a prior that does not read an encoder accepts every
+        encoder.
 
         Raises:
             InputError: the prior reads another encoder than ``encoder``.
         """
 
     def hyperprior(self) -> Hyperprior:
-        """p(theta) of the parameters that are random themselves, by name, in the order in which they are drawn.
+        """p(theta) of the random parameters, by name, in the order in which they are drawn.
 
         Batch shape (), event shape that of the parameter. The model draws them once for all items, at sites such as
         ``probs_j``, and passes the values to `forward`.
@@ -95,13 +96,13 @@ class PriorList(PyroModuleList):
         if own != facet:
             raise InputError(f"expected a prior of {facet}, got one of {own}: build it for that facet")
         super().__setitem__(j, prior)
-        # PyroModule removes what it replaces before it adds the new module, which would then come last.
+        # PyroModule would remove the old prior and add the new one at the end, so the order would change.
         self._modules = dict(sorted(self._modules.items(), key=lambda item: int(item[0])))
         self._read_names()
 
     def _read_names(self) -> None:
         self.theta_names = [list(prior.hyperprior()) for prior in cast(Sequence[FacetPrior], self)]
-        """The names in every prior's `hyperprior`, which is not built at each call to read them."""
+        """The names in every prior's `hyperprior`, stored so that the hyperprior is not built at every call."""
 
 
 class StandardNormalPrior(FacetPrior):

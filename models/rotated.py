@@ -12,9 +12,9 @@ from pyro_mfcvae.networks import broadcast_batches
 class RotatedDecoder(LadderDecoder):
     """A ladder that reads [z_0, …, z_{J-1}] inverse_axes, split into its rungs' latents again.
 
-    The buffer ``inverse_axes`` (D, D), D the sum of the D_j, is the identity at first; it is the inverse of the
-    ``axes`` of a `RotatedEncoder`, so that both ladders keep the same latents whatever the facets are.
-    ``alpha`` weighs rungs, not facets: set axes after all facets have joined.
+    The buffer ``inverse_axes`` (D, D), D the sum of the D_j, is initially the identity. It is the inverse of the
+    ``axes`` of a `RotatedEncoder`, so the latents of both ladders do not change when the axes do. ``alpha`` weighs
+    rungs, not facets: set axes after all facets have joined.
 
     Args:
         ladder: the decoder.

@@ -17,7 +17,7 @@ from pyro_mfcvae.networks import for_densities
 class VampPrior(FacetPrior):
     """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
 
-    Every cluster can be looked at as an item, and the prior follows the encoder as that is trained.
+    The pseudo-input of every cluster can be looked at like an item, and the prior changes with the encoder in training.
     Parameters: ``pseudo_inputs`` (K, *in_shape), and ``logits`` (K,) unless the weights are fixed. The encoder reads
     the pseudo-inputs in evaluation mode, so that batch norm neither depends on them nor counts them.
 
@@ -41,7 +41,7 @@ class VampPrior(FacetPrior):
         super().__init__(facet)
         if len(pseudo_inputs) != facet.num_clusters:
             raise InputError(
-                f"expected {facet.num_clusters} pseudo-inputs, one per cluster, got {len(pseudo_inputs)}: pass so many"
+                f"expected {facet.num_clusters} pseudo-inputs, one per cluster, got {len(pseudo_inputs)}: pass one each"
             )
         self.j = j
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())

@@ -20,8 +20,8 @@ _TEMPORARY = ".mfcvae-"
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path beside ``path``, then put that file in its place in one step.
 
-    Missing folders above ``path`` are made. The content is on the disk before the name is, so that a power cut leaves
-    the old file or the new one. If ``write`` fails, the old file stays.
+    Missing folders above ``path`` are made. The content is written to the disk before the name, so after a power cut
+    either the old file or the new one is there. If ``write`` fails, the old file stays.
 
     Raises:
         OSError: the file cannot be written; ``filename`` is ``path``.
@@ -33,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
+            temporary.chmod(0o644)  # files of mkstemp can be read by their owner only
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -51,7 +51,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file, such as that of a full disk, the name of ``path``."""
+    """Add the name of ``path`` to an OSError without a file name, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -61,17 +61,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def temporary_prefix() -> str:
-    """How the names of this process's temporary files start: they tell whose they are, see `sweep_temporaries`."""
+    """Prefix of this process's temporary files. It names the process, see `sweep_temporaries`."""
     return f"{_TEMPORARY}{os.getpid()}-"
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `write_atomically` had not finished."""
+    """Whether a file is a temporary file of `write_atomically`."""
     return re.fullmatch(rf"{re.escape(_TEMPORARY)}\d+-.*", path.name) is not None
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; what a living process is writing stays."""
+    """Remove the temporary files of killed processes from a folder; those of living processes stay."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         if is_temporary(path) and not is_alive(int(path.name.removeprefix(_TEMPORARY).partition("-")[0])):
             if path.is_dir():
@@ -93,13 +93,13 @@ def is_alive(pid: int) -> bool:
 
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do this
             raise
     finally:
         os.close(handle)
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if type(value).__module__ == "numpy":  # which is not imported for a file without numbers of its own
+    if type(value).__module__ == "numpy":  # NumPy is not imported for a file without NumPy numbers
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -142,7 +142,7 @@ def expand_user(path: str | Path) -> Path:
     """A path with ``~`` and ``~user`` replaced by home folders.
 
     Raises:
-        InputError: there is no such user, or it is not known where the home folder is.
+        InputError: there is no such user, or the home folder is unknown.
     """
     try:
         return Path(path).expanduser()

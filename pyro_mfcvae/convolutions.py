@@ -1,4 +1,4 @@
-"""What the convolutional encoder and decoder share: the sizes of their feature maps, and the blocks between them."""
+"""Parts of both the convolutional encoder and decoder: the sizes of the feature maps, and the blocks between them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,8 +22,8 @@ _USUAL_SIDE = 8
 class Pyramid:
     """Shapes of the feature maps of a convolutional ladder, from the image (level 0) to the deepest facet's map.
 
-    The image is halved, rounding down, until its shorter side is at most 8 pixels; where there are more facets than
-    levels it goes on to 3 pixels, and further levels keep the last size. Of L levels, facet j of J reads level
+    The image is halved, rounding down, until its shorter side is at most 8 pixels; if there are more facets than
+    levels, it is halved down to 3 pixels, and further levels keep the last size. Of L levels, facet j of J reads level
     (j+1) L // J: with two facets the maps of 16 × 16 and 8 × 8 pixels of a 32 × 32 image, as in Falck et al. 2021.
 
     Attributes:
@@ -41,10 +41,10 @@ class Pyramid:
         Args:
             image_shape: (C, H, W).
             num_facets: J ≥ 1.
-            channels: of levels 1, 2, …; the last goes for all deeper levels too.
+            channels: of levels 1, 2, …; the last number also holds for all deeper levels.
 
         Raises:
-            InputError: no images, or too small ones; no channels.
+            InputError: the items are not images, the images are too small, or there are no channels.
         """
         if len(image_shape) != 3 or min(image_shape[1:]) < 2 * _MIN_SIDE:
             raise InputError(
@@ -73,7 +73,7 @@ class Pyramid:
 class ResidualBlock(nn.Module):
     """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))) (He et al. 2016): 3 × 3 to half the channels, and 1 × 1 back.
 
-    As in the residual stacks of van den Oord et al. 2017, for less than a third of what two 3 × 3 convolutions cost.
+    As in the residual stacks of van den Oord et al. 2017. It costs less than a third of two 3 × 3 convolutions.
     """
 
     def __init__(self, num_channels: int) -> None:
@@ -96,7 +96,8 @@ def down(num_in: int, num_out: int, *, halve: bool = True) -> nn.Sequential:
 
 
 def up(num_in: int, num_out: int, *, size: Sequence[int], to: Sequence[int]) -> nn.ConvTranspose2d:
-    """The transposed convolution from maps of ``size`` (H, W) back ``to`` those that `down` has halved, or kept."""
+    """The transposed convolution from maps of size ``size`` (H, W) to size ``to``, the sizes after and before
+    `down`."""
     if tuple(size) == tuple(to):
         return nn.ConvTranspose2d(num_in, num_out, 3, padding=1)
     odd = (to[0] - 2 * size[0], to[1] - 2 * size[1])
@@ -120,19 +121,19 @@ def shrink(shape: Sequence[int]) -> tuple[nn.Sequential, int]:
 def recomputed(block: nn.Module, h: Tensor) -> Tensor:
     """block(h), whose inner maps are computed again in the backward pass instead of being kept (Chen et al. 2016).
 
-    While operations are traced it is block(h): whoever compiles them decides what is kept.
+    While operations are traced it is block(h), because the compiler decides what is kept.
     """
     if not torch.is_grad_enabled() or get_proxy_mode() is not None:
         return block(h)
     contexts = nullcontext(), _without_statistics(block)
-    # Nothing in a block draws random numbers, so their state need not be kept.
+    # A block draws no random numbers, so the random state need not be kept.
     result: Tensor = checkpoint(block, h, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
     return result
 
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norm normalises inside as ever, but its running statistics do not count the batch a second time."""
+    """Inside, batch norm normalises as usual, but does not count the batch in its running statistics a second time."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Groups: which clusters of a facet overlap so much that a person would count them as one.
+"""Groups of clusters that overlap so much that a person would count them as one cluster.
 
 A mixture with enough components follows the shape of a cluster with several of them. Components that overlap are
 merged, one pair at a time, and the overlaps of all merges make a tree (Hennig 2010, "Methods for merging Gaussian
@@ -19,13 +19,13 @@ from pyro_mfcvae.models.mixtures import Mixture
 MERGE_THRESHOLD = 0.025
 """Groups that overlap by less stay apart (the default of Hennig 2010)."""
 
-# A cluster is in use where its share of the items is at least this part of 1/K.
+# A cluster is in use if its share of the items is at least this fraction of 1/K.
 _MIN_SHARE = 0.1
 
-# Draws of every cluster, from which overlaps are estimated; their standard error at 0.025 is 0.0025 at most.
+# Number of draws per cluster for the estimates of overlaps; at 0.025 their standard error is at most 0.0025.
 _NUM_DRAWS = 4000
 
-# Log densities in memory at once.
+# Number of log densities in memory at once.
 _MAX_ELEMENTS = 2**22
 
 
@@ -51,8 +51,8 @@ class MergeTree:
     Attributes:
         merges: in order; one fewer than there are clusters in use.
         shares: share of the items in each cluster, (K,).
-        nearest: the cluster in use that each cluster is closest to, (K,): itself where it is in use.
-        num_groups: how many groups there are where the merges stop overlapping.
+        nearest: for each cluster the closest cluster in use, (K,): itself if it is in use.
+        num_groups: the number of groups that remain after all merges of overlapping groups.
     """
 
     merges: tuple[Merge, ...]
@@ -67,14 +67,14 @@ class MergeTree:
 
     @property
     def clusters_in_use(self) -> list[int]:
-        """The clusters that merges are about, in order."""
+        """The clusters in use, in order."""
         return [k for k in range(self.num_clusters) if self.nearest[k] == k]
 
     def labels(self, num_groups: int | None = None) -> NDArray[np.int64]:
         """The group of every cluster, (K,): groups are numbered by their share of the items, largest first.
 
         Args:
-            num_groups: cut the tree at this number of groups, 1 … clusters in use; at `num_groups` where None.
+            num_groups: cut the tree at this number of groups, 1 … clusters in use; at `num_groups` if None.
         """
         owner = self._owners(self.num_groups if num_groups is None else num_groups)
         names = np.unique(owner)
@@ -90,7 +90,7 @@ class MergeTree:
         return [np.flatnonzero(labels == g).tolist() for g in range(labels.max() + 1)]
 
     def linkage(self) -> NDArray[np.float64]:
-        """The tree as SciPy's hierarchy functions take it, (U - 1, 4), for the U clusters in use.
+        """The tree as SciPy's linkage matrix, (U - 1, 4), for the U clusters in use.
 
         The height of a merge is 1 - overlap, and never below that of an earlier merge.
         """
@@ -129,9 +129,9 @@ def merge_clusters(
 
     Args:
         joint_mass: M[a, b] = P(drawn from cluster a, assigned to cluster b), (K, K); any positive scale.
-        threshold: groups are as many as there are when the largest overlap first falls below it.
-        min_share: clusters with a smaller share of the mass are not in use, but the largest always is; a tenth of 1/K
-            where None. They belong to the group that most of their mass is assigned to.
+        threshold: merging stops for `num_groups` when the largest overlap first falls below it.
+        min_share: clusters with a smaller share of the mass are not in use, except the largest; a tenth of 1/K if None.
+            A cluster that is not in use joins the group that most of its mass is assigned to.
 
     Raises:
         InputError: ``joint_mass`` is not square, has a negative or infinite element, or is zero.
@@ -181,13 +181,13 @@ def joint_mass(
 ) -> NDArray[np.float64]:
     """M[a, b] = w_a E_{z ~ p(z|a)}[ w_b p(z|b) / sum_k w_k p(z|k) ], (K, K): symmetric but for the error of the draws.
 
-    The sum of M over the clusters of two groups is the mass of the one that is assigned to the other, so merges need no
-    further draws. It asks a prior for its components alone, and so holds for every family.
+    The sum of M over the clusters of two groups is the mass of one group that is assigned to the other, so merges need
+    no further draws. Only the components of the prior are used, so the family does not matter.
 
     Args:
         prior: of one facet.
-        weights: w, (K,), such as the share of the items in each cluster; the prior's own where None. A cluster without
-            weight keeps a millionth, so that one knows which cluster it is closest to.
+        weights: w, (K,), such as the share of the items in each cluster; the prior's own if None. A cluster without
+            weight gets a millionth, so that its closest cluster can be found.
         num_draws: from every component.
         seed: of the draws; Pyro's and torch's random state stay as they are.
     """

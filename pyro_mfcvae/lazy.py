@@ -13,8 +13,8 @@ def lazy_names(
 
     Args:
         package: its name.
-        names: by module, the names that come from it.
-        modules: submodules that are names themselves.
+        names: module → the names that are imported from it.
+        modules: submodules that are names of the package.
     """
     found = {name: module for module, of_module in names.items() for name in of_module}
 

@@ -34,7 +34,7 @@ def majority_accuracy(
 
 
 def hungarian_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
-    """Share of items whose label is matched to their cluster, under the one-to-one matching with the highest share.
+    """Share of items whose label matches their cluster, under the one-to-one matching with the highest share.
 
     With more clusters than labels, all items of unmatched clusters count as wrong.
 
@@ -80,8 +80,9 @@ def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_s
     """Number of clusters with at least one item, and with at least ``min_share`` of all items.
 
     Args:
-        probs_or_assignments: cluster of each item, (N,) integers, or q(c|x), (N, K), of which the largest counts.
-        num_clusters: K, how many clusters there are.
+        probs_or_assignments: cluster of each item, (N,) integers, or q(c|x), (N, K), whose largest entry is the item's
+            cluster.
+        num_clusters: K, the number of clusters.
         min_share: share of all items, in [0, 1], below which a cluster is not in use.
     """
     values = np.asarray(probs_or_assignments)
@@ -135,7 +136,7 @@ class FacetScores:
     redundancy: NDArray[np.float64]
 
     def best_facets(self) -> dict[str, int]:
-        """The facet that tells each label set best, by NMI.
+        """For each label set the facet that agrees with it best, by NMI.
 
         With at least as many facets as label sets this is the one-to-one matching of highest total NMI, so that no
         facet is named twice; with fewer, each label set names its own best.
@@ -157,7 +158,7 @@ class FacetScores:
         return html_table(self.rows())
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table, its header first: a row per facet and label."""
+        """The cells of the table, with the header first: a row per facet and label."""
         rows: list[tuple[str, ...]] = [("facet", "clusters in use", "label", "accuracy", "NMI", "ARI")]
         for j, record in enumerate(self.facet_records()):
             use = f"{record['clusters_in_use']} of {record['num_clusters']}"
@@ -227,7 +228,7 @@ def score_facets(
 
 
 def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Clusters that occur, in order, and the most frequent label in each (the smallest label of a tie), (K,) each."""
+    """The clusters that occur, in order, and the most frequent label of each (in a tie the smallest), (K,) each."""
     from sklearn.metrics.cluster import contingency_matrix
 
     counts = contingency_matrix(labels, clusters)

@@ -1,4 +1,4 @@
-"""The pair of model and guide, and the questions that one asks of it: arrays or tensors in, tensors out."""
+"""The pair of model and guide, and its queries: arrays or tensors in, tensors out."""
 
 import json
 import math
@@ -21,29 +21,28 @@ from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO, FacetTerms
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Draws over which q(c | x) is averaged where the rule depends on the drawn z: a standard error of at most 0.05.
+# Number of draws for the mean of q(c | x) if the rule depends on the drawn z: a standard error of at most 0.05.
 _ASSIGN_DRAWS = 128
 
-# Draws of q(theta) over which a density is averaged where parameters of the priors are random.
+# Number of draws of q(theta) for the mean of a density if parameters of the priors are random.
 _GLOBAL_DRAWS = 32
 
 
 class MFCVAE(nn.Module):
     """A `MultiFacetModel` and its `MultiFacetGuide`.
 
-    Questions take arrays or tensors (N, *event_shape) of any number type, bytes being pixels 0 … 255 where the
-    likelihood describes values in [0, 1]. They are answered in batches, without gradients and in evaluation mode; every
-    module then returns to the mode that it was in, and Pyro's parameter store is left as it is. Answers are tensors on
-    the model's device.
+    Queries take arrays or tensors (N, *event_shape) of any number type; bytes are pixels 0 … 255 if the likelihood
+    describes values in [0, 1]. They run in batches, without gradients and in evaluation mode; afterwards every module
+    returns to its own mode, and Pyro's parameter store is not changed. The results are tensors on the model's device.
 
-    Images that are returned are expectations E[x | z], of the shape (…, *event_shape) of the data.
+    Returned images are expectations E[x | z] of the shape (…, *event_shape).
 
     Args:
         model: p(c, z, x).
         guide: q(z, c | x), made for this very model.
 
     Attributes:
-        recipe: the configuration, as TOML, that the pair was built from; None for a pair of one's own parts.
+        recipe: the configuration, as TOML, from which the pair was built; None for a pair with parts of your own.
     """
 
     def __init__(self, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
@@ -54,7 +53,7 @@ class MFCVAE(nn.Module):
         self.recipe: str | None = None
 
     def __repr__(self) -> str:
-        """A line for the whole and one per facet; ``print(pair.model)`` shows every module."""
+        """One line for the pair and one per facet; ``print(pair.model)`` shows every module."""
         shape = " × ".join(map(str, self.model.event_shape))
         num = sum(parameter.numel() for parameter in self.parameters())
         head = f"MFCVAE of items {shape}: {type(self.model.likelihood).__name__}, {num:,} parameters"
@@ -71,7 +70,7 @@ class MFCVAE(nn.Module):
 
     @property
     def priors(self) -> Sequence[Mixture]:
-        """p(c_j) and p(z_j | c_j); where parameters of theirs are random, at the median of q(theta)."""
+        """p(c_j) and p(z_j | c_j); if they have random parameters, at the median of q(theta)."""
         with asking(self.model, self.guide):
             return self.guide.typical_priors()
 
@@ -85,13 +84,13 @@ class MFCVAE(nn.Module):
         """Write parameters, buffers and `recipe` into one file, which `pyro_mfcvae.load` reads; nothing is pickled.
 
         Raises:
-            InputError: the pair was built from parts of one's own, which a file cannot describe.
+            InputError: the pair was built from parts of your own, which a file cannot describe.
         """
         content = self.to_bytes()
         write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """The bytes that `save` writes."""
         if self.recipe is None:
             raise InputError(
                 "expected a pair that was built from a configuration, got one of your own parts, which a file cannot "
@@ -130,13 +129,13 @@ class MFCVAE(nn.Module):
     def groups(
         self, x: Array | None = None, *, threshold: float = MERGE_THRESHOLD, batch_size: int = 1024, seed: int = 0
     ) -> list[MergeTree]:
-        """Which clusters of each facet overlap so much that they are one group, see `pyro_mfcvae.groups`.
+        """The groups of each facet: clusters that overlap strongly form one group, see `pyro_mfcvae.groups`.
 
         Args:
-            x: items (N, *event_shape), whose most probable clusters decide how large every cluster is and which ones
-                are in use; the prior's weights do where None.
-            threshold: groups that overlap by less stay apart.
-            batch_size: items that the encoder sees at once.
+            x: items (N, *event_shape). Their most probable clusters decide the size of every cluster and which clusters
+                are in use; if None, the prior's weights decide.
+            threshold: groups that overlap by less are not merged.
+            batch_size: number of items per batch of the encoder.
             seed: of the draws that estimate overlaps; Pyro's random state stays as it is.
         """
         weights = None
@@ -168,9 +167,9 @@ class MFCVAE(nn.Module):
         return self.model.likelihood.mean(self.model.decode(zs))
 
     def sample(self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0) -> Tensor:
-        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` where given: (num, *event_shape).
+        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` if given: (num, *event_shape).
 
-        ``temperature`` multiplies every draw's distance to its component's mean: at 0 there are typical images only.
+        ``temperature`` multiplies every draw's distance to its component's mean: at 0 all images are typical ones.
         """
         return self.render(self.sample_latents(num, clusters=clusters, temperature=temperature))
 
@@ -218,7 +217,7 @@ class MFCVAE(nn.Module):
     def log_evidence(self, x: Array, num_samples: int = 64) -> Tensor:
         """Importance-weighted log p(x) of every item, (N,), in nats; a bound that tightens with S (Burda et al. 2016).
 
-        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture. Where
+        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture. If
         parameters of the priors are random it is the log predictive density: p(z) is averaged over draws of q(theta).
         """
         data, priors = self._read(x), self.draw_priors()
@@ -233,7 +232,8 @@ class MFCVAE(nn.Module):
     def weigh(self, x: Array, *, num_samples: int) -> WeightedDraws:
         """Draw z_s ~ q(z | x), s = 1 … S, with their importance weights for p(z | x), for x (N, *event_shape).
 
-        All at once: memory grows with N · S. Weights are averaged over q(theta), as in `log_evidence`.
+        All draws are made at once, so memory grows with N · S. Weights are averaged over q(theta), as in
+        `log_evidence`.
         """
         _check_num_samples(num_samples)
         data, priors = self._read(x), self.draw_priors()
@@ -246,10 +246,10 @@ class MFCVAE(nn.Module):
         return weigh(self.model, priors, posteriors, zs, x)
 
     def elbo_terms(self, x: Array) -> ELBOTerms:
-        """The ELBO of every item, term by term; in closed form where there is one.
+        """The ELBO of every item, term by term; in closed form if there is one.
 
-        Where parameters of the priors are random, terms are averaged over draws of q(theta), which are independent of
-        the one that the reconstruction's z are drawn with.
+        If parameters of the priors are random, terms are averaged over draws of q(theta). These are independent of the
+        draw with which the reconstruction's z are drawn.
         """
         data, elbo = self._read(x), FacetELBO()
         with asking(self.model, self.guide):

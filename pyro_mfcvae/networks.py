@@ -13,14 +13,14 @@ _serial = count()
 
 
 class _AbstractPyroModuleMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
-    """PyroModule has a metaclass of its own, which must be joined with ABCMeta."""
+    """The metaclass of PyroModule combined with ABCMeta."""
 
 
 class AbstractPyroModule(StoredModule, metaclass=_AbstractPyroModuleMeta):  # type: ignore[metaclass]
     """A PyroModule whose subclasses must implement its abstract methods."""
 
     def __init__(self) -> None:
-        # Two modules without names would share parameters in Pyro's parameter store.
+        # Without names, two modules would share parameters in Pyro's parameter store.
         super().__init__(f"{type(self).__name__}_{next(_serial)}")
 
 
@@ -33,17 +33,17 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
 
 
 def density_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of densities of parameters of a precision: the same, or float32 where that is half precision."""
+    """The precision of densities, given that of their parameters: the same, or float32 instead of half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def for_densities(tensor: Tensor) -> Tensor:
-    """The tensor itself, or as float32 where it is of half precision, in which densities and their solvers fail."""
+    """The tensor itself, or its float32 form if it is in half precision, in which densities and their solvers fail."""
     return tensor.to(density_dtype(tensor.dtype))
 
 
 def like_parameters(tensor: Tensor, module: nn.Module) -> Tensor:
-    """The tensor in the precision of a module's parameters, which reads it."""
+    """The tensor in the precision of the parameters of the module that reads it."""
     first = next((p for p in module.parameters() if p.is_floating_point()), tensor)
     return tensor.to(first.dtype)
 

@@ -1,4 +1,4 @@
-"""Pictures of items. Every function returns a Figure with no global state behind it; ``save_figure`` writes it.
+"""Pictures of items. Every function returns a Figure that needs no global state; ``save_figure`` writes it.
 
 Images are floats in [0, 1], channels first, with one channel (grey) or three (RGB).
 """
@@ -35,7 +35,7 @@ _AS_PNG: dict[str, Any] = {
 
 
 def make_figure(width: float, height: float) -> "Figure":
-    """An empty figure of a size in inches, which a notebook shows also where pyplot was never imported."""
+    """An empty figure of a size in inches; a notebook shows it even if pyplot was never imported."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -59,10 +59,10 @@ def plot_cluster_examples(
         images: (N, C, H, W), floats in [0, 1] or uint8.
         assignments: cluster of each item, (N,).
         probs: probability of that cluster, q(c|x), for each item, (N,).
-        title: stands above, followed by how many clusters are in use.
-        num_clusters: K of the facet; where given, the title tells how many are empty.
+        title: the title, to which the number of clusters in use is added.
+        num_clusters: K of the facet; if given, the title also has the number of empty clusters.
         num_per_cluster: examples per row.
-        max_clusters: rows at most; the title tells when clusters are left out.
+        max_clusters: the most rows; the title says if clusters are left out.
     """
     return plot_facets(
         images,
@@ -92,11 +92,11 @@ def plot_facets(
         images: (N, C, H, W), floats in [0, 1] or uint8.
         assignments: cluster of each item in each facet, (N, J).
         confidence: probability of that cluster, q(c_j|x), (N, J).
-        names: title of each block; without, "facet 0", "facet 1" and so on.
-        num_clusters: K_j of each facet; where given, the titles tell how many are empty.
-        row: what a row is called, "cluster" or "group".
+        names: title of each block; "facet 0", "facet 1" and so on by default.
+        num_clusters: K_j of each facet; if given, the titles also have the numbers of empty clusters.
+        row: the name for a row, "cluster" or "group".
         num_per_cluster: examples per row.
-        max_clusters: rows at most per facet.
+        max_clusters: the most rows per facet.
     """
     pictures, clusters, certainty = _check_images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
     if clusters.ndim != 2 or clusters.shape != certainty.shape or len(clusters) != len(pictures) or not len(clusters):
@@ -134,7 +134,7 @@ def image_grid(
         images: (rows, columns, C, H, W), floats in [0, 1] or uint8; an image of NaN leaves its place empty.
         row_labels: one per row, at the left.
         column_labels: one per column, on top.
-        title: stands above.
+        title: above the table.
     """
     tiles = _rgb(_check_images(images, ndim=5))
     for name, labels, number in (("row", row_labels, tiles.shape[0]), ("column", column_labels, tiles.shape[1])):
@@ -158,7 +158,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
     Args:
         figure: what to write.
-        path: the file; its folder is made where it does not exist.
+        path: the file; its folder is made if it does not exist.
     """
     write_atomically(Path(path), lambda unfinished: figure.savefig(unfinished, **_AS_PNG))
 

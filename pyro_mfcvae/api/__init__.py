@@ -1,1 +1,1 @@
-"""What a Python program asks for: fit, load, a run, items in the containers that people have."""
+"""The Python interface: fit, load, finished runs, and items in common containers."""

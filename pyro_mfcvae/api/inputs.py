@@ -1,4 +1,4 @@
-"""Items in the containers that people have: arrays, tensors, tables, PyTorch data sets and loaders."""
+"""Items in common containers: arrays, tensors, tables, PyTorch data sets and loaders."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from pyro_mfcvae.errors import InputError
 
 
 def to_array(items: Any) -> Any:
-    """Items as one NumPy array, where they come as a tensor, a PyTorch data set or a loader; all else as it is.
+    """Convert a tensor, a PyTorch data set or a loader to one NumPy array; return everything else as it is.
 
-    A data set's items may be tensors, arrays or images, or pairs whose first part is one and whose second, a label, is
-    left out; those of a loader are batches.
+    A data set's items may be tensors, arrays or images, or pairs of such an item and a label, which is left out. A
+    loader gives batches of them.
 
     Raises:
         InputError: a data set has no items, or items of different shapes.
@@ -32,7 +32,7 @@ def to_array(items: Any) -> Any:
 
 
 def _first(item: Any) -> NDArray[Any]:
-    """The item itself of an item and its label, or of a dictionary with one under "image", "x" or "pixel_values"."""
+    """The item from a pair of item and label, or from a dictionary that has it under "image", "x" or "pixel_values"."""
     if isinstance(item, dict):
         name = next((name for name in ("image", "x", "pixel_values") if name in item), None)
         if name is None:

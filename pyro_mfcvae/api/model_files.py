@@ -1,4 +1,4 @@
-"""Pairs out of the files that `MFCVAE.save` writes: each holds its own configuration, and no pickle is read."""
+"""Load pairs from the files that `MFCVAE.save` writes. Each file holds its own configuration, and no pickle is read."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from pyro_mfcvae.mfcvae import MFCVAE
 
 
 def load_pair_file(path: str | Path) -> MFCVAE:
-    """The pair of a file, on the CPU and in evaluation mode, with the type of number that it was saved with.
+    """The pair of a file, on the CPU and in evaluation mode, in the precision in which it was saved.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is none of `MFCVAE.save`.
+        InputError: the file is missing, cannot be read, or was not written by `MFCVAE.save`.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -25,7 +25,7 @@ def load_pair_file(path: str | Path) -> MFCVAE:
 
 
 def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> MFCVAE:
-    """The pair that `MFCVAE.to_bytes` made bytes of; ``source`` says in errors where they come from."""
+    """The pair that `MFCVAE.to_bytes` wrote; errors call the bytes by the name ``source``."""
     try:
         tensors = deserialize(content)
         # Eight bytes hold the length of the header, which is JSON (the format's own specification).

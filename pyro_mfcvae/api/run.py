@@ -1,4 +1,4 @@
-"""Fit, load, and all that a finished run offers, from Python."""
+"""Fit, load and query runs from Python."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pyro_mfcvae.explore.server import InlineExplorer
 
-# The data of a run that came as an array, in its configuration.
+# Name, in the configuration, of data that were given as an array.
 _ARRAY = "array"
 
 
@@ -47,7 +47,7 @@ class Run:
 
     Args:
         path: the folder.
-        data: what it was trained on, where that came as an array; found by the configuration otherwise.
+        data: the array that it was trained on, if it was trained on one; otherwise the configuration names the data.
     """
 
     def __init__(self, path: str | Path, *, data: Any = None) -> None:
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What came out, as ``summary.json`` holds it."""
+        """The results, as in ``summary.json``."""
         return self.folder.read_summary()
 
     @cached_property
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def grouping(self) -> Grouping:
-        """Which clusters are one group, as the user left them."""
+        """The groups of clusters, with the user's changes."""
         return self.folder.read_grouping(self.pair)
 
     @property
@@ -148,7 +148,7 @@ class Run:
         return write_report(self.folder, _path_or_none(path))
 
     def explore(self, *, height: int = 800) -> "InlineExplorer":
-        """Show the explorer in a notebook, in a frame so many pixels high, until its `close`; needs an extra."""
+        """Show the explorer in a notebook, in a frame ``height`` pixels high, until its `close`; needs an extra."""
         from pyro_mfcvae.explore import check_installed
 
         check_installed()
@@ -189,14 +189,14 @@ def fit(
 
     Args:
         data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name; the one named as the data where None, and for all other data ``auto``, which chooses
-            settings that suit them.
-        settings: of the preset to change: {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
-        out: the run's folder; a new one below ``runs/`` where None.
-        labels: name → label of each item, of data in an array; they score, and never train.
+        preset: a preset's name; the one named as the data if None, and for all other data ``auto``, which chooses
+            suitable settings.
+        settings: settings of the preset to change: {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
+        out: the run's folder; a new one below ``runs/`` if None.
+        labels: name → label of each item, for data in an array; labels are used for scores only.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        loggers: of Lightning Fabric's interface, such as its TensorBoardLogger and CSVLogger, or W&B's and MLflow's.
+        loggers: loggers with Lightning Fabric's interface, such as its CSVLogger, or those of W&B and MLflow.
     """
     named = isinstance(data, str | Path)
     if named and labels:
@@ -234,7 +234,7 @@ def load(path: str | Path) -> MFCVAE:
 def as_dataset(
     data: Any, *, form: DataConfig, labels: Mapping[str, Any] | None = None, root: Path | None = None, seed: int = 0
 ) -> Dataset:
-    """A data set out of whatever `fit` takes, its images in a form; all items of an array train and are scored."""
+    """A data set from any data that `fit` accepts. All items of an array are used for training and for scores."""
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
@@ -283,7 +283,7 @@ def _train(
 
 def _as_toml(key: str, value: Any) -> str:
     if value is None:
-        return f"{key}=none"  # TOML has no word for it
+        return f"{key}=none"  # TOML has no null
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if plain is None:
         return f"{key}=none"

@@ -29,7 +29,7 @@ CALIBRATION = Question(
     threshold=Threshold(warn=0.02, bad=0.1, source="ours: probabilities are off by 2 and by 10 points on average"),
 )
 _NUM_REDRAWN = 20
-_NORMAL_VARIANCE = 9.0  # of a count, from which on it counts as normal
+_NORMAL_VARIANCE = 9.0  # expected count from which on a count is taken as normal
 _NUM_BINS = 10
 
 
@@ -47,11 +47,11 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int = _NUM_BINS) -> Reliability:
-    """How often something happens, against how probable it is held.
+    """Frequencies of an event against the probabilities that it was given.
 
     Args:
-        confidence: of every item, (N,).
-        hits: whether it is so, (N,).
+        confidence: probability of the event, of every item, (N,).
+        hits: whether the event happened, (N,).
         num_bins: B; fewer where there are fewer items.
     """
     bins = [part for part in np.array_split(np.argsort(confidence, kind="stable"), num_bins) if len(part)]

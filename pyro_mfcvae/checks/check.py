@@ -15,12 +15,12 @@ BAD_LEVEL = 0.02
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which size on an effect matters; the larger the worse.
+    """The sizes from which on an effect matters; a larger effect is worse.
 
     Attributes:
-        warn: above it an effect that is no chance makes the verdict "warn".
-        bad: above it, "bad".
-        source: where both come from.
+        warn: an effect above it that chance does not explain makes the verdict "warn".
+        bad: the same for "bad".
+        source: the source of both numbers.
     """
 
     warn: float
@@ -30,7 +30,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Question:
-    """What is the same for a check of any pair and facet.
+    """The parts of a check that are the same for every pair and facet.
 
     Attributes:
         name: in a few words.
@@ -58,7 +58,7 @@ class Check:
     Attributes:
         question: what is asked.
         value: the effect.
-        p_value: of an effect as large, where model and guide are exact; 0 where an exact pair has no such effect.
+        p_value: of an effect this large or larger if model and guide are exact; 0 if an exact pair has no such effect.
         advice: what to do where the verdict is not "good".
         facet: the facet that it is about; None for the whole.
         details: further numbers, as JSON takes them.
@@ -75,7 +75,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """That of the question."""
+        """The name of the question."""
         return self.question.name
 
     @property
@@ -96,7 +96,7 @@ class Check:
         return "good"
 
     def record(self) -> dict[str, Any]:
-        """Everything as JSON takes it."""
+        """All fields, as values for JSON."""
         own = {key: value for key, value in asdict(self).items() if key not in ("question", "num_checks")}
         question = asdict(self.question)
         return {"verdict": self.verdict, **question, **own, "table_p_value": self.table_p_value}

@@ -26,7 +26,7 @@ class Comparison:
         standard_error: of that mean, over items.
         monte_carlo_error: of that mean, from the finite number of draws of each item.
         difference: evidence of the best run minus this one's, per item.
-        difference_standard_error: of the paired difference; items that all runs find hard do not count in it.
+        difference_standard_error: of the paired difference, so items that are hard for all runs do not increase it.
         unreliable: fraction of items whose weights cannot be trusted, whose evidence is too low by an unknown amount.
     """
 
@@ -40,7 +40,7 @@ class Comparison:
     unreliable: float
 
     def record(self) -> dict[str, Any]:
-        """Everything as JSON takes it."""
+        """All fields, as values for JSON."""
         return asdict(self)
 
 

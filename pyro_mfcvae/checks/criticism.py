@@ -56,7 +56,7 @@ KINDS = (
 
 @dataclass(frozen=True, eq=False)
 class Criticism:
-    """All checks of a fitted pair, and what they come to.
+    """All checks of a fitted pair, and their summary.
 
     Attributes:
         data: what was checked.
@@ -70,7 +70,7 @@ class Criticism:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """All checks: first those of the whole, then those of facet 0, facet 1 …"""
+        """All checks, in order: those of the whole model, of facet 0, of facet 1 …"""
         checks = [check for of_kind in self.by_kind for check in of_kind]
         return tuple(sorted(checks, key=lambda check: -1 if check.facet is None else check.facet))
 
@@ -122,7 +122,7 @@ class Criticism:
         return columns
 
     def figures(self) -> "dict[str, Figure]":
-        """Name → picture, one for each kind of check that asked something."""
+        """Name → picture, one for each kind that made a check."""
         found: dict[str, Figure] = {}
         for kind, checks in zip(KINDS, self.by_kind, strict=True):
             if checks:

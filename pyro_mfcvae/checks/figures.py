@@ -34,7 +34,7 @@ def draw_histogram(
 
 
 def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:
-    """A square of rates in [0, 1], as shades; as numbers too where it is small."""
+    """A matrix of rates in [0, 1] as shades, and also as numbers if it is small."""
     from matplotlib.ticker import MaxNLocator
 
     axes.imshow(rates, vmin=0, vmax=1, cmap="Blues")
@@ -63,7 +63,7 @@ def describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
 
 
 def finish(figure: "Figure", panels: NDArray[Any]) -> "Figure":
-    """Panels that nothing was drawn in go."""
+    """Remove the panels in which nothing was drawn."""
     for axes in panels.flat:
         if not axes.has_data():
             axes.set_axis_off()

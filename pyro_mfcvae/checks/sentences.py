@@ -39,7 +39,7 @@ def is_replicated(check: Check) -> bool:
 
 
 def is_unlike(checks: Iterable[Check]) -> bool:
-    """Whether the model draws items that are unlike the data, so that checks of drawn items are not about the data."""
+    """Whether drawn items differ from the data, so that checks on drawn items are not valid for the data."""
     return any(c.verdict == "bad" and (is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)) for c in checks)
 
 
@@ -141,7 +141,7 @@ class _Settings:
         return None
 
     def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
-        """Set a key to what ``new`` makes of its value; nothing where that is None or the run has no such key."""
+        """Set a key to ``new`` of its value; suggest nothing if that is None or the run has no such key."""
         found = self.find(key, section)
         value = None if found is None else new(found[1])
         if found is None or value is None:
@@ -159,7 +159,7 @@ def suggest(
         data: what was checked.
         checks: of the whole table.
         settings: section → key → value, as config.toml holds them.
-        most: how many.
+        most: the largest number of suggestions.
     """
     run = _Settings(settings)
     found: list[Suggestion] = []
@@ -253,7 +253,7 @@ def _longer(run: _Settings, reason: str) -> list[Suggestion]:
 
 
 _Rule = Callable[[_Settings, CheckData, Sequence[Check]], list[Suggestion]]
-# The first that apply win: what makes a facet useless comes before what makes its numbers inexact.
+# The first that apply are taken, so faults that make a facet useless come before those that make numbers inexact.
 _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({LOSS.name, CLUSTERS.name}), _collapsed),
     (frozenset({"replicated", TYPICAL.name, HELD_OUT.name}), _unlike),

@@ -97,7 +97,7 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
     linear = (precision @ loc[..., None])[..., 0]
     constant = np.log(mass) - 0.5 * (np.linalg.slogdet(covariance)[1] + (linear * loc).sum(-1))
     log_joint = z @ linear.T - 0.5 * squares @ precision.reshape(len(loc), -1).T + constant
-    # Numbers below the smallest normal one would slow the products of the next step down tenfold.
+    # Denormal numbers would make the products of the next step ten times slower.
     joint = np.exp(np.maximum(log_joint - log_joint.max(-1, keepdims=True), -500.0))
     updated: Array = joint / joint.sum(-1, keepdims=True)
     return updated

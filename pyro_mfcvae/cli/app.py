@@ -1,6 +1,6 @@
 """The command line: which commands there are, and the entry point. A command is imported when it is called.
 
-Nothing here, nor at the top of a command's module, imports torch: help and mistakes are answered at once.
+Neither this module nor the top of a command's module imports torch, so help and mistakes are answered at once.
 
 Exit codes: 0 for a result, 2 for a mistake of the user's (one line on standard error), 1 for a bug of ours (a
 traceback), and 128 plus the signal's number for a stop: 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed pipe.
@@ -26,10 +26,10 @@ PURPOSE = "Several clusterings of your images at once."
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command is found.
+    """The place of a command.
 
     Attributes:
-        module: below `pyro_mfcvae.cli`; its function has the command's name, but that `_` stands for `-`.
+        module: below `pyro_mfcvae.cli`; its function has the command's name, with `_` for `-`.
         summary: one line for the list of commands.
         group: the heading that it stands under.
     """
@@ -106,7 +106,14 @@ def _run(args: Sequence[str]) -> None:
 
         summary, details = _explain(find_command(name))
         try:
-            tyro.cli(find_command(name), prog=f"mfcvae {name}", description=summary, args=args[1:], registry=registry)
+            tyro.cli(
+                find_command(name),
+                prog=f"mfcvae {name}",
+                description=summary,
+                args=args[1:],
+                registry=registry,
+                config=(tyro.conf.HelptextFromCommentsOff,),  # no help is in comments, and a search for it takes time
+            )
         except SystemExit as leave:
             if leave.code == 0 and details:  # help was asked for
                 print(f"\n{details}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
     from pyro_mfcvae.data.images import Split
 
-# So many unlike items are named; the table has all of them.
+# The number of unlike items that are named; the table has all of them.
 _NUM_NAMED = 5
 
 
@@ -37,8 +37,8 @@ def assign(
 ) -> None:
     """Write which item is in which group and cluster of every facet: one row per item.
 
-    Other data than the run's are converted to its number of channels, and column `unlike` marks items that the model
-    describes worse than 99.9 % of the items it was trained on. docs/python.md explains every column.
+    Other data than the run's are converted to its number of channels. The column `unlike` marks items that the model
+    describes worse than 99.9 % of its training items. docs/python.md explains every column.
 
     Args:
         data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.
@@ -86,7 +86,7 @@ def assign(
 
 
 class _Tally:
-    """The sizes of the groups of every facet, and the unlike items."""
+    """Counts the items of the groups of every facet, and collects the unlike items."""
 
     def __init__(self, num_facets: int) -> None:
         self.groups = [Counter[str]() for _ in range(num_facets)]
@@ -110,17 +110,17 @@ class _Tally:
             say(f"Unlike the training items, so do not rely on their groups: {named}{more}")
 
     def record(self) -> dict[str, object]:
-        """The same for JSON."""
+        """The counts and the unlike items, for JSON."""
         return {"groups": [dict(group) for group in self.groups], "unlike": self.unlike}
 
 
 def _files_of(source: str, dataset: "Dataset") -> Path | None:
-    """The folder that the names of the items are relative to; None where items are no files."""
+    """The folder that the names of the items are relative to; None if items are not files."""
     return None if dataset.train.names is None else expand_user(source)
 
 
 class _Sorter:
-    """Copies or links items into a folder per facet and group; those of arrays become PNG files."""
+    """Copies or links items into a folder per facet and group; items of arrays become PNG files."""
 
     def __init__(self, folder: Path, source: Path | None, *, link: bool) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -31,12 +31,13 @@ _DENSITIES = {"gaussian", "continuous_bernoulli"}
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a check draws.
+    """The numbers of items and draws of a check.
 
     Attributes:
         items: How many test items to check on, at most.
         draws: How many draws of the posterior per item, 30 or more.
-        minutes: Time for the draws: as many as fit, from 32 to 256 per item, and fewer items where these do not fit.
+        minutes: Time for the draws. It decides the number of draws, from 32 to 256 per item; if even 32 take too long,
+            fewer items are used.
     """
 
     items: Count = 2000
@@ -44,7 +45,7 @@ class Extent:
     minutes: Annotated[float | None, option("MINUTES")] = None
 
     def check(self) -> None:
-        """Refuse what no check can be made of."""
+        """Refuse numbers that no check can use."""
         if self.items < 100:
             raise InputError(f"expected --items 100 or more, got {self.items}: fewer items give the checks no power")
         if self.minutes is not None and not self.minutes > 0:
@@ -52,7 +53,7 @@ class Extent:
         _check_draws(self.draws)
 
     def plan(self, pair: "MFCVAE", images: "Tensor") -> tuple[int, int]:
-        """The numbers of items and of draws, so many as there is time for."""
+        """The numbers of items and of draws that fit into the time."""
         from pyro_mfcvae.draws.sizes import plan_sizes, seconds_per_draw
 
         if self.minutes is None:
@@ -71,7 +72,7 @@ def check(
     seed: Seed = 0,
     common: Common = COMMON,
 ) -> None:
-    """Ask whether a run's clusters are to be believed: posterior checks, a verdict each, and a sentence per facet.
+    """Check whether to believe a run's clusters: posterior checks with verdicts, and a sentence per facet.
 
     Writes checks/posterior.nc (NetCDF for ArviZ, from which every verdict can be made again), checks/checks.json,
     checks/items.parquet (a row per item) and figures below the run's folder. docs/checks.md explains them.
@@ -131,7 +132,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
 
 
 def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add how far other runs agree on the clusters of the ``chosen`` items to their draws."""
+    """Add to the draws of the ``chosen`` items how well other runs agree on their clusters."""
     import numpy as np
 
     from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach
@@ -145,7 +146,7 @@ def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -
 
 
 def _write_checks(target: Path, posterior: Any, criticism: "Criticism", index: "Tensor") -> None:
-    """Write to a folder what `check` found on the test items with the numbers ``index``."""
+    """Write the results of `check` on the test items with the numbers ``index`` to a folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -172,7 +173,7 @@ def compare(
 ) -> None:
     """Rank runs by the evidence of the same items, with standard errors of the differences.
 
-    All runs are asked about the test items of the first one's data. The evidence has two errors: that of the mean over
+    All runs are compared on the test items of the first run's data. The evidence has two errors: that of the mean over
     items, and that of the draws. Writes comparison.json and comparison.png.
 
     Args:
@@ -233,7 +234,7 @@ def _check_comparable(configs: "Sequence[Config]") -> None:
 
 
 def _choose(split: "Split", num: int) -> "tuple[Tensor, Split]":
-    """At most ``num`` items, drawn at random, and their places."""
+    """At most ``num`` items, drawn at random, and their indices."""
     import torch
 
     from pyro_mfcvae.data.images import Split
@@ -262,7 +263,7 @@ def _check_draws(draws: int) -> None:
 
 
 def _other_pairs(run: Path, sweep: Path | None, pair: "MFCVAE") -> list["MFCVAE"]:
-    """What the finished runs of the sweep found, but for this one; refused where they are not of its kind."""
+    """The assignments of all other finished runs of the sweep; runs of another kind are refused."""
     from pyro_mfcvae.runs.folder import RunFolder
 
     if sweep is None:

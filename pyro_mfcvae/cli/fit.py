@@ -47,13 +47,13 @@ class Changes:
     flags: Annotated[SettingFlags, tyro.conf.arg(name="")] = field(default_factory=SettingFlags)
 
     def as_list(self) -> list[str]:
-        """In the form KEY=VALUE."""
+        """All changes, in the form KEY=VALUE."""
         return [*chain.from_iterable(self.set), *as_settings(self.flags)]
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What computes one fit.
+    """The machines and devices of one fit.
 
     Attributes:
         devices: How many devices of each machine train as one; each takes its share of every batch.
@@ -66,17 +66,18 @@ class Machines:
 
     @property
     def num_processes(self) -> int:
-        """One for each device of all machines."""
+        """The number of processes: one per device, on all machines."""
         return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What computes the fits of a sweep.
+    """The processes and the device of a sweep.
 
     Attributes:
         workers: How many runs at a time; by default one per GPU, or one per CPU core.
-        together: Train all seeds at once in one process, on one device: for a GPU that one seed does not fill.
+        together: Train all seeds at once in one process, on one device; useful for a GPU that a single seed does not
+            fill.
     """
 
     workers: Annotated[int | None, option("N")] = None
@@ -97,18 +98,18 @@ def fit(
 ) -> None:
     """Train a model and show its clusters.
 
-    Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. For
-    data of another size than the preset's, its epochs change so that the number of steps does not, unless they are set.
-    Every setting is an option: --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
+    Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. If
+    the data have another size than the preset's, the number of epochs is changed to keep the number of steps, unless
+    you set it. Every setting is an option: --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
 
     Args:
-        preset: A preset's name (see `mfcvae presets`). By default the one named as the data; for other data auto, which
-            chooses settings for them (--facets.number 3 asks for three facets); without data shapes.
+        preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name. Other data take
+            auto, which chooses settings for them (--facets.number 3 asks for three facets). Without data it is shapes.
         data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
             preset's.
         out: The run's folder. By default a new one below runs/.
         resume: Continue the run in --out from its last checkpoint.
-        minutes: Shorten the schedule so that its steps take at most so long on this machine.
+        minutes: Shorten the schedule so that its steps take at most M minutes on this machine.
     """
     settings = changes.as_list()
     if resume and (out is None or preset or data or settings):
@@ -164,16 +165,16 @@ def sweep(
     workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers(),
     common: Common = COMMON,
 ) -> None:
-    """Train several seeds and compare them: mean ± standard deviation, and whether they find the same.
+    """Train several seeds and compare them: mean ± standard deviation, and the agreement of their clusters.
 
     Given the folder of an earlier sweep, it continues the runs that are not finished. All runs are scored on the
     same test items. ARI across seeds is the agreement of a facet's clusters with those of the facet that matches it in
     another run: 1 where both cluster alike.
 
     Args:
-        preset: A preset's name (see `mfcvae presets`). By default the one named as the data; for other data auto;
-            without data shapes.
-        seeds: How many; they count from 0.
+        preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name; auto for other data;
+            shapes without data.
+        seeds: Number of seeds, which count from 0.
         data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
     """
@@ -211,7 +212,7 @@ def sweep(
 def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config | None:
     """The configuration of a preset, data and settings, as far as it is known before the data are read.
 
-    None for the preset auto, of which nothing is.
+    None for the preset auto, whose settings all follow from the data.
     """
     if takes_auto(preset, data):
         return None
@@ -228,9 +229,9 @@ def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]
 def _suit_data(
     config: Config | None, name: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, "Dataset | None", Sequence[str]]:
-    """The configuration for the data; the data, where they had to be read for it; and what is to be said about it.
+    """The configuration for the data; the data, if they were read for it; and sentences about it for the user.
 
-    ``name`` is that of the preset, or that of the data where the configuration is None.
+    ``name`` is the name of the preset, or of the data if the configuration is None.
     """
     from pyro_mfcvae.config.auto import configure_auto
     from pyro_mfcvae.config.build import adapt_epochs, load_data
@@ -246,7 +247,7 @@ def _suit_data(
     else:
         dataset = load_data(config, root=root)
         num_items = len(dataset.train)
-        # An absolute path is found from other working folders as well.
+        # An absolute path also works from other working folders.
         path = expand_user(source).resolve()
         check_utf8(path)
         config = replace(config, data=replace(config.data, source=str(path)))
@@ -256,7 +257,7 @@ def _suit_data(
 
 
 def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Config:
-    """The configuration with a schedule that is short enough, if need be; says how long it will take."""
+    """The configuration, with a shortened schedule if it would take too long; prints the expected time."""
     from pyro_mfcvae.runs.timing import estimate_seconds
 
     if minutes is not None and not minutes > 0:

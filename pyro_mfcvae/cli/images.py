@@ -32,7 +32,7 @@ def sample(
     """Draw new images, and put facets of some images into others.
 
     Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (a column shares
-    everything but the facet), and test images composed (rows: the image; columns: where the facet is from). With
+    everything but the facet), and composed test images (rows: the image; columns: the source of the facet). With
     --clusters it draws images of those clusters instead.
 
     Args:

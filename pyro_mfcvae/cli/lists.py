@@ -1,4 +1,4 @@
-"""What there is, on the command line: ``mfcvae presets | datasets | completion``."""
+"""Lists on the command line: ``mfcvae presets | datasets | completion``."""
 
 import contextlib
 import io

@@ -12,7 +12,7 @@ from pyro_mfcvae.atomic_io import expand_user
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:
-    """What is shown of an option; a default is shown where it says something."""
+    """How the help shows an option; a default is shown if it is informative."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=_hint)
 
 
@@ -54,14 +54,14 @@ Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as on
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """The options that most commands end with."""
+    """The last options of most commands."""
 
     parts: Parts = ()
     root: Root = None
     json: Json = False
 
 
-# The empty name keeps the options of a group free of a prefix: they stand beside a command's own.
+# With an empty name the options of a group get no prefix, so they look like the command's own.
 Common = Annotated[CommonOptions, tyro.conf.arg(name="")]
 COMMON = CommonOptions()
 

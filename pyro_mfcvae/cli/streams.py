@@ -6,14 +6,14 @@ from io import TextIOWrapper
 
 _ERRORS = "mfcvae.plain"
 
-# What our texts and tables use beyond ASCII, for terminals and files that have no such characters.
+# ASCII forms of the characters in our texts and tables, for terminals and files without these characters.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "±": "+/-", "·": ".", "≥": ">=", "≤": "<=", "•": "*"}
 _PLAIN |= {"’": "'", "“": '"', "”": '"', "²": "2", "→": "->", "█": "#", "━": "-", "─": "-", "│": "|"}
 _PLAIN |= dict.fromkeys("╭╮╰╯╸╺", "+")
 
 
 def print_anywhere() -> None:
-    """Let standard output and error print what they cannot encode in another form, instead of failing."""
+    """Let standard output and error replace characters that they cannot encode, instead of failing."""
     codecs.register_error(_ERRORS, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -21,13 +21,13 @@ def print_anywhere() -> None:
 
 
 def print_error(message: str) -> None:
-    """One line on standard error, red on a terminal; control characters are shown and never sent."""
+    """Print one line on standard error, red on a terminal, with escaped control characters."""
     text = f"mfcvae: {printable(message)}"
     print(f"\033[31m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    r"""A text whose control characters are written out, such as \x1b, so that a label cannot steer the terminal."""
+    r"""A text with escaped control characters, such as \x1b, so that a label cannot control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
 
 

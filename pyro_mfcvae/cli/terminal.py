@@ -1,4 +1,4 @@
-"""What the command line shows: lines, the tables of scores, and JSON. Nothing here imports torch."""
+"""Output of the command line: lines, tables of scores, and JSON. Nothing here imports torch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.runs.evaluation import Evaluation
     from pyro_mfcvae.runs.sweep import Sweep
 
-# Beside a terminal, a line is as long as it is: a table that is piped must not be cut.
+# If standard output is not a terminal, lines have no limit: a piped table must not be cut.
 _NO_LIMIT = 10_000
 
 console = Console()
@@ -31,7 +31,7 @@ _COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
 def say(text: str) -> None:
-    """Print as it stands: no markup, since paths may hold brackets, and no breaks, since people copy paths."""
+    """Print a text unchanged: without markup, because paths may contain brackets, and without line breaks."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -51,7 +51,7 @@ def table(*columns: str) -> Table:
 def print_scores(result: "Evaluation") -> None:
     """A row per facet and label: how well groups, and clusters, agree with it; the best facet of a label in bold.
 
-    Below, how much of the same thing every two facets tell.
+    Below it is the redundancy of every two facets.
     """
     labels, best = list(result.group_scores.accuracy), result.group_scores.best_facets()
     scores = ("accuracy", "NMI", "ARI", "of clusters: accuracy", "NMI", "ARI") if labels else ()
@@ -92,7 +92,7 @@ def print_sweep(result: "Sweep") -> None:
 
 
 def print_criticism(criticism: "Criticism") -> None:
-    """The table of verdicts; what to do where one is not good; then the sentences and the settings to change next."""
+    """The table of verdicts, advice for those that are not good, the sentences, and the settings to change next."""
     rows = table("verdict", "facet", "check", "effect", "warn, bad", "p")
     for check in criticism.checks:
         verdict = f"[{_COLOURS[check.verdict]}]{check.verdict}[/]"

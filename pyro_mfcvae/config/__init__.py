@@ -1,4 +1,5 @@
-"""The configuration of a run: its schema, its text, a user's own parts, and how it becomes a model and a guide."""
+"""The configuration of a run: its schema, its text form, a user's own parts, and functions that build a pair from
+it."""
 
 from typing import TYPE_CHECKING
 

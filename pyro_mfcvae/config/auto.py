@@ -1,6 +1,6 @@
-"""The preset ``auto``: settings that follow from the data, for data that no preset was made for.
+"""The preset ``auto``: settings that follow from the data, for data without a preset of their own.
 
-The rules below are the same for all data sets; docs/auto.md says what they reach.
+The rules below are the same for all data sets; docs/auto.md has their results.
 """
 
 import math
@@ -25,7 +25,8 @@ _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
 _FEWEST_ITEMS = 10
 _LATENT_DIM = 6
 
-# Images whose shorter side has at least so many pixels get convolutions, smaller ones and vectors linear layers.
+# Images get convolutions if their shorter side has at least this many pixels; smaller ones and vectors get linear
+# layers.
 _CONVOLUTION_SIDE = 24
 
 # Side of images in a folder that holds several sizes: enough for figures and colours, and quick on a CPU.
@@ -34,13 +35,13 @@ _SIDE = 32
 # Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
 _FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
 _FADE_IN_STEPS, _REPARTITION_STEP = 200, 400
-_FEWEST_STEPS = 20  # a shorter last stage has no room for the repartition
+_FEWEST_STEPS = 20  # a shorter last stage is too short for the repartition
 _FIRST_WARMUP_STEPS, _WARMUP_STEPS = 500, 200
 _JOINT_REFIT_STEPS = (650, 900, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
-_FEW_ITEMS = 2000  # with fewer, the smaller batch gives an epoch enough steps
+_FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
 
-# Numbers of items between which the steps are those above; they go with the square root of the number outside.
+# Between these numbers of items the steps are those above. Outside they scale with the square root of the number.
 _STEPS_FROM, _STEPS_TO = 400, 20_000
 
 _NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
@@ -51,8 +52,8 @@ class Chosen:
     """Settings that follow from the data, and why.
 
     Attributes:
-        config: complete.
-        reasons: five sentences for people.
+        config: the complete configuration.
+        reasons: five sentences for the user.
     """
 
     config: Config
@@ -73,7 +74,7 @@ def choose_settings(
         images: the training items, (N, *event_shape), uint8 or floats.
         source: name or path of the data, as the configuration records it.
         num_facets: how many clusterings to look for.
-        settings: ``section.key=value`` that take the place of what follows from the data.
+        settings: ``section.key=value``, which replace the settings that follow from the data.
         seed: of the run.
 
     Raises:
@@ -129,7 +130,7 @@ def _describe_schedule(config: Config, num_items: int) -> str:
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
-    """Whether the ladder is of convolutions: where an option of one kind is given, of that kind; else by the size."""
+    """Whether the ladder has convolutions. A given option of one kind decides; otherwise the size of the items does."""
     named = {name.rpartition(".")[2] for name in given if name.startswith("networks.")}
     if len(shape) != 3 or named & {"encoder_dims", "decoder_dims", "hidden_dim", "merge_weight"}:
         return False
@@ -137,10 +138,10 @@ def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
 
 
 def _add_steps(config: Config, given: Sequence[str], num_items: int, *, waits: bool) -> Config:
-    """The configuration with fades, fits and the repartition in proportion to its stages, where they are not given.
+    """The configuration, with fades, fits and the repartition, unless they are given, in proportion to its stages.
 
-    Where mixtures wait, they are first fitted when the axes are shared out. Elsewhere they are fitted in every stage,
-    since clusters that run into each other are pulled apart by their mixture, and the axes are found better then.
+    If mixtures wait, they are first fitted at the repartition. Otherwise they are fitted in every stage: a mixture
+    separates clusters that touch each other, and this makes the axes easier to find.
     """
     per_epoch = steps_per_epoch(num_items, config.training.batch_size)
     stages = [epochs * per_epoch for epochs in config.stage_epochs]
@@ -166,7 +167,7 @@ def _warmups(stages: Sequence[int]) -> list[int]:
 def configure_auto(
     data: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, Dataset, tuple[str, ...]]:
-    """Read the data and choose settings for them; the last is what is to be said about it.
+    """Read the data and choose settings for them; the last value holds sentences about them for the user.
 
     ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters. Images of
     several sizes are brought to 32 × 32 pixels, unless ``data.size`` says otherwise.
@@ -186,7 +187,7 @@ def configure_auto(
         dataset = load_dataset(data, root=root, seed=seed, size=_SIDE, fit=images.fit)
     chosen = choose_settings(
         dataset.train.images,
-        source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # found from other folders as well
+        source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # also found from other folders
         num_facets=_whole_number(given, _NUMBER, given.get(_CLUSTERS, "[2, 2]").count(",") + 1),
         settings=settings,
         seed=seed,

@@ -1,4 +1,4 @@
-"""From a configuration to the data, a model, a guide and a schedule."""
+"""Build the data, the model, the guide and the schedule of a configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ from pyro_mfcvae.models.rotated import RotatedDecoder
 
 
 def load_data(config: Config, source: str | None = None, *, root: Path | None = None) -> Dataset:
-    """The data of a configuration, or others in the same form; see `load_dataset`."""
+    """The data of a configuration, or other data in the same form; see `load_dataset`."""
     data = config.data
     return load_dataset(source or data.source, root=root, seed=config.seed, size=data.size, fit=data.fit)
 
@@ -97,7 +97,7 @@ def check_own_parts(config: Config) -> None:
 def _make(
     table: Mapping[str, Part], kind: str, options: Mapping[str, Any], base: Base, *args: Any, **provided: Any
 ) -> Any:
-    """Make a part, a built-in one and a user's own alike."""
+    """Make a part, either built-in or a user's own."""
     path = kind
     if kind in table:
         path = table[kind].path
@@ -119,11 +119,12 @@ def _prior(config: PriorConfig, facet: Facet, j: int, encoder: LadderEncoder) ->
 def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
     """The configuration for a data set of another size: as many steps in every stage, rounded up to whole epochs.
 
-    Warm-ups, fades and fits are counted in steps, and would outlast the stages of as many epochs of a smaller set.
+    Warm-ups, fades and fits are counted in steps. On a smaller data set the same number of epochs would be too short
+    for them.
 
     Args:
         config: made for another data set.
-        made_for: number of training items of that one.
+        made_for: its number of training items.
         num_items: number of training items.
     """
     before, now = (steps_per_epoch(num, config.training.batch_size) for num in (made_for, num_items))

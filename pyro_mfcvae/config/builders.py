@@ -147,6 +147,6 @@ def auto_multivariate_normal(model: MultiFacetModel) -> AutoMultivariateNormal:
 
 
 def _at_start(model: MultiFacetModel) -> Callable[..., Tensor]:
-    """Starts a guide where the priors stand."""
+    """The starting values of a guide: the priors' current values."""
     start: Callable[..., Tensor] = init_to_value(values=model.starting_point())
     return start

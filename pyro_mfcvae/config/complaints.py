@@ -1,4 +1,4 @@
-"""The errors of pydantic in one line, named as a user knows the settings."""
+"""Errors of pydantic in one line, with the names that the user knows for the settings."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 
 def describe_errors(error: ValidationError, *, under: str = "") -> str:
-    """All errors, separated by semicolons: setting, what was expected, what came.
+    """All errors, separated by semicolons: the setting, the expected value, and the given value.
 
     Args:
-        error: what pydantic found.
-        under: the section that the names stand in.
+        error: the error of pydantic.
+        under: the section that the names belong to.
     """
     return "; ".join(_describe(details, under) for details in error.errors())
 
@@ -18,7 +18,7 @@ def describe_errors(error: ValidationError, *, under: str = "") -> str:
 def _describe(details: Any, under: str) -> str:
     # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
     path = ".".join([*([under] if under else []), *(str(p) for p in details["loc"] if str(p).isidentifier())])
-    if details["type"] == "value_error":  # ours, which names its setting where it can
+    if details["type"] == "value_error":  # our own error, which usually names its setting
         message = details["msg"].removeprefix("Value error, ")
         return message if not path or message.startswith(path.partition(".")[0]) else f"{path}: {message}"
     message = "expected a list such as [20, 10]" if details["type"] == "tuple_type" else details["msg"]

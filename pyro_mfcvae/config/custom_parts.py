@@ -1,8 +1,8 @@
 """A user's own parts, found by their import path. A configuration file never makes Python import anything.
 
-A path is looked up among the modules that are imported already. What imports a module is the user: an ``import`` in
-their program, a path that they give to ``--set``, ``--parts MODULE``, or an installed package that announces the module
-as an entry point of the group ``pyro_mfcvae.parts``.
+A path is looked up among the modules that are imported already. The user imports a module by an ``import`` in their
+program, by a path in ``--set``, by ``--parts MODULE``, or by installing a package that announces the module as an entry
+point of the group ``pyro_mfcvae.parts``.
 """
 
 import inspect
@@ -20,7 +20,7 @@ ENTRY_POINTS = "pyro_mfcvae.parts"
 """The group of entry points by which an installed package announces its modules with parts."""
 
 Base = type | tuple[type, ...]
-"""What a part must be an instance of; a tuple stands for a tuple of such parts."""
+"""The class that a part must be an instance of; a tuple of classes stands for a tuple of such parts."""
 
 
 def import_parts(modules: Sequence[str]) -> None:
@@ -51,10 +51,10 @@ def find_part(path: str, base: Base) -> Callable[..., Any]:
 
     Args:
         path: such as ``my_package.my_module.MyPrior``.
-        base: what it must make: a class must derive from it, a function must be annotated to return it.
+        base: the class that a part must have: a class must derive from it, a function must be annotated to return it.
 
     Raises:
-        InputError: its module is not imported, there is no such thing, or it makes something else.
+        InputError: its module is not imported, has no such class or function, or this makes something else.
     """
     module, name = _split(path)
     if module not in sys.modules:
@@ -101,7 +101,7 @@ def make_part(
         make: what is called.
         base: what the part must be an instance of.
         args: the first arguments.
-        provided: further arguments, of which it gets those that its signature names.
+        provided: further arguments; those that its signature names are passed.
         options: the user's.
 
     Raises:
@@ -131,7 +131,7 @@ def make_part(
 
 
 def describe(base: Base) -> str:
-    """The names of what a part must be."""
+    """The names of the classes that a part may have."""
     return " and ".join(b.__name__ for b in base) if isinstance(base, tuple) else base.__name__
 
 
@@ -143,7 +143,7 @@ def _makes(part: Any, base: Base) -> bool:
         return False
     try:
         made = get_type_hints(part).get("return")
-    except Exception:  # whatever an annotation that cannot be evaluated raises
+    except Exception:  # an annotation that cannot be evaluated may raise anything
         return False
     if isinstance(base, tuple):
         kinds = get_args(made)
@@ -171,7 +171,7 @@ def _load_entry_point(module: str) -> None:
 
 @contextmanager
 def _working_folder_searched() -> Iterator[Path]:
-    """Search the working folder as well, after all else, and leave the search path as it was."""
+    """Search the working folder as well, last of all, and restore the search path afterwards."""
     here, before = Path.cwd(), list(sys.path)
     sys.path.append(str(here))
     try:

@@ -1,6 +1,6 @@
 """Every setting as an option of the command line, such as ``--training.epochs 5``. Nothing here imports torch.
 
-The help is that of the sections' docstrings, so that a new setting needs no line here.
+The help texts are those of the sections' docstrings, so a new setting needs no line here.
 """
 
 import inspect
@@ -20,7 +20,7 @@ _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+\n?(?: {5,}.+\n?)*)", re.MULTILINE)
 
 
 def describe_settings() -> dict[str, dict[str, str]]:
-    """By section, "" for settings outside of sections: name → help, of the options of all kinds of parts as well."""
+    """Section → setting → help, with the options of all kinds of parts; "" stands for settings without a section."""
     found: dict[str, dict[str, str]] = {"": {}}
     for name, text in _attributes(Config).items():
         if name not in _sections():
@@ -57,15 +57,15 @@ def _attributes(of: type) -> dict[str, str]:
 
 
 def make_flags() -> type:
-    """A dataclass with a field per section, whose fields hold the texts that were given, or None."""
+    """A dataclass with a field per section, whose fields hold the given texts, or None."""
     settings = describe_settings()
     of_config: list[Any] = [(name, _option(text), None) for name, text in settings.pop("").items()]
     for section, texts in settings.items():
         summary = {"__doc__": (inspect.getdoc(_sections()[section]) or "").partition("\n")[0]}
         options = [(name, _option(text), None) for name, text in texts.items()]
-        flags = make_dataclass(section, options, frozen=True, namespace=summary)
+        flags = make_dataclass(section, options, eq=False, namespace=summary)
         of_config.append((section, flags, field(default_factory=flags)))
-    return make_dataclass("SettingFlags", of_config, frozen=True)
+    return make_dataclass("SettingFlags", of_config, eq=False)
 
 
 def _option(text: str) -> Any:
@@ -73,7 +73,7 @@ def _option(text: str) -> Any:
 
 
 def as_settings(flags: Any, prefix: str = "") -> list[str]:
-    """What was given, in the form that `pyro_mfcvae.config.text.override` takes."""
+    """The given settings, in the form of `pyro_mfcvae.config.text.override`."""
     given: list[str] = []
     for f in fields(flags):
         value = getattr(flags, f.name)

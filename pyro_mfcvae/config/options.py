@@ -1,4 +1,4 @@
-"""The options of the built-in parts: what stands in a section's ``options``, by the part's kind.
+"""The options of the built-in parts: the contents of a section's ``options`` for every kind.
 
 Every class holds the options of one kind with the defaults of the class that is built. Nothing here imports torch, so
 that a mistake in a setting is found at once.
@@ -138,7 +138,7 @@ class ScaledLikelihoodOptions:
     """A likelihood with a location and a scale.
 
     Attributes:
-        scale: its scale in units of x; the scale's initial value where it is learned.
+        scale: its scale in units of x; its initial value if the scale is learned.
         learn_scale: whether the scale is a parameter.
         per_channel: whether every channel has a scale of its own.
         sigmoid_mean: whether the location is squashed into (0, 1).
@@ -157,7 +157,7 @@ class ScaledLikelihoodOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianLikelihoodOptions(ScaledLikelihoodOptions):
-    """A Gaussian of every element; with the same options.
+    """A Gaussian of every element, with the same options and one more.
 
     Attributes:
         standardize: whether every element is measured from its mean over the training items, in units of its standard
@@ -174,7 +174,7 @@ class GaussianLikelihoodOptions(ScaledLikelihoodOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscretizedLogisticOptions(ScaledLikelihoodOptions):
-    """A logistic distribution of every element, discretised to the values that bytes have; with the same options.
+    """A logistic distribution of every element, discretised to the values of bytes, with the same options and one more.
 
     Attributes:
         num_levels: number of values that an element can have, from 0 to 1.
@@ -212,7 +212,7 @@ class CategoricalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LadderOptions:
-    """What every ladder of ours has.
+    """The options of every built-in ladder.
 
     Attributes:
         head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
@@ -250,11 +250,12 @@ class ConvOptions(LadderOptions):
     """A ladder of convolutions.
 
     Attributes:
-        channels: numbers of channels of the maps, from the image inwards; the last one holds for all further maps.
+        channels: numbers of channels of the maps, from the image inwards; the last one also holds for all further maps.
         num_residual_blocks: number of residual blocks behind every map.
         gated: whether facets also scale the maps that they join in the decoder.
-        recompute: whether the backward pass computes all but one map per level again: less memory, more time.
-        channels_last: whether the weights of convolutions, and so the maps, lie in memory with their channels last.
+        recompute: whether the backward pass keeps only one map per level and computes the others again, which saves
+            memory and takes time.
+        channels_last: whether convolutions keep their weights and maps in memory with the channels last.
     """
 
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256)
@@ -278,7 +279,7 @@ class MonteCarloOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VaDEOptions(MonteCarloOptions):
-    """q(c | x) as the mean of p(c | z) over draws of z; with the same option."""
+    """q(c | x) as the mean of p(c | z) over draws of z, with the same option."""
 
     num_samples: Count = 1
 

@@ -1,7 +1,7 @@
-"""The parts by name: for every section with a ``kind``, which kinds there are, what builds them, and their options.
+"""The parts by name: the kinds of every section with a ``kind``, with the import path and the options of each.
 
-A built-in part takes the same road as a user's own: its name stands for an import path, and what is found there is
-called by `pyro_mfcvae.config.build`. A new part needs one line here. Nothing here imports torch.
+A built-in part is made like a user's own: its name stands for an import path, and `pyro_mfcvae.config.build` calls the
+class or function that is found there. A new part needs one line here. Nothing here imports torch.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _BUILDERS = "pyro_mfcvae.config.builders"
 
 @dataclass(frozen=True)
 class Part:
-    """What a name stands for.
+    """A built-in part.
 
     Attributes:
         path: import path of a class, or of a function that makes the part.
-        options: class of its options, which checks them before torch is loaded; where None, they are checked against
+        options: class of its options, which checks them before torch is loaded; if None, they are checked against
             the signature when the part is built, like those of a user's own part.
     """
 
@@ -80,7 +80,7 @@ def is_import_path(name: str) -> bool:
 
 
 def option_names(section: str, kind: str) -> tuple[str, ...] | None:
-    """The options of a kind; None where only the part itself knows them."""
+    """The names of the options of a kind; None if only the part itself knows them."""
     part = PARTS[section].get(kind)
     return None if part is None or part.options is None else tuple(f.name for f in fields(part.options))
 
@@ -132,7 +132,7 @@ def complete_options(section: str, kind: str, given: Mapping[str, Any]) -> dict[
 
 
 def kept_options(section: str, before: str, options: Mapping[str, Any], after: str) -> dict[str, Any]:
-    """The options of one kind that another one takes over: those that it has as well, and that are not defaults."""
+    """The options of one kind that another kind takes over: those that both have and that are not defaults."""
     known = option_names(section, after)
     if before == after or known is None or option_names(section, before) is None:
         return dict(options) if before == after else {}

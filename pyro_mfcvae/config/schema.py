@@ -1,4 +1,4 @@
-"""The configuration of a run: everything that decides it. Nothing here imports torch."""
+"""The configuration of a run: everything that decides its result, except the machine. Nothing here imports torch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ class DataConfig:
 
     Attributes:
         source: name of a data set that `mfcvae datasets` lists, or a path.
-        size: height and width that images are brought to, one number for both; images keep their size where None.
+        size: height and width that images are brought to, one number for both; images keep their size if None.
         fit: how images of another shape are brought there: crop the middle, pad the borders, or stretch.
     """
 
@@ -83,7 +83,7 @@ class LikelihoodConfig:
             negative_binomial or categorical, or the import path of a likelihood of your own.
         options: options of the kind.
         missing: whether elements may be NaN, which means missing; p(x | z) leaves these out, and the built-in encoders
-            read which they are.
+            read the mask of the observed elements.
     """
 
     __pydantic_config__ = strict
@@ -131,12 +131,12 @@ class AssignmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a run, besides the machine.
+    """All settings of a run.
 
     Attributes:
         data: the items.
         description: one line that says what the configuration is for.
-        seed: seed of the data (where they are drawn), of the starting values and of the training.
+        seed: seed of the starting values and of the training, and of data that are drawn at random.
     """
 
     __pydantic_config__ = strict

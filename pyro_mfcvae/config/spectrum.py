@@ -1,4 +1,4 @@
-"""How much of the items' variance lies in which directions, and the likelihood's scale that follows from it."""
+"""The variances of items along their principal directions, and the scale of the likelihood that follows from them."""
 
 import math
 
@@ -9,20 +9,20 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 
 NATS = 400.0
-"""How many nats the variance of an item is worth at most: sum_i var_i / (2 scale²)."""
+"""The most nats that the variance of an item may be worth: sum_i var_i / (2 scale²)."""
 
 # Two clusters that lie four standard deviations of q(z | x) apart overlap by 2.3 %, which is less than
 # `pyro_mfcvae.groups.MERGE_THRESHOLD`: they stay two groups.
 _MOST_UNITS = 4.0
 
-# Items that the directions are found on.
+# Number of items from which the directions are found.
 _NUM_MEASURED = 1000
 
 
 def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.float64]:
     """The variances along the principal directions of items (N, *event_shape), largest first.
 
-    Bytes count as shares of 255. A missing element takes the mean of its place.
+    Bytes count as shares of 255. A missing element is replaced by the mean of that element over the items.
 
     Args:
         items: uint8 or floats.
@@ -46,7 +46,7 @@ def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.
 
 
 def choose_scale(spectrum: NDArray[np.float64]) -> tuple[float, bool]:
-    """The standard deviation of a Gaussian likelihood for items with such variances, largest first.
+    """The standard deviation of a Gaussian likelihood for items with these variances, largest first.
 
     It is the smallest at which both hold: the variance of an item is worth no more than 400 nats, so that the
     reconstruction does not drown the KL; and the directions whose standard deviation exceeds the scale do so by a

@@ -5,7 +5,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -17,17 +18,16 @@ from pyro_mfcvae.config.parts import PARTS, is_import_path, kept_options, option
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.errors import InputError
 
-# What `--set SECTION=VALUE` stands for.
+# The key that `--set SECTION=VALUE` sets.
 _SHORT = {"data": "source", **dict.fromkeys(PARTS, "kind")}
 
-_ADAPTER = TypeAdapter(Config)
-
-_FOLDER = files("pyro_mfcvae.config").joinpath("presets")
+_FOLDER = Path(__file__).parent / "presets"
 
 DEFAULT = "shapes"
 """The preset of ``mfcvae fit`` without an argument."""
 
-# A configuration has some 2,000 characters, and keys of 3 parts. A text is refused before it costs more than a second.
+# A configuration has some 2,000 characters, and keys of 3 parts. Longer or deeper texts are refused, because they could
+# take seconds to parse.
 _MAX_CHARACTERS = 50_000
 _MAX_DEPTH = 10
 _LONG_KEY = re.compile(r"""(?:[\w"'-]+\s*\.\s*){100}""")
@@ -43,6 +43,12 @@ def takes_auto(preset: str | None, data: str | None) -> bool:
     return preset == AUTO or (preset is None and data is not None and data not in preset_names())
 
 
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    """The adapter that checks tables. It is made when it is first needed, so that help is quick."""
+    return TypeAdapter(Config)
+
+
 def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
     """Check a table as it comes from TOML.
 
@@ -50,7 +56,7 @@ def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
         InputError: a key is unknown, or a value does not fit; the message names every one of them and ``source``.
     """
     try:
-        return _ADAPTER.validate_python(table)
+        return _adapter().validate_python(table)
     except ValidationError as error:
         raise InputError(f"{source}: {describe_errors(error)}") from None
 
@@ -68,8 +74,8 @@ def override(config: Config, settings: Iterable[str]) -> Config:
     """Apply settings of the form ``section.key=value``, the value written as in TOML (a bare word is a string).
 
     ``prior=NAME``, and the like for likelihood, networks and assignment, is short for ``prior.kind=NAME``, and
-    ``prior.covariance=full`` for ``prior.options.covariance=full``. Another kind keeps the options that both have. The
-    import path of a part of the user's own is imported here, from the working folder as well.
+    ``prior.covariance=full`` for ``prior.options.covariance=full``. A change of kind keeps the options that both kinds
+    have. The import path of a part of the user's own is imported here, from the working folder as well.
 
     Raises:
         InputError: a setting is unknown or does not fit.
@@ -89,12 +95,12 @@ def override(config: Config, settings: Iterable[str]) -> Config:
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML; values that are None (for: decided by the code) and empty sections are left out."""
+    """The configuration as TOML, without values that are None and without empty sections."""
     return tomli_w.dumps(_without_empty(asdict(config)))
 
 
 def setting_names(config: Config | None = None) -> list[str]:
-    """Every name that `override` knows for the kinds of a configuration, the defaults' where None."""
+    """Every name that `override` accepts for the kinds of a configuration, or for the default kinds if it is None."""
     names = []
     for name, value in asdict(config or Config(data=DataConfig(source=""))).items():
         if not isinstance(value, dict):
@@ -106,7 +112,7 @@ def setting_names(config: Config | None = None) -> list[str]:
 
 
 def _parse_setting(setting: str) -> tuple[list[str], Any]:
-    """The keys from the outermost on, without short forms, and the value."""
+    """The keys, outermost first and in their long form, and the value."""
     name, equals, text = setting.partition("=")
     if not equals:
         raise InputError(f"expected a setting such as training.epochs=5, got {setting!r}: write NAME=VALUE")
@@ -139,7 +145,7 @@ def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _all_setting_names() -> list[str]:
-    """Every name, in its short form, for all kinds."""
+    """Every name in its short form, for all kinds."""
     names = [name.replace(".options.", ".") for name in setting_names()]
     names += [
         f"{section}.{name}"
@@ -158,7 +164,7 @@ def _parse_value(text: str, setting: str) -> Any:
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
-    """The table of a text of bounded length and depth."""
+    """Parse a text whose length and depth are bounded."""
     if len(text) > _MAX_CHARACTERS:
         raise InputError(f"expected at most {_MAX_CHARACTERS:,} characters, got {len(text):,} in {source}: shorten it")
     too_deep = f"expected keys and lists nested at most {_MAX_DEPTH} deep, got deeper ones in {source}: flatten them"
@@ -187,7 +193,7 @@ def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
 
 def preset_names() -> list[str]:
     """Every preset, in alphabetical order."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load_preset(name: str) -> Config:
@@ -196,4 +202,4 @@ def load_preset(name: str) -> Config:
         close = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else "choose one of them"
         raise InputError(f"expected a preset out of {', '.join(preset_names())}, got {name!r}: {hint}")
-    return read_config(_FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8"), source=f"preset {name}")
+    return read_config((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"), source=f"preset {name}")

@@ -27,7 +27,7 @@ class TrainingConfig:
         batch_size: number of items per step.
         learning_rate: learning rate of Adam at the first step.
         final_learning_rate: learning rate of Adam after the last step, reached along a half cosine; the rate is
-            constant where None.
+            constant if None.
         data_dependent_init: whether the hidden units are standardised on a first batch.
         objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
             clusters summed out (Burda et al. 2016).
@@ -74,14 +74,14 @@ class ScheduleConfig:
         fade_in_steps: number of steps over which alpha of a facet rises from 0 to 1, and beta as well where
             kl_fade_in_steps is None.
         kl_fade_in_steps: number of steps over which beta rises, one number per stage.
-        kl_delay_steps: number of steps before beta starts to rise, one number per stage; no delay where None.
+        kl_delay_steps: number of steps before beta starts to rise, one number per stage; no delay if None.
         fade: shape of the rise of alpha and beta: linear or cosine.
         kl_weights: values that the betas rise to: for each stage a row with one number per facet, shallowest first; 1
-            where None.
+            if None.
         kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they never change where
             None.
         repartition_step: step, counted from the start of the last stage, after which the axes of the joint z are
-            divided among the facets again, so that the facets repeat each other less; never where None.
+            divided among the facets again, so that the facets repeat each other less; never if None.
     """
 
     __pydantic_config__ = strict
@@ -113,7 +113,7 @@ class MixtureFitConfig:
         to: what a mixture is fitted to: draws of q(z | x), or its means.
         units: unit of z in the fit: latent, which leaves z as it is, or posterior, the standard deviation of q(z | x)
             in each dimension.
-        variance: starting variance of the components; the fitted covariances where None.
+        variance: starting variance of the components; the fitted covariances if None.
     """
 
     __pydantic_config__ = strict
@@ -131,8 +131,8 @@ class SupervisionConfig:
     """A few labels that tie a facet's clusters to known categories: value number k of the label to cluster k.
 
     Attributes:
-        label: name of the label set with the known categories; no supervision where None.
-        facet: index of the facet that they belong to; the deepest where None.
+        label: name of the label set with the known categories; no supervision if None.
+        facet: index of the facet that they belong to; the deepest if None.
         items_per_value: number of items of each value that are known.
         batch_size: number of known items that join every batch.
     """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.data.images import Loaded, Split
 
 Reader = Callable[[Path | None, int], "tuple[Split, Split] | Loaded"]
-"""From the data folder (None: not given) and a seed to the training and the test split."""
+"""Function from the data folder (None if not given) and a seed to the training and the test split."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class DatasetInfo:
     """What is known about a data set before it is read.
 
     Args:
-        name: what the user calls it.
+        name: its name for the user.
         description: one line.
         event_shape: shape of one item, (C, H, W) or (P,); None where the data decide.
-        likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None where open.
+        likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None if there is no usual one.
         label_names: names of the label sets; empty where the data decide.
         split: one sentence on which items train and which score.
         num_items: how many items train; None where the data decide.
-        read: from the data folder and a seed to the training and the test split.
+        read: reads the training and the test split, given the data folder and a seed.
     """
 
     name: str
@@ -57,13 +57,13 @@ class LazyReader:
 
 
 NUM_DRAWN = 20_000
-"""Training items of a data set that is drawn on the spot."""
+"""Number of training items of a generated data set."""
 
 FLOOR: Mapping[str, int] = {"wall_hue": 5, "object_hue": 6}
-"""Values of the factors that are held fixed where floor hue and shape are to be found (3DShapes 1 in the paper)."""
+"""Values of the fixed factors if floor hue and shape are to be found (3DShapes 1 in the paper)."""
 
 WALL: Mapping[str, int] = {"floor_hue": 0, "object_hue": 6}
-"""Values of the factors that are held fixed where wall hue and shape are to be found (3DShapes 2 in the paper)."""
+"""Values of the fixed factors if wall hue and shape are to be found (3DShapes 2 in the paper)."""
 
 _SHARED = "all items serve for training and scoring, as is usual for this set"
 _PUBLISHED = "60,000 train, 10,000 test as published"

@@ -1,4 +1,4 @@
-"""Data sets by name or path: items in splits, with the label sets that serve for scoring only."""
+"""Data sets by name or path: items in splits, with label sets that are used for scores only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        notes: a line for everything that was passed over when it was read.
+        notes: a line for everything that was left out when the data were read.
 
     Raises:
         InputError: if training and test images differ in shape or in the names of their label sets.
@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def holds_out(self) -> bool:
-        """Whether none of the test items trains."""
+        """Whether no test item is also a training item."""
         return self.test is not self.train and self.test.held_out
 
     @property
@@ -111,9 +111,9 @@ def load_dataset(
         root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
             environment variable MFCVAE_DATA if None.
         seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
-        size: height and width to bring all images to, or one number for both; they keep their own size where it is
-            None, and a folder's must then be one.
-        fit: how, ``"crop"``, ``"pad"`` or ``"stretch"``, see `resize`.
+        size: height and width that all images are resized to, or one number for both. If it is None images keep their
+            size, and those of a folder must all have the same size.
+        fit: ``"crop"``, ``"pad"`` or ``"stretch"``, see `resize`.
 
     Raises:
         InputError: if the name or path is unknown or the files are missing, unreadable or do not fit.

@@ -21,22 +21,22 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Pillow opens these formats and no others: an .eps that is called .png would start Ghostscript.
+# Pillow opens these formats and no others: an .eps file with the name .png would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".dib"}
 ) | frozenset({".tif", ".tiff", ".webp"})
-"""Names that end so are taken for images."""
+"""Files with these endings are read as images."""
 
 LABEL_TABLE = "labels.csv"
-"""A table of this name in the folder labels the images; labels score, and never train."""
+"""A table of this name in the folder labels the images; labels are used for scores only."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start with these
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 
-# What a network drive or an archive program puts beside the images.
+# Folders that network drives and archive programs put beside the images.
 _FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
 
 
@@ -54,7 +54,7 @@ class MixedSizesError(InputError):
 
 @dataclass(frozen=True)
 class _Picture:
-    """What a file's header says."""
+    """The contents of an image file's header."""
 
     path: Path
     size: Size
@@ -64,19 +64,19 @@ class _Picture:
 def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop") -> Loaded:
     """Read all image files below a folder, in sorted order; sub-folders, if any, become the label ``folder``.
 
-    Grey files give one channel; as soon as one file has colour, all are read as RGB. Pictures are turned as their EXIF
-    orientation says, and what is transparent is laid on white, as viewers show them. Links are followed. Hidden files,
-    files of other types, run folders and what network drives add are passed over, and counted in the notes. A table
-    ``labels.csv`` in the folder gives label sets, see `read_label_table`.
+    Grey files give one channel; if one file has colour, all are read as RGB. As in image viewers, pictures are turned
+    by their EXIF orientation and transparent parts become white. Links are followed. Hidden files, files of other
+    types, run folders and the folders of network drives are left out, and the notes count them. A table ``labels.csv``
+    in the folder gives label sets, see `read_label_table`.
 
     Args:
         path: the folder, with the images either all directly in it or all in its sub-folders.
-        size: height and width to bring all images to; they must have one size where it is None.
-        fit: how, see `resize`.
+        size: height and width that all images are resized to; if it is None they must all have the same size.
+        fit: see `resize`.
 
     Returns:
-        The same split twice, to train and to score on: uint8 images (N, C, H, W); label ``folder`` numbers the
-        sub-folders in sorted order; the names are the files', below the folder.
+        The same split twice, for training and for scores: uint8 images (N, C, H, W); label ``folder`` numbers the
+        sub-folders in sorted order; the names are the files' paths below the folder.
 
     Raises:
         InputError: there are no images; a file cannot be read, has several pictures or more than 8 bits per channel;
@@ -125,7 +125,7 @@ def _as_text(path: Path) -> str:
 
 
 def _find_files(path: Path) -> tuple[list[Path], Counter[str]]:
-    """The image files below a folder, and why how many others are passed over."""
+    """The image files below a folder, and the numbers of other files by the reason for which they are left out."""
     files: list[Path] = []
     passed_over: Counter[str] = Counter()
     for entry in _walk(path, passed_over, frozenset()):
@@ -142,7 +142,7 @@ def _find_files(path: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _walk(path: Path, passed_over: Counter[str], above: frozenset[tuple[int, int]]) -> Iterator["os.DirEntry[str]"]:
-    """Everything that is no folder, links followed; a link to a folder that it lies in is not."""
+    """Every entry that is not a folder. Links are followed, except links to a folder that contains them."""
     status = path.stat()
     here = (status.st_dev, status.st_ino)
     if here in above or len(above) > 50:
@@ -176,7 +176,7 @@ def _read_headers(files: list[Path]) -> list[_Picture]:
 
     pictures = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about large pictures, which are checked here, and about odd metadata
+        warnings.simplefilter("ignore")  # large pictures are checked here, and odd metadata are harmless
         for file in files:
             try:
                 with Image.open(file, formats=_FORMATS) as image:
@@ -212,7 +212,7 @@ def _check_header(file: Path, image: "Image.Image") -> _Picture:
 
 
 def _bits(file: Path, image: "Image.Image") -> int:
-    """Bits per channel in the file, which Pillow's mode does not always tell."""
+    """Bits per channel in the file; Pillow's mode does not always say."""
     if image.format == "PNG":
         with file.open("rb") as stream:
             return stream.read(25)[-1]
@@ -227,7 +227,7 @@ def _bits(file: Path, image: "Image.Image") -> int:
 
 
 def _read_files(files: list[Path], folder: Path, size: Size | None, fit: Fit) -> Tensor:
-    pictures = _read_headers(files)  # they are quick to read, and the mode of all depends on each
+    pictures = _read_headers(files)  # headers are quick to read, and every file affects the mode of all
     sizes = [picture.size for picture in pictures]
     if size is None and len(set(sizes)) > 1:
         other = next(picture for picture in pictures if picture.size != sizes[0])

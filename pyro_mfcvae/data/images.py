@@ -1,4 +1,4 @@
-"""Items in memory: what a valid array of images or of vectors is, and images at another size."""
+"""Items in memory: checks of arrays of images and of vectors, and resized images."""
 
 import hashlib
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Split:
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1]; or vectors (N, P), floats.
         labels: int64 (N,) per label set, negative where unknown; used for scoring only, never for training.
-        held_out: of items to score on: whether none of them trains.
+        held_out: for items that are scored: whether none of them is a training item.
         names: of the items, such as their files; None where they have none.
 
     Raises:
@@ -68,12 +68,12 @@ class Split:
 
 
 class Loaded(NamedTuple):
-    """What a reader returns.
+    """The result of a reader.
 
     Attributes:
         train: the items that train.
-        test: the items that are scored; the same where the source has no others.
-        notes: a line for everything that was passed over.
+        test: the items that are scored; the training items if the source has no others.
+        notes: a line for everything that was left out.
     """
 
     train: Split
@@ -90,7 +90,7 @@ def fingerprint(images: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
     pixels = images.cpu().numpy()
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    for start in range(0, len(pixels), _NUM_AT_ONCE):  # some at a time: what is memory-mapped may not fit into memory
+    for start in range(0, len(pixels), _NUM_AT_ONCE):  # in parts, because a memory-mapped array may not fit into memory
         digest.update(np.ascontiguousarray(pixels[start : start + _NUM_AT_ONCE]).data)
     return digest.hexdigest()[:16]
 
@@ -100,18 +100,18 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
 
     Args:
         images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4; uint8 in 0..255, floats in [0, 1], or
-            bool. Where both readings fit, C comes first.
+            bool. If both readings fit, the axes are (N, C, H, W).
 
     Returns:
         (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype, True is the byte 255.
 
     Raises:
         InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, a float
-            lies outside [0, 1], or 1 is the largest byte. NaN passes, for a pixel that is missing: `check_complete`
-            looks for these.
+            lies outside [0, 1], or 1 is the largest byte. NaN is accepted, for a missing pixel; `check_complete` finds
+            these.
     """
     if isinstance(images, np.ndarray) and images.dtype.name in _DTYPES:
-        # torch refuses a foreign byte order and negative strides, and warns of memory that it may not write.
+        # torch refuses a foreign byte order and negative strides, and warns of read-only memory.
         images = torch.from_numpy(np.require(images, images.dtype.newbyteorder("="), ["C", "W"]))
     if isinstance(images, Tensor) and images.dtype == torch.bool:
         images = images.to(torch.uint8) * 255
@@ -139,10 +139,11 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
 
 
 def to_channels(images: Tensor, num: int) -> Tensor:
-    """Images (N, C, H, W) with ``num`` channels: grey is repeated, colours are weighed as ITU-R 601 does, alpha goes.
+    """Images (N, C, H, W) with ``num`` channels: grey is repeated, colours become grey with the weights of ITU-R 601,
+    alpha is dropped.
 
     Raises:
-        InputError: between these numbers of channels there is no way.
+        InputError: there is no conversion between these numbers of channels.
     """
     if images.shape[1] == num:
         return images
@@ -157,13 +158,13 @@ def to_channels(images: Tensor, num: int) -> Tensor:
 
 
 def validate_vectors(vectors: Tensor | NDArray[np.generic]) -> Tensor:
-    """Check an array of vectors: (N, P), numbers of any type, as they are.
+    """Check an array of vectors (N, P) of numbers of any type.
 
     Returns:
-        (N, P) in torch's default dtype, contiguous. NaN passes, for a missing value.
+        (N, P) in torch's default dtype, contiguous. NaN is accepted, for a missing value.
 
     Raises:
-        InputError: if these are no numbers, the rank is another, there are none, or a value is infinite.
+        InputError: the values are not numbers, the rank is not 2, there are no values, or one is infinite.
     """
     numbers = torch.as_tensor(vectors).numpy() if isinstance(vectors, Tensor) else np.asarray(vectors)
     if numbers.dtype.kind not in "biuf" or numbers.ndim != 2 or not numbers.size:
@@ -184,7 +185,7 @@ def validate_items(items: Tensor | NDArray[np.generic]) -> Tensor:
 
 
 def check_not_black(images: Tensor) -> None:
-    """Refuse bytes that are 0 and 1 only: masks, which a network would see as black."""
+    """Refuse bytes that are only 0 and 1: such masks would look black to a network."""
     for part in images.split(_NUM_AT_ONCE):
         if part.max() > 1:
             return
@@ -202,8 +203,8 @@ def check_complete(images: Tensor) -> None:
 
 
 def _count(images: Tensor, is_bad: Callable[[Tensor], Tensor]) -> str:
-    """How many values are bad, and where the first is; empty where none is."""
-    # Some images at a time: what is memory-mapped may not fit into memory.
+    """The number of bad values and the place of the first; an empty text if there are none."""
+    # In parts, because a memory-mapped array may not fit into memory.
     numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in images.split(_NUM_AT_ONCE)])
     if not numbers.any():
         return ""
@@ -214,7 +215,7 @@ def channels_first(images: Tensor) -> Tensor:
     """A view (N, C, H, W) of images in any order that `validate_images` takes.
 
     Raises:
-        InputError: if the rank or the shape is another, or there is no pixel.
+        InputError: the rank or the shape does not fit, or there is no pixel.
     """
     shape = tuple(images.shape)
     if images.ndim not in (3, 4):
@@ -251,8 +252,8 @@ def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
     Args:
         image: uint8 or floats.
         size: height and width of the result.
-        fit: what happens to images of another shape: ``"crop"`` cuts off the sides that are too long, ``"pad"`` puts
-            black beside those that are too short, ``"stretch"`` distorts.
+        fit: for images of another shape: ``"crop"`` cuts off sides that are too long, ``"pad"`` adds black to sides
+            that are too short, ``"stretch"`` distorts the image.
 
     Raises:
         InputError: ``fit`` is something else.
@@ -264,7 +265,7 @@ def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
     if fit not in get_args(Fit):
         raise InputError(f"expected data.fit to be {', '.join(get_args(Fit))}, got {fit!r}")
     if fit == "crop":
-        # First the cut, then the change of size: a strip of a million pixels stays a strip.
+        # The image is cropped before it is resized, so that a very long strip takes little memory.
         kept = [min(rows, max(round(columns * height / width), 1)), min(columns, max(round(rows * width / height), 1))]
         image = functional.center_crop(image, kept)
     if fit == "pad":

@@ -1,4 +1,4 @@
-"""Arrays beside the items, in the forms in which people keep labels, as label sets."""
+"""Label sets from the arrays beside the items, in the usual forms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 NAME_KEYS = ("names", "files", "filenames", "paths")
 """Arrays of texts under these keys are the items' names."""
 
-# A table of whole numbers with at most so many columns holds label sets; one with more holds something else.
+# A table of whole numbers with at most this many columns is read as label sets; a wider one is not.
 _MAX_COLUMNS = 16
 # Labels above this value are renumbered, since tables of counts have a column per value.
 _MAX_VALUE = 100_000
@@ -24,11 +24,11 @@ _MAX_VALUE = 100_000
 
 @dataclass
 class Labels:
-    """What a file says of the items of one split.
+    """The label sets and names of the items of one split.
 
     Attributes:
         sets: int64 (N,) per label set, negative where unknown.
-        names: names of the items, where the file has them.
+        names: names of the items, if the file has them.
         notes: a line for every array that was not used.
     """
 
@@ -40,18 +40,18 @@ class Labels:
 def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | None = None) -> Labels:
     """The label sets among arrays.
 
-    A label set is an array (N,) or (N, 1) of whole numbers, as integers or floats, where NaN is unknown; of truths; or
-    of texts, which are numbered in alphabetical order. One-hot rows (N, K) are one label set, other whole numbers
-    (N, M) with M ≤ 16 are M of them. Everything else is passed over, with a note.
+    A label set is an array (N,) or (N, 1) of whole numbers (integers, or floats with NaN for unknown), of booleans, or
+    of texts, which are numbered in alphabetical order. One-hot rows (N, K) are one label set, other whole numbers (N,
+    M) with M ≤ 16 are M of them. Everything else is left out, with a note.
 
     Args:
         arrays: name → array.
         num_items: N.
         path: of the file.
-        others: the arrays of the other split, so that both number texts alike.
+        others: the arrays of the other split, so that texts have the same numbers in both.
 
     Raises:
-        InputError: numbers in one dimension that are not one per item.
+        InputError: a one-dimensional array of numbers does not have one per item.
     """
     labels = Labels()
     for name, array in arrays.items():
@@ -79,7 +79,7 @@ def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | 
 def _label_sets(
     name: str, array: NDArray[np.generic], other: NDArray[np.generic] | None
 ) -> dict[str, NDArray[np.int64]] | str:
-    """Label sets by name, or why there are none."""
+    """Label sets by name, or the reason why there are none."""
     if array.ndim not in (1, 2) or array.size == 0:
         return f"an array of shape {array.shape}, not one label per item"
     if array.dtype.kind in "US":
@@ -99,7 +99,7 @@ def _label_sets(
 
 
 def _as_whole_numbers(array: NDArray[np.generic]) -> NDArray[np.int64] | str:
-    """As int64, −1 for NaN; or what stands in the way."""
+    """The values as int64, −1 for NaN; or the reason why this is impossible."""
     if array.dtype.kind == "f":
         floats = array.astype(np.float64)
         known = ~np.isnan(floats)
@@ -138,5 +138,5 @@ def _as_text(array: NDArray[np.generic]) -> list[str]:
     flat = array.reshape(-1)
     if array.dtype.kind == "S":
         return [value.decode("utf-8", "backslashreplace") for value in flat.tolist()]
-    # NumPy's texts may hold code points that are none, as files that were tampered with do.
+    # Texts in NumPy files that were tampered with may contain invalid code points.
     return [str(value).encode("utf-8", "backslashreplace").decode() for value in flat.tolist()]

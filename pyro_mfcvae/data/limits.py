@@ -1,4 +1,4 @@
-"""How much is read: only regular files, and no more bytes than a limit that the user can set."""
+"""Limits on reading: only regular files, and no more bytes than the user allows."""
 
 import os
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ SETTING = "MFCVAE_MAX_GIB"
 
 _DEFAULT_GIB = 2.0
 
-# Without the setting, what is compressed by more than this is taken for an accident or an attack once it is large:
-# drawings compress some 20-fold, and blank pages more, but those are small.
+# Without the setting, large data that are compressed by more than this factor are refused as an accident or an attack.
+# Drawings are compressed about 20-fold; blank pages are compressed more, but are small.
 _MAX_RATIO = 100
 _LARGE = 256 << 20
 
 MAX_IMAGE_BYTES = 256 << 20
 """Limit for one decoded picture: 89 megapixels in RGB, or 268 in grey."""
 
-# What readers raise on files that are not what they should be, beside their own classes.
+# The exceptions that readers raise for wrong files, besides their own classes.
 READ_ERRORS = (
     OSError,
     ValueError,
@@ -58,7 +58,7 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
         num_bytes: size of the data in memory.
         path: the file or folder.
         advice: what else the user can do.
-        packed_bytes: size of the data in the file, where that is compressed.
+        packed_bytes: size of the data in the file, if they are compressed there.
     """
     unpacks_too_far = (
         packed_bytes is not None
@@ -87,7 +87,7 @@ def check_regular(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, cure: str) -> Iterator[None]:
-    """Turn whatever a reader raises on a file that is not what it should be into one line.
+    """Turn every exception of a reader for a wrong file into one line.
 
     Args:
         path: the file.

@@ -18,7 +18,7 @@ from pyro_mfcvae.errors import InputError
 
 
 def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
-    """The data folder, certain to hold ``needed``; ``hint`` tells the user where to get it."""
+    """The data folder, in which ``needed`` must exist; ``hint`` says where to get it."""
     chosen = root or os.environ.get("MFCVAE_DATA")
     hint = f" ({hint})" if hint else ""
     if not chosen:
@@ -36,7 +36,7 @@ def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
 
 
 def read_idx(name: str, label: str, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """MNIST and what has its format; ``name`` is the folder. Each of the four files may be unpacked or a ``.gz``."""
+    """MNIST, or a data set in its format; ``name`` is the folder. Each of the four files may be a ``.gz``."""
     folder = data_root(root, f"{name}/raw") / name / "raw"
     splits = []
     for part in ("train", "t10k"):
@@ -58,7 +58,7 @@ def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
                 raise ValueError(f"its first bytes are {kind:#x} instead of {0x0800 + num_axes:#x}")
             num_bytes = math.prod(shape)
             check_bytes(num_bytes, path)
-            content = file.read(num_bytes + 1)  # one more than there may be
+            content = file.read(num_bytes + 1)  # one byte more than is allowed
         if len(content) != num_bytes:
             raise ValueError(
                 f"it announces {num_bytes} bytes, but has {'more' if len(content) > num_bytes else 'fewer'}"

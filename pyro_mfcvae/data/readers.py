@@ -1,4 +1,4 @@
-"""Readers of arrays in files: .npz archives in memory, .npy and HDF5 files mapped from the disk where they can be."""
+"""Readers of arrays in files: .npz archives are read into memory, .npy and HDF5 files are mapped if possible."""
 
 import warnings
 import zipfile
@@ -19,7 +19,7 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     import h5py
 
-# How many items are scored where a set has no test items; they are spread evenly over it and lie in memory.
+# Number of items that are scored if a set has no test items; they are evenly spread over it and kept in memory.
 _NUM_SCORED = 10_000
 _NUM_AT_ONCE = 10_000
 _TEST = "test_"
@@ -29,7 +29,7 @@ _TO_MAP = "save the images with np.save, which are mapped and not read, or "
 
 
 def read_npy(path: Path) -> Loaded:
-    """Read an ``.npy`` file: all items train, and up to 10,000 of them, evenly spread, are scored.
+    """Read an ``.npy`` file: all items are training items, and up to 10,000 of them, evenly spread, are scored.
 
     Images of uint8 or float32 are mapped: batches are read when they are needed. Images of other types, and vectors,
     are read into memory.
@@ -57,7 +57,7 @@ def read_npz(path: Path) -> Loaded:
             for the label sets.
 
     Returns:
-        Training split and test split; the two are the same where the file has no ``test_images`` (or ``test_x``).
+        Training split and test split; the two are the same if the file has no ``test_images`` (or ``test_x``).
 
     Raises:
         InputError: the file cannot be read, holds Python objects, unpacks to more than the limit, has no items, or its
@@ -73,7 +73,7 @@ def read_npz(path: Path) -> Loaded:
 def read_hdf5(path: Path) -> Loaded:
     """Read the data set ``images`` or ``x`` of an HDF5 file, label sets, and optional ``test_`` twins of all of them.
 
-    Images of uint8 or float32 that lie in one piece are mapped. Others are read into memory.
+    Images of uint8 or float32 are mapped if the file holds them in one piece. Others are read into memory.
 
     Args:
         path: the file; as for `read_npz`.
@@ -98,11 +98,11 @@ def read_hdf5(path: Path) -> Loaded:
 
 
 def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
-    """Items in one file of which all train."""
+    """Items of one file, all of which are training items."""
     if array.ndim == 2 or array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
         return _pair_of_splits({"x": array, **arrays}, {}, path, _in_memory)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of memory that may not be written, which nobody does
+        warnings.simplefilter("ignore", UserWarning)  # a warning that the memory is read-only; nothing writes to it
         mapped = torch.from_numpy(array)
     try:
         images = channels_first(mapped)
@@ -127,7 +127,7 @@ def _in_memory(array: NDArray[np.generic]) -> Tensor:
 
 
 def _named(path: Path, array: str, error: InputError) -> InputError:
-    """The error, with the file's name where it does not have it."""
+    """The error, with the file's name added if it is missing."""
     where = f"{path}, array {array!r}" if array else str(path)
     return error if str(path) in str(error) else InputError(f"{where}: {error}")
 
@@ -143,7 +143,7 @@ def _name_of_items(arrays: Arrays, path: Path, *, prefix: str = "") -> str:
 
 
 def _pair_of_splits(here: Arrays, there: Arrays, path: Path, validate: Any) -> Loaded:
-    """Training and test split of arrays; the same where ``there`` is empty."""
+    """Training and test split of arrays; the same split twice if ``there`` is empty."""
     train, notes = _split_of(here, there, path, validate)
     if not there:
         compact(train.labels, None)
@@ -187,7 +187,7 @@ def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The arrays of an archive, once it is certain that there is room for them."""
+    """The arrays of an archive, after a check that they fit into memory."""
     members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
     if len(members) > _MAX_MEMBERS:
         raise InputError(f"expected at most {_MAX_MEMBERS} arrays in {path}, got {len(members)}: save fewer")
@@ -199,7 +199,7 @@ def _check_members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo
 
 
 def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Path) -> NDArray[np.generic]:
-    """One array, whose header must announce just the bytes that are there."""
+    """One array; its header must announce exactly the bytes that the file has."""
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read_header(stream)
@@ -221,7 +221,7 @@ def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Pat
 
 
 def _own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
-    """The data sets of a file's root; none that lies in another file."""
+    """The data sets at a file's root; data in other files are refused."""
     import h5py
 
     found: dict[str, h5py.Dataset] = {}
@@ -250,7 +250,7 @@ def _own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
 
 
 def _load_dataset(item: "h5py.Dataset", path: Path, *, is_items: bool) -> Any:
-    """The array of a data set: mapped where it lies in one piece, otherwise read."""
+    """The array of a data set: mapped if the file holds it in one piece, otherwise read."""
     import h5py
 
     if item.shape is None or not item.shape:
@@ -267,12 +267,12 @@ def _load_dataset(item: "h5py.Dataset", path: Path, *, is_items: bool) -> Any:
 
 
 def _map(item: "h5py.Dataset", path: Path) -> NDArray[np.generic] | None:
-    """The data set mapped into memory; None where it cannot be."""
+    """The data set mapped into memory; None if that is impossible."""
     offset = item.id.get_offset()
     if offset is None or item.dtype not in (np.uint8, np.float32) or not item.size:
         return None
     mapped = np.memmap(path, dtype=item.dtype, mode="r", offset=offset, shape=item.shape)
-    # The offset is one of the file that holds the data, and some files have a block of something else in front.
+    # The offset counts from the start of the HDF5 data, and some files have another block before them.
     if all(np.array_equal(mapped[row], item[row], equal_nan=item.dtype.kind == "f") for row in (0, len(item) - 1)):
         return mapped
     return None

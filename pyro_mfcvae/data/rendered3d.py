@@ -1,7 +1,7 @@
-"""Rendered rooms of the same make as the 3D Shapes data (Burgess and Kim 2018), for where that file is not at hand.
+"""Rendered rooms like those of the 3D Shapes data (Burgess and Kim 2018), for use without that file.
 
 A solid stands on the floor of a room; floor hue, wall hue, object hue, the solid's scale and shape, and the camera's
-orientation vary, with equally many values. The pictures are ours: never report their results as those of 3D Shapes.
+orientation vary, with equally many values. The pictures are not those of 3D Shapes: never report their results as such.
 """
 
 import colorsys
@@ -83,7 +83,7 @@ def draw_scenes(num: int, *, seed: int = 0, size: int = 32) -> tuple[Tensor, dic
 
 @cache
 def _shades(shape: int, scale: int, orientation: int, size: int) -> Tensor:
-    """Shade of floor, wall and solid in every pixel, 0 where a part is not seen, (3, size, size)."""
+    """Shade of floor, wall and solid in every pixel, 0 where a part is hidden, (3, size, size)."""
     origin, directions = _rays(math.radians(_at(orientation, 15, _ORIENTATIONS)), size * _SAMPLES)
     solid = tuple(_SOLIDS.values())[shape](origin, directions, _at(scale, 8, _SCALES))
     hits = (_hit_plane(origin, directions, 2, 0.0), _hit_walls(origin, directions), solid)
@@ -189,7 +189,7 @@ def _hit_capsule(origin: Tensor, directions: Tensor, scale: float) -> Hit:
 
 
 def _nearest(*hits: Hit) -> Hit:
-    """For every ray the first of several hits."""
+    """For every ray, the first of several hits."""
     distances = torch.stack([distance for distance, _ in hits])
     normals = torch.stack([normal for _, normal in hits])
     distance, index = distances.min(0)

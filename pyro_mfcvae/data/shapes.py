@@ -1,7 +1,7 @@
-"""The embedded data set: a light figure on a coloured ground, drawn on the spot.
+"""The built-in data set: a light figure on a coloured ground, drawn when it is needed.
 
-Two facets are independent by construction, *shape* (what) and *hue* (on which colour); place, size, angle and shades
-are jitter that belongs to neither.
+Two facets are independent by construction: the *shape* of the figure and the *hue* of the ground. Place, size, angle
+and shades are jitter that belongs to neither.
 """
 
 import math
@@ -25,9 +25,10 @@ _CHUNK = 1024  # pictures drawn at once: about 25 MB of work space at 32 by 32
 
 @dataclass(frozen=True)
 class Jitter:
-    """What varies within one class of one facet; every quantity is uniform and independent of all others.
+    """The variation within one class of one facet; every quantity is uniform and independent of all others.
 
-    With the defaults each figure lies wholly inside the picture, so that figures of one ``radius`` have one area.
+    With the defaults each figure lies wholly inside the picture, so figures with the same ``radius`` have the same
+    area.
 
     Args:
         centre: largest shift of the centre along each axis, in pixels of a 32 by 32 picture.
@@ -54,14 +55,14 @@ def draw_shapes(
     """Draw ``num`` pictures: pixel = coverage · figure + (1 - coverage) · ground, both labels uniform and independent.
 
     Coverage is clamp(½ - d, 0, 1) with d the signed distance of the pixel's centre to the figure's edge, in pixels,
-    which gives smooth edges. All four figures of one radius r have the area π r², so that the mean brightness does not
-    tell the shape. The same arguments always give the same pictures.
+    which gives smooth edges. All four figures of one radius r have the area π r², so the mean brightness gives no hint
+    of the shape. The same arguments always give the same pictures.
 
     Args:
         num: how many pictures, at least 1.
         seed: seed of the random generator, from 0 to 2**32 - 1.
         size: height and width in pixels, at least 8.
-        jitter: what varies within a class; ``Jitter()`` if None.
+        jitter: the variation within a class; ``Jitter()`` if None.
 
     Returns:
         images, uint8 of shape (num, 3, size, size), and the labels ``shape`` and ``hue``, int64 of shape (num,), which

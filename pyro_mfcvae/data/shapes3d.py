@@ -1,4 +1,4 @@
-"""The two selections of 3D Shapes that Falck et al. 2021 cluster, out of the published file or rendered by us."""
+"""The two selections of 3D Shapes in Falck et al. 2021, read from the published file or rendered by this package."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -14,13 +14,13 @@ from pyro_mfcvae.data.rendered3d import FACTORS, render_scenes
 from pyro_mfcvae.errors import InputError
 
 Selection = Mapping[str, int]
-"""The factors that are held fixed, and their values' numbers; all combinations of the others belong to the set."""
+"""The fixed factors and the numbers of their values; the set has all combinations of the other factors."""
 
 _FILE = "3dshapes.h5"
 _HINT = "fetch 3dshapes.h5 (5 GB); github.com/google-deepmind/3d-shapes says where it is"
 _SIDE = 32
 
-# The file tells every factor's value as a number: the lowest and the highest of each.
+# The lowest and the highest number that stand for a factor's values in the file.
 _RANGES = {
     "floor_hue": (0.0, 0.9),
     "wall_hue": (0.0, 0.9),
@@ -36,15 +36,15 @@ _ROWS = 2000  # of the file that are in memory at once: 25 MB
 def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:
     """The selected images of ``3dshapes.h5`` (480,000 images of 64 × 64 pixels), each the mean of 2 × 2 pixels.
 
-    The file is read some rows at a time, and only where there are selected ones.
+    The file is read in parts of some rows, and only the parts with selected rows.
 
     Args:
-        selection: the factors that are held fixed.
+        selection: the fixed factors.
         root: the folder of the file; environment variable MFCVAE_DATA if None.
         seed: has no influence: the split is always the same.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is another.
+        InputError: the file is missing, cannot be read, or is not 3D Shapes.
     """
     import h5py
 
@@ -75,7 +75,7 @@ def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[S
 
 
 def render_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """The same combinations of factors and the same split, rendered by us."""
+    """The same combinations of factors and the same split, rendered by this package."""
     values = [[selection[name]] if name in selection else range(num) for name, num in FACTORS.items()]
     factors = np.array(list(product(*values)))
     columns = {name: torch.from_numpy(column) for name, column in zip(FACTORS, factors.T, strict=True)}
@@ -83,14 +83,15 @@ def render_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple
 
 
 def _factor_numbers(labels: NDArray[np.float64]) -> NDArray[np.int64]:
-    """From the file's values to the numbers 0, 1, … of each factor's values."""
+    """Convert the file's values to the numbers 0, 1, … of each factor's values."""
     low, high = np.array([_RANGES[name] for name in FACTORS]).T
     steps = np.array(list(FACTORS.values())) - 1
     return np.rint((labels - low) / (high - low) * steps).astype(np.int64)
 
 
 def _split(images: NDArray[np.uint8], factors: NDArray[np.int64], selection: Selection) -> tuple[Split, Split]:
-    """Four fifths for training, by NumPy's legacy generator with seed 0, as the authors split; the rest in order."""
+    """The authors' split: four fifths for training, chosen by NumPy's legacy generator with seed 0; the rest in
+    order."""
     order = np.random.RandomState(0).permutation(len(images))
     train, test = order[: int(0.8 * len(images))], np.sort(order[int(0.8 * len(images)) :])
     scored = ["shape", *(name for name in FACTORS if name.endswith("_hue") and name not in selection)]

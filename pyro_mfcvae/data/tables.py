@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pyarrow
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
-"""Columns of numbers that are called so, or start with ``label_``, are label sets and no features."""
+"""Columns of numbers with these names, or with names that start with ``label_``, are label sets, not features."""
 
 _NAME_COLUMNS = ("", "id", "name", "file", "filename", "path", "index")
 _MAX_COLUMNS = 100_000
-# A number in a text takes two bytes or more, and eight in memory, twice while it is copied.
+# A number takes at least two bytes as text, and eight in memory, twice while it is copied.
 _BYTES_PER_TEXT_BYTE = 8
 
 
@@ -45,7 +45,7 @@ def read_parquet(path: Path) -> Loaded:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
-        # A column of one value takes next to nothing in the file, and eight bytes a row in memory.
+        # A column of one repeated value is tiny in the file, and takes eight bytes a row in memory.
         check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path, packed_bytes=path.stat().st_size)
         return _split_of(file.read(), path)
 
@@ -54,12 +54,12 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
     """The label sets of a ``labels.csv`` beside images: a column of file names, and a column per label set.
 
     Args:
-        path: of the table; its first column that is called file, filename, path, name or id names the images.
-        names: of the images, below the folder, in order.
+        path: of the table. Its first column with the name file, filename, path, name or id names the images.
+        names: paths of the images below the folder, in order.
 
     Returns:
-        Label sets in the order of ``names``, unknown (−1) for images that the table leaves out; a note where it does,
-        or where no column names images.
+        Label sets in the order of ``names``, unknown (−1) for images without a row; and a note about such images, or
+        about a table without a column that names images.
     """
     from pyarrow import csv
 
@@ -85,7 +85,7 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
 
 
 def _has_names(path: Path) -> bool:
-    """Whether the first line is of names: one of its entries is no number."""
+    """Whether the first line holds names: one of its entries is not a number."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(10_000_000)
     return not all(_is_number(entry) for entry in first.strip().split(","))
@@ -100,7 +100,7 @@ def _is_number(text: str) -> bool:
 
 
 def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
-    """One item a row: numbers are features; texts, and what is called a label, label sets; the rest is named."""
+    """One item a row. Numbers are features; texts and columns named as labels are label sets; notes name the rest."""
     if table.num_columns > _MAX_COLUMNS or not table.num_rows:
         raise InputError(
             f"expected a table of 1 to {_MAX_COLUMNS} columns with at least one row in {path}, got {table.num_columns} "
@@ -127,7 +127,7 @@ def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
 
 
 def _column(name: str, column: "pyarrow.ChunkedArray") -> tuple[str, NDArray[Any]]:
-    """What a column is for, and its values."""
+    """The use of a column, and its values."""
     import pyarrow
     from pyarrow import types
 

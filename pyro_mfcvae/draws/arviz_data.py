@@ -1,9 +1,9 @@
-"""A fitted pair in ArviZ's language. Only this module distinguishes ArviZ 0.23 from ArviZ 1.x.
+"""Draws of a fitted pair as ArviZ data. Only this module distinguishes ArviZ 0.23 from ArviZ 1.x.
 
 ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
 Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
 
-Only drawing needs torch: what was saved is read, checked and shown without it.
+Only drawing needs torch: saved data are read, checked and shown without it.
 
 What `to_inference_data` returns for S draws and N items:
 
@@ -29,7 +29,7 @@ constant_data           numbers without draws. For items: elbo; bound and held_o
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module  # imported by name, ArviZ counts as untyped, which 0.23 in part is
+from importlib import import_module  # an import by name makes ArviZ untyped for mypy: 0.23 is typed in part only
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
 
-_FACET_ITEMS = 250  # chosen at random, for which single facets are weighed: that takes a decoding per facet and draw
+_FACET_ITEMS = 250  # random items for which single facets are weighed: a decoding per facet and draw
 
 
 def to_inference_data(
@@ -63,11 +63,11 @@ def to_inference_data(
     labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     pixels: bool = True,
 ) -> Any:
-    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ takes them.
+    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ data.
 
     The top of this module lists the groups and their variables; `attach_groups` sets other groups of clusters than
-    the ones that ``pair.groups`` finds for these items. Of every item memory holds x and S draws of c, z, log weights
-    and statistics; pixels of draws live for a batch.
+    the ones that ``pair.groups`` finds for these items. For every item, x and S draws of c, z, log weights and
+    statistics are kept in memory; pixels of draws are kept for one batch only.
 
     Args:
         pair: put in evaluation mode.
@@ -114,7 +114,7 @@ def to_inference_data(
 
 
 def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[NDArray[np.int64]]":
-    """As ``pair.groups`` of the items finds them, whose q(c_j | x), (N, K_j) each, are at hand."""
+    """The groups that ``pair.groups`` finds for the items, given their q(c_j | x), (N, K_j) each."""
     from torch import from_numpy
 
     from pyro_mfcvae.groups import build_groups
@@ -144,17 +144,17 @@ def to_arviz(groups: "Groups") -> Any:
 
 
 def _takes_nested_groups(arviz: ModuleType) -> bool:
-    """Whether this is ArviZ 1: one nested dict where 0.23 has an argument per group."""
+    """Whether this is ArviZ 1, which takes one nested dict, while 0.23 takes an argument per group."""
     return "data" in signature(arviz.from_dict).parameters
 
 
 def save_inference_data(data: Any, path: Path) -> None:
-    """Write NetCDF, whole or not at all."""
+    """Write NetCDF; the file appears whole or not at all."""
     write_atomically(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
 
 
 def load_inference_data(path: Path) -> Any:
-    """Read what `save_inference_data` wrote, with either ArviZ, into memory."""
+    """Read a file of `save_inference_data`, written with either ArviZ, into memory."""
     import xarray
 
     arviz = import_module("arviz")
@@ -169,11 +169,11 @@ def load_inference_data(path: Path) -> Any:
 def to_elpd(data: Any) -> Any:
     """Evidence and k-hat of every item as ``arviz.loo`` gives them, for ``arviz.plot_khat`` and ``arviz.compare``.
 
-    The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: nothing is
-    left out, the effective number of parameters is 0. ArviZ's sums are over items, where `Comparison` has means.
+    The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: no item is
+    left out, and the effective number of parameters is 0. ArviZ gives sums over items, `Comparison` gives means.
 
     Returns:
-        An ``arviz.ELPDData``, or from ArviZ 1.3 on the class of it that is for ``loo``.
+        An ``arviz.ELPDData``; from ArviZ 1.3 on, its subclass for ``loo``.
     """
     import xarray
 
@@ -205,7 +205,7 @@ def to_elpd(data: Any) -> Any:
 
 
 def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], NDArray[Any]]) -> None:
-    """Add an array with its dims to a group that is there, in place."""
+    """Add an array with its dims to an existing group, in place."""
     import xarray
 
     dims, array = variable

@@ -1,4 +1,4 @@
-"""What the checks read: named arrays with shapes, taken once from ArviZ data.
+"""The data of the checks: named arrays with shapes, read once from ArviZ data.
 
 N items, S draws of q(z, c | x) for each, P items simulated from the model; facet j has K clusters and D dimensions.
 """
@@ -17,7 +17,7 @@ from pyro_mfcvae.errors import InputError
 
 Array = NDArray[np.float64]
 
-_FEWEST = 20  # items, and simulated items, below which no check has any power
+_FEWEST = 20  # with fewer items, or fewer simulated items, no check has any power
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class CheckData:
         joint_ranks: of log p(x, z) at the true z among draws of q(z | x), (P,).
         observed: statistic → its value for every item, (N,).
         replicated: statistic → its value for every replication, (S, N).
-        seed_agreement: ARI of every facet with its match in runs with other seeds, (J,); None where there are none.
+        seed_agreement: ARI of every facet with its match in runs with other seeds, (J,); None without such runs.
     """
 
     facets: tuple[FacetData, ...]
@@ -135,7 +135,7 @@ class CheckData:
 
     @classmethod
     def from_arviz(cls, data: Any) -> "CheckData":
-        """Read what `to_inference_data` made, from memory or from NetCDF."""
+        """Read ArviZ data of `to_inference_data`, from memory or from NetCDF."""
 
         def read(group: str, name: str) -> Array:
             array = values(data, group, name)
@@ -162,7 +162,7 @@ class CheckData:
         ).check_size()
 
     def check_size(self) -> "CheckData":
-        """Itself; refused where there are too few items for any check."""
+        """The data themselves; too few items for any check are refused."""
         for count, name in ((self.num_items, "items"), (len(self.joint_ranks), "simulated items")):
             if count < _FEWEST:
                 raise InputError(f"expected {_FEWEST} or more {name} to check, got {count}: draw more")

@@ -1,6 +1,6 @@
-"""What the checks look at, drawn batch by batch: named arrays in ArviZ's groups.
+"""Draws for the checks, batch by batch: named arrays in ArviZ's groups.
 
-`draw_items` asks a pair about data; `simulation.simulate` asks it about items that it draws itself.
+`draw_items` draws for given data; `simulation.simulate` draws for items that come from the model.
 """
 
 import math
@@ -26,12 +26,13 @@ Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 """Group → variable → its dims and its array."""
 
 Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
-"""The same for a batch, as tensors."""
+"""The same arrays for a batch, as tensors."""
 
 MAX_BYTES = 2 * 2**30  # of draws in memory
 _ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded: 682 colour images of 32 × 32 pixels
 BOUND_DRAWS = 16
-"""Draws of the bound by which data and simulated items are compared: as many for both, so that its bias is the same."""
+"""Draws of the bound that compares data and simulated items. Both take equally many, so its bias is the same for
+both."""
 _RAMP = 1e-3  # nats
 _REPLACED_DRAWS = 4  # of z_j from the prior, for what an item loses without facet j
 
@@ -46,7 +47,7 @@ def draw_items(
         pair: in evaluation mode.
         x: (N, *event_shape); bytes count as shares of 255.
         num_samples: S.
-        statistics: by name; in place of missing elements they see 0, in data and replications alike.
+        statistics: by name; they read 0 for missing elements, both in data and in replications.
         pixels: also keep the replicated items themselves.
 
     Raises:
@@ -67,7 +68,7 @@ def draw_items(
 def _draw_batch(
     pair: MFCVAE, priors: Sequence[Mixture], images: Tensor, num: int, statistics: Mapping[str, Statistic], pixels: bool
 ) -> Part:
-    """What `draw_items` finds with num draws for one batch."""
+    """The results of `draw_items` for one batch."""
     draws = pair.weigh(images, num_samples=num)
     filled, observed = pair.model.split_missing(images)
     replicated = draws.observation.sample()
@@ -110,7 +111,7 @@ def _draw_batch(
 
 
 class _Facet(NamedTuple):
-    """What the draws of a batch say about one facet; see `draw_items` for the names."""
+    """The results of one facet for the draws of a batch; see `draw_items` for the names."""
 
     c: Tensor
     probs: Tensor
@@ -148,7 +149,8 @@ def _ask_facet(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int) -> _F
 
 
 def expected_log_joint(prior: Mixture, posterior: dist.TorchDistribution, log_joint: Tensor) -> Tensor:
-    """log pi_c + E_q(z|x)[log p(z | c)], (N, K): in closed form where there is one, else by the draws' (S, N, K)."""
+    """log pi_c + E_q(z|x)[log p(z | c)], (N, K): in closed form if there is one, otherwise from the values (S, N, K) at
+    the draws."""
     try:
         return prior.log_weights() + prior.expected_log_prob_under(posterior)
     except InputError:
@@ -156,16 +158,16 @@ def expected_log_joint(prior: Mixture, posterior: dist.TorchDistribution, log_jo
 
 
 def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
-    """The guide's q(c_j | x), (N, K): the rule itself, or its mean over draws z (S, N, D) where it looks at them."""
+    """The guide's q(c_j | x), (N, K): given by the rule, averaged over draws z (S, N, D) if it depends on them."""
     rule = pair.guide.assignment
     if rule.needs_draw:
-        # The softmax of log probabilities is their exp, and is not slow where they underflow.
+        # The softmax of log probabilities is their exp, and underflow does not make it slow.
         return rule(j, prior, posterior, z).softmax(-1).mean(0)
     return rule(j, prior, posterior, posterior.mean).exp()
 
 
 def compare_halves(draws: WeightedDraws, filled: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The importance-weighted bound on log p(x) by the first 16 draws, and how well half of an item predicts the rest.
+    """The importance-weighted bound on log p(x) from the first 16 draws, and log p(half of an item | the other half).
 
         log p(x_B | x_A) = log sum_s w_s - log sum_s w_s^A,   w_s^A = p(x_A | z_s) p(z_s) / q(z_s | x)
 
@@ -200,12 +202,14 @@ def draw_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Tensor:
 
 @torch.no_grad()
 def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Groups:
-    """How S draws of one facet alone weigh, the others held at their means m_i = E[z_i | x]: (S, N) for every facet j.
+    """Log weights of S draws of one facet, with the others held at their means m_i = E[z_i | x]: (S, N) for every facet
+    j.
 
         log p(x | z_j, m_-j) + log p(z_j) - log q(z_j | x),   z_j ~ q(z_j | x),   as sample_stats/log_weight_j
 
-    that is log p(z_j | x, z_-j = m_-j) - log q(z_j | x), up to a constant of the item. All are equal where q(z_j | x)
-    is that conditional: what the best q of independent facets is, if the posterior is a normal distribution.
+    that is log p(z_j | x, z_-j = m_-j) - log q(z_j | x), up to a constant of the item. All weights are equal if q(z_j |
+    x) is that conditional distribution. The best q with independent facets has this property if the posterior is
+    normal.
 
     Args:
         pair: in evaluation mode.
@@ -230,7 +234,8 @@ def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Grou
 
 
 def _with_ramp(evidence: Tensor, num_samples: int) -> Tensor:
-    """The same for every draw, (S, N), but for a ramp of 0.001 nats with mean 0: ArviZ 1 refuses equal values."""
+    """The value of each item repeated for every draw, (S, N), plus a ramp of 0.001 nats with mean 0, because ArviZ 1
+    refuses equal values."""
     ramp = _RAMP * torch.linspace(-0.5, 0.5, num_samples, dtype=torch.double, device=evidence.device)
     return evidence.double() + ramp[:, None]
 
@@ -253,12 +258,12 @@ def event_dims(pair: MFCVAE) -> tuple[str, ...]:
 
 
 def items_at_a_time(pair: MFCVAE) -> int:
-    """How many items are decoded at once, so that memory stays bounded."""
+    """The number of items that are decoded at once, which bounds the memory."""
     return max(min(_ELEMENTS_AT_A_TIME // math.prod(pair.model.event_shape), _ITEMS_AT_A_TIME), 1)
 
 
 def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
-    """The items as floats on the pair's device, so many at a time that memory stays bounded."""
+    """The items as floats on the pair's device, in batches whose size bounds the memory."""
     if not pair.model.missing:
         check_complete(x)
     most = items_at_a_time(pair)
@@ -269,10 +274,10 @@ def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
 
 
 def gather(parts: Iterable[Part], *, along: str, size: int) -> Groups:
-    """All batches put together along a dim, on the CPU; what has draws gets a chain, of which there is one.
+    """All batches joined along a dim, on the CPU; arrays with draws get a dim of one chain.
 
-    The whole arrays are there from the first batch on, and batches are written into them. Kept one by one until the
-    end, the small results of a batch would lie between the large ones that were freed, and hold on to that memory.
+    The whole arrays are allocated at the first batch, and batches are written into them. Otherwise the small results of
+    a batch would lie between freed large ones, and their memory could not be given back.
     """
     groups: Groups = {}
     start = 0

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_MEMBERS = 30
-"""Items of a cluster below which it is not tested on its own: a mean of fewer is not normal far from its centre."""
+"""A cluster with fewer items is not tested on its own: the tails of its mean would not be normal."""
 
 ALL = "all items"
-"""The place that is no part: see `worst_place`."""
+"""The place that stands for the whole, see `worst_place`."""
 
-_CERTAIN = 1e-3  # p-value, corrected for the number of places, from which on an effect counts as no chance
+_CERTAIN = 1e-3  # an effect is taken as real if its p-value, corrected for the number of places, is at most this
 
 
 def bonferroni(p_values: Iterable[float]) -> float:
@@ -26,11 +26,11 @@ def bonferroni(p_values: Iterable[float]) -> float:
 def worst_place(found: Mapping[str, tuple[float, float]]) -> tuple[str, float, float]:
     """The place whose effect is largest, that effect, and one p-value for all places.
 
-    Only places whose effect is no chance compete; where there is none, it is the place with the smallest p-value.
+    Only places whose effect chance does not explain compete; without any, it is the place with the smallest p-value.
 
     Args:
         found: place → effect and p-value. The first is the whole; the others are parts of it, and their p-values are
-            corrected for how many they are.
+            corrected for their number.
     """
     whole, *parts = found
     corrected = {whole: found[whole][1]} | {place: min(1.0, len(parts) * found[place][1]) for place in parts}
@@ -95,8 +95,8 @@ def two_sample(here: Array, there: Array) -> tuple[float, float]:
 def paired_distance(here: Array, there: Array, *, num_cuts: int = 19) -> tuple[float, float]:
     """Largest distance of two distribution functions over some cuts, and its p-value where pairs are exchangeable.
 
-    At a cut t, of the pairs with one member on either side, as many have the first below as the second: a sign test
-    (McNemar 1947). Bonferroni over the cuts, which are quantiles of both samples.
+    Among the pairs with one member on either side of a cut, the first member is as often below it as the second: a sign
+    test (McNemar 1947). Bonferroni over the cuts, which are quantiles of both samples.
 
     Args:
         here: (n,).
@@ -117,7 +117,7 @@ def beyond_p_value(num_beyond: int, num_here: int, num_extreme: int, num_referen
     """P(as many of n exchangeable items lie beyond the m-th most extreme of r reference items), which is beta-binomial.
 
     Args:
-        num_beyond: how many do.
+        num_beyond: the number of items beyond.
         num_here: n.
         num_extreme: m ≥ 1.
         num_reference: r.
@@ -130,7 +130,7 @@ def beyond_p_value(num_beyond: int, num_here: int, num_extreme: int, num_referen
 def skewed_p_value(value: float, null: Array) -> float:
     """P(as large as ``value``) under a Pearson type III distribution with three moments of simulated values (B,).
 
-    It goes beyond the 1/B that counting reaches.
+    It can be smaller than 1/B, the smallest p-value that counting gives.
     """
     from scipy.stats import pearson3
 
@@ -142,7 +142,7 @@ def skewed_p_value(value: float, null: Array) -> float:
 
 
 def groups_of(*labels: NDArray[Any], fewest: int = MIN_MEMBERS) -> list[tuple[Any, tuple[NDArray[np.bool_], ...]]]:
-    """Values that enough members of every label array have, and who these members are."""
+    """The values of every label array that enough items have, and the mask of these items."""
     common = [np.unique(label) for label in labels]
     shared = [value for value in common[0] if all(value in other for other in common[1:])]
     found = [(value, tuple(label == value for label in labels)) for value in shared]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_DRAWS = 30
-"""With fewer, the tail has fewer than five weights, which are too few to fit (Vehtari et al. 2024, appendix C)."""
+"""With fewer draws the tail has fewer than five weights, too few to fit (Vehtari et al. 2024, appendix C)."""
 
 K_HAT = 0.7
 """Above it, means of importance weights converge too slowly to use (Vehtari et al. 2024, section 3.2.4)."""
@@ -23,15 +23,15 @@ _EQUAL_WEIGHTS = 1e-3
 
 
 def tail_length(num_samples: int) -> int:
-    """M = ceil(min(S / 5, 3 sqrt S)), how many weights are the tail (Vehtari et al. 2024, equation 12)."""
+    """M = ceil(min(S / 5, 3 sqrt S)), the number of weights in the tail (Vehtari et al. 2024, equation 12)."""
     return int(np.ceil(min(num_samples / 5, 3 * num_samples**0.5)))
 
 
 def smooth(log_weights: NDArray[Any]) -> tuple[Array, Array]:
     """Log weights with smoothed tails, (…, S), and k-hat, (…), of log weights (…, S).
 
-    k-hat is 0 where the largest weights are equal: importance sampling is exact there. It is infinite where a weight is
-    not finite; these weights stay as they are.
+    k-hat is 0 if the largest weights are equal: importance sampling is exact then. It is infinite if a weight is not
+    finite; these weights are not changed.
     """
     num_samples = log_weights.shape[-1]
     weights = np.array(log_weights, dtype=np.float64).reshape(-1, num_samples)
@@ -80,7 +80,7 @@ def log_mean(log_weights: NDArray[Any]) -> Array:
 def is_untrusted(log_weights: NDArray[Any]) -> NDArray[np.bool_]:
     """k-hat > 0.7 and an effective sample size below S / 2, of log weights (…, S): (…).
 
-    Nearly equal weights are harmless whatever the shape of their tail.
+    Nearly equal weights are harmless for every shape of their tail.
     """
     smoothed, k_hat = smooth(log_weights)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Items drawn from the model, whose clusters and z are known, and what the guide infers for them."""
+"""Items drawn from the model, whose clusters and z are known, and the guide's inference for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ _MAX_DENSITIES = 2**24  # log densities of components in memory at once
 
 @torch.no_grad()
 def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Statistic]) -> Groups:
-    """P items drawn from the model, and what the guide says about them; an item is a draw of the prior.
+    """P items drawn from the model, and the guide's inference for them; an item is a draw of the prior.
 
-    Where the model takes missing elements, each simulated item misses those that an item of ``x``, drawn at random,
-    misses: exact where elements are missing completely at random.
+    If the model takes missing elements, each simulated item misses the same ones as a random item of ``x``. This is
+    exact if elements are missing completely at random.
 
     Args:
         pair: in evaluation mode.
@@ -82,7 +82,8 @@ def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Stat
 def _weigh_simulated(
     pair: MFCVAE, items: Tensor, zs: Sequence[Tensor], posteriors: Sequence[dist.TorchDistribution]
 ) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-    """Evidence by the same number of draws as for data, its held-out half, and the rank of log p(x, z) of the truth."""
+    """The bound and the held-out half, with the same number of draws as for data, and the rank of the true log p(x,
+    z)."""
     draws = [posterior.sample((BOUND_DRAWS,)) for posterior in posteriors]
     drawn, true = (weigh(pair.model, pair.draw_priors(), posteriors, z, items) for z in (draws, [z[None] for z in zs]))
     log_joint, log_joint_true = (
@@ -112,7 +113,7 @@ def describe_priors(
 def standardise(draws: Tensor, z: Tensor) -> Tensor:
     """L⁻¹ (z - m) with mean m and covariance L Lᵀ of draws (R, N, D): (N, D), with covariance I where z is one of them.
 
-    Scaled by what R draws of a normal distribution leave: (1 + 1/R) (R - 1) / (R - D - 2).
+    The result is scaled for R draws of a normal distribution: (1 + 1/R) (R - 1) / (R - D - 2).
     """
     num, dim = draws.shape[0], draws.shape[-1]
     mean = draws.mean(0)
@@ -127,7 +128,8 @@ def standardise(draws: Tensor, z: Tensor) -> Tensor:
 
 
 def _rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """Fraction of draws (R, …) below the truth (…), with a uniform draw within the step: uniform where both are alike.
+    """Fraction of draws (R, …) below the truth (…), plus uniform noise within the step. It is uniform if both are
+    alike.
 
     Cook, Gelman and Rubin 2006; Talts et al. 2018.
     """

@@ -1,4 +1,4 @@
-"""Numbers that sum up an image, for predictive checks: raw pixels say little about whether a model draws the like."""
+"""Statistics that summarise an image, for predictive checks, because single pixels say little about a model's draws."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import first_line
 
 Statistic = Callable[[Tensor], Tensor]
-"""From items (…, *event_shape) to a number each, (…)."""
+"""Function from items (…, *event_shape) to a number each, (…)."""
 
 
 def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
@@ -27,14 +27,14 @@ def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
 
 
 def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[int]) -> None:
-    """Refuse a statistic that does not give a number per item, or has the name of the items themselves."""
+    """Refuse a statistic that does not give a number per item, or whose name is that of the items."""
     items = torch.zeros(2, 3, *event_shape)  # draws of items
     for name, statistic in statistics.items():
         if name == "x":
             raise InputError("a statistic cannot be called 'x', as the items themselves are: give it another name")
         try:
             found = statistic(items)
-        except Exception as error:  # of any kind: whatever a function of the user's own raises
+        except Exception as error:  # a function of the user's own may raise anything
             raise InputError(
                 f"the statistic {name!r} fails on a tensor of shape {tuple(items.shape)}: {type(error).__name__}: "
                 f"{first_line(error)}"
@@ -55,8 +55,9 @@ def edge_energy(images: Tensor) -> Tensor:
 def stroke_width(images: Tensor) -> Tensor:
     """Ink over half the length of its outline, in pixels, for light strokes on black: (…, 1, H, W) → (…).
 
-    A stroke of width w and length l ≫ w holds the ink w l and is outlined by 2 l. The outline is measured across and
-    down, which overrates slanted strokes by up to √2: good for comparing images, not as a ruler.
+    A stroke of width w and length l ≫ w has the ink w l and an outline of length 2 l. The outline is measured along
+    rows and columns, so that of a slanted stroke is up to √2 too long: compare images by it, but do not measure
+    lengths.
     """
     outline = sum((d.abs().flatten(-3).sum(-1) for d in _differences(images)), images.new_zeros(()))
     return 2 * images.flatten(-3).sum(-1) / outline.clamp(min=1e-6)

@@ -24,7 +24,7 @@ from pyro_mfcvae.infer.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.grouping import Grouping
 
-# Items at once, and draws of z per item that the evidence is estimated from.
+# Number of items at once, and of draws of z per item for estimates of the evidence.
 _BATCH_SIZE = 1024
 _NUM_DRAWS = 32
 
@@ -33,21 +33,21 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     """Several clusterings of the same items, one per facet, by a multi-facet clustering VAE (Falck et al. 2021).
 
     Items are images, (n, h, w), (n, h, w, c) or (n, c, h, w), as bytes or floats in [0, 1]; or vectors, (n, p), which
-    are standardised. Tensors, tables of pandas and polars, and PyTorch data sets and loaders are taken as well.
+    are standardised. Tensors, tables of pandas and polars, and PyTorch data sets and loaders are accepted as well.
 
-    A facet offers ``num_clusters`` clusters. Those that overlap are one group, and groups are what is predicted: with
-    "auto" there are more clusters offered than groups found.
+    A facet offers ``num_clusters`` clusters. Clusters that overlap form one group, and `predict` returns groups. With
+    "auto" a facet has more clusters than groups.
 
     Args:
-        num_facets: J; 2 where None, or as many as ``num_clusters`` has entries.
+        num_facets: J; 2 if None, or as many as ``num_clusters`` has entries.
         num_clusters: offered to each facet, shallowest first; or one number for all; or "auto", up to 20.
         latent_dim: of each facet, or one number for all; or "auto", up to 6.
-        num_steps: of training, all stages together, or "auto". All that is "auto", and the likelihood and the networks,
-            follow from the items as in the preset ``auto`` of ``mfcvae fit``.
+        num_steps: of training, all stages together, or "auto". Parameters that are "auto", the likelihood and the
+            networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
         learning_rate: of Adam at the first step, or "auto".
-        n_init: trainings with seeds of their own, of which the one with the highest ELBO is kept.
-        merge_groups: whether clusters that overlap are one group; otherwise every cluster with an item is a group.
+        n_init: number of trainings, each with its own seed; the one with the highest ELBO is kept.
+        merge_groups: whether clusters that overlap form one group; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
         random_state: seed, or a generator of NumPy's; global random states stay as they are.
@@ -58,7 +58,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         num_groups_: of each facet, (J,).
         grouping_: which clusters are one group.
         pair_: the fitted `MFCVAE`.
-        elbo_: mean ELBO of the items that trained, in nats.
+        elbo_: mean ELBO of the training items, in nats.
         n_features_in_: elements of an item.
     """
 
@@ -129,7 +129,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         return self._best(self.predict_proba_per_facet(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probability of each group, those of all facets side by side, (n, sum of the groups)."""
+        """Probability of each group, for all facets side by side, (n, sum of the groups)."""
         return np.hstack(self.predict_proba_per_facet(X))
 
     def predict_proba_per_facet(self, X: Any) -> list[NDArray[np.float64]]:
@@ -152,15 +152,15 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             return self._evidence(self.pair_, self._read(X))
 
     def score(self, X: Any, y: object = None) -> float:
-        """Mean of `score_samples`, the larger the better: what a grid search maximises."""
+        """Mean of `score_samples`; a larger score is better, so a grid search can maximise it."""
         return float(np.mean(self.score_samples(X)))
 
     def sample(self, n_samples: int = 1, *, groups: Mapping[int, int] | None = None) -> NDArray[np.float64]:
-        """Draw items from the model, in the units and the layout of the items that trained.
+        """Draw items from the model, in the units and the layout of the training items.
 
         Args:
             n_samples: how many.
-            groups: facet → group that all of them are in; other facets are free.
+            groups: facet → group of all these items; other facets are free.
         """
         check_is_fitted(self)
         generator = check_random_state(self.random_state)
@@ -184,7 +184,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         return items[:, 0] if self._layout == 3 else items.transpose(0, 2, 3, 1) if self._layout == "last" else items
 
     def _read(self, X: Any, *, reset: bool = False) -> Tensor:
-        """Items as the pair takes them: images as they are, vectors standardised."""
+        """Items in the form that the pair takes: images unchanged, vectors standardised."""
         array = to_array(X)
         if is_image_array(array):
             return self._read_images(np.asarray(array), reset=reset)
@@ -225,7 +225,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
 
     @torch.no_grad()
     def _evidence(self, pair: MFCVAE, items: Tensor) -> NDArray[np.float64]:
-        """The same standard normal draws make the z of every item, so that items do not depend on their neighbours."""
+        """Every item's z is made from the same standard normal draws, so results do not depend on the other items."""
         buffer, found = pair.model.alpha, []
         noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim) for facet in pair.model.facets]
         with pyro.get_param_store().scope():
@@ -255,7 +255,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         return best[:, 0] if best.shape[1] == 1 else best
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for a copy or a pickle: the fitted pair goes as safetensors bytes with its configuration."""
+        """The state for a copy or a pickle. The fitted pair is stored as safetensors bytes with its configuration."""
         state: dict[str, Any] = dict(super().__getstate__())
         if "pair_" in state:
             state["pair_"] = state["pair_"].to_bytes()
@@ -273,7 +273,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Run with all random states seeded, and put them back afterwards."""
+    """Run with all random states seeded, and restore them afterwards."""
     states = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""What `MultiFacetClustering` trains, and how: the settings of the preset ``auto``, and one training in memory."""
+"""The training of `MultiFacetClustering`: the settings of the preset ``auto``, and one training in memory."""
 
 import math
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class Choices(Protocol):
 
 
 def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
-    """The preset ``auto`` for items (N, *event_shape), with the parameters that are not "auto" in their places.
+    """The settings of the preset ``auto`` for items (N, *event_shape), replaced by the parameters that are not "auto".
 
-    Vectors are standardised before they come here.
+    Vectors must be standardised.
 
     Raises:
         InputError: a parameter does not fit, or there are fewer items than clusters.
@@ -67,7 +67,7 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
 
 
 def _in_proportion(total: int, parts: Sequence[int]) -> list[int]:
-    """Whole numbers ≥ 1 of a sum, about in proportion to parts; the last takes what rounding leaves."""
+    """Whole numbers ≥ 1 with a given sum, roughly in proportion to ``parts``; the last takes the rest from rounding."""
     *earlier, _ = (max(round(total * part / sum(parts)), 1) for part in parts)
     return [*earlier, max(total - sum(earlier), 1)]
 
@@ -75,7 +75,8 @@ def _in_proportion(total: int, parts: Sequence[int]) -> list[int]:
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:
     """A pair trained on items (N, *event_shape), on its device.
 
-    Afterwards a pair of vectors computes in double precision: an item's result then does not depend on its neighbours.
+    After training, a pair for vectors computes in double precision, so an item's result does not depend on the other
+    items.
     """
     training = Training(
         build_pair(config, tuple(items.shape[1:])),

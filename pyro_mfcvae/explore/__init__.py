@@ -1,4 +1,4 @@
-"""The page in the browser: a run's facets, groups and items, to look at and to name. It needs the extra `explore`."""
+"""The explorer in the browser, which shows a run's facets, groups and items. It needs the extra `explore`."""
 
 from importlib.util import find_spec
 
@@ -8,7 +8,7 @@ _NEEDED = ("starlette", "uvicorn", "jinja2", "python_multipart")
 
 
 def check_installed() -> None:
-    """Raise in one line where the extra is missing."""
+    """Raise a one-line error if the extra is missing."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise InputError(

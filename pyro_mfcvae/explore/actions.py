@@ -38,7 +38,7 @@ async def rename(request: Request) -> Response:
 
 
 async def merge(request: Request) -> Response:
-    """Make one group of those that are ticked."""
+    """Merge the ticked groups into one."""
     desk, j = facet_of(request)
     form = await read_form(request)
     groups = _numbers(form, "groups")
@@ -47,7 +47,7 @@ async def merge(request: Request) -> Response:
 
 
 async def split(request: Request) -> Response:
-    """Take the ticked clusters of a group into a group of their own."""
+    """Move the ticked clusters of a group to a group of their own."""
     desk, j, g = group_of(request)
     form = await read_form(request)
     clusters = _numbers(form, "clusters")

@@ -1,4 +1,4 @@
-"""The web application: which address leads to which page."""
+"""The web application: the addresses and their pages."""
 
 import logging
 from importlib.resources import files
@@ -65,8 +65,8 @@ def build_app(
         desk: the run, its items and groups.
         hosts: names that are answered besides addresses as numbers.
         token: the secret that a visitor needs; None for anybody who can connect.
-        frame_ancestors: of the content policy: which pages may show this one in a frame.
-        body_seconds: the time that the body of a request may take.
+        frame_ancestors: of the content policy: the pages that may show this one in a frame.
+        body_seconds: the longest time for the body of a request.
     """
     app = Starlette(
         routes=[*_ROUTES, *_static_routes()],
@@ -91,7 +91,7 @@ def build_app(
 
 
 def _static_routes() -> list[Route]:
-    """Our few files, read once: an address never becomes a path."""
+    """The static files, read once, so an address never becomes a path."""
     folder = files("pyro_mfcvae.explore") / "static"
     return [_static_route(name, (folder / name).read_bytes(), kind) for name, kind in _STATIC.items()]
 

@@ -1,4 +1,5 @@
-"""What all requests share: the run, its items, the groups as a person left them, and one place to compute."""
+"""The shared state of all requests: the run, its items, the groups with the user's changes, and one queue for the
+model."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +30,7 @@ _REFERENCE_DRAWS = 16
 
 
 class StaleError(InputError):
-    """A form was made for groups that have changed since."""
+    """The groups have changed since a form was made."""
 
 
 class BusyError(InputError):
@@ -44,8 +45,8 @@ class Desk:
         run: the folder, where groups and names are kept.
         pair: the fitted model and guide.
         items: all items with their assignments.
-        grouping: the groups as they are now; every change replaces it.
-        version: how many changes there were; forms carry it, so that one made for other groups changes nothing.
+        grouping: the current groups; every change replaces them.
+        version: the number of changes so far; every form carries it, so that an outdated form changes nothing.
     """
 
     run: RunFolder
@@ -56,7 +57,7 @@ class Desk:
     _undos: list[Grouping] = field(default_factory=list)
     _views: dict[int, tuple[Any, FacetView]] = field(default_factory=dict)
     _change: Lock = field(default_factory=Lock)
-    _num_waiting: int = 0  # requests that compute or wait for it; changed by the event loop alone
+    _num_waiting: int = 0  # requests that compute or wait; only the event loop changes it
 
     @property
     def num_facets(self) -> int:
@@ -69,7 +70,7 @@ class Desk:
         return bool(self._undos)
 
     def view(self, facet: int) -> FacetView:
-        """The items of a facet by its groups of now; worked out once for every change."""
+        """The items of a facet by its current groups; computed once after every change."""
         own = self.grouping.facets[self.check_facet(facet)]
         cached = self._views.get(facet)
         if cached is None or cached[0] is not own:
@@ -77,7 +78,7 @@ class Desk:
         return cached[1]
 
     def change(self, version: int, edit: Callable[[Grouping], Grouping]) -> None:
-        """Replace the groups by an edit of them, and save.
+        """Apply a change to the groups, and save them.
 
         Raises:
             StaleError: the groups are no longer those of ``version``.
@@ -95,7 +96,7 @@ class Desk:
             self.version += 1
 
     def undo(self) -> None:
-        """Go back by one change, if there is one."""
+        """Undo the last change, if there is one."""
         with self._change:
             if self._undos:
                 self.run.write_grouping(self._undos[-1])
@@ -103,13 +104,13 @@ class Desk:
                 self.version += 1
 
     def check_facet(self, facet: int) -> int:
-        """The facet, if there is such a one."""
+        """The facet, if it exists."""
         if not 0 <= facet < self.num_facets:
             raise InputError(f"expected a facet from 0 to {self.num_facets - 1}, got {facet}: choose one of these")
         return facet
 
     def check_item(self, item: int) -> int:
-        """The item, if there is such a one."""
+        """The item, if it exists."""
         if not 0 <= item < len(self.items):
             raise InputError(f"expected an item from 0 to {len(self.items) - 1}, got {item}: choose one of these")
         return item
@@ -119,7 +120,7 @@ class Desk:
         return anyio.CapacityLimiter(1)
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Run a piece of work with the model in another thread, one piece at a time; other requests are answered."""
+        """Run work with the model in another thread, one piece at a time, while other requests are answered."""
         if self._num_waiting > _MOST_WAITING:
             raise BusyError(f"expected at most {_MOST_WAITING} waiting requests, got one more: try again in a moment")
         self._num_waiting += 1
@@ -134,7 +135,8 @@ class Desk:
 
     @cached_property
     def reference_evidence(self) -> torch.Tensor:
-        """log p(x) of up to 200 items spread over all, in order: what an item's evidence is compared with."""
+        """log p(x) of up to 200 items, evenly spread over all, in ascending order; an item's evidence is compared with
+        it."""
         chosen = torch.linspace(0, len(self.items) - 1, min(len(self.items), _NUM_REFERENCE)).long()
         x = as_float(self.items.images[chosen])
         return self.pair.log_evidence(x, _REFERENCE_DRAWS).sort().values
@@ -147,10 +149,10 @@ class Desk:
 
 @dataclass(frozen=True)
 class Findings:
-    """What ``checks/checks.json`` says.
+    """The contents of ``checks/checks.json``.
 
     Attributes:
-        sentences: one per facet, then one for the whole; none where nobody has checked the run.
+        sentences: one per facet, then one for the whole; none if the run has not been checked.
         records: the checks.
     """
 
@@ -158,7 +160,7 @@ class Findings:
     records: tuple[dict[str, Any], ...] = ()
 
     def of(self, facet: int) -> str:
-        """The sentence of a facet, or nothing."""
+        """The sentence of a facet, or an empty text."""
         return self.sentences[facet] if facet < len(self.sentences) - 1 else ""
 
     def about(self, facet: int | None) -> list[dict[str, Any]]:
@@ -167,7 +169,7 @@ class Findings:
 
 
 def read_checks(run: RunFolder) -> Findings:
-    """The checks of this run's folder and no other place: a link that leads out of the folder is not followed."""
+    """The checks in this run's folder; a link that leads out of the folder is not followed."""
     path = run.path / "checks" / "checks.json"
     if not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
         return Findings()

@@ -1,4 +1,4 @@
-"""Who is answered, and how: Host, Origin and token are checked before a request reaches a page."""
+"""Access control: Host, Origin and token are checked before a request reaches a page."""
 
 import asyncio
 import hmac
@@ -41,18 +41,18 @@ class Guard:
 
     - Host must name this machine (DNS rebinding): one of ``hosts``, or an address as numbers.
     - A request that changes something must come from a page of ours (CSRF): its Origin is its Host.
-    - Where there is a token, a request must carry it: once as ``?token=…``, then as a cookie. An address that
+    - If there is a token, a request must carry it: first as ``?token=…``, then as a cookie. An address that
       sends 20 wrong ones within a minute, in either form, is refused until the minute is over.
     - A body is bounded in bytes and in seconds.
 
     Args:
         app: the pages.
-        hosts: names that are answered, without port.
-        token: the secret, or None where anybody on this machine may look.
+        hosts: host names that are accepted, without port.
+        token: the secret, or None if everybody on this machine may see the page.
         upload_path: the path that takes ``upload_bytes``; others take 64 KiB.
-        upload_bytes: the most that a body may have there.
-        frame_ancestors: who may show the page in a frame.
-        body_seconds: the time a body may take to arrive.
+        upload_bytes: the largest body for that path.
+        frame_ancestors: the pages that may show this one in a frame.
+        body_seconds: the longest time for a body to arrive.
         render_error: makes the page of an error from its status and message.
     """
 
@@ -151,7 +151,7 @@ class Guard:
         state: dict[str, Any] = {"bytes": 0, "done": False}
 
         async def bounded() -> Message:
-            if state["done"]:  # whatever follows the body is that the client has gone
+            if state["done"]:  # after the body only the client's disconnection can follow
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What the page knows of a run: the items, and where each stands in every facet."""
+"""The items of a run, and the place of each in every facet."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ class Items:
         labels: label set → (N,); negative where an item has none.
         probs: q(c_j | x) of every facet, (N, K_j) in single precision.
         means: E[z_j | x] of every facet, (N, D_j).
-        planes: where every facet is drawn.
+        planes: the plane in which every facet is drawn.
         names: of the items, such as their files; None where they have none.
     """
 
@@ -55,7 +55,7 @@ class Items:
         return [_scale(plane.project(means)) for plane, means in zip(self.planes, self.means, strict=True)]
 
     def name(self, item: int) -> str:
-        """What an item is called: its name, or its number."""
+        """An item's name, or its number if it has none."""
         return f"item {item}" if self.names is None else self.names[item]
 
     def nearest(self, facet: int, mean: NDArray[np.floating], num: int) -> list[int]:
@@ -103,7 +103,7 @@ def encode_items(
 
 @dataclass(frozen=True, eq=False)
 class FacetView:
-    """The items of one facet as its groups sort them.
+    """The items of one facet by group.
 
     Attributes:
         groups: most probable group of every item, (N,).
@@ -143,7 +143,7 @@ class FacetView:
         )
 
     def members(self, group: int, *, least_certain: bool = False) -> NDArray[np.int64]:
-        """The items of a group, the most certain first, or last."""
+        """The items of a group, sorted by certainty."""
         members = self.order[self.groups[self.order] == group]
         return members[::-1] if least_certain else members
 
@@ -154,7 +154,7 @@ def csv_of(items: Items, views: Sequence[FacetView], names: Sequence[Sequence[st
     Args:
         items: N of them.
         views: one per facet.
-        names: what each facet's groups are called.
+        names: the names of each facet's groups.
     """
     header = ["item", "name"]
     for j in range(len(views)):
@@ -180,11 +180,11 @@ def _lines(rows: list[Any]) -> str:
 
 
 def _as_text(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
+    """The name in a form that a spreadsheet does not read as a formula."""
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _scale(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Nearly all points in [0, 1]; the few outermost ones at the edge."""
+    """Scale points to [0, 1]; the few outermost ones are moved to the edge."""
     low, high = np.quantile(points, (0.001, 0.999), axis=0)
     return np.clip((points - low) / np.maximum(high - low, 1e-12), 0, 1)

@@ -1,4 +1,4 @@
-"""Pages that only show: facets, groups, members, items, the map."""
+"""Pages that change nothing: facets, groups, members, items, the map."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from pyro_mfcvae.explore.rendering import number, page, thumbs
 PER_PAGE = 60
 _EXAMPLES = 6
 _MOST_CORNERS = 500
-_RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # in percent; a first proposal
+_RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # in percent: the initial rectangle
 
 
 def desk_of(request: Request) -> Desk:
@@ -62,7 +62,7 @@ def facet(request: Request) -> HTMLResponse:
 
 
 def show_facet(request: Request, desk: Desk, j: int, sort: str) -> HTMLResponse:
-    """The page of `facet`, for an address or after a change."""
+    """Render the page of `facet`, for an address or after a change."""
     view, own = desk.view(j), desk.grouping.facets[j]
     by = view.mean_confidence if sort == "confidence" else view.sizes
     return page(
@@ -80,7 +80,7 @@ def show_facet(request: Request, desk: Desk, j: int, sort: str) -> HTMLResponse:
 
 
 def group_record(desk: Desk, j: int, g: int, num_examples: int = 0) -> dict[str, Any]:
-    """What a tile shows of a group."""
+    """The contents of a group's tile."""
     view, own = desk.view(j), desk.grouping.facets[j]
     return {
         "group": g,
@@ -94,7 +94,7 @@ def group_record(desk: Desk, j: int, g: int, num_examples: int = 0) -> dict[str,
 
 
 def group(request: Request) -> HTMLResponse:
-    """One group: its clusters, its members page by page, its nearest group, and what the labels say."""
+    """One group: its clusters, its members page by page, its nearest group, and its most frequent labels."""
     desk, j, g = group_of(request)
     view, own = desk.view(j), desk.grouping.facets[j]
     least = request.query_params.get("order") == "least"
@@ -224,7 +224,7 @@ def export(request: Request) -> Response:
 
 
 def checks(request: Request) -> HTMLResponse:
-    """What the posterior checks found."""
+    """The results of the posterior checks."""
     desk = desk_of(request)
     return page(request, desk, "checks.html", findings=read_checks(desk.run))
 
@@ -242,7 +242,7 @@ def _shares_of_labels(desk: Desk, members: NDArray[np.int64]) -> list[tuple[str,
 
 
 def _corners(request: Request) -> list[tuple[float, float]]:
-    """Corners of what was drawn: ``points=x,y;x,y;…``, or a rectangle in percent; none where nothing was."""
+    """Corners of the drawn line, ``points=x,y;x,y;…``, or of a rectangle in percent; none if nothing was drawn."""
     query = request.query_params
     try:
         if points := query.get("points"):

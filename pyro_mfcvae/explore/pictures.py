@@ -20,8 +20,8 @@ def to_image(item: Tensor | NDArray[np.generic]) -> Image.Image:
     """A picture of one item.
 
     Args:
-        item: (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1], NaN where a pixel is missing; or a vector
-            (p,), which is drawn as one bar per feature, from its least to its largest value.
+        item: (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1], NaN for a missing pixel; or a vector (p,),
+            which is drawn as one bar per feature, from its least to its largest value.
     """
     pixels = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
     if pixels.ndim == 1:
@@ -49,7 +49,8 @@ def to_data_uri(item: Tensor | NDArray[np.generic], size: int = _THUMBNAIL) -> s
 
 
 def colour_of(group: int) -> str:
-    """The colour of a group on the map and in the tree, as #rrggbb: six first ones, then hues that go round."""
+    """The colour of a group on the map and in the tree, as #rrggbb: six fixed colours, then hues around the colour
+    circle."""
     if group < len(_COLOURS):
         return _COLOURS[group]
     hue = (group * 0.618034) % 1

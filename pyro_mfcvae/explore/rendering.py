@@ -1,4 +1,4 @@
-"""Templates, and what every page is given."""
+"""Templates, and the values that every page needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,14 +49,14 @@ def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResp
 
 
 def error_page(status: int, message: str, *, part: bool = False) -> Response:
-    """The page of an error; for a request of htmx a part that fits where its answer would stand."""
+    """The page of an error; for a request of htmx a part that fits in the place of the answer."""
     response = show("_error.html" if part else "error.html", status=status, message=message)
     response.status_code = status
     return response
 
 
 def thumbs(desk: Desk, items: Sequence[int], confidence: Any = None) -> list[Thumb]:
-    """Items as pictures inside the page, with their confidence where given for all items."""
+    """Items as pictures inside the page, with their confidence if it is given for all items."""
     return [
         Thumb(
             item=int(n),

@@ -34,7 +34,7 @@ def open_desk(
     root: Path | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Desk:
-    """Load a run and its items, and find every item's place.
+    """Load a run and its items, and assign every item.
 
     Args:
         run: the folder.
@@ -52,7 +52,7 @@ def open_desk(
 
 
 def listen(host: str, port: int | None) -> socket.socket:
-    """A socket that listens: at the port, or where None at 8765, or else at any that is free."""
+    """A listening socket at the port. If the port is None it is 8765, or any free port if that one is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in (PORT, 0) if port is None else (port,):
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -69,24 +69,24 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 def address_of(listener: socket.socket, host: str, token: str | None) -> str:
-    """What to type into a browser."""
+    """The address to type into a browser."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
 
 
 def token_for(host: str) -> str | None:
-    """A random secret where other machines can connect."""
+    """A random secret if other machines can connect."""
     return None if host in LOOPBACK else secrets.token_urlsafe(32)
 
 
 def hosts_for(host: str) -> frozenset[str]:
-    """Names of this machine that are answered."""
+    """Names of this machine that are accepted as Host."""
     own = () if host in LOOPBACK else (socket.gethostname().lower(), socket.getfqdn().lower())
     return frozenset({"localhost", host.lower(), *own})
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with three limits that it lacks.
+    """uvicorn's HTTP/1.1 with three limits that uvicorn does not have.
 
     The request line and the headers of a request must arrive within ``head_seconds`` of its first byte, and the first
     byte of a connection's first request within the same time. A client that does not read its answer is cut off after
@@ -123,7 +123,7 @@ class TimedProtocol(H11Protocol):
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
-        """The client does not read: wait, but not for ever."""
+        """The client does not read: wait for a limited time."""
         super().pause_writing()
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(self.read_seconds, self.transport.abort)

@@ -1,4 +1,4 @@
-"""Pages that ask the model: fresh samples, facets swapped, a walk along a dimension, an image of the user's own."""
+"""Pages that use the model: new samples, swapped facets, a walk along a dimension, an image of the user's own."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _LARGE = 256
 
 
 async def samples(request: Request) -> HTMLResponse:
-    """Fresh images of the model, each facet in a chosen group or free."""
+    """New images from the model, each facet in a chosen group or free."""
     desk = desk_of(request)
     chosen = {}
     for j in range(desk.num_facets):
@@ -48,7 +48,7 @@ async def samples(request: Request) -> HTMLResponse:
 
 
 def _draw_groups(desk: Desk, groups: dict[int, int], temperature: float) -> Tensor:
-    """Images from the prior, facet j from the clusters of a group, each as often as it has items."""
+    """Images from the prior; facet j is drawn from the clusters of a group, in proportion to their items."""
     zs = desk.pair.sample_latents(_NUM_SAMPLES, temperature=temperature)
     for j, g in groups.items():
         clusters = desk.grouping.facets[j].members(g)
@@ -85,7 +85,7 @@ async def swap(request: Request) -> HTMLResponse:
 
 
 async def latent(request: Request) -> HTMLResponse:
-    """An item with one coordinate of one facet's z moved, and where that leads."""
+    """An item with one changed coordinate of one facet's z, and the groups of the result."""
     desk, j = facet_of(request)
     n = desk.check_item(number(request.query_params, "item", 0))
     dim = number(request.query_params, "dim", 0)
@@ -134,7 +134,7 @@ async def upload_form(request: Request) -> HTMLResponse:
 
 
 async def upload(request: Request) -> HTMLResponse:
-    """Where an image of the user's own belongs in every facet, and how typical it is."""
+    """The group of an image of the user's own in every facet, and how typical the image is."""
     desk = desk_of(request)
     async with request.form(max_files=1, max_fields=4) as form:
         file = form.get("image")

@@ -1,4 +1,4 @@
-"""An image of the user's own: read within bounds, and brought to the form of the run's items."""
+"""An image of the user's own, read with limits and converted to the form of the run's items."""
 
 import io
 import warnings
@@ -18,15 +18,14 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
-    """The image (1, C, H, W), floats in [0, 1]: upright, cropped to the middle, resized.
+    """The image (1, C, H, W), floats in [0, 1]: turned upright, cropped to the middle, resized.
 
     Args:
         content: of an image file; its first frame counts.
         event_shape: (C, H, W) of the run's items.
 
     Raises:
-        InputError: the bytes are no image of the formats above, or have too many pixels, which the header tells before
-            any is decoded.
+        InputError: the bytes are not an image of the formats above, or the header announces too many pixels.
     """
     if len(event_shape) != 3:
         raise InputError("expected a run on images, got one on vectors: use mfcvae assign for vectors of your own")

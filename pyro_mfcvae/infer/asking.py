@@ -1,4 +1,4 @@
-"""How questions are asked of a pair: without gradients, in evaluation mode, in batches, of data of any number type."""
+"""Queries of a pair: without gradients, in evaluation mode, in batches, for data of any number type."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +19,17 @@ from pyro_mfcvae.networks import density_dtype
 
 Array = Tensor | NDArray[Any]
 
-# Values of x, times draws, that are computed on at once: the networks' activations are some tens of times as many.
+# Most values of x, times draws, in one batch; the activations of the networks take some tens of times as much memory.
 _MAX_VALUES = 1_000_000
 _MAX_ITEMS = 4096
 
-# Seed of draws of which the answer must not depend on when it is asked.
+# Seed of draws in queries, so that an answer is the same at every call.
 _SEED = 0
 
 
 @contextmanager
 def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
-    """Inside, nothing has gradients, every module is in evaluation mode, and Pyro's parameter store is not written."""
+    """Inside, gradients are off, every module is in evaluation mode, and Pyro's parameter store is not written."""
     reconcile(model, guide, register=False)
     with torch.no_grad(), outside_store(), evaluating(model, guide):
         yield
@@ -37,7 +37,7 @@ def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule returns to its own mode."""
+    """Inside, evaluation mode holds; afterwards every submodule returns to its own mode."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in modes:
@@ -50,7 +50,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Draws inside are the same every time, and leave torch's random state as it was."""
+    """Inside, draws are the same every time; afterwards torch's random state is restored."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)
         yield
@@ -59,7 +59,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 def as_data(model: MultiFacetModel, x: Array) -> Tensor:
     """An array or tensor of any number type as the model's floats, on its device.
 
-    Bytes are divided by 255 where the likelihood describes values in [0, 1]; all other numbers keep their value.
+    Bytes are divided by 255 if the likelihood describes values in [0, 1]; all other numbers keep their value.
     """
     try:
         tensor = x if isinstance(x, Tensor) else torch.from_numpy(native(x))
@@ -74,7 +74,7 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
 
 
 def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Iterator[tuple[Tensor, ...]]:
-    """Corresponding parts of tensors (N, …) whose items are each computed on ``num_draws`` times."""
+    """Corresponding batches of tensors (N, …), small enough for ``num_draws`` computations per item."""
     size = min(max(_MAX_VALUES // (math.prod(model.event_shape) * num_draws), 1), _MAX_ITEMS)
     yield from zip(*(x.split(size) for x in xs), strict=True)
 
@@ -82,12 +82,12 @@ def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Itera
 def map_batches(
     model: MultiFacetModel, ask: Callable[..., Tensor], *xs: Tensor, num_draws: int = 1, dim: int = 0
 ) -> Tensor:
-    """What ``ask`` answers about batches, joined along the dimension of the items."""
+    """The results of ``ask`` for all batches, joined along the dimension of the items."""
     return torch.cat([ask(*parts) for parts in in_batches(model, *xs, num_draws=num_draws)], dim)
 
 
 def join_posteriors(parts: Sequence[dist.TorchDistribution]) -> dist.TorchDistribution | None:
-    """One distribution of all items out of those of batches; None for a family that cannot be joined."""
+    """One distribution of all items, joined from those of batches; None for a family that cannot be joined."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -1,4 +1,4 @@
-"""The objective and its gradient, compiled whole: Pyro is at work while they are traced, and then out of the way."""
+"""The objective and its gradient as one compiled program. Pyro runs only while they are traced."""
 
 import logging
 import warnings
@@ -18,24 +18,24 @@ _log = logging.getLogger(__name__)
 Named = dict[str, Tensor]
 
 Program = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
-"""From parameters, buffers and a batch to what the objective returns, and to the gradient of its first result."""
+"""Function from parameters, buffers and a batch to the results of the objective and the gradient of the first one."""
 
 
 class CompiledObjective(nn.Module):
-    """x ↦ what an objective returns, computed together with its gradient by one compiled program.
+    """x ↦ the results of an objective, computed together with its gradient by one compiled program.
 
-    The objective is called once, and differentiated, on tensors that have shapes and no values. Whatever it does in
-    Python happens then, and only then: contexts, checks, entries in Pyro's parameter store. What is left is the list of
-    its tensor operations, which ``torch.compile`` is given with ``fullgraph``; nothing that it could stumble over is in
-    there. So a part of the user's own is compiled like ours, as long as no value of a tensor decides what it does. One
-    that cannot be compiled is computed as it is written, and the log says why, once.
+    The objective is called and differentiated once, on tensors that have shapes but no values. Its Python code
+    (contexts, checks, entries in Pyro's parameter store) runs only then. This gives a list of tensor operations, which
+    ``torch.compile`` compiles with ``fullgraph``, because no Python is left in it. So a part of the user's own is
+    compiled like a built-in one, unless it makes decisions by the values of tensors. An objective that cannot be
+    compiled runs without compilation, and the log says why, once.
 
-    Random numbers are those that the objective itself would draw; results differ in rounding alone. Without gradients
-    the objective is computed as it is written.
+    The program draws the same random numbers as the objective itself, and its results differ by rounding only. Without
+    gradients the objective runs without compilation.
 
     Args:
         objective: a module of one batch, whose first result is a scalar to call ``backward`` on; the others are for
-            information only. Its parameters and buffers stay its own, and may be changed in place at any time.
+            information only. Its parameters and buffers may be changed in place at any time.
         graphs: replay the program as a CUDA graph on a CUDA device.
     """
 
@@ -65,13 +65,13 @@ class CompiledObjective(nn.Module):
         parameters, buffers = self._state()
         try:
             traced = trace(self.objective, x)
-        except Exception as error:  # of any kind: whatever the objective does that cannot be traced
+        except Exception as error:  # any exception, because anything in the objective may fail to be traced
             _warn(error)
             return None
         return compile_whole(traced, parameters, buffers, x, graphs=self._graphs)
 
 
-# What every module has, and what of a PyroModule has no part in its results.
+# Attributes of every module, and those of a PyroModule that do not affect its results.
 _INTERNAL = frozenset(nn.Module().__dict__) | {"_pyro_name", "_pyro_context", "_pyro_params", "_is_in_store"}
 _INTERNAL |= {"token", "num_guides", "_compiled"}
 
@@ -80,8 +80,8 @@ _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
 
 
 def structure(module: nn.Module) -> tuple[Any, ...]:
-    """All that decides which operations a module does, apart from its inputs: the classes, modes, hooks and plain
-    attributes of its submodules, and the shapes of its parameters and whether they are frozen."""
+    """A key of everything, except the inputs, that decides the operations of a module: the classes, modes, hooks and
+    plain attributes of its submodules, and the shapes of its parameters and whether they are frozen."""
     modules = tuple(
         (
             type(m),
@@ -95,7 +95,7 @@ def structure(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _by_value(value: Any, depth: int = 3) -> Any:
-    """Something hashable that changes when a value changes."""
+    """A hashable key that changes when a value changes."""
     match value:
         case None | bool() | int() | float() | str():
             return type(value), value
@@ -120,7 +120,7 @@ def _by_value(value: Any, depth: int = 3) -> Any:
 def trace(objective: nn.Module, x: Tensor) -> GraphModule:
     """The tensor operations of an objective of a batch like ``x``, and of its gradient: a `Program`.
 
-    Nothing is computed and no random number drawn: the tensors that it runs on have no values.
+    Nothing is computed and no random number is drawn, because the tensors have no values.
     """
 
     def run(parameters: Named, buffers: Named, x: Tensor) -> Any:
@@ -132,14 +132,14 @@ def trace(objective: nn.Module, x: Tensor) -> GraphModule:
     trainable = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
 
     with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-        warnings.simplefilter("ignore")  # torch's, of its own insides
+        warnings.simplefilter("ignore")  # warnings of torch about its own code
         return make_fx(run, tracing_mode="fake")(dict(objective.named_parameters()), dict(objective.named_buffers()), x)
 
 
 def compile_whole(
     traced: Program, parameters: Named, buffers: Named, *inputs: Tensor, graphs: bool = True
 ) -> Program | None:
-    """Traced operations compiled, called once with these tensors; None where they cannot be, and the log says why.
+    """Compile traced operations and call them once with these tensors; None if this fails, and the log says why.
 
     With ``graphs`` a CUDA device replays them as a CUDA graph.
     """
@@ -147,14 +147,14 @@ def compile_whole(
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     try:
         with warnings.catch_warnings(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            warnings.simplefilter("ignore")  # torch's, of its own insides
+            warnings.simplefilter("ignore")  # warnings of torch about its own code
             options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": graphs and x.is_cuda}
             program: Program = torch.compile(traced, fullgraph=True, options=options)
             if graphs and x.is_cuda:
                 for tensor in (*parameters.values(), *buffers.values()):
-                    torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it where it lies
-            call(program, parameters, buffers, *inputs)  # torch compiles when it is called: it fails here, or never
-    except Exception as error:  # of any kind: the compiler's, the machine's C++ compiler's
+                    torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it in place
+            call(program, parameters, buffers, *inputs)  # torch compiles at this first call
+    except Exception as error:  # any exception, of torch's compiler or of the C++ compiler
         _warn(error)
         return None
     finally:
@@ -165,7 +165,7 @@ def compile_whole(
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the pages that torch puts behind it."""
+    """The first part of an error's message, without the long text that torch appends."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -175,13 +175,13 @@ def _warn(error: Exception) -> None:
 
 def call(program: Program, parameters: Named, buffers: Named, *inputs: Tensor) -> Any:
     """Run a program."""
-    # Gradients and the casts to low precision are among its operations already.
+    # Its operations already contain the gradients and the casts to low precision.
     with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
         return program(parameters, buffers, *inputs)
 
 
 class _Differentiated(torch.autograd.Function):
-    """Hands the gradient that a program has computed to autograd, and so to whoever listens there, such as DDP."""
+    """Passes the gradient that a program has computed to autograd, and so to its hooks, such as those of DDP."""
 
     @staticmethod
     def forward(
@@ -195,8 +195,8 @@ class _Differentiated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
         grads, ctx.grads = ctx.grads, None
-        # A product less where the loss is the last value, which a CPU sees at no cost. A CUDA graph's results are
-        # overwritten at its next replay: there the product is the copy that is needed.
+        # On a CPU the product is skipped if the incoming gradient is 1, which costs nothing to check. A CUDA graph
+        # overwrites its results at the next replay, so there the product is needed as a copy.
         if grad.is_cuda or grad != 1:
             grads = tuple(None if g is None else grad * g for g in grads)
         return None, None, None, None, *grads

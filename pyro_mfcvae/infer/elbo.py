@@ -1,4 +1,4 @@
-"""What all bounds on the evidence of a pair share: which pairs they accept, their loss, and its compiled form."""
+"""The base of all bounds on the evidence of a pair: the check of the pair, the loss, and its compiled form."""
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Methods of which a bound computes the effect without calling them: a subclass's own would not be seen.
+# Methods whose result a bound computes without calling them, so a subclass's own method would have no effect.
 _MODEL_METHODS = ("forward", "plate", "kl_weight", "sample_globals", "global_sites")
 _GUIDE_METHODS = ("forward", "sample_globals")
 
@@ -35,8 +35,8 @@ _INSTEAD = "use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
 class PairELBO(ELBO):
     """A bound on the evidence of a `MultiFacetModel` and its `MultiFacetGuide`, computed without traces.
 
-    Like every Pyro loss it is minus the bound summed over the items, scaled to ``num_data`` where the model has it.
-    What a trace would show and this computation would not is refused: methods of a subclass, further sites, outer
+    Like every Pyro loss it is minus the bound summed over the items, scaled to ``num_data`` if the model has it.
+    Whatever would change a trace but not this computation is refused: methods of a subclass, further sites, outer
     handlers such as ``poutine.scale``.
 
     Args:
@@ -45,7 +45,7 @@ class PairELBO(ELBO):
             size and whenever the pair changes. Batches with known clusters are never compiled.
     """
 
-    # The arguments that the repr shows.
+    # The arguments in the repr.
     _options: tuple[str, ...] = ("num_particles", "compile")
 
     def __init__(self, *, num_particles: int, compile: bool) -> None:
@@ -71,7 +71,7 @@ class PairELBO(ELBO):
         """Minus the bound, summed over items: a scalar to call ``backward`` on.
 
         Raises:
-            InputError: the pair, the data or the known clusters do not fit, or something would not be seen.
+            InputError: the pair, the data or the known clusters do not fit, or something would have no effect.
         """
         self.check(model, guide)
         model.check_items(x)
@@ -83,7 +83,7 @@ class PairELBO(ELBO):
     def raw_loss(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
     ) -> Tensor:
-        """`differentiable_loss` without checks, and as it is written."""
+        """`differentiable_loss` without checks and without compilation."""
         num_items = len(x)
         bound, kl_globals = self.bound(model, guide, x, known)
         return kl_globals - bound.sum() * ((model.num_data or num_items) / num_items)
@@ -94,7 +94,7 @@ class PairELBO(ELBO):
             self._compiled = CompiledObjective(PairLoss(self, model, guide))
         reconcile(model, guide)
         value: Tensor = self._compiled(x)[0]  # type: ignore[misc]
-        if _PYRO_STACK:  # SVI listens to which parameters a loss reads
+        if _PYRO_STACK:  # SVI records which parameters a loss reads
             for root in (model, guide):
                 for name, parameter, _ in stored_parameters(root):
                     if parameter.requires_grad:
@@ -115,7 +115,7 @@ class PairELBO(ELBO):
         return loss.item()
 
     def check(self, model: object, guide: object) -> None:
-        """Refuse a pair of another kind, or one of which this bound would not see all."""
+        """Refuse a pair of another kind, or one with parts that would have no effect on this bound."""
         name = type(self).__name__
         if not isinstance(model, MultiFacetModel) or not isinstance(guide, MultiFacetGuide):
             raise InputError(
@@ -146,11 +146,11 @@ class PairELBO(ELBO):
         raise InputError(f"{type(self).__name__} makes no traces: where one is needed {_INSTEAD}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}  # programs are compiled again by a copy
+        return {**self.__dict__, "_compiled": None}  # a copy compiles its own programs
 
 
 class PairLoss(nn.Module):
-    """x ↦ (loss, …) of a pair, outside of Pyro's parameter store: what is compiled, and what Fabric wraps.
+    """x ↦ (loss, …) of a pair, without Pyro's parameter store. This module is compiled, and Fabric wraps it.
 
     Args:
         elbo: the bound.
@@ -165,7 +165,7 @@ class PairLoss(nn.Module):
         self.tf32 = tf32
 
     def forward(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        # Densities of ours need no check of their arguments at each step.
+        # Our own densities need no check of their arguments at every step.
         layers = TF32Layers() if self.tf32 else nullcontext()
         with outside_store(), poutine.block(), pyro.validation_enabled(False), layers:
             return self.compute(x, *args)
@@ -176,7 +176,7 @@ class PairLoss(nn.Module):
 
 
 class NoSites(Messenger):
-    """Refuses sample sites inside a computation that would not take them into account."""
+    """Refuses sample sites inside a computation that would ignore them."""
 
     def _pyro_sample(self, msg: Any) -> None:
         raise InputError(
@@ -186,7 +186,7 @@ class NoSites(Messenger):
 
 
 def is_inherited(part: object, base: type, method: str) -> bool:
-    """Whether an object has its base class's method."""
+    """Whether an object uses the method of its base class."""
     return getattr(type(part), method) is getattr(base, method) and method not in vars(part)
 
 

@@ -23,8 +23,8 @@ class ImportanceWeightedELBO(PairELBO):
         L(x) = 1/(1-alpha) log (1/S) sum_s w_s^(1-alpha),   w_s = p(x | z_s) prod_j ( p(z_js) / q(z_js | x) )^beta_j
 
     with z_s ~ q(z | x) and p(z_j) = sum_c pi_c p(z_j | c). At alpha = 0 it is the importance-weighted bound (Burda et
-    al. 2016), which tightens with S; with S = 1 it is the ELBO with q(c|z) = p(c|z). The guide's assignment rule does
-    not enter. See `PairELBO` for the loss, and for what is refused.
+    al. 2016), which tightens with S; with S = 1 it is the ELBO with q(c|z) = p(c|z). The guide's assignment rule has no
+    effect. See `PairELBO` for the loss, and for the pairs that are refused.
 
     Args:
         num_particles: S ≥ 1.
@@ -110,7 +110,7 @@ def _weigh(
     zs: Sequence[Tensor],
     split: tuple[Tensor, Tensor | None],
 ) -> WeightedDraws:
-    """`weigh`, for what `MultiFacetModel.split_missing` returns."""
+    """`weigh`, for data that `MultiFacetModel.split_missing` has split."""
     filled, observed = split
     with torch.autocast(filled.device.type, enabled=False):
         log_q = torch.stack([posterior.log_prob(z) for posterior, z in zip(posteriors, zs, strict=True)], -1)
@@ -127,7 +127,7 @@ def _marginal(mixture: Mixture, z: Tensor) -> Tensor:
     return (mixture.log_weights() + mixture.log_prob(z)).logsumexp(-1)
 
 
-# Entered like a method of the model, so that SVI sees which of the model's parameters are used.
+# This is entered like a method of the model, so that SVI sees which parameters of the model are used.
 @pyro_method
 def _draw(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int) -> tuple[WeightedDraws, Tensor]:
     """S weighted draws of every item, and log q(theta) - log p(theta) of the one theta that all share."""

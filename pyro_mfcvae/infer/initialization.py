@@ -15,7 +15,7 @@ from pyro_mfcvae.networks import weight_layers
 def initialize_glorot(module: nn.Module) -> None:
     """Weights of every layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010).
 
-    A mixture prior is treated alike: its means ~ Uniform(±sqrt(6 / (K + D))), unit covariances, uniform weights.
+    A mixture prior gets the same treatment: its means ~ Uniform(±sqrt(6 / (K + D))), unit covariances, uniform weights.
     """
     for layer in weight_layers(module):
         nn.init.xavier_uniform_(layer.get_parameter("weight"))
@@ -28,7 +28,7 @@ def initialize_glorot(module: nn.Module) -> None:
 
 
 def measure_units(model: MultiFacetModel, x: Tensor) -> None:
-    """Let a likelihood of standardised elements measure mean and standard deviation of the items x (N, *event_shape).
+    """Let a likelihood of standardised elements measure the mean and standard deviation of items x (N, *event_shape).
 
     Other likelihoods stay as they are.
     """
@@ -41,7 +41,7 @@ def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x:
     """Shift and scale the hidden layers so that, over the batch ``x`` (and the places of a map), every unit has mean 0
     and standard deviation 1 before its activation (Salimans & Kingma 2016). A layer without bias is only scaled.
 
-    The layers whose scale has a meaning stay as they are: the heads of q(z|x) and the decoder's last layer.
+    The heads of q(z|x) and the decoder's last layer are not changed, because their scale has a meaning.
 
     Args:
         model: its decoder is rescaled, at z drawn from q(z|x).
@@ -73,5 +73,5 @@ def _standardize(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Ten
 
 
 def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
-    """A vector laid along one dimension of a tensor."""
+    """A vector reshaped so that it lies along one dimension of a tensor."""
     return values.reshape([-1 if d == dim else 1 for d in range(like.dim())])

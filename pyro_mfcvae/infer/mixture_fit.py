@@ -16,13 +16,13 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.priors import FacetPrior
 
-# The encoder sees so many items at once, which bounds the memory of its feature maps.
+# Number of items per batch of the encoder; it bounds the memory of the feature maps.
 _NUM_AT_ONCE = 1000
 
 
 @runtime_checkable
 class Fittable(Protocol):
-    """A prior that can be fitted to points: the only thing that `initialize_mixtures` asks of it."""
+    """A prior that can be fitted to points. `initialize_mixtures` needs no other method."""
 
     def fit(self, z: Tensor, settings: FitSettings) -> None:
         """Fit the prior to points ``z`` (N, D), in place."""
@@ -38,14 +38,15 @@ class Renumberable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureFit:
-    """What `initialize_mixtures` fits a mixture to, and what it keeps of the fit.
+    """How `initialize_mixtures` fits a mixture, and which results it keeps.
 
     Attributes:
         to_means: fit to E[z_j | x] instead of draws (as the paper does).
         posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) of
             q(z_j | x) in that dimension. EM does not depend on units, but its start from k-means does. Fits of
             spherical covariances are the same in both units.
-        variance: start with covariances variance · I, whatever was fitted (the paper: 0.01); None for the fitted ones.
+        variance: use the covariances variance · I instead of the fitted ones (the paper: 0.01); None keeps the fitted
+            ones.
     """
 
     to_means: bool = False
@@ -55,9 +56,10 @@ class MixtureFit:
 
 @torch.no_grad()
 def hold_mixtures(model: MultiFacetModel) -> None:
-    """Make every component of every `MixturePrior` Normal(0, I), with equal weights, in place; other priors stay.
+    """Make every component of every `MixturePrior` Normal(0, I), with equal weights, in place; other priors are not
+    changed.
 
-    Called before each step, it undoes what the step before has done to them.
+    It is called before each step, and so undoes the changes of the step before.
     """
     for prior in model.priors:
         if isinstance(prior, MixturePrior):
@@ -79,10 +81,10 @@ def initialize_mixtures(
 ) -> None:
     """Fit every prior to one draw of the aggregate posterior, which is the prior that maximises the ELBO.
 
-    A draw z_j ~ q(z_j | x) of every item goes to the prior's ``fit(z, settings)``. A `MixturePrior` takes over means,
-    covariances and, where it learns them, weights of scikit-learn's GaussianMixture, whose start is k-means; a
-    `VampPrior` takes the items nearest to the centres of k-means; a prior of your own does what its ``fit`` does. The
-    encoder sees about a thousand items at once, in the mode (training or evaluation) that it is in.
+    A draw z_j ~ q(z_j | x) of every item goes to the prior's ``fit(z, settings)``. A `MixturePrior` takes the means,
+    covariances and, if it learns them, weights of scikit-learn's GaussianMixture, which starts from k-means. A
+    `VampPrior` takes the items nearest to the centres of k-means. A prior of your own uses its own ``fit``. The encoder
+    reads about a thousand items at once, in its current mode (training or evaluation).
 
     Where the clusters of some ``items`` are known, EM starts at the means of their E[z_j | x] and at their pooled
     covariance within clusters, if there are enough of them; the mixture is then renumbered to match them.
@@ -91,14 +93,15 @@ def initialize_mixtures(
         model: its priors are overwritten, in place.
         guide: its q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
-        facets: which facets; all where None.
-        fit: to what, and in which units.
+        facets: which facets; all if None.
+        fit: the kind of points, and their units.
         seed: of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: by facet, the clusters of ``items``, (M,), negative where unknown.
 
     Raises:
-        InputError: another model's guide, too few items, no ``fit``, or posterior units of no Gaussian q(z | x).
+        InputError: another model's guide, too few items, a prior without ``fit``, or posterior units without a
+            Gaussian.
     """
     guide.check_model(model)
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
@@ -137,7 +140,7 @@ def _check_can_be_fitted(prior: FacetPrior, j: int) -> None:
 
 
 def check_posterior_units(guide: MultiFacetGuide) -> None:
-    """Refuse a q(z | x) whose standard deviations have no formula."""
+    """Refuse a q(z | x) without a formula for its standard deviations."""
     if guide.encoder.covariance is None:
         raise InputError(
             "expected a Gaussian q(z | x) to measure z in its standard deviations, got another family: leave "
@@ -165,7 +168,7 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
         mixture, z = prior(), guide.posteriors(x)[j].mean
         probs = (mixture.log_weights() + mixture.log_prob(z)).softmax(-1)
         num_clusters = prior.facet.num_clusters
-        gain = probs.new_zeros(num_clusters, num_clusters)  # of giving the column's cluster the row's number
+        gain = probs.new_zeros(num_clusters, num_clusters)  # the gain if the column's cluster gets the row's number
         gain.index_add_(0, clusters.clamp_min(0), probs * (clusters >= 0).unsqueeze(-1))
         _, order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
         prior.renumber(torch.from_numpy(order).to(z.device))

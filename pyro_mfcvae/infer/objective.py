@@ -1,4 +1,4 @@
-"""The evidence lower bound with its clusters summed out and, where there is one, its KL in closed form."""
+"""The evidence lower bound, with the clusters summed out and the KL in closed form if there is one."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +45,7 @@ class ELBOTerms:
         return self.reconstruction - (self.beta * self.kl).sum(-1)
 
     def mean(self) -> "ELBOTerms":
-        """The batch's mean of every term of the items: shapes (), (J,), (J,)."""
+        """The mean of every term over the batch: shapes (), (J,), (J,)."""
         return replace(self, reconstruction=self.reconstruction.mean(0), kl_z=self.kl_z.mean(0), kl_c=self.kl_c.mean(0))
 
 
@@ -58,15 +58,15 @@ class FacetELBO(PairELBO):
 
     whose bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the reconstruction
     is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are evaluated at the
-    drawn z instead, which is, draw by draw, the estimate of ``TraceEnum_ELBO``.
+    drawn z instead, which gives, for every draw, the estimate of ``TraceEnum_ELBO``.
 
-    Where parameters of the priors are random (`FacetPrior.hyperprior`), all this is given theta ~ q(theta), drawn once,
-    and KL(q(theta) ‖ p(theta)), estimated at that draw, is subtracted from the sum over items.
+    If parameters of the priors are random (`FacetPrior.hyperprior`), one theta ~ q(theta) is drawn, all terms are
+    conditional on it, and the estimate of KL(q(theta) ‖ p(theta)) at that draw is subtracted from the sum over items.
 
-    See `PairELBO` for the loss that Pyro's ``SVI`` minimises, and for what is refused.
+    See `PairELBO` for the loss that Pyro's ``SVI`` minimises, and for the pairs that are refused.
 
     Args:
-        closed_form: use the closed form of the KL; by default where there is one. It needs priors that have one and an
+        closed_form: use the closed form of the KL; by default if there is one. It needs priors that have one and an
             assignment rule that does not depend on the drawn z.
         num_particles: draws of z per item, averaged, ≥ 1.
         compile: compute loss and gradient by one program, see `PairELBO`.
@@ -136,7 +136,7 @@ class FacetELBO(PairELBO):
         return not guide.assignment.needs_draw and all(mixture.has_closed_form(covariance) for mixture in mixtures)
 
 
-# Entered like a method of the model, so that SVI sees which of the model's parameters are used.
+# This is entered like a method of the model, so that SVI sees which parameters of the model are used.
 @pyro_method
 def _terms(
     model: MultiFacetModel,
@@ -153,7 +153,8 @@ def _terms(
         zs, kl_z, kl_c = [], [], []
         with NoSites():
             posteriors = read_posteriors(guide, x, filled, observed)
-            # Only the networks may run in low precision: autocast would take the densities' matrix products along.
+            # Only the networks may run in low precision, but autocast would also apply to the densities' matrix
+            # products.
             with torch.autocast(x.device.type, enabled=False):
                 for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
                     z = posterior.rsample((elbo.num_particles,))
@@ -179,7 +180,7 @@ class FacetTerms:
         j: the facet.
         closed_form: evaluate E_q[log p(z | c)] and the entropy in closed form, otherwise at the draws.
         known: int64 (N,) by facet.
-        num_weighing: only this many first items have gradients of the mixture's weights; all where None.
+        num_weighing: only this many first items have gradients of the mixture's weights; all if None.
     """
 
     guide: MultiFacetGuide
@@ -196,8 +197,8 @@ class FacetTerms:
         else:
             log_p_z, log_q_z = mixture.log_prob(z), posterior.log_prob(z)
         rule = self.guide.assignment
-        # At the optimum over q(c | x) of this very objective its gradient is zero (envelope theorem). That of the
-        # analytic rule is the optimum of the closed form, that of the sample rule at the drawn z.
+        # At the optimum over q(c | x) its gradient is zero (envelope theorem). The analytic rule is the optimum of the
+        # closed form, and the sample rule is the optimum at the drawn z.
         is_detached = rule.is_optimum and rule.needs_draw != self.closed_form
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached):
             log_q_c = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
@@ -214,7 +215,7 @@ class FacetTerms:
 
 
 def read_posteriors(guide: MultiFacetGuide, x: Tensor, filled: Tensor, observed: Any) -> list[dist.TorchDistribution]:
-    """q(z_j | x) per facet of data that were split already, or by a subclass's own `posteriors`."""
+    """q(z_j | x) per facet: from the split data, or from a subclass's own `posteriors`."""
     if is_inherited(guide, MultiFacetGuide, "posteriors"):
         return guide.posteriors_of(filled, observed)
     return guide.posteriors(x)

@@ -1,4 +1,4 @@
-"""Planes through the latent spaces of facets, in which items are drawn."""
+"""Planes through the latent spaces of facets, for pictures of the items."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Draws of a facet's prior that its plane is found from.
+# Number of draws of a facet's prior from which its plane is found.
 _NUM_DRAWS = 4096
 
 

@@ -22,23 +22,23 @@ from pyro_mfcvae.models.rotated import RotatedDecoder
 
 Array = NDArray[np.float64]
 
-# Rotations that are tried, each the better of two starts, on this many items.
+# Number of rotations that are tried, of starts for each, and of items in the search and in the scores.
 _NUM_TRIES = 30
 _NUM_STARTS = 2
 _NUM_POINTS = 1000
 _MOST_ITEMS = 3000
 
-# Nats per item that a further component of a mixture must bring: of two mixtures as likely, the simpler one counts.
+# Nats per item that a further component of a mixture must gain, so the simpler of two equally likely mixtures is taken.
 _COMPONENT_COST = 0.02
 
-# Nats per item by which other axes must beat the ladder's: near ties stay as they are.
+# Nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
 _MARGIN = 0.2
 
-# Nats per item that other axes may cost where the ladder's leave a facet without clusters: two characteristics in one
-# facet, and none in the other, are as likely as one in each.
+# Nats per item by which other axes may be worse if the ladder's leave a facet without clusters: two characteristics in
+# one facet and none in the other are as likely as one in each.
 _CONCESSION = 0.5
 
-# Numbers of components that judge a subspace.
+# Numbers of components of the mixtures that score a subspace.
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
 _MOST_CLUSTERS = 12
 
@@ -54,7 +54,7 @@ class Axes:
         score: held-out log-likelihood per item less the cost of the components, in nats, in units of q(z | x)'s
             standard deviation.
         ladder_score: the score of the ladder's own axes.
-        sizes: number of components that each facet's slice is best described by.
+        sizes: best number of components for each facet's slice.
     """
 
     matrix: Array
@@ -74,8 +74,8 @@ def choose_axes(
 ) -> Axes | None:
     """The axes on which facets of the given dimensions are the most likely as independent mixtures.
 
-    All is measured in units of the root mean square of ``scale``, in which a rotation keeps q(z | x) round. Half of a
-    draw of every q(z | x) is fitted, the other half judges.
+    All is measured in units of the root mean square of ``scale``, in which a rotation keeps q(z | x) round. Mixtures
+    are fitted to one half of the items (one draw of each q(z | x)) and scored on the other half.
 
     Args:
         loc: means of q(z | x), (N, D).
@@ -86,8 +86,8 @@ def choose_axes(
         num_tries: how many rotations are tried.
 
     Returns:
-        None where the ladder's axes are as good, or where no others give every facet at least two clusters. Where the
-        ladder's leave a facet without clusters, others may be a little less likely.
+        None if the ladder's axes are equally good, or if no other axes give every facet at least two clusters. If the
+        ladder's axes leave a facet without clusters, the others may be a little less likely.
     """
     rng = np.random.default_rng(seed)
     unit = np.sqrt((scale**2).mean(0))
@@ -142,7 +142,7 @@ class _Judge:
             warnings.simplefilter("ignore", ConvergenceWarning)
             for size in self.sizes:
                 if size > 2 * best[1]:
-                    break  # more components stopped helping
+                    break  # more components no longer help
                 mixture = GaussianMixture(
                     size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
                 ).fit(fit)
@@ -151,13 +151,13 @@ class _Judge:
 
 
 def _in_order(rotation: Array, dims: Sequence[int]) -> Array:
-    """The rotation with its slices of equal dimensions in the order that keeps most of every facet where it was."""
+    """The rotation, with slices of equal dimensions in the order that changes the facets least."""
     from scipy.optimize import linear_sum_assignment
 
     ends = np.cumsum(dims)
     slices = [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
     kept = np.array([[(rotation[old, new] ** 2).sum() for new in slices] for old in slices])
-    kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only equals change places
+    kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only slices of equal dimension change places
     order = linear_sum_assignment(kept, maximize=True)[1]
     return np.concatenate([rotation[:, slices[new]] for new in order], 1)
 
@@ -166,7 +166,7 @@ def _in_order(rotation: Array, dims: Sequence[int]) -> Array:
 def repartition(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, seed: int = 0) -> Axes | None:
     """Set the axes of a pair that has a `RotatedEncoder` and a `RotatedDecoder` to better ones, if there are any.
 
-    Reconstructions stay as they are but for the covariances of q(z | x); the mixtures are to be fitted afterwards.
+    Reconstructions do not change, except through the covariances of q(z | x). The mixtures must be fitted afterwards.
 
     Args:
         model: its decoder's axes are set in place.
@@ -175,7 +175,7 @@ def repartition(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, se
         seed: see `choose_axes`.
 
     Returns:
-        The axes, or None where all stays as it is.
+        The axes, or None if nothing has changed.
     """
     encoder, decoder = guide.encoder, model.decoder
     if not isinstance(encoder, RotatedEncoder) or not isinstance(decoder, RotatedDecoder):

@@ -33,10 +33,10 @@ class ProgressiveSchedule:
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
         beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
 
-    Fades are clamped to [0, 1]; alpha of the deepest facet is 1 from the start. A KL that fades in later or more slowly
-    than the decoder's contribution lets the decoder learn to use a facet before the KL counts in full. A weight w_j > 1
-    (Higgins et al. 2017, beta-VAE) limits a facet to what explains most: in stage s it is kl_weights[s][j]. The weights
-    of the last stage hold for ``kl_relax_steps[0]`` of its steps and then fall linearly to 1 until
+    Fades are clamped to [0, 1]; alpha of the deepest facet is 1 from the start. If the KL fades in later or more slowly
+    than the decoder's contribution, the decoder learns to use a facet before the KL counts in full. A weight w_j > 1
+    (Higgins et al. 2017, beta-VAE) limits a facet to the features that explain most. In stage s it is kl_weights[s][j].
+    The weights of the last stage hold for ``kl_relax_steps[0]`` of its steps and then fall linearly to 1 until
     ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
     A facet's mixture is fitted ``warmup_steps`` after T_s, when its encoder has learned something, and again at each of
@@ -53,19 +53,19 @@ class ProgressiveSchedule:
         kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
             None.
         kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first; 1
-            where None.
+            if None.
         kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
             them the last stage's weights go to 1. Where None they stay as they are.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
             longer. One for each stage, deepest first, or one for all. With None all mixtures are first fitted at
-            repartition_step, and until then p(z) = Normal(0, I): a mixture bends the places of its clusters, and on
-            bent ones no linear axes hold the facets apart. refit_steps have no effect then.
+            repartition_step, and until then p(z) = Normal(0, I): a mixture would bend the layout of the clusters, and
+            then no linear axes would separate the facets. refit_steps have no effect then.
         refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
             past the end of its own stage, are left out.
         joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
             facets are fitted again; those past its end are left out.
         repartition_step: steps after the last stage's start, > its warmup_steps and within it, at which `repartition`
-            chooses the axes of the facets and all mixtures are fitted again; never where None.
+            chooses the axes of the facets and all mixtures are fitted again; never if None.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -150,9 +150,10 @@ class ProgressiveSchedule:
         return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
 
     def stretched(self, factor: float, *, unit: int = 1) -> "ProgressiveSchedule":
-        """The same course over ``factor`` > 0 times as many steps, fades, warm-ups and fits moved along with it.
+        """The same schedule over ``factor`` > 0 times as many steps, with fades, warm-ups and fits scaled accordingly.
 
-        Stages are rounded up to multiples of ``unit`` steps (an epoch), all else down. Fits that coincide become one.
+        Stages are rounded up to multiples of ``unit`` steps (an epoch), all other numbers down. Fits at the same step
+        become one.
         """
 
         def steps(num: int, least: int = 0) -> int:
@@ -237,7 +238,7 @@ class ProgressiveSchedule:
             )
         for buffer, weight in ((model.alpha, self.alpha), (model.beta, self.beta)):
             for j in range(self.num_facets):
-                buffer[j].fill_(weight(j, step))  # a number travels with the kernel; a tensor would wait for a copy
+                buffer[j].fill_(weight(j, step))  # unlike a tensor, a number needs no copy
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
     def fit_steps(self) -> tuple[int, ...]:
@@ -269,5 +270,6 @@ class ProgressiveSchedule:
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
-    """Full batches in an epoch; what is left over comes in another epoch. A set smaller than a batch is one batch."""
+    """Number of full batches in an epoch. The remaining items come in another epoch; a set smaller than a batch is one
+    batch."""
     return max(num_items // batch_size, 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Iterations at most, and the relative fall of the cost below which they end.
+# The most iterations, and the relative decrease of the cost below which they stop.
 _MAX_ITERATIONS = 60
 _TOLERANCE = 1e-6
 
@@ -23,9 +23,9 @@ def find_subspaces(
     """Rotate so that the points (N, D) fall into num_clusters[j] tight clusters in their j-th slice of dims[j] axes.
 
     Minimises sum_j sum_n |P_jᵀ (x_n - m_j(n))|² over rotations [P_0, …, P_{J-1}] and assignments, m_j(n) the mean of
-    the points in the cluster of n, from a random rotation and k-means++ centres. In turn every point goes to its
-    nearest centre in each subspace, and any two subspaces share out the axes of both by the eigenvectors of the
-    difference of their scatter matrices.
+    the points in the cluster of n, from a random rotation and k-means++ centres. Two steps alternate: every point is
+    assigned to its nearest centre in each subspace; and the axes of every two subspaces are divided between the two by
+    the eigenvectors of the difference of their scatter matrices.
 
     Returns:
         The rotation, (D, D), and the cost.
@@ -67,7 +67,7 @@ def _nearest(points: Array, centres: Array) -> NDArray[np.int64]:
 
 
 def _means(points: Array, labels: NDArray[np.int64], num_clusters: int, rng: np.random.Generator) -> Array:
-    """The mean of every cluster's points, (K, D); a point at random for a cluster without any."""
+    """The mean of every cluster's points, (K, D); a random point for an empty cluster."""
     counts = np.bincount(labels, minlength=num_clusters)
     sums = np.stack([np.bincount(labels, weights=column, minlength=num_clusters) for column in points.T], 1)
     empty = np.flatnonzero(counts == 0)

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def tf32_products() -> Iterator[None]:
-    """Let CUDA compute float32 matrix products in TF32 inside, whatever the process has chosen for itself.
+    """Inside, CUDA computes float32 matrix products in TF32, whatever the process has chosen.
 
-    The choice belongs to the whole process, so a backward pass outside of the context would not see it.
+    The choice holds for the whole process while the context is open, and not for a backward pass outside of it.
     """
     matmul = torch.backends.cuda.matmul
     # From torch 2.9 on the old flag cannot be read while the new one is set, and the new one replaces it.
@@ -27,8 +27,8 @@ def tf32_products() -> Iterator[None]:
         setattr(matmul, name, before)
 
 
-# An operator of its own is one operation for autograd, make_fx, torch.compile and vmap. A flag set around the layers
-# would not reach the backward pass, and a compiled program would not know it.
+# A custom operator is a single operation for autograd, make_fx, torch.compile and vmap. A flag set around the layers
+# would not hold in the backward pass or in a compiled program.
 @torch.library.custom_op("pyro_mfcvae::tf32_product", mutates_args=())
 def tf32_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in TF32 on CUDA, for matrices (n, k) and (k, m), or equally many of them: (s, n, k) and (s, k, m)."""
@@ -48,7 +48,8 @@ def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     a, b = ctx.saved_tensors
     of_a = tf32_product(grad, b.mT) if ctx.needs_input_grad[0] else None
-    # b is a layer's transposed weight, whose gradient lies as the weight does only if it is computed transposed.
+    # b is a layer's transposed weight. Its gradient has the memory layout of the weight only if it is computed
+    # transposed.
     of_b = tf32_product(grad.mT, a).mT if ctx.needs_input_grad[1] else None
     return of_a, of_b
 
@@ -67,7 +68,7 @@ def _(info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor) -> tuple[T
 
 
 class TF32Layers(TorchFunctionMode):
-    """Inside, every linear layer on float32 tensors multiplies by `tf32_product`; its gradient does so, too.
+    """Inside, every linear layer on float32 tensors multiplies by `tf32_product`, and so does its gradient.
 
     Densities do not call ``torch.nn.functional.linear``, so their products, Cholesky factors and triangular solves keep
     full float32. Convolutions are left to ``torch.backends.cudnn``, which by default computes them in TF32. Only CUDA

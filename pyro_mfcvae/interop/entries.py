@@ -1,4 +1,4 @@
-"""Entries of Pyro's parameter store: the names that our modules' parameters have there, and who put them there."""
+"""Entries of Pyro's parameter store: the names of our modules' parameters, and the modules that wrote them."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from pyro_mfcvae.interop.tracing import is_tracing
 serial = count()
 _DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
 
-# By parameter: the root module that last put it into a store. An entry of the store that is not here was loaded.
+# Parameter → the root module that last put it into a store. An entry of the store that is missing here was loaded.
 owners: Any = WeakTensorKeyDictionary()
 
 Entry = tuple[str, nn.Parameter, Constraint]
@@ -36,7 +36,7 @@ def is_default(name: str) -> bool:
 
 
 def stored_parameters(module: PyroModule) -> Iterator[Entry]:
-    """Every parameter of a module under the name that Pyro's store has for it."""
+    """Every parameter of a module under its name in Pyro's store."""
     prefix = f"{module._pyro_name}." if module._pyro_name else ""
     for name, parameter in module._parameters.items():
         if parameter is not None:
@@ -54,7 +54,7 @@ def stored_parameters(module: PyroModule) -> Iterator[Entry]:
 
 
 def network_buffers(module: PyroModule) -> Iterator[str]:
-    """Buffers of the networks; those of our own modules follow from how they were built."""
+    """Buffers of the networks. Those of our own modules follow from their arguments, so they are not listed."""
     for key, child in module._modules.items():
         if isinstance(child, PyroModule):
             yield from network_buffers(child)

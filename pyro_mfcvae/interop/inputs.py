@@ -1,4 +1,4 @@
-"""What users pass to a model, checked: data, and clusters that are known for some items."""
+"""Checks of a model's inputs: data, and the known clusters of some items."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,7 +50,7 @@ def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tenso
 
 
 def native(values: Any) -> NDArray[Any]:
-    """A copy as an array in the byte order of the machine, which torch asks for."""
+    """A copy as an array in the byte order of the machine, which torch requires."""
     array = np.asarray(values)
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 
@@ -78,10 +78,10 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
             f"expected x of shape (N, {', '.join(map(str, event_shape))}), got {tuple(x.shape)}: reshape it"
         )
     if is_tracing():
-        return x.shape[0]  # a number of the traced program; values cannot be looked at
+        return x.shape[0]  # the size of a traced program is symbolic, and its values are unknown
     if x.shape[0] == 0:
         raise InputError("expected at least one item, got none: pass x with N ≥ 1")
-    # Densities of a model of half precision are in float32, and so are draws from it.
+    # Densities of a model in half precision are in float32, and so are its draws.
     dtypes = {like.dtype, torch.promote_types(like.dtype, torch.float32)}
     if x.dtype not in dtypes or x.device != like.device:
         raise InputError(

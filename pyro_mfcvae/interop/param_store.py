@@ -1,8 +1,9 @@
-"""What modules share with Pyro's parameter store: a module owns its parameters, and the store only names them.
+"""The relation of modules and Pyro's parameter store: a module owns its parameters, and the store refers to them.
 
-In Pyro an entry of the store replaces the parameter of a module that has its name, and a copy of a module has its name
-too. Here every copy gets a name of its own. An entry that is not the module's parameter was loaded from a file (the
-module takes it over, all or none), replaced in the module (the module's counts), or is another module's (refused).
+In Pyro an entry of the store replaces the parameter of the same name in a module, and a copy of a module has the same
+names. Here every copy gets a name of its own. If an entry is not the module's parameter there are three cases: it was
+loaded from a file (the module takes over all entries or none); the parameter was replaced in the module (the new one is
+kept); or it belongs to another module (an error).
 """
 
 import threading
@@ -26,7 +27,7 @@ from pyro_mfcvae.interop.entries import Entry, is_default, network_buffers, owne
 
 _OTHERWISE = "load the weights by MFCVAE.save and pyro_mfcvae.load, or load_state_dict, and clear the store"
 
-# By name: the root module that bears it.
+# Name → the root module that has it.
 _bearers: "weakref.WeakValueDictionary[str, PyroModule]" = weakref.WeakValueDictionary()
 _local = threading.local()
 
@@ -74,14 +75,14 @@ class _StoreContext(_Context):
             _note_created(*root.stored_together())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Context, ()  # a copy's root makes its own
+        return _Context, ()  # the root of a copy makes its own
 
 
 Owned = tuple["StoredModule", Entry]
 
 
 def _refuse_replaced_parameters() -> None:
-    """Pyro would hand the values of poutine.lift and substitute to constrained parameters only, and drop the others."""
+    """Pyro would pass the values of poutine.lift and substitute to constrained parameters only, and lose the others."""
     for handler in _PYRO_STACK:
         if isinstance(handler, LiftMessenger | SubstituteMessenger):
             raise InputError(
@@ -91,7 +92,7 @@ def _refuse_replaced_parameters() -> None:
 
 
 class StoredModule(PyroModule):
-    """A PyroModule that owns its parameters. Its copies, and what is unpickled, get a name of their own."""
+    """A PyroModule that owns its parameters. Every copied or unpickled module gets a name of its own."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -99,7 +100,7 @@ class StoredModule(PyroModule):
         self._is_in_store = False
 
     def stored_together(self) -> tuple["StoredModule", ...]:
-        """The root modules whose parameters a store restores together, or not at all."""
+        """The root modules whose parameters a store restores together or not at all."""
         return (self,)
 
     def copied_name(self) -> str:
@@ -107,7 +108,8 @@ class StoredModule(PyroModule):
         return f"{type(self).__name__}_{next(serial)}"
 
     def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
-        # Pyro's refuses parts that ran on their own before; their parameters are their own in any case.
+        # Pyro's method refuses parts that ran before they were nested; ours need not, since modules own their
+        # parameters.
         _rename(self, name, context)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,23 +133,23 @@ def _rename(module: PyroModule, name: str, context: _Context) -> None:
 
 
 def bear_name(root: StoredModule) -> None:
-    """Note that a root module bears its name."""
+    """Record a root module under its name."""
     _bearers[root._pyro_name] = root
 
 
 def free_name(name: str) -> str:
-    """The name itself if no module bears it and Pyro's store has no entry of it, otherwise a fresh one like it."""
+    """The name itself if no module has it and Pyro's store has no entry of it, otherwise a similar new one."""
     if name in _bearers or any(entry.startswith(f"{name}.") for entry in pyro.get_param_store()):
         return f"{name}_copy_{next(serial)}"
     return name
 
 
 def reconcile(*roots: StoredModule, register: bool = True) -> None:
-    """Make the store's entries of root modules the modules' own parameters, or refuse.
+    """Make the modules' own parameters the store's entries of root modules, or raise an error.
 
     Args:
         roots: modules that are restored together.
-        register: put parameters that the store does not have yet into it.
+        register: add parameters that the store does not have yet.
 
     Raises:
         InputError: another module of the same name has the entries, or a loaded store does not hold all of the roots.
@@ -161,7 +163,7 @@ def reconcile(*roots: StoredModule, register: bool = True) -> None:
         for entry in stored_parameters(root):
             name, parameter, _ = entry
             if not parameter.requires_grad and parameter.grad is not None:
-                parameter.grad = None  # an optimiser with momentum would go on to move what is frozen
+                parameter.grad = None  # an optimiser with momentum would continue to change frozen parameters
             found = held.get(name)
             if found is parameter:
                 num_own += 1
@@ -179,7 +181,7 @@ def reconcile(*roots: StoredModule, register: bool = True) -> None:
 
 
 def _note_created(*roots: StoredModule) -> None:
-    """Note who owns parameters that were created inside a call, as Pyro's automatic guides do."""
+    """Record the owner of parameters that were created inside a call, as Pyro's automatic guides do."""
     held = pyro.get_param_store()._params
     for root in roots:
         for name, parameter, _ in stored_parameters(root):
@@ -189,7 +191,7 @@ def _note_created(*roots: StoredModule) -> None:
 
 def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
     name, parameter, constraint = entry
-    # Not by pyro.param, which would make a frozen parameter require gradients.
+    # Not with pyro.param, because it would make a frozen parameter require gradients.
     store._params[name] = parameter
     store._param_to_name[parameter] = name
     store._constraints[name] = constraint
@@ -197,7 +199,7 @@ def _put(store: ParamStoreDict, root: StoredModule, entry: Entry) -> None:
 
 
 def _settle(store: ParamStoreDict, missing: list[Owned], other: list[Owned], num_own: int) -> None:
-    """Take loaded values over, and give the store the parameters that were replaced in a module."""
+    """Copy loaded values into the modules, and put the parameters that were replaced in a module into the store."""
     loaded = []
     for root, entry in other:
         owner = owners.get(store._params[entry[0]])
@@ -234,7 +236,7 @@ def _check_loaded(store: ParamStoreDict, loaded: list[Owned], missing: list[Owne
 
 
 def _check_buffers(roots: Iterable[StoredModule]) -> None:
-    """Refuse networks whose buffers a parameter store does not restore."""
+    """Refuse networks with buffers, because a parameter store does not restore them."""
     if buffers := [name for root in roots for name in network_buffers(root)]:
         raise InputError(
             f"expected networks without buffers, since Pyro's parameter store does not save any, got {buffers[0]!r} "

@@ -1,4 +1,4 @@
-"""What models and guides do differently while ``torch.jit.trace`` records them."""
+"""Behaviour of models and guides while ``torch.jit.trace`` records them."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ def is_tracing() -> bool:
 
 
 def unfolded(buffer: Tensor, like: Tensor, *, tag: int = 0) -> Tensor:
-    """A buffer that a program of ``torch.jit.trace`` reads at every call.
+    """The buffer in a form that a program of ``torch.jit.trace`` reads at every call.
 
-    It depends on an input, ``like``, and so is not folded into a constant. The tracer merges constants of equal shape
-    and value: buffers with different tags have different shapes while it records them.
+    The result depends on an input, ``like``, so it is not folded into a constant. The tracer merges constants of equal
+    shape and value: buffers with different tags have different shapes while it records them.
     """
     if not is_tracing():
         return buffer

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing but itself."""
+"""The report of a run: one HTML page that needs no other file."""
 
 from pyro_mfcvae.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Learning curves as drawings in the page (SVG), in the page's own colours."""
+"""Learning curves as SVG drawings in the page, in the page's colours."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 _WIDTH, _HEIGHT = 640, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 92, 10, 30
 
-# Epochs at the start that do not decide the range of an axis: the first one is often far below all others.
+# Number of first epochs that do not affect the range of an axis: the first one is often far below all others.
 _SKIPPED = 0.05
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of a chart: its points in the drawing, and its name where it ends."""
+    """A curve of a chart: its points in the drawing, and its name at its end."""
 
     name: str
     points: str
@@ -28,12 +28,12 @@ class Chart:
     """A chart in a drawing of 640 × 190.
 
     Attributes:
-        title: above it.
+        title: above the chart.
         lines: the curves.
-        marks: where a mixture was fitted, in pixels from the left.
-        y_ticks: height in pixels, and number, of every tick.
-        x_ticks: the same from the left.
-        summary: what a reader who cannot see it should know.
+        marks: fits of mixtures, in pixels from the left.
+        y_ticks: height in pixels and value of every tick.
+        x_ticks: distance from the left in pixels and value of every tick.
+        summary: a description for readers who cannot see the chart.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Chart:
 def draw_chart(
     title: str, epochs: Sequence[int], curves: Mapping[str, Sequence[float]], *, marks: Sequence[float] = ()
 ) -> Chart:
-    """Curves over epochs. Values that are not finite break a curve; the first epochs do not decide the range.
+    """Curves over epochs. Values that are not finite interrupt a curve; the first epochs do not affect the range.
 
     Args:
         title: of the chart.

@@ -1,4 +1,4 @@
-"""What the report says, out of a run's folder alone: its numbers, groups and images."""
+"""The contents of the report, read from a run's folder: its numbers, groups and images."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _SURE = 0.9
 
 @dataclass(frozen=True)
 class ClusterPart:
-    """A cluster of a group: its number, items, and surest ones."""
+    """A cluster of a group: its number, its number of items, and its most certain items."""
 
     number: int
     num_items: int
@@ -41,7 +41,7 @@ class ClusterPart:
 
 @dataclass(frozen=True)
 class GroupPart:
-    """A group: its items, the surest and the least sure, images drawn from the model, and its clusters."""
+    """A group: its most and least certain items, images drawn from the model, and its clusters."""
 
     name: str
     num_items: int
@@ -66,7 +66,7 @@ class FacetPart:
 
 
 class RunContent:
-    """Reads a run's folder, part by part.
+    """Reads the parts of the report from a run's folder.
 
     Args:
         run: a finished run with its ``assignments.parquet``.
@@ -81,18 +81,18 @@ class RunContent:
         self._images = _read_images(run.assignments_path)
 
     def checks(self) -> dict[str, Any]:
-        """What ``mfcvae check`` found; empty where it did not run."""
+        """The results of ``mfcvae check``; empty if it did not run."""
         path = self.run.path / "checks" / "checks.json"
         return dict(json.loads(read_text(path))) if path.is_file() else {}
 
     def sweep(self) -> dict[str, Any]:
-        """The comparison of seeds that the run is part of; empty where there is none."""
+        """The results of the sweep that the run belongs to; empty if it belongs to none."""
         path = self.run.path.resolve().parent / "sweep.json"
         return dict(json.loads(read_text(path))) if path.is_file() else {}
 
     @torch.no_grad()
     def facet(self, j: int, sentences: Sequence[str]) -> FacetPart:
-        """All about one facet."""
+        """The part of one facet."""
         num_facets = self.pair.num_facets
         place = {num_facets - 1: "the deepest", 0: "the shallowest"}.get(j, "between the others")
         counts = self.items[f"facet_{j}_group"].value_counts()
@@ -155,7 +155,7 @@ class RunContent:
         return draw_strip([self._image(row) for row in rows], alt=f"The {len(rows)} {what}{listed}")
 
     def _draw(self, j: int, clusters: dict[int, int], name: str) -> Strip | None:
-        """Images drawn from the model, from the clusters of a group by their items."""
+        """Images drawn from the model, from the clusters of a group in proportion to their items."""
         if self._images is None:
             return None
         weights = torch.tensor(list(clusters.values()), dtype=torch.float64)
@@ -168,7 +168,7 @@ class RunContent:
         return draw_strip(_to_rgb(torch.cat(parts)), alt=f"{_NUM_IMAGES} images that the model draws of {name}")
 
     def _compose(self, j: int) -> Strip:
-        """Items (rows) with facet j of the surest items of the largest groups (columns)."""
+        """Items (rows) with facet j taken from the most certain items of the largest groups (columns)."""
         of_group = self.items.groupby(f"facet_{j}_group")[f"facet_{j}_probability"]
         largest = of_group.count().sort_values(ascending=False).index[:_COMPOSED_COLUMNS]
         columns = [int(of_group.idxmax()[g]) for g in largest]

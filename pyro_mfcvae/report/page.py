@@ -1,4 +1,4 @@
-"""The page itself: the content in its template."""
+"""The HTML page, made from its content and a template."""
 
 from collections import Counter
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from pyro_mfcvae.report.content import RunContent, gather
 from pyro_mfcvae.runs.fit import fit_epochs
 from pyro_mfcvae.runs.folder import RunFolder
 
-# How far facets may overlap before the page says that they repeat each other (adjusted mutual information).
+# Adjusted mutual information of two facets above which the page says that they repeat each other.
 _OVERLAP = 0.1
 
 _CITATION = """\
@@ -37,7 +37,7 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
 
     Args:
         run: its folder.
-        path: the file; ``report.html`` in the folder where None.
+        path: the file; ``report.html`` in the folder if None.
     """
     path = path or run.path / "report.html"
     write_text(path, render(run))
@@ -74,7 +74,7 @@ def render(run: RunFolder) -> str:
 
 
 def _facts(content: RunContent) -> list[tuple[str, str]]:
-    """What was trained on what, in the order in which a person asks."""
+    """The model, the data and the training, as rows of a table."""
     summary, config, items = content.summary, content.run.read_config(), content.items
     splits = ", ".join(f"{num:,} {name}" for name, num in items["split"].value_counts(sort=False).items())
     labels = [name.removeprefix("label_") for name in items.columns if name.startswith("label_")]
@@ -98,7 +98,7 @@ def _whole_sentence(content: RunContent, checks: dict[str, Any]) -> str:
 
 
 def _overlaps(content: RunContent) -> list[tuple[int, int, float, bool]]:
-    """How much the groups of every two facets share: 0 none, 1 all."""
+    """The information that the groups of every two facets share: 0 none, 1 all."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     groups = [content.items[f"facet_{j}_group"] for j in range(content.pair.num_facets)]

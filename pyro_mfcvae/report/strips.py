@@ -1,4 +1,4 @@
-"""Images in the page itself: rows and tables of them, as one picture each in a data URI."""
+"""Images embedded in the page: each row or table of images is one picture in a data URI."""
 
 import base64
 import io
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Pixels of the screen that an image is wide.
+# Width of an image in pixels of the screen.
 _TILE = 44
 
-# Up to this width images keep every pixel; larger ones are photographs, which lossy compression suits.
+# Up to this width images are compressed without loss; larger ones are taken as photographs, with lossy compression.
 _MOST_EXACT = 32
 
 
@@ -21,7 +21,7 @@ class Strip:
 
     Attributes:
         source: data URI.
-        alt: what is on it, in words.
+        alt: a description in words.
         width: pixels of the screen.
         is_pixelated: whether pixels are shown as squares.
     """
@@ -38,7 +38,7 @@ def draw_strip(images: Sequence[NDArray[np.float64]], *, alt: str) -> Strip | No
 
 
 def draw_table(rows: Sequence[Sequence[NDArray[np.float64] | None]], *, alt: str) -> Strip:
-    """Images (H, W, 3) in [0, 1] as a table; None leaves a place empty. What is empty, and between images, is clear."""
+    """Images (H, W, 3) in [0, 1] as a table; None leaves a place empty. Empty places and the gaps are transparent."""
     from PIL import Image
 
     height, width = next(image for row in rows for image in row if image is not None).shape[:2]

@@ -1,4 +1,4 @@
-"""Run folders: what a fit writes, resumes and evaluates, for one seed or many."""
+"""Run folders: fit, resume and evaluate runs, for one seed or many."""
 
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate
 from pyro_mfcvae.runs.fit import Fit

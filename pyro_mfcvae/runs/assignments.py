@@ -1,10 +1,10 @@
-"""Which item is in which group of which facet, as a table with a row per item: computed, written and read in batches.
+"""The table of assignments, with a row per item: computed, written and read in batches.
 
-Columns, for every facet j: ``facet_j_group`` and ``facet_j_name``; ``facet_j_probability``, the sum of q(c_j | x) over
-the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probability`` (null where there is one group);
-``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``,
-E[z_j | x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which
-item it is, ``evidence`` how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
+Its columns for every facet j: ``facet_j_group`` and ``facet_j_name``; ``facet_j_probability``, the sum of q(c_j | x)
+over the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probability`` (null if there is one group);
+``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``, E[z_j |
+x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which item it is,
+``evidence`` says how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
 ``label_NAME`` are the labels of the data. In Parquet files ``image`` is a small PNG as {bytes, path}.
 """
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet", "jsonl")
 
-# Items at once: every table is written in pieces of this size, so that memory does not grow with the data.
+# Number of items at once: tables are written in pieces of this size, so memory does not grow with the data.
 _BATCH_SIZE = 1024
 
-# Draws over which q(c | x) is averaged where the rule depends on the drawn z: a standard error of at most 0.05.
+# Number of draws for the mean of q(c | x) if the rule depends on the drawn z: a standard error of at most 0.05.
 _ASSIGN_DRAWS = 128
 
-# Thumbnails are at most so many pixels wide and high.
+# Largest width and height of thumbnails, in pixels.
 _THUMBNAIL_SIZE = 64
 
-# A run's file has thumbnails up to so many items: they take some 30 MB for 100,000 grey images of 28 × 28 pixels.
+# Most items for which a run's file has thumbnails: 100,000 grey images of 28 × 28 pixels take about 30 MB.
 _MOST_THUMBNAILS = 100_000
 
 
@@ -59,8 +59,8 @@ class Assigner:
     Args:
         pair: model and guide.
         grouping: which clusters are one group.
-        thumbnails: whether rows have an ``image``; only those of images do.
-        lowest: where given, rows have a column ``unlike`` that is true for items whose evidence is below it.
+        thumbnails: whether rows have an ``image``; items that are not images never have one.
+        lowest: if given, rows have a column ``unlike``, which is true for items whose evidence is lower.
     """
 
     pair: MFCVAE
@@ -69,7 +69,7 @@ class Assigner:
     lowest: float | None = None
 
     def rows(self, split: Split, *, name: str) -> Iterator["pa.Table"]:
-        """The table of a split, some rows at a time; ``name`` fills the column ``split``."""
+        """The table of a split, in pieces of some rows; ``name`` is the value of the column ``split``."""
         if not self.pair.model.missing:
             check_complete(split.images)
         planes = [FacetPlane.of(prior) for prior in self.pair.priors]
@@ -89,7 +89,7 @@ class Assigner:
         }
         self.pair.eval()
         with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(chosen.start)  # one draw of z per item: the same items get the same one
+            torch.manual_seed(chosen.start)  # one draw of z per item, the same at every call
             draws = self.pair.weigh(as_float(images).to(self.pair.model.alpha.device), num_samples=1)
             priors, guide = self.pair.priors, self.pair.guide
             probs = [
@@ -139,7 +139,7 @@ class Assigner:
 
 
 def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) -> None:
-    """Write the ``assignments.parquet`` of a run: all items that trained, and those that were held out."""
+    """Write the ``assignments.parquet`` of a run: all training items, and all held-out items."""
     assigner = Assigner(pair, grouping, thumbnails=sum(map(len, data.splits.values())) <= _MOST_THUMBNAILS)
     tables = chain.from_iterable(assigner.rows(split, name=name) for name, split in data.splits.items())
     write_assignments(tables, run.assignments_path, format="parquet", model=run.model_fingerprint())
@@ -148,7 +148,7 @@ def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) 
 def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[bytes]:
     """Images (N, C, H, W), uint8 or floats in [0, 1], as PNG files of at most ``size`` pixels each way.
 
-    Missing pixels, NaN, are white; of RGBA, RGB is shown.
+    Missing pixels, NaN, are white; the alpha channel of RGBA is dropped.
     """
     from PIL import Image
 
@@ -167,7 +167,7 @@ def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[by
 
 
 def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, model: str = "") -> int:
-    """Write tables as one file, piece by piece; returns how many rows there are.
+    """Write tables as one file, piece by piece; returns the number of rows.
 
     In csv files every coordinate of z has a column of its own, and there is no image; jsonl has no image either.
 
@@ -175,7 +175,7 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
         tables: the rows, see `Assigner.rows`.
         path: the file; it appears whole or not at all.
         format: csv, parquet or jsonl.
-        model: fingerprint of the saved model that assigns; Parquet files hold it, and a checksum.
+        model: fingerprint of the saved model that made the assignments; Parquet files hold it, and a checksum.
     """
     if format not in FORMATS:
         raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
@@ -199,10 +199,10 @@ def read_assignments(path: Path, *, images: bool = False, model: str | None = No
     Args:
         path: the file.
         images: whether the column ``image`` is read.
-        model: fingerprint of the saved model whose assignments they must be, where that is known.
+        model: fingerprint of the saved model that must have made the assignments, if that is known.
 
     Raises:
-        InputError: there is no such file, it was damaged or changed, or it is of another model.
+        InputError: there is no such file, it was damaged or changed, or it belongs to another model.
     """
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Models and checkpoints on disk: what is in them, to which configuration and data they belong, and how they return."""
+"""Models and checkpoints on disk: their contents, the digests of configuration and data, and how they are loaded."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 def config_digest(text: str) -> str:
-    """Tells the settings of a ``config.toml`` from others: SHA-256, 16 hex digits.
+    """Digest of the settings in a ``config.toml``: 16 hex digits of a SHA-256.
 
-    Layout and comments do not count. The place of the data does not count either, so that a folder can move; data have
-    a fingerprint of their own.
+    Layout and comments do not change it. The path of the data does not change it either, so that a folder can move;
+    data have a fingerprint of their own.
     """
     table = tomllib.loads(text)
     if isinstance(data := table.pop("data", None), dict):
@@ -33,7 +33,7 @@ def config_digest(text: str) -> str:
 
 
 def save_pair(pair: MFCVAE, path: Path, *, config: str = "", data: str = "") -> None:
-    """All parameters and buffers of a pair, with its event shape.
+    """Write all parameters and buffers of a pair, with its event shape.
 
     Args:
         pair: what to save.
@@ -46,10 +46,10 @@ def save_pair(pair: MFCVAE, path: Path, *, config: str = "", data: str = "") -> 
 
 
 def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVAE:
-    """The pair that `save_pair` wrote, built from its configuration, on the CPU.
+    """Load the pair that `save_pair` wrote, built from its configuration, on the CPU.
 
     Raises:
-        InputError: the file is damaged, or of another configuration than the one with this ``digest``.
+        InputError: the file is damaged, or belongs to another configuration than that of ``digest``.
     """
     tensors, metadata = read_tensors(path, "event_shape")
     _check_config(metadata, digest, path)
@@ -61,7 +61,7 @@ def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVA
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training's whole state on disk, and the one before it: the previous file serves where the last is damaged.
+    """A training's whole state on disk, and the state before it, which is used if the last file is damaged.
 
     Args:
         path: of the last state.
@@ -77,11 +77,11 @@ class Checkpoint:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume from."""
         return self.path.is_file() or self.previous_path.is_file()
 
     def save(self, training: Training, *, metrics: str = "") -> None:
-        """Write the state after a whole step; what was the last state becomes the previous one.
+        """Write the state after a whole step; the last state becomes the previous one.
 
         Args:
             training: between two steps.
@@ -94,20 +94,20 @@ class Checkpoint:
         ready.replace(self.path)
 
     def sign_for(self, config: str) -> None:
-        """Make the last state that of another configuration, with this digest; the previous one stays as it is.
+        """Make the last state belong to another configuration, with this digest; the previous state is not changed.
 
         Raises:
-            InputError: the last state is missing, damaged, or of another configuration than this one's.
+            InputError: the last state is missing, damaged, or belongs to another configuration than this checkpoint.
         """
         tensors, metadata = read_tensors(self.path, "epoch")
         _check_config(metadata, self.config, self.path)
         write_tensors(tensors, self.path, metadata={**metadata, "config": config})
 
     def load(self, training: Training) -> dict[str, str]:
-        """Put a training where the last state left it, or else the previous one; returns the metadata.
+        """Set a training to the last state, or to the previous one if the last is damaged; returns the metadata.
 
         Raises:
-            InputError: neither file serves: damaged, of another configuration, or of a training on other data.
+            InputError: neither file can be used: each is damaged, or belongs to another configuration or other data.
         """
         if not self.path.is_file():
             metadata = load_training(training, self.previous_path, config=self.config)
@@ -127,7 +127,7 @@ class Checkpoint:
 
 
 def save_training(training: Training, path: Path, *, config: str = "", metrics: str = "") -> None:
-    """The whole state of a training after a step: parameters, buffers, optimiser, random state, sums of the epoch."""
+    """Write the state of a training after a step: parameters, buffers, optimiser, random state, sums of the epoch."""
     tensors = {f"pair.{name}": tensor for name, tensor in training.pair.state_dict().items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
@@ -147,7 +147,7 @@ def save_training(training: Training, path: Path, *, config: str = "", metrics: 
 
 
 def load_training(training: Training, path: Path, *, config: str | None = None) -> dict[str, str]:
-    """Put a training of the same configuration where `save_training` left one: it goes on as if it had not stopped.
+    """Set a training of the same configuration to the state of `save_training`: it continues as if it had not stopped.
 
     Everything is checked before the training is touched.
 
@@ -155,7 +155,7 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
         The file's metadata.
 
     Raises:
-        InputError: the file is damaged, of another configuration, or of a training on other data.
+        InputError: the file is damaged, or belongs to another configuration or other data.
     """
     tensors, metadata = read_tensors(path, "epoch")
     if metadata.get("data") != training.data_fingerprint:
@@ -198,7 +198,7 @@ def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[i
 
 
 def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict[int, dict[str, Tensor]]:
-    """The optimiser's state by parameter; a parameter that took no step, or was fitted, has none."""
+    """The optimiser's state by parameter; a parameter without a step, or one that was fitted, has no state."""
     parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -211,12 +211,12 @@ def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict
         like = parameters[number]
         check_fit(state, {"step": torch.zeros((), dtype=torch.float32), "exp_avg": like, "exp_avg_sq": like}, path)
         for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = torch.empty_like(like).copy_(state[key])  # fused Adam reads moments as the parameter lies
+            state[key] = torch.empty_like(like).copy_(state[key])  # in the parameter's layout, for fused Adam
     return states
 
 
 def _random_states(states: dict[str, Tensor], path: Path) -> list[Tensor]:
-    """The states of the CUDA devices; none where the file has fewer than there are here."""
+    """The states of the CUDA devices; an empty list if the file has fewer devices than this machine."""
     check_fit({k: v for k, v in states.items() if k == "cpu"}, {"cpu": torch.get_rng_state()}, path)
     here = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     names = [f"cuda.{index}" for index in range(len(here))]

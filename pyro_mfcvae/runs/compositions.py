@@ -1,4 +1,4 @@
-"""New images out of a fitted pair, as tables: clusters to draw from, and facets of one image put into another."""
+"""Tables of new images from a fitted pair: drawn from clusters, or with facets of one image put into another."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def generate_clusters(
 ) -> Tensor:
     """Images drawn from clusters of one facet, a row each: (clusters, num, *event_shape).
 
-    All images of a column share one draw of the other facets, so that what differs down a column is the facet's doing.
-    Column and cluster number draw a new z_facet; ``temperature`` is that of `MFCVAE.sample`.
+    All images of a column share one draw of the other facets, so the images of a column differ by the facet only. For
+    every cluster and column a new z_facet is drawn; ``temperature`` is that of `MFCVAE.sample`.
     """
     shared = pair.sample_latents(num, temperature=temperature)
     rows = []
@@ -56,5 +56,5 @@ def largest_clusters(assignments: NDArray[np.int64], num: int) -> list[int]:
 def typical_items(
     assignments: NDArray[np.int64], confidence: NDArray[np.float64], clusters: Sequence[int]
 ) -> list[int]:
-    """For every cluster the item that is most certainly in it."""
+    """For every cluster, its most certain item."""
     return [int(np.argmax(np.where(assignments == k, confidence, -1.0))) for k in clusters]

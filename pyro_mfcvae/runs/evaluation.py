@@ -1,4 +1,4 @@
-"""What a fitted pair says about a data set, item by item and in sum."""
+"""Evaluation of a fitted pair on a data set: assignments of the items, the ELBO and scores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,10 @@ class Evaluation:
     Attributes:
         assignments: most probable cluster, (N, J).
         confidence: its probability q(c_j | x), (N, J).
-        elbo: ELBO of the split divided by N, in nats, the KL of the priors' random parameters included; every
-            facet's KL counts in full, whatever weight it trained with. The same at every call.
+        elbo: ELBO of the split divided by N, in nats, the KL of the priors' random parameters included; every facet's
+            KL counts in full, whatever its weight in training. It is the same at every call.
         scores: agreement of the clusters with the labels.
-        grouping: which clusters are one group.
+        grouping: the groups of clusters.
         groups: most probable group, (N, J).
         group_confidence: its probability, the sum of q(c_j | x) over its clusters, (N, J).
         group_scores: agreement of the groups with the labels.
@@ -74,7 +74,7 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
     Args:
         pair: model and guide.
         split: the items.
-        grouping: which clusters are one group; what the model itself suggests where None.
+        grouping: the groups of clusters; the model's own groups if None.
         batch_size: items at once.
     """
     if not pair.model.missing:
@@ -109,9 +109,9 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
 
 
 def find_groups(pair: MFCVAE, split: Split, *, num_items: int = 10_000) -> Grouping:
-    """The groups that the model suggests; how large each cluster is, at most so many items decide, evenly spread.
+    """The model's own groups; a limited number of evenly spread items decide the sizes of the clusters.
 
-    Pyro's and torch's random states stay as they are.
+    Pyro's and torch's random states are not changed.
     """
     chosen = torch.linspace(0, len(split) - 1, min(len(split), num_items), dtype=torch.float64).long()
     pair.eval()

@@ -1,4 +1,4 @@
-"""The main job: from a configuration to a finished run folder."""
+"""Fit a configuration: train it and fill its run folder."""
 
 import logging
 import time
@@ -53,23 +53,23 @@ def fit(
     fabric: Fabric | None = None,
     callbacks: tuple[Callback, ...] = (),
 ) -> Fit:
-    """Train a configuration in a run folder, from where the folder's checkpoint stands, and fill the folder.
+    """Train a configuration in a run folder, from the folder's checkpoint if it has one, and fill the folder.
 
     A checkpoint is written at the end of every epoch, and after the current step when a signal (SIGINT, SIGTERM,
-    SIGHUP) asks the process to end. A run that was stopped and is fitted again ends, on a CPU, with the same bits as
-    one that was not. The folder's lock is taken first; nothing else is written before configuration and data are known
-    to fit.
+    SIGHUP) asks the process to end. On a CPU, a run that was stopped and resumed ends with the same bits as one that
+    was not stopped. The folder is locked first; nothing else is written before configuration and data have been
+    checked.
 
     Args:
         config: what to train.
         run: the folder.
-        data: loaded by the configuration where None.
-        device: as for `open_fabric`, where no fabric is given.
-        fabric: what `open_fabric` gives. With several devices only the first one writes, and calls callbacks.
+        data: loaded by the configuration if None.
+        device: as for `open_fabric`; unused if a fabric is given.
+        fabric: the result of `open_fabric`. With several devices only the first one writes and calls callbacks.
         callbacks: called at every step and epoch.
 
     Raises:
-        InputError: the folder is in use, or holds a run of another configuration; the training diverged.
+        InputError: the folder is in use or holds a run of another configuration, or the training diverged.
         StoppedError: a signal stopped the training.
     """
     with ExitStack() as stack:
@@ -100,7 +100,7 @@ def fit(
 
 
 def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
-    """The training, from where the folder's checkpoint stands; nothing is written."""
+    """The training, set to the folder's checkpoint; nothing is written."""
     if run.config_path.is_file() and run.read_config() != config:
         raise InputError(
             f"expected a run of this configuration in {run.path}, got one of another: choose another folder, or bring "
@@ -131,7 +131,7 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
 
 
 def warn_unfinished_fades(training: Training) -> None:
-    """Warn of facets that are not faded in when the training ends."""
+    """Warn of facets that will not be fully faded in at the end of the training."""
     for j in range(training.schedule.num_facets):
         if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
             _log.warning(
@@ -143,7 +143,7 @@ def warn_unfinished_fades(training: Training) -> None:
 
 
 def write_start(config: Config, run: RunFolder, training: Training) -> float:
-    """Write what a folder holds before any further epoch; returns the seconds spent before a stop."""
+    """Write a folder's files before the next epoch; returns the training time before a stop, in seconds."""
     run.write_config(config)
     run.truncate_metrics(training.epoch)
     return _seconds_before(run)
@@ -153,7 +153,7 @@ def write_epoch(run: RunFolder, training: Training, record: EpochRecord, seconds
     """Write an epoch's record and its checkpoint.
 
     Raises:
-        DivergedError: a parameter is not finite; the last checkpoint stays.
+        DivergedError: a parameter is not finite; the last checkpoint is kept.
     """
     check_parameters(training.pair, training.step)
     # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
@@ -167,10 +167,10 @@ def write_step(run: RunFolder, training: Training) -> None:
 
 
 def finish(config: Config, run: RunFolder, data: Dataset, training: Training, seconds: float) -> Fit:
-    """Write the model, and score it.
+    """Write the model, and score it on the test items.
 
     Raises:
-        InputError: what came out is not a result, see `check_outcome`.
+        InputError: the outcome is not a valid result, see `check_outcome`.
     """
     fabric, pair = training.fabric, training.pair
     check_parameters(pair, training.step)
@@ -199,7 +199,7 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
     if fabric.is_global_zero:
         assign_all(run, pair, grouping, data)
         _draw(config, run, data, evaluation)
-        run.write_summary(summary)  # the last file: a sweep takes a run that has one as finished
+        run.write_summary(summary)  # this is the last file: for a sweep, a run that has one is finished
     return Fit(run, data, evaluation, summary)
 
 
@@ -209,13 +209,13 @@ def _seconds_before(run: RunFolder) -> float:
 
 
 def _may_retry(config: Config, training: Training) -> bool:
-    """Once, on one device: several would have to agree on it."""
+    """Retry once, on one device only, because several devices would have to agree."""
     asked = config.training.on_divergence == "retry"
     return asked and training.learning_rate_factor == 1 and training.fabric.world_size == 1
 
 
 def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) -> float:
-    """Train to the end; returns the seconds spent, those before a stop included."""
+    """Train to the end; returns the training time in seconds, with that before a stop."""
     before = _seconds_before(run)
     clock = time.perf_counter()
     with stop_after_step() as request:
@@ -239,7 +239,7 @@ def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) 
 
 
 def _stop_where_asked(run: RunFolder, training: Training, request: StopRequest) -> None:
-    """Save the state after this step and raise, where a signal has asked one of the devices to end."""
+    """Save the state after this step and raise if a signal has asked one of the devices to end."""
     if not any_rank(training.fabric, bool(request)):
         return
     request.accept()
@@ -267,7 +267,7 @@ def _choose_known_items(config: Config, data: Dataset) -> KnownItems | None:
 
 
 def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]:
-    """When the mixtures were fitted, in epochs: 2.5 is half-way through the third one.
+    """The times of the fits of mixtures, in epochs: 2.5 is the middle of the third epoch.
 
     Args:
         config: of the run.
@@ -282,11 +282,11 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
 
 def _draw(config: Config, run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:
     records = run.read_metrics()
-    if records:  # metrics.jsonl may have been damaged, which does not keep a run from its end
+    if records:  # a damaged metrics.jsonl does not stop a run
         save_figure(plot_curves(records, fits=fit_epochs(config, records)), run.curves_figure)
     if data.test.images.ndim != 4:
         return
-    images = data.test.images[:, :3].numpy()  # of RGBA, what can be shown on white: RGB
+    images = data.test.images[:, :3].numpy()  # the figures show the RGB of RGBA images
     num_facets = len(evaluation.grouping.facets)
     depth = {num_facets - 1: ", the deepest", 0: ", the shallowest"} if num_facets > 1 else {}
     clusters = plot_facets(

@@ -1,14 +1,11 @@
-"""A run folder: what a fit leaves behind, and what every later command reads.
+"""A run folder: a fit writes it, and every later command reads it.
 
 config.toml             the configuration, complete
 model.safetensors       parameters and buffers of the pair
-checkpoint/             all that ``--resume`` needs
-metrics.jsonl           one record per epoch
-summary.json            what came out
-groups.json             which clusters are one group, and what groups are called
-assignments.parquet     which item is in which group of which facet
-figures/                pictures
-tensorboard/            the same metrics as TensorBoard events, where tensorboard is installed
+checkpoint/             the state for ``--resume`` metrics.jsonl           one record per epoch summary.json
+the results groups.json             the groups of clusters and their names assignments.parquet     the groups and
+clusters of every item figures/                pictures tensorboard/ the same metrics as TensorBoard events, if
+tensorboard is installed
 """
 
 import hashlib
@@ -40,7 +37,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, path: Path) -> "RunFolder":
-        """A folder for a new run, which must not hold anything yet; nothing is written."""
+        """A folder for a new run, which must be empty; nothing is written."""
         check_empty(path)
         return cls(path)
 
@@ -70,7 +67,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The state to go on from; made for the settings in ``config.toml``, where there is one."""
+        """The checkpoint, for the settings in ``config.toml`` if there is one."""
         return Checkpoint(self.checkpoint_path, self.config_digest())
 
     @property
@@ -106,14 +103,15 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def write_config(self, config: Config) -> None:
-        """Record the configuration, once: the digests of models and checkpoints are of this text."""
+        """Write the configuration, once: the digests of models and checkpoints are those of this text."""
         if not self.config_path.is_file():
             write_text(self.config_path, to_toml(config))
 
     def change_config(self, config: Config) -> None:
-        """Replace the configuration of a run that is to be trained for longer; its last checkpoint stays usable.
+        """Replace the configuration of a run, to train it for longer; its last checkpoint stays valid.
 
-        The checkpoint changes first. After a stop in between, the previous one still belongs to the old configuration.
+        The checkpoint changes first. If the process stops in between, the previous one still belongs to the old
+        configuration.
         """
         text = to_toml(config)
         self.checkpoint.sign_for(config_digest(text))
@@ -139,10 +137,10 @@ class RunFolder:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def read_grouping(self, pair: MFCVAE | None = None) -> Grouping:
-        """The groups as the user left them; those that the model itself suggests where there is no ``groups.json``.
+        """The groups in ``groups.json``, with the user's changes; the model's own groups if there is no such file.
 
         Args:
-            pair: the run's, where it is loaded already.
+            pair: the run's pair, if it is loaded already.
         """
         pair = pair or self.load_pair()
         return Grouping.read(self.groups_path, model=self.model_fingerprint()) or Grouping.from_trees(pair.groups())
@@ -152,7 +150,7 @@ class RunFolder:
         grouping.write(self.groups_path, model=self.model_fingerprint())
 
     def append_metrics(self, record: EpochRecord, *, seconds: float) -> None:
-        """Add an epoch's record, with the training time so far."""
+        """Append an epoch's record, with the training time so far."""
         append_line(self.metrics_path, json.dumps({**asdict(record), "seconds": round(seconds, 3)}))
 
     @property
@@ -161,21 +159,21 @@ class RunFolder:
         return self.model_path.is_file() or len(self._read_whole_lines()) > 1
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every epoch's record so far; what is not a record, such as half a line, is left out."""
+        """Every epoch's record so far; lines that are not records, such as partial ones, are left out."""
         return [json.loads(line) for line in self._read_whole_lines()]
 
     def truncate_metrics(self, num_epochs: int) -> None:
-        """Keep the lines of the first epochs; drop that of an epoch that was not checkpointed, and half a line."""
+        """Truncate ``metrics.jsonl`` to the first epochs: lines without a checkpoint and partial lines are dropped."""
         write_text(self.metrics_path, "".join(self._read_whole_lines(num_epochs)))
 
     def metrics_digest(self, num_epochs: int) -> str:
-        """Tells the lines of the first epochs from others."""
+        """Digest of the lines of the first epochs."""
         return hashlib.sha256("".join(self._read_whole_lines(num_epochs)).encode()).hexdigest()[:16]
 
     def check_metrics(self, num_epochs: int, *, digest: str) -> None:
-        """Warn where the lines of the first epochs are not those that a checkpoint was written with.
+        """Warn if the lines of the first epochs have changed since the checkpoint was written.
 
-        That is no reason not to go on: the model does not depend on them.
+        The training continues, because the model does not depend on these lines.
         """
         if self.metrics_digest(num_epochs) != digest:
             _log.warning(
@@ -187,7 +185,7 @@ class RunFolder:
             )
 
     def _read_whole_lines(self, num_epochs: int | None = None) -> list[str]:
-        """The lines of ``metrics.jsonl`` that are records of one epoch after another, with their ends."""
+        """The lines of ``metrics.jsonl`` that are records of consecutive epochs, with their line ends."""
         lines: list[str] = []
         last = 0
         content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
@@ -211,7 +209,7 @@ class RunFolder:
         """The results of the finished run.
 
         Raises:
-            InputError: the file is damaged, was changed, or is of other settings.
+            InputError: the file is damaged, was changed, or belongs to other settings.
         """
         summary = _parse(read_text(self.summary_path), self.summary_path)
         if summary.pop(_CHECKSUM, None) != _checksum(summary):
@@ -236,7 +234,7 @@ def _checksum(summary: dict[str, Any]) -> str:
 
 
 def _epoch_of(line: bytes) -> int:
-    """The epoch of a line's record; 0 where the line is none."""
+    """The epoch of a line's record; 0 if the line is not a record."""
     try:
         record = json.loads(line)
         epoch = record["epoch"]

@@ -1,4 +1,4 @@
-"""What a run keeps of its user's view on groups: which cluster belongs to which group, and what a group is called."""
+"""The groups of a run as its user left them: the group of every cluster, and the names of the groups."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ class FacetGroups:
     """The groups of one facet.
 
     Attributes:
-        tree: how the facet's clusters merge.
+        tree: the merges of the facet's clusters.
         labels: the group of every cluster, (K,): 0 … G-1, and every number occurs.
-        names: one per group, (G,); empty where the group has none.
+        names: one per group, (G,); empty if the group has no name.
     """
 
     tree: MergeTree
@@ -49,13 +49,13 @@ class FacetGroups:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the groups are those of a cut through the tree; otherwise a person has merged or split some."""
+        """Whether the groups are those of a cut through the tree; otherwise the user has merged or split some."""
         if self.num_groups > len(self.tree.merges) + 1:
             return False
         return {*_members(self.labels)} == {*_members(self.tree.labels(self.num_groups))}
 
     def name(self, group: int) -> str:
-        """What the group is called: its name, or its number."""
+        """The group's name, or its number if it has none."""
         return self.names[group] or f"group {group}"
 
     def members(self, group: int) -> list[int]:
@@ -65,17 +65,17 @@ class FacetGroups:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of every facet. Each change gives another `Grouping`; groups that it leaves alone keep their names."""
+    """The groups of every facet. Each change gives a new `Grouping`; groups that do not change keep their names."""
 
     facets: tuple[FacetGroups, ...]
 
     @classmethod
     def from_trees(cls, trees: Iterable[MergeTree]) -> "Grouping":
-        """The groups where each tree's merges stop overlapping, without names."""
+        """The groups that each tree suggests, without names."""
         return cls(tuple(FacetGroups(tree, tree.labels(), ("",) * tree.num_groups) for tree in trees))
 
     def __repr__(self) -> str:
-        """A line per facet: how many groups of how many clusters, and what they are called."""
+        """A line per facet: the numbers of groups and of clusters, and the names."""
         lines = (
             f"  facet {j}: {groups.num_groups} of {groups.tree.num_clusters} clusters"
             + (f" ({', '.join(self.names(j))})" if any(groups.names) else "")
@@ -93,7 +93,7 @@ class Grouping:
         return self._facet(facet).labels
 
     def names(self, facet: int) -> tuple[str, ...]:
-        """What the groups of a facet are called, (G,): names, or numbers where there is none."""
+        """The names of a facet's groups, (G,); a group without a name has its number."""
         groups = self._facet(facet)
         return tuple(map(groups.name, range(groups.num_groups)))
 
@@ -117,7 +117,7 @@ class Grouping:
         return self.cut(facet, self._facet(facet).tree.num_groups)
 
     def merge(self, facet: int, groups: Sequence[int]) -> "Grouping":
-        """Make one group of several; it takes the smallest number, and the first name among theirs."""
+        """Merge several groups into one, which gets their smallest number and the first of their names."""
         own = self._facet(facet)
         chosen = sorted({self._check_group(own, group) for group in groups})
         if len(chosen) < 2:
@@ -128,7 +128,7 @@ class Grouping:
         return merged.rename(facet, chosen[0], name)
 
     def split(self, facet: int, clusters: Sequence[int]) -> "Grouping":
-        """Take clusters out of their groups into a new group, the last one."""
+        """Move clusters from their groups to a new group, the last one."""
         own = self._facet(facet)
         chosen = sorted(set(clusters))
         if not chosen or not all(0 <= k < len(own.labels) for k in chosen):
@@ -138,7 +138,7 @@ class Grouping:
         return self._regroup(facet, np.unique(labels, return_inverse=True)[1])
 
     def rename(self, facet: int, group: int, name: str) -> "Grouping":
-        """Call a group by a name; an empty one takes the name away."""
+        """Name a group; an empty name removes its name."""
         own = self._facet(facet)
         names = list(own.names)
         names[self._check_group(own, group)] = " ".join(name.split())
@@ -156,7 +156,7 @@ class Grouping:
 
     @classmethod
     def read(cls, path: Path, *, model: str) -> "Grouping | None":
-        """What `write` wrote; None where there is no file, or it is about another model."""
+        """Read the file that `write` wrote; None if there is no file, or if it belongs to another model."""
         if not path.is_file():
             return None
         try:

@@ -1,4 +1,4 @@
-"""Many seeds of one configuration: how much of a result is the model's, and how much is luck."""
+"""Many seeds of one configuration, to see how much a result depends on the seed."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Sweep:
     agreement: NDArray[np.float64]
 
     def __repr__(self) -> str:
-        """A line per seed, and how much the seeds agree."""
+        """A line per seed, and the agreement of the seeds."""
         lines = (
             f"  seed {seed}: ELBO {evaluation.elbo:.2f} nats per item, groups {evaluation.grouping.num_groups}"
             for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
@@ -64,7 +64,7 @@ class Sweep:
         return pairs.mean(0) if len(pairs) else np.full(self.agreement.shape[-1], np.nan)
 
     def summary(self) -> dict[str, Any]:
-        """Everything as JSON takes it."""
+        """All fields, as values for JSON."""
         runs = [
             {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.facet_records()}
             | {"redundancy": evaluation.scores.redundancy.tolist()}
@@ -84,13 +84,13 @@ def sweep(
     together: bool = False,
     on_done: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Sweep:
-    """Fit a configuration with every seed, each in a process and a run folder ``seed-N`` of its own, side by side.
+    """Fit a configuration with every seed, in parallel, each in its own process and its own run folder ``seed-N``.
 
-    Each is the run that `fit` makes with that seed. A run that is finished is not fitted again, and one that was
-    stopped goes on. All are then scored on the same test items, those of the configuration's own seed.
+    Each run equals the run of `fit` with that seed. Finished runs are not fitted again, and stopped runs are resumed.
+    All are then scored on the same test items, those of the configuration's own seed.
 
-    Together, one process takes the steps of all seeds at once, on one device (see `fit_together`): what fills a
-    fraction of a GPU with one seed fills more of it with ten. The runs differ from those of `fit` in rounding alone.
+    With ``together``, one process takes the steps of all seeds at once, on one device (see `fit_together`), so that
+    small models use more of a GPU. The runs differ from those of `fit` by rounding only.
 
     Args:
         config: what to train.
@@ -98,20 +98,20 @@ def sweep(
         seeds: of the runs.
         root: folder of the data sets' files, as for `load_dataset`.
         device: as for `fit`.
-        workers: how many runs at a time; by default one per GPU, or one per CPU core, which share the cores evenly.
-        together: train all in this process, at once.
+        workers: number of parallel runs; by default one per GPU, or one per CPU core. They share the cores evenly.
+        together: train all seeds at once in this process.
         on_done: called after every finished run, with its seed and summary.
 
     Raises:
-        InputError: a seed failed, because its training diverged or its process was killed, say. The others are finished
-            first. Or another process uses the folder.
-        StoppedError: a signal asked the sweep to end; every seed that was training has saved its last step.
+        InputError: another process uses the folder, or a seed failed, for example because its training diverged or its
+            process was killed. The other seeds are finished first.
+        StoppedError: a signal asked the sweep to end; every seed in training has saved its last step.
     """
     check_own_parts(config)
     with locked(folder):
         data = load_dataset(
             config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
-        )  # first, so that no process starts in vain
+        )  # checked first, before any process starts
         if together:
             if workers is not None:
                 raise InputError("seeds that train together take one process: give either workers or together")
@@ -149,8 +149,8 @@ def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
 def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.float64]:
     """ARI of every facet's clusters with those of its match among another run's facets, (J,).
 
-    Facets are matched one to one, so that the sum of the ARIs is as large as can be: two runs that found the same
-    things in another order agree.
+    Facets are matched one to one so that the sum of the ARIs is largest. So two runs agree if they found the same
+    clusterings in another order.
 
     Args:
         here: clusters of N items along the facets of one run, (N, J).
@@ -172,7 +172,7 @@ def _fit_side_by_side(
     workers: int | None,
     on_done: Callable[[int, dict[str, Any]], None] | None,
 ) -> dict[int, InputError]:
-    """Fit every seed in a process of its own; what failed."""
+    """Fit every seed in a process of its own; returns the failures."""
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
@@ -190,7 +190,7 @@ def _fit_side_by_side(
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
-    import_parts(config.own_modules)  # this process's parent has imported them, see `sweep`
+    import_parts(config.own_modules)  # the parent process has imported these modules, see `sweep`
     run = _run_of(config, path)
     if run.summary_path.is_file():
         return run.read_summary()
@@ -207,7 +207,7 @@ def _fit_together(
     device: str,
     on_done: Callable[[int, dict[str, Any]], None] | None,
 ) -> dict[int, InputError]:
-    """Fit all seeds in this process at once; what failed."""
+    """Fit all seeds in this process at once; returns the failures."""
     configs, runs, failures = [], [], {}
     for seed in seeds:
         run = _run_of(replace(config, seed=seed), folder / f"seed-{seed}")

@@ -1,4 +1,4 @@
-"""How long a training will take, from a few steps of it, and whether the machine is busy."""
+"""Estimates of a training's duration from a few steps, and a check whether the machine is busy."""
 
 import os
 import time
@@ -17,7 +17,7 @@ _NUM_WARMUP, _NUM_TIMED = 2, 4
 
 
 def describe_load() -> str | None:
-    """A hint where other programs occupy all cores, because threads of one training then wait for each other."""
+    """A hint if other programs use all cores, because then the threads of a training wait for each other."""
     num_threads, num_cores = torch.get_num_threads(), os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if num_threads == 1 or load < num_cores:
@@ -31,7 +31,7 @@ def describe_load() -> str | None:
 def estimate_seconds(config: Config, data: Dataset) -> float:
     """Seconds of all steps of a training on this machine's CPU: the fastest of a few steps, times their number.
 
-    Fits of mixtures and records are left out. Torch's random state stays as it is.
+    Fits of mixtures and writing of records are not included. Torch's random state is not changed.
     """
     size = min(config.training.batch_size, len(data.train))
     x = as_float(data.train.images[:size]).nan_to_num()

@@ -1,4 +1,4 @@
-"""Many runs in one process, which takes all their steps at once."""
+"""Many runs in one process, which takes the steps of all at once."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,18 +23,18 @@ def fit_together(
     data: Sequence[Dataset],
     device: str = "auto",
 ) -> Iterator[Fit | InputError]:
-    """`fit` for configurations that differ in their seed alone, in one process that takes all their steps at once.
+    """`fit` for configurations that differ only by their seed, in one process that takes the steps of all at once.
 
-    Every run differs from the one that `fit` makes in rounding alone. Each has its checkpoint at the end of every
-    epoch, and after the current step when a signal asks to end: runs that were stopped go on, together or alone; those
-    that are behind come first. The seconds of a run are its share. A run that fails gives its error, and the others are
-    finished.
+    Every run differs from that of `fit` by rounding only. A checkpoint of each is written at the end of every epoch,
+    and after the current step if a signal asks the process to end. Stopped runs can be resumed, together or alone; runs
+    that are behind are continued first. The seconds of a run are its share of the time. If a run fails, its error is
+    returned, and the others are finished.
 
     Args:
         configs: what to train.
         runs: their folders.
         data: of each.
-        device: as for `open_fabric`; one.
+        device: as for `open_fabric`; one device only.
 
     Raises:
         InputError: they cannot be trained together, see `StackedTraining`.
@@ -85,7 +85,7 @@ class _Together:
         self._failures: dict[int, InputError] = {}
 
     def train(self, request: StopRequest) -> dict[int, InputError]:
-        """Train all to their end; the error of each that failed."""
+        """Train all runs to the end; returns the error of each run that failed."""
         stack, members = None, []
         while left := [s for s, t in enumerate(self._trainings) if s not in self._failures and not t.is_finished]:
             step = min(self._trainings[s].step for s in left)
@@ -101,7 +101,7 @@ class _Together:
         return StackedTraining([self._trainings[s] for s in members], [self._states[s] for s in members])
 
     def _write_start(self) -> None:
-        """Write the folders' first files, once it is known that the runs can be trained together."""
+        """Write the folders' first files, after it has turned out that the runs can be trained together."""
         if not self.seconds:
             every = zip(self._configs, self._runs, self._trainings, strict=True)
             self.seconds = [write_start(config, run, training) for config, run, training in every]

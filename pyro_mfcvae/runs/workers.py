@@ -1,4 +1,4 @@
-"""Jobs in worker processes, which always end when this process ends."""
+"""Jobs in worker processes, which end when this process ends."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from typing import Any
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.stopping import StoppedError, stop_on_signals
 
-# What a worker gets to save its last step before it is killed.
+# Seconds that a worker has to save its last step before it is killed.
 _PATIENCE_SECONDS = 10.0
 
 
@@ -34,15 +34,15 @@ def run_jobs(
     workers: int,
     on_done: Callable[[int, Any], None],
 ) -> dict[int, InputError]:
-    """Call a function with several arguments, each in a process of its own, so many at a time.
+    """Call a function once per job, each time in a process of its own, with a limited number at a time.
 
-    When this process is asked to end, or one of the others is killed, all others are asked to end, and save their last
-    step first; when this process is killed, the others notice and end as well. No further job starts then.
+    If this process is asked to end, or a worker is killed, all workers are asked to end, and save their last step
+    first. If this process is killed, the workers notice it and end. No further job starts then.
 
     Args:
         act: a function of a module.
         jobs: number of a job, a seed say, to the function's arguments.
-        name: what a number counts, such as ``seed``.
+        name: the kind of the numbers, such as ``seed``.
         workers: how many at a time.
         on_done: called with the number and the result of every job that succeeded.
 
@@ -109,7 +109,7 @@ def _end(running: list[_Worker]) -> None:
 
 
 def _work(pipe: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Everything that a worker does. It leaves without waiting for threads that libraries have started."""
+    """The main function of a worker. It exits without waiting for threads that libraries have started."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = 0
     with stop_on_signals():
@@ -127,7 +127,7 @@ def _work(pipe: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> N
 
 
 def _try(act: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, Any]:
-    """Whether the job was done or failed, with its result or the reason."""
+    """Whether the job succeeded, with its result or the reason for the failure."""
     try:
         return "done", act(*args)
     except InputError as error:

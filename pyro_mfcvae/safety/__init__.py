@@ -1,1 +1,1 @@
-"""What keeps runs whole: one process per folder, stops after whole steps, tensors with checksums, event files."""
+"""Protection of runs: one process per folder, stops after whole steps, tensors with checksums, event files."""

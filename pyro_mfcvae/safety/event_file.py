@@ -1,6 +1,6 @@
 """Numbers for TensorBoard, written by the calling thread.
 
-TensorBoard's own writer writes in a thread, whose traceback a full disk prints on the terminal.
+TensorBoard's own writer uses a thread, which prints a traceback on the terminal if the disk is full.
 """
 
 import os
@@ -21,7 +21,7 @@ class EventFile:
 
     Args:
         folder: of the run's event files.
-        step: the number of steps behind the training: TensorBoard forgets what earlier files have of later steps.
+        step: the number of steps taken so far: TensorBoard ignores values of later steps in earlier files.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -29,7 +29,7 @@ class EventFile:
         self._path = folder / name
         self._buffer = BytesIO()
         self._write(file_version="brain.Event:2")
-        self._write(step=step + 1, session_log={"status": "START"})  # an epoch is written at the step it ends with
+        self._write(step=step + 1, session_log={"status": "START"})  # an epoch is written at its last step
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Take the numbers of a step; `save` writes them."""
@@ -37,7 +37,7 @@ class EventFile:
         self._write(step=step, summary={"value": values})
 
     def save(self) -> None:
-        """Write what was taken.
+        """Write the numbers that were taken.
 
         Raises:
             OSError: the file cannot be written.

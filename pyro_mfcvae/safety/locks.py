@@ -1,4 +1,4 @@
-"""One process per folder: a lock that ends with the process that holds it, however that ends."""
+"""One process per folder: a lock that is released whenever its process ends, for whatever reason."""
 
 import os
 import socket
@@ -19,10 +19,10 @@ until_end = ExitStack()
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made where it is missing; this process may hold it several times over.
+    """Hold a folder, which is made if it is missing; the same process may hold it several times.
 
-    The kernel ends the lock with the process, so that the file that a killed process leaves holds nobody up. Temporary
-    files of killed processes are removed. A folder that was made for the lock and got no files goes again.
+    The kernel releases the lock when the process ends, so the lock file of a killed process blocks nobody. Temporary
+    files of killed processes are removed. A folder that was made for the lock and has no other files is removed.
 
     Raises:
         InputError: another process holds the folder.
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """Hold a folder for a new run, which must not hold anything yet.
+    """Hold a folder for a new run, which must be empty.
 
     Raises:
         InputError: it is in use, or not empty.
@@ -63,7 +63,7 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed_next(stem: Path) -> Iterator[Path]:
-    """Hold the first new folder of ``stem-1``, ``stem-2`` …: two processes never get the same one."""
+    """Hold the first new folder among ``stem-1``, ``stem-2`` …; two processes never get the same one."""
     made = _make(stem.parent)
     try:
         for number in count(1):
@@ -83,7 +83,7 @@ def claimed_next(stem: Path) -> Iterator[Path]:
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a folder that holds anything but a lock, or what a killed process had not finished."""
+    """Refuse a folder that has other files than a lock and temporary files of killed processes."""
     if folder.is_dir() and all(path.name == LOCK or is_temporary(path) for path in folder.iterdir()):
         return
     if folder.exists():
@@ -101,7 +101,7 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # it holds something by now
+        except OSError:  # by now it has files
             return
 
 
@@ -117,7 +117,7 @@ def _take(folder: Path) -> int:
                     f"expected a folder that no other run uses, got {folder}, which {holder} uses: wait for it, or "
                     "choose another --out"
                 )
-            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:  # nobody removed the file meanwhile
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:  # the file was not removed meanwhile
                 with naming(path):
                     os.ftruncate(handle, 0)
                     os.write(handle, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
@@ -129,7 +129,7 @@ def _take(folder: Path) -> int:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file for this process alone; False where another process has."""
+    """Lock an open file for this process alone; False if another process has locked it."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -157,7 +157,7 @@ def hold(folder: Path, world_size: int = 1) -> Path:
 
 
 def claim(out: Path | None, name: str, world_size: int = 1, *, kind: str = "") -> Path:
-    """Hold a new folder, by default one below runs/ that is called after the data, until the command ends."""
+    """Hold a new folder, by default one below runs/ with the name of the data, until the command ends."""
     stem = Path("runs") / (Path(name).resolve().stem + kind)
     if not _is_first(world_size):  # writes nothing
         return out or stem
@@ -165,6 +165,7 @@ def claim(out: Path | None, name: str, world_size: int = 1, *, kind: str = "") -
 
 
 def _is_first(world_size: int) -> bool:
-    """Whether this process is the first of those that train as one, before they have met: it alone writes."""
+    """Whether this is the first of the processes that train as one, before they are connected. Only the first one
+    writes."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return world_size == 1 or int(next((rank for rank in ranks if rank is not None), "0")) == 0

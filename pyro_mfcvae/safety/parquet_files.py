@@ -1,7 +1,7 @@
-"""Parquet files that are checked whole: the SHA-256 of the file stands in the file's own metadata.
+"""Parquet files with a checksum of the whole file: its SHA-256 is part of its own metadata.
 
-It is that of the file with zeros in the checksum's place, so that one flipped bit anywhere is found. Any reader of
-Parquet reads these files. As in `tensor_files`, it finds damage, not forgery.
+The checksum is computed with zeros in its own place, so a single flipped bit anywhere is found. Every reader of Parquet
+can read these files. As in `tensor_files`, it detects damage, not forgery.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ CHECKSUM = "mfcvae.sha256"
 """Key of the checksum among the file's metadata."""
 
 BLANK = "0" * 64
-"""What stands for the checksum until `sign_parquet` has replaced it."""
+"""Placeholder for the checksum until `sign_parquet` replaces it."""
 
 # Between a key and its value Thrift writes the number and type of the field, and the value's length.
 _GAP = bytes([0x18, len(BLANK)])
 
 
 def sign_parquet(path: Path) -> None:
-    """Replace the blank checksum among the metadata of a file that is complete."""
+    """Replace the placeholder in the metadata of a complete file by the checksum."""
     content = bytearray(path.read_bytes())
     place = _find(content)
     if place is None:
@@ -53,7 +53,7 @@ def check_parquet(path: Path, *, cure: str) -> None:
 
 
 def _find(content: bytearray) -> int | None:
-    """Where the checksum begins."""
+    """The position of the checksum."""
     mark = CHECKSUM.encode() + _GAP
     place = content.rfind(mark)
     return None if place < 0 else place + len(mark)

@@ -1,4 +1,4 @@
-"""How a run stops on a signal: after the step that is being taken, with its state saved, or at once where none is."""
+"""Stopping a run on a signal: after the current step, with its state saved, or at once outside of a step."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# A step is waited for so long; one that takes longer (a compilation, say) is given up.
+# Seconds to wait for a step; a longer one (such as a compilation) is abandoned.
 _PATIENCE_SECONDS = 5.0
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -15,7 +15,7 @@ class StoppedError(KeyboardInterrupt):
     """A signal asked the process to end.
 
     Attributes:
-        signum: which one; a shell expects the exit code 128 + signum.
+        signum: the signal's number; a shell expects the exit code 128 + signum.
     """
 
     def __init__(self, signum: int) -> None:
@@ -24,7 +24,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked to stop, for a loop that looks after every step."""
+    """Whether a signal has asked to stop; a loop checks it after every step."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -33,11 +33,11 @@ class StopRequest:
         return self.signum is not None
 
     def accept(self) -> None:
-        """Stop the clock: the loop has seen the request, and may take its time to save."""
+        """Stop the time limit: the loop has seen the request and may save without hurry."""
         _set_alarm(0.0)
 
     def raise_stop(self) -> None:
-        """Raise `StoppedError`: for this process's signal, or where another rank got one, for SIGTERM."""
+        """Raise `StoppedError` with this process's signal, or with SIGTERM if another rank got one."""
         raise StoppedError(self.signum or signal.SIGTERM)
 
 

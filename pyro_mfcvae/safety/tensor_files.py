@@ -1,7 +1,7 @@
-"""Files of tensors (safetensors) that are checked whole: no pickle is written or read.
+"""Files of tensors (safetensors) with a checksum of the whole file; no pickle is written or read.
 
-The metadata hold the SHA-256 of all names, types, shapes and values and of the other metadata, so that one flipped bit
-is found. It finds damage, not forgery: whoever can write the file can write its checksum.
+The metadata hold the SHA-256 of all names, types, shapes and values and of the other metadata, so a single flipped bit
+is found. It detects damage, not forgery: who can write the file can also write its checksum.
 """
 
 import errno
@@ -26,7 +26,7 @@ _CHECKSUM = "sha256"
 
 
 class SpoiledFileError(InputError):
-    """A file of tensors that cannot be read, or is not what was written."""
+    """A file of tensors cannot be read or has changed since it was written."""
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -55,10 +55,10 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str
 
     Args:
         path: the file.
-        key: of the metadata, that this kind of file has.
+        key: a key that the metadata of this kind of file have.
 
     Raises:
-        SpoiledFileError: the file cannot be read, is of another kind, or its checksum is another.
+        SpoiledFileError: the file cannot be read, is of another kind, or has another checksum.
         InputError: there is no such file.
     """
     if not path.is_file():
@@ -90,7 +90,7 @@ _CURE = "bring a copy back, or write a model.safetensors again with mfcvae fit -
 
 
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors of other names, shapes or types than those that they are to replace.
+    """Refuse tensors whose names, shapes or types differ from those that they replace.
 
     Raises:
         InputError: the first difference is named.

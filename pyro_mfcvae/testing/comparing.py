@@ -1,4 +1,4 @@
-"""What the contracts compare: answers, means of draws, copies, and a part before and after it moves."""
+"""The comparisons of the contracts: results, means of draws, copies, and a part before and after it moves."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ def check_gradients(loss: Callable[[], Tensor], part: nn.Module) -> None:
 
 
 def check_copy(part: Any, ask: Callable[[Any], Tensor]) -> None:
-    """A copy answers alike and is independent; a loaded state_dict restores the answer."""
+    """A copy gives the same result and is independent; a loaded state_dict restores the result."""
     before, state = ask(part).detach(), {name: value.clone() for name, value in part.state_dict().items()}
     other = copy.deepcopy(part)
     assert_close(ask(other), before, "a copy's answer", 1e-10)
@@ -39,7 +39,7 @@ def check_copy(part: Any, ask: Callable[[Any], Tensor]) -> None:
 
 
 def check_moves(part: Any, reads: Sequence[nn.Module], ask: Callable[[Any, Tensor], Tensor]) -> None:
-    """Moved to float32, and to a CUDA device where there is one, the part answers there, and alike."""
+    """Moved to float32, and to a CUDA device if there is one, the part computes there and gives the same result."""
     before = ask(part, torch.zeros((), dtype=torch.float64)).detach()
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         other, others = copy.deepcopy((part, tuple(reads)))

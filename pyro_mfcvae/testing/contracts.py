@@ -39,7 +39,7 @@ def check_prior(prior: FacetPrior, *, reads: Sequence[nn.Module] = (), seed: int
 
     Args:
         prior: in any state.
-        reads: modules that it reads without owning them, such as the encoder of a `VampPrior`; they move with it.
+        reads: modules that it reads but does not own, such as the encoder of a `VampPrior`; they move with it.
         seed: of the draws.
     """
     with isolated(seed):
@@ -82,7 +82,8 @@ def _check_mixture(mixture: Mixture, facet: Facet) -> None:
 
 
 def _check_component_draws(mixture: Mixture) -> None:
-    """The draws of every cluster fit its density p: their mean of q / p is 1 for a density q narrower than p."""
+    """The draws of every cluster fit its density p: the mean of q / p over them is 1 for a density q narrower than
+    p."""
     c = torch.arange(mixture.num_clusters)
     z = mixture.component(c.expand(_NUM_DRAWS, -1)).sample()
     low, middle, high = z.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)
@@ -119,14 +120,14 @@ def check_likelihood(
 ) -> None:
     """Check a likelihood: shapes, draws against densities by the score, the mean, extreme outputs, gradients, moves.
 
-    Where draws have the density p(x; output), the score d log p / d output has mean 0. It is not so for a density that
-    is not normalised, or for draws of another one.
+    If draws have the density p(x; output), the score d log p / d output has mean 0. For an unnormalised density, or for
+    draws from another density, its mean differs from 0.
 
     Args:
         likelihood: in any state.
         output: of a decoder, (N, *output_shape), of moderate size.
         x: data in the likelihood's support, (N, *event_shape).
-        mean_is_expectation: whether ``mean`` is E[x]; False where it is another typical value, such as a mode.
+        mean_is_expectation: whether ``mean`` is E[x]; False if it is another typical value, such as a mode.
         seed: of the draws.
     """
     with isolated(seed):

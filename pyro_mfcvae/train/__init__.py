@@ -1,4 +1,4 @@
-"""Train a pair: the loop, its batches and devices, items of known clusters, callbacks, many seeds at once, curves."""
+"""Train a pair: the loop, batches, devices, items with known clusters, callbacks, many seeds at once, and curves."""
 
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.devices import open_fabric

@@ -1,4 +1,4 @@
-"""Training items on their way to the device: in which order they come, who takes which, where they lie before."""
+"""Batches of training items: their order, their division among devices, and where they are kept."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +12,12 @@ from pyro_mfcvae.data.images import as_float, check_complete
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
-# Items that are checked at once: what is memory-mapped may not fit into memory.
+# Number of items that are checked at once, because a memory-mapped array may not fit into memory.
 _NUM_AT_ONCE = 10_000
 
 
 def check_images(model: MultiFacetModel, images: Tensor) -> None:
-    """Check all items once, since no step does: shape, and values that the likelihood describes."""
+    """Check the shape of all items, and that the likelihood describes their values, once, because the steps do not."""
     if not model.missing:
         check_complete(images)
     parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
@@ -26,13 +26,13 @@ def check_images(model: MultiFacetModel, images: Tensor) -> None:
 
 
 class Batches:
-    """The items of a data set, every epoch in another order, in batches on Fabric's device, as floats in [0, 1].
+    """The items of a data set in batches on Fabric's device, as floats in [0, 1], in another order every epoch.
 
-    The order depends on seed and epoch alone. Of every batch each of several devices takes its share, in order. The
-    items after the last full batch of an epoch come in another epoch; a set smaller than a batch is one batch.
+    The order depends on seed and epoch only. Several devices divide every batch among them, in order. The items after
+    the last full batch of an epoch come in another epoch; a set smaller than a batch is one batch.
 
-    On a CUDA device that has room (half of its free memory) all items lie there as they are, bytes as bytes. Otherwise
-    they stay on the host, in memory or memory-mapped, and a thread gathers the next batch while one is computed on.
+    If all items fit into half of the free memory of a CUDA device, they are kept there, bytes as bytes. Otherwise they
+    stay on the host, in memory or memory-mapped, and a thread gathers the next batch during a step.
 
     Args:
         images: (N, *event_shape), uint8 or floats in [0, 1].
@@ -60,7 +60,7 @@ class Batches:
         entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
         if self._on_device:
-            order = order.to(self._images.device)  # once an epoch, so that no batch waits for a copy
+            order = order.to(self._images.device)  # copied once an epoch, so that no batch waits for it
         rank, size = self._fabric.global_rank, self.batch_size // self._fabric.world_size
         shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
         if len(order) % self.batch_size:
@@ -84,13 +84,13 @@ class Batches:
         return self._send(self._gather(indices))
 
     def random(self, num: int) -> Tensor:
-        """``num`` items at random, or all where there are fewer; takes torch's random state."""
+        """``num`` random items, or all if there are fewer; uses torch's random state."""
         return self.load(torch.randperm(self.num_items)[:num])
 
     def _gather(self, indices: Tensor) -> Tensor:
-        # NumPy's indexing keeps to its thread; torch's would start threads beside those that compute.
+        # NumPy's indexing stays in its thread; torch's would start further threads beside those that compute.
         items = torch.from_numpy(self._images.numpy()[indices.numpy()])
         return items.pin_memory() if self._fabric.device.type == "cuda" else items
 
     def _send(self, items: Tensor) -> Tensor:
-        return as_float(items.to(self._fabric.device, non_blocking=True))  # bytes travel, floats are made there
+        return as_float(items.to(self._fabric.device, non_blocking=True))  # copied as bytes

@@ -15,7 +15,7 @@ from pyro_mfcvae.safety.event_file import EventFile
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
-# Without a terminal there is no bar, but about this many lines over the whole training.
+# Without a terminal the bar is replaced by about this many lines over the whole training.
 _NUM_LINES = 10
 
 # Seconds between two redraws of a notebook's bar.
@@ -23,16 +23,17 @@ _REDRAW_SECONDS = 0.25
 
 
 class Callback(Protocol):
-    """What a training calls as it goes on."""
+    """The functions that a training calls."""
 
     def on_start(self, training: Training) -> None:
-        """Before the first step; a resumed training has epochs behind it already."""
+        """Called before the first step; a resumed training already has finished epochs."""
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
-        """Every few steps, on a CPU after each, with the number of steps since the last call and their mean ELBO."""
+        """Called every few steps (on a CPU after each), with the number of steps since the last call and their mean
+        ELBO."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """After every epoch."""
+        """Called after every epoch."""
 
 
 class ProgressBar:
@@ -142,7 +143,7 @@ class NotebookBar:
 
 
 def open_progress_bar() -> AbstractContextManager[Callback]:
-    """The bar for where the program runs: in place below a notebook's cell, or in the terminal."""
+    """The bar for a notebook, below the cell, or for a terminal, whichever the program runs in."""
     console = Console()
     if not console.is_jupyter:
         return ProgressBar(console)
@@ -156,21 +157,21 @@ def _clock(seconds: float) -> str:
 
 
 class Logger(Protocol):
-    """What is used of a logger."""
+    """The methods of a logger that are used."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Take the numbers of a step."""
 
     def save(self) -> None:
-        """Write what was taken."""
+        """Write the numbers that were taken."""
 
 
 class LoggerCallback:
-    """Gives every epoch's record to a logger of Lightning Fabric's interface: those of W&B and MLflow have it as well.
+    """Gives every epoch's record to a logger with Lightning Fabric's interface, which those of W&B and MLflow have too.
 
     Args:
-        open_logger: from the number of steps behind the training, 0 unless it is resumed, to the logger; what an
-            earlier one wrote after that step is to be forgotten.
+        open_logger: function from the number of steps taken so far (0 unless the training is resumed) to the logger.
+            The logger must ignore what an earlier one wrote after that step.
     """
 
     def __init__(self, open_logger: Callable[[int], Logger]) -> None:

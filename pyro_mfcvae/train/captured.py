@@ -13,26 +13,29 @@ from pyro_mfcvae.infer.compilation import first_line
 _log = logging.getLogger(__name__)
 
 StepFunction = Callable[..., Tensor]
-"""From a step's input tensors to its terms; it changes parameters, buffers and the optimiser's state in place."""
+"""Function from a step's input tensors to its terms. It changes parameters, buffers and the optimiser's state in
+place."""
 
-NUM_WARM_UP_STEPS = 3  # cuBLAS, cuDNN, the compiler and Adam allocate in the first ones, which a capture does not allow
+# In the first steps cuBLAS, cuDNN, the compiler and Adam allocate memory, which a capture does not allow.
+NUM_WARM_UP_STEPS = 3
 
 
 class Recorder(Protocol):
-    """Captures steps; `CUDAGraphs` outside of tests."""
+    """Captures steps. `CUDAGraphs` is the only one outside of tests."""
 
     def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
-        """Take a step as it is written, where captures are prepared."""
+        """Take a step without capture, in a context that prepares captures."""
 
     def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Record a step without taking it: what takes it, and the tensor that then holds its terms."""
+        """Record a step without taking it. Returns a function that takes the step, and the tensor that then holds its
+        terms."""
 
 
 class CUDAGraphs:
-    """The recorder of a CUDA device.
+    """The recorder for a CUDA device.
 
     Args:
-        device: where all tensors of the step are.
+        device: the device of all tensors of the step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -56,11 +59,11 @@ class CUDAGraphs:
 class CapturedStep:
     """A step function that is captured after some steps, and replayed from then on.
 
-    A replay repeats the device's operations on the same memory. So inputs are copied to where the captured step reads
-    them, and whatever else changes from step to step must be a tensor that is changed in place: the schedule's buffers,
-    the learning rate, the random state. Who replaces a tensor instead, such as Adam's moments after a fit, has to call
-    `forget`. Inputs of other shapes are computed as the step is written. A step that cannot be captured is computed so
-    as well, and the log says why, once.
+    A replay repeats the device's operations on the same memory. So inputs are copied to the memory that the captured
+    step reads. Everything else that changes from step to step must be a tensor that is changed in place: the schedule's
+    buffers, the learning rate, the random state. Code that replaces a tensor instead, such as Adam's moments after a
+    fit, must call `forget`. Steps with inputs of other shapes are taken without capture. If a step cannot be captured,
+    all steps are taken without capture, and the log says why, once.
 
     Args:
         step: the function. It must not read a tensor's value, nor let a value decide a shape.
@@ -88,7 +91,7 @@ class CapturedStep:
         self._key = key
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Take a step; its terms hold until the next one."""
+        """Take a step; its terms are valid until the next step."""
         if self._fails:
             return self._step(*inputs)
         if self._num_warm < NUM_WARM_UP_STEPS:
@@ -108,7 +111,7 @@ class CapturedStep:
         self._inputs = tuple(x.clone() for x in inputs)
         try:
             self._replay, self._terms = self._recorder.capture(lambda: self._step(*self._inputs))
-        except Exception as error:  # of any kind: whatever the step does that cannot be captured
+        except Exception as error:  # any exception, because anything in a step may fail to be captured
             _warn(first_line(error))
             self._fails = True
         return not self._fails
@@ -118,11 +121,11 @@ RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CUDAGraphs}
 
 
 def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
-    """Whether the steps of a training can be captured; the log says why where they cannot.
+    """Whether the steps of a training can be captured; if not, the log says why.
 
     Args:
-        fabric: where they are computed.
-        has_known: whether items of known clusters join the batches; they are drawn on the host.
+        fabric: the devices that compute them.
+        has_known: whether items with known clusters join the batches, because these are drawn on the host.
     """
     if fabric.device.type not in RECORDERS:
         _warn(f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out")
@@ -136,7 +139,7 @@ def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
 
 
 def capture(step: StepFunction, device: torch.device) -> CapturedStep:
-    """The step on a device of which `can_be_captured` is true."""
+    """The captured step, for a device on which `can_be_captured` is true."""
     return CapturedStep(step, RECORDERS[device.type](device))
 
 

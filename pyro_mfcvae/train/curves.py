@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] = ()) -> "Figure":
     """Learning curves: the ELBO, each facet's KL, and alpha_j, which fades facet j in.
 
-    A stage of training starts where another facet's alpha rises above 0; every other stage is shaded. The first epochs,
-    whose ELBO is far below all others, do not decide the range of its axis.
+    A stage of training starts where another facet's alpha rises above 0; every other stage is shaded. The ELBO of the
+    first epochs is far below all others, so they do not affect the range of its axis.
 
     Args:
         records: one per epoch, as in ``metrics.jsonl``: ``epoch``, ``elbo``, ``reconstruction`` (nats per item),
             ``kl`` (nats per item, one entry per facet) and ``alpha`` (one entry per facet).
-        fits: when mixtures were fitted, in epochs; each is a dotted line.
+        fits: the times of the fits of mixtures, in epochs; each is a dotted line.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -70,7 +70,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
 
 
 def _shade_stages(axes: "Axes", epochs: NDArray[Any], num_active: NDArray[Any]) -> None:
-    """Shade every other stretch of epochs with an equal number of facets faded in, half an epoch to each side."""
+    """Shade every second stage: the epochs with the same number of facets faded in, and half an epoch on each side."""
     starts = np.flatnonzero(np.diff(num_active, prepend=-1))
     ends = np.append(starts[1:], len(epochs))
     for start, end in list(zip(starts, ends, strict=True))[1::2]:
@@ -78,5 +78,5 @@ def _shade_stages(axes: "Axes", epochs: NDArray[Any], num_active: NDArray[Any]) 
 
 
 def _num_skipped(num_epochs: int) -> int:
-    """How many epochs at the start do not decide the range of an axis: a twentieth of them, at least the first."""
+    """The number of first epochs that do not affect the range of an axis: a twentieth of all, at least one."""
     return min(max(1, -(-num_epochs // 20)), num_epochs - 1)

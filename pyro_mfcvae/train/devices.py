@@ -1,4 +1,4 @@
-"""Where to compute: on one device, on several, on several machines."""
+"""Devices to compute on: one, several, or those of several machines."""
 
 import atexit
 import os
@@ -21,14 +21,14 @@ from pyro_mfcvae.errors import InputError
 def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> Fabric:
     """Lightning Fabric on ``devices`` devices of each of ``num_nodes`` machines, which train as one (DDP).
 
-    With more than one device the same command is started again for every other device of the machine, unless
-    torchrun or Slurm has done so, and all of them meet here before any goes on.
+    With more than one device the same command is started again for every other device of the machine, unless torchrun
+    or Slurm has done so, and all processes wait here for each other.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or whatever Fabric takes as an accelerator.
-        devices: how many of each machine, ≥ 1; on a CPU as many processes.
-        num_nodes: how many machines, ≥ 1.
-        precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; only the last one is Fabric's business.
+        devices: number of devices of each machine, ≥ 1; on a CPU, the number of processes.
+        num_nodes: number of machines, ≥ 1.
+        precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; Fabric handles only the last one.
 
     Raises:
         InputError: there is no such device, or there are fewer devices.
@@ -56,7 +56,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
 
 
 def any_rank(fabric: Fabric, value: bool) -> bool:
-    """Whether the value is true on one of the devices; all of them have to ask."""
+    """Whether the value is true on any device; all devices must call this."""
     if fabric.world_size == 1:
         return value
     total = cast(Tensor, fabric.all_reduce(torch.tensor(float(value), device=fabric.device), reduce_op="sum"))
@@ -64,7 +64,7 @@ def any_rank(fabric: Fabric, value: bool) -> bool:
 
 
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
-    """Let the first device change modules in place, by chance or at length; the others take over what came out."""
+    """Let the first device change modules in place (a random or slow change); the others copy the result."""
     if fabric.is_global_zero:
         change()
     if fabric.world_size > 1:
@@ -74,13 +74,13 @@ def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *m
 
 
 def _launch(fabric: Fabric) -> None:
-    """Start the other processes of this machine, and see to it that all end when one does.
+    """Start the other processes of this machine, and make sure that all end when one ends.
 
-    Fabric's own watch kills everything, this process too, without a word to the user; so it is put off.
+    Fabric's own monitor would kill all processes, this one too, without a message, so it is disabled.
     """
     parent = os.getppid()
     fabric.launch()
-    strategy: Any = fabric.strategy  # only the classes of DDP declare what is read here
+    strategy: Any = fabric.strategy  # only the classes for DDP declare these attributes
     if strategy.launcher is None or strategy.cluster_environment.creates_processes_externally:
         if fabric.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
             _start_thread(lambda: _end_with(parent))
@@ -98,18 +98,18 @@ def _start_thread(target: Callable[[], None]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the one that started it has ended, even if that was killed."""
+    """End this process when the one that started it has ended, even if it was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _watch(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End this process when another rank has failed: it may wait for that rank without end."""
+    """End this process when another rank has failed, because it might wait for that rank forever."""
     while True:
         for rank, process in enumerate(processes, 1):
             if code := process.poll():
-                time.sleep(_PATIENCE_SECONDS)  # where this rank notices, it says so itself
+                time.sleep(_PATIENCE_SECONDS)  # time for this rank to notice and report the failure itself
                 how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
                 sys.stderr.write(f"mfcvae: expected all ranks to train, but rank {rank} {how}: go on with --resume\n")
                 sys.stderr.flush()
@@ -122,7 +122,7 @@ _PATIENCE_SECONDS = 3.0
 
 
 def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End the other ranks, which have nothing to write; what does not end by itself is killed."""
+    """End the other ranks, which have nothing to write; a rank that does not end by itself is killed."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

@@ -1,4 +1,4 @@
-"""Whether a training still is one, and whether what came out of it is a result at all."""
+"""Checks for divergence during a training, and for a useless result at its end."""
 
 import math
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 
-_NUM_ITEMS = 256  # on which a result is compared with a model without latent variables
+_NUM_ITEMS = 256  # number of items for the comparison with a model without latent variables
 
 _CURE = "lower training.learning_rate, raise likelihood.scale, or set training.on_divergence to retry"
 
 
 class DivergedError(InputError):
-    """A training whose numbers are of no use any more."""
+    """The training has diverged, so its numbers are useless."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}, training has diverged: {_CURE}")
 
 
 def check_parameters(module: nn.Module, step: int) -> None:
-    """Raise where a parameter or a buffer is not finite: such a state is not saved.
+    """Raise if a parameter or a buffer is not finite, so that such a state is not saved.
 
     Raises:
-        DivergedError: it names the first one, with its facet where it belongs to one.
+        DivergedError: it names the first one, and its facet if it belongs to one.
     """
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -41,8 +41,8 @@ def divergence_told(module: nn.Module, step: int) -> Iterator[None]:
     """Raise torch's complaint about a distribution's parameters, which prints all their values, as a `DivergedError`.
 
     Args:
-        module: whose parameters are looked at for the cause.
-        step: how many steps were taken.
+        module: its parameters are searched for the cause.
+        step: number of steps taken.
     """
     try:
         yield
@@ -54,23 +54,23 @@ def divergence_told(module: nn.Module, step: int) -> Iterator[None]:
 
 
 class CollapsedError(InputError):
-    """A fitted model that says less about the data than a decoder that ignores them."""
+    """The fitted model describes the data worse than a decoder that ignores them."""
 
 
 @torch.no_grad()
 def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
     """Refuse a result whose ELBO is not finite, or far below that of a model with no latent variables at all.
 
-    That model's log p(x) is the likelihood's at a decoder output of zero, where every network starts near. An ELBO ten
-    times below it, and at least 100 nats, comes from weights that ran away, and never from a poor clustering.
+    That model's log p(x) is the likelihood's at a decoder output of zero; every network starts near it. If the ELBO is
+    ten times lower, and by at least 100 nats, the weights have diverged: a poor clustering is never that bad.
 
     Args:
         pair: the fitted model and guide.
-        split: the items that were scored.
+        split: the scored items.
         elbo: their mean ELBO, in nats.
 
     Raises:
-        CollapsedError: it says which numbers.
+        CollapsedError: the message has both numbers.
     """
     floor = _empty_evidence(pair, split)
     floor = floor - 9 * abs(floor) - 100 if math.isfinite(floor) else -math.inf
@@ -82,7 +82,7 @@ def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
 
 
 def _empty_evidence(pair: MFCVAE, split: Split) -> float:
-    """Mean log p(x) of some items where the decoder gives zeros."""
+    """Mean log p(x) of some items if the decoder's output is zero."""
     model = pair.model
     x = as_float(split.images[:_NUM_ITEMS]).to(model.alpha.device)
     zs = [torch.zeros(len(x), facet.latent_dim, device=x.device, dtype=x.dtype) for facet in model.facets]

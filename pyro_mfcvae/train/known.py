@@ -1,4 +1,4 @@
-"""A little supervision: items of known clusters, which tie a facet to a user's own categories."""
+"""Supervision by few labels: items with known clusters, which tie a facet to a user's own categories."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class KnownItems:
     Attributes:
         items: (M, *event_shape), as the training items are.
         known: by facet, their clusters (M,), negative where unknown.
-        batch_size: how many of them join every batch, at random and with replacement.
+        batch_size: number of items that join every batch, drawn at random with replacement.
     """
 
     items: Tensor
@@ -32,14 +32,14 @@ class KnownItems:
     def join(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor], int]:
         """A batch (N, *event_shape) followed by known items, the known clusters of both, and N.
 
-        Draws from torch's random state.
+        The draws use torch's random state.
         """
         chosen = torch.randint(len(self.items), (self.batch_size,))
         known = {j: torch.cat([c.new_full((len(x),), -1), c[chosen]]).to(x.device) for j, c in self.clusters.items()}
         return torch.cat([x, as_float(self.items[chosen]).to(x)]), known, len(x)
 
     def check(self, model: MultiFacetModel) -> None:
-        """Check items and clusters once, since no step does.
+        """Check items and clusters once, because the steps do not.
 
         Raises:
             InputError: they do not fit the model, or a facet's mixture cannot be renumbered to the clusters.
@@ -70,11 +70,11 @@ def choose_known_items(
     Args:
         images: all training items, uint8 or floats in [0, 1].
         labels: by name, the labels of all items (N,), negative where unknown.
-        label: which one.
+        label: the name of the label to use.
         facet: the facet to tie it to.
         items_per_value: how many items of each value.
         batch_size: of `KnownItems`.
-        seed: of the choice.
+        seed: of the random choice.
 
     Raises:
         InputError: there is no such label, or too few items of a value.

@@ -1,4 +1,4 @@
-"""What a training minimises, and whether it pays to compile it."""
+"""The objectives of a training, and the decision whether to compile them."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 
-# Compiling takes up to a minute, which fewer steps than these do not win back (benchmarks/step_time.py).
+# Compiling takes up to a minute; with fewer steps than these it costs more than it saves (benchmarks/step_time.py).
 _MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
 
 
@@ -25,8 +25,8 @@ class Objective(PairLoss):
 
         loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
 
-    Known items that join a batch count in the loss, but not in the terms; nor do they have gradients of the mixtures'
-    weights, since they come with frequencies of their own.
+    Known items in a batch count in the loss, but not in the terms. They give no gradients of the mixtures' weights,
+    because their frequencies are not those of the data.
 
     Args:
         pair: model and guide.
@@ -45,8 +45,8 @@ class Objective(PairLoss):
 
         Args:
             x: (N, *event_shape).
-            args: where known items have joined, known clusters by facet, int64 (N,), and the number of other items,
-                which come first.
+            args: empty, or, for a batch with known items, the known clusters by facet, int64 (N,), and the number of
+                other items, which come first.
         """
         known, num_others = args or (None, None)
         assert isinstance(self.elbo, FacetELBO)
@@ -93,10 +93,10 @@ class ImportanceObjective(PairLoss):
 
 
 def build_objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, has_known: bool) -> PairLoss:
-    """The objective that the settings name.
+    """The objective that the settings choose.
 
     Raises:
-        InputError: clusters are known, and the objective does not take them.
+        InputError: there are known clusters, and the objective does not support them.
     """
     tf32 = settings.precision == "tf32"
     if settings.objective == "elbo":
@@ -115,10 +115,11 @@ def _first(terms: ELBOTerms, num: int) -> ELBOTerms:
 
 
 def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
-    """Whether a training of so many steps ends sooner when it is compiled first.
+    """Whether a training with this number of steps ends sooner if it is compiled first.
 
-    Networks, device and length decide, not the steps that are left, so that a resumed training decides as before. On a
-    CPU convolutions take so long that nothing is gained. What networks mean to recompute is kept in a program.
+    Networks, device and total length decide, not the remaining steps, so a resumed training decides as before. On a CPU
+    convolutions take so long that compilation gains nothing. Networks with ``recompute`` are not compiled, because a
+    program would keep the maps.
     """
     if any(getattr(module, "recompute", False) for module in pair.modules()):
         return False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def make_adam(
     parameters: Iterable[nn.Parameter], *, learning_rate: float, device: torch.device, captured: bool
 ) -> torch.optim.Adam:
-    """Fused Adam; for a captured step its learning rate is a tensor on the device."""
+    """Fused Adam. For a captured step its learning rate is a tensor on the device."""
     if not captured:
         return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     rate = torch.tensor(learning_rate, dtype=torch.float32, device=device)  # Adam's kernel reads a float32
@@ -18,10 +18,10 @@ def make_adam(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of all parameters, in place where it is a tensor."""
+    """Set the learning rate of all parameters, in place if it is a tensor."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)  # a number travels with the kernel; a tensor would wait for a copy
+            group["lr"].fill_(rate)  # unlike a tensor, a number needs no copy
         else:
             group["lr"] = rate
 

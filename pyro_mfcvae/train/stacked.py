@@ -1,4 +1,4 @@
-"""Several trainings of one configuration that take their steps at once, as one program over stacked tensors."""
+"""Several trainings of one configuration that take their steps together, by one program over stacked tensors."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ from pyro_mfcvae.train.training import Training
 
 
 class RandomState:
-    """torch's random state of one of several programs that take turns in a process, at first the current one.
+    """A copy of torch's random state, initially the current one, for one of several trainings in a process.
 
     Args:
-        device: whose state it is, beside the CPU's.
+        device: the device whose state it holds, besides the CPU's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class RandomState:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Draw from this state inside, and leave the others' as it was."""
+        """Inside, draws use this state; afterwards the state before is restored."""
         others = self._read()
         self._write(self._state)
         try:
@@ -54,15 +54,15 @@ class RandomState:
 
 
 class StackedTraining:
-    """S trainings of one configuration, of other seeds, that take every step together.
+    """S trainings of one configuration with different seeds, which take every step together.
 
     The objective of one of them is traced together with its gradient; its operations are batched over the models, with
-    parameters and buffers (S, …), and one fused Adam updates all. What is not a step (fits of mixtures, order of the
-    items, records) every training does itself. Each draws its random numbers from a state of its own, in the order in
-    which it would draw them alone, so that it differs in rounding alone from a training on its own.
+    parameters and buffers (S, …), and one fused Adam updates all. Everything else (fits of mixtures, order of the
+    items, records) is done by each training separately. Each draws its random numbers from its own state, in the same
+    order as if it were alone, so it differs from a separate training by rounding only.
 
-    The trainings' tensors become slices of the stacks: between two epochs each is a whole training, that can be saved,
-    or go on alone. One that diverges does not touch the others.
+    The tensors of the trainings become slices of the stacks. So between two epochs each is a complete training, which
+    can be saved or continued alone. A training that diverges does not affect the others.
 
     Args:
         trainings: at the same epoch, on one device.
@@ -97,9 +97,9 @@ class StackedTraining:
         self.failures: dict[int, InputError] = {}
 
     def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
-        """Train one more epoch; the record of every training, or why it failed: it is of no use then.
+        """Train one more epoch. Returns, for every training, its record, or the error that ended it.
 
-        ``on_step`` is called after every step; where it raises, each training is left after that step.
+        ``on_step`` is called after every step; if it raises, every training stays in the state after that step.
         """
         with outside_store():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
@@ -136,7 +136,7 @@ class StackedTraining:
 
     @contextmanager
     def _failure_kept(self, s: int) -> Iterator[None]:
-        """Note the error of a training that fails inside; the others go on."""
+        """Record the error of a training that fails inside; the others continue."""
         try:
             yield
         except InputError as error:
@@ -167,17 +167,17 @@ class StackedTraining:
     def _take_step(self, xs: Tensor, *noise: Tensor) -> Tensor:
         (_, terms), grads = call(self._program, self._values, self._buffers, xs, *noise)
         for stack, grad in zip(self._parameters.values(), grads, strict=True):
-            stack.grad = None if grad is None else grad.contiguous()  # fused Adam reads it as it lies
+            stack.grad = None if grad is None else grad.contiguous()  # in the layout that fused Adam needs
         self._optimizer.step()
         return cast(Tensor, terms)
 
     def _adopt(self) -> None:
-        """Make every model's tensors slices of the stacks, with the values that they have now."""
+        """Make every model's tensors slices of the stacks, with their current values."""
         stacks = self._values | self._buffers
         for s, training in enumerate(self.trainings):
             for name, tensor in (*_parameters(training).items(), *_buffers(training).items()):
                 part = stacks[name][s]
-                if tensor.data_ptr() != part.data_ptr():  # it is new, or was replaced as a whole
+                if tensor.data_ptr() != part.data_ptr():  # it is new, or was replaced by another tensor
                     part.copy_(tensor.detach())
                     tensor.data = part
 
@@ -196,7 +196,7 @@ class StackedTraining:
                     training.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
 
     def _batch_objective(self) -> tuple[GraphModule, Program]:
-        """The draws of one model's step, and the step's objective and gradient of all models."""
+        """The program of one model's random draws, and the program of the objective and its gradient for all models."""
         first, num = self.trainings[0], len(self.trainings)
         first.pair.train()
         x = first.batches.load(torch.arange(first.batches.batch_size))
@@ -208,10 +208,10 @@ class StackedTraining:
             inputs = [torch.stack([tensor] * num) for tensor in (x, *noise)]
             buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}  # batch norm changes them
             with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # torch's, of operations that it batches by a loop
-                # Traced on real values: tensors without values do not always have the strides of real ones.
+                warnings.simplefilter("ignore")  # a warning of torch about operations that it batches by a loop
+                # Traced on real values, because tensors without values do not always have the strides of real ones.
                 program: Any = make_fx(_batch(rest))(self._values, buffers, *inputs)
-        except Exception as error:  # of any kind: whatever a part does that cannot be traced, or batched
+        except Exception as error:  # any exception, because anything in a part may fail to be traced or batched
             raise InputError(
                 f"these models cannot be trained together ({first_line(error)}): leave that out, and every seed "
                 "trains in a process of its own"
@@ -232,10 +232,11 @@ def _buffers(training: Training) -> Named:
 
 
 def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Two programs: one draws all random numbers, the other takes them as further inputs and does the rest."""
+    """Split a program in two: one draws all random numbers, the other takes them as further inputs and computes the
+    rest."""
     nodes = list(traced.graph.nodes)
     draws, rest = Graph(), Graph()
-    fixed: dict[Node, Node] = {}  # what depends on no input, among the draws
+    fixed: dict[Node, Node] = {}  # operations that depend on no input are part of the draws
     drawn = [node for node in nodes if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())]
     for node in nodes:
         if node.op not in ("placeholder", "output") and all(other in fixed for other in node.all_input_nodes):
@@ -253,7 +254,7 @@ def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
 
 
 def _batch(one: GraphModule) -> Program:
-    """A program of one model, as one of S models: every tensor has a first dimension more."""
+    """The program of one model as a program of S models: every tensor has one more dimension, the first."""
     (outputs,) = next(node for node in one.graph.nodes if node.op == "output").args
     there = [output is not None for output in cast(Sequence[Any], outputs)]  # a parameter may have no gradient
 

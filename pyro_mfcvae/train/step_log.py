@@ -1,4 +1,4 @@
-"""The terms of the objective, step by step, without a step that waits for the device."""
+"""The terms of the objective for every step, recorded without waiting for the device."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from pyro_mfcvae.train.divergence import DivergedError
 
-# Steps between two reads. A read waits until the device has finished all steps before it; on a CPU it costs nothing.
+# Steps between two reads. A read waits until the device has finished all earlier steps; on a CPU it costs nothing.
 READ_EVERY = {"cpu": 1, "cuda": 50}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """A line of ``metrics.jsonl``, about an epoch: means over its items in nats, and the schedule's values at its end.
+    """A line of ``metrics.jsonl``: means over the items of an epoch in nats, and the schedule's values at its end.
 
     ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
     """
@@ -30,11 +30,11 @@ class EpochRecord:
 
 
 class StepLog:
-    """The values of the last steps, on the device, until they are read together.
+    """Keeps the values of the last steps on the device until they are read together.
 
     Args:
         num_terms: values per step.
-        device: where the steps are computed.
+        device: the device that computes the steps.
     """
 
     def __init__(self, num_terms: int, device: torch.device) -> None:
@@ -59,11 +59,11 @@ class StepLog:
 
 
 def check_finite(rows: Tensor, *, last_step: int) -> None:
-    """Refuse terms of steps that are not finite.
+    """Raise an error if a term of a step is not finite.
 
     Args:
         rows: mean ELBO, mean reconstruction and mean KL per facet of consecutive steps, (steps, 2 + J).
-        last_step: number of the last of them.
+        last_step: number of the last of these steps.
 
     Raises:
         DivergedError: the message names the step and the term.
@@ -72,7 +72,7 @@ def check_finite(rows: Tensor, *, last_step: int) -> None:
         return
     step, term = (int(i) for i in (~rows.isfinite()).nonzero()[0])
     names = ["ELBO", "reconstruction", *(f"KL of facet {j}" for j in range(rows.shape[1] - 2))]
-    # The ELBO is the sum of the other terms: it is named with the first of them that is not finite.
+    # The ELBO is the sum of the other terms, so the message also names the first of them that is not finite.
     terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
     because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
     raise DivergedError(

@@ -1,4 +1,4 @@
-"""One training loop, on Lightning Fabric: for a laptop's CPU and for GPUs alike."""
+"""The training loop, on Lightning Fabric, for a laptop's CPU and for GPUs."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -35,22 +35,22 @@ from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
 
-_NUM_MONITORED = 500  # training items that the number of active clusters is counted on
+_NUM_MONITORED = 500  # number of training items on which active clusters are counted
 
 
 class Training:
-    """A pair under training: its optimiser, and how many epochs it has behind it.
+    """The training of a pair: its optimiser, and the number of finished epochs.
 
     Args:
         pair: model and guide; moved to Fabric's device.
         images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
-        schedule: of the ladder; its number of steps ends the training.
+        schedule: of the ladder; the training ends after its number of steps.
         settings: batch size, learning rates and the like.
-        mixture_fit: what mixtures are fitted to; the defaults where None.
-        seed: decides the order of the items, together with the epoch.
-        fabric: where and how to compute, launched; one CPU where None. Several devices train as one: losses and
-            gradients are means over all of a batch, but each normalises (batch norm) and frees nats over its share.
-        known_items: items whose clusters are known; some join every batch. Nothing is compiled then.
+        mixture_fit: settings of the fits of mixtures; the defaults if None.
+        seed: of the order of the items, which also depends on the epoch.
+        fabric: devices and precision, launched; one CPU if None. Several devices train as one: losses and gradients are
+            means over the whole batch, but batch norm and free nats use each device's share of it.
+        known_items: items whose clusters are known; some join every batch. With them nothing is compiled.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class Training:
         if compile == "auto":
             compile = compilation_pays(pair, device=device, num_steps=schedule.num_steps)
         self.compiles = bool(compile) and not has_known
-        # One graph of the whole step takes the place of one of the objective.
+        # One graph of the whole step replaces the graph of the objective.
         objective = CompiledObjective(self.objective, graphs=not self.captures) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
         self._captured = capture(self._take_step, device) if self.captures else None
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Tells the training items from others."""
+        """Fingerprint of the training items."""
         return fingerprint(self.images)
 
     @property
@@ -124,7 +124,7 @@ class Training:
         return self.epoch * self.steps_per_epoch + self.steps_taken
 
     def restore(self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor) -> None:
-        """Take the place in the schedule of a training that was stopped after a whole step."""
+        """Continue at the place in the schedule at which a training was stopped, after a whole step."""
         self.epoch = epoch
         self.steps_taken = steps_taken
         self.learning_rate_factor = learning_rate_factor
@@ -132,12 +132,12 @@ class Training:
         self.forget_capture()
 
     def forget_capture(self) -> None:
-        """Capture the step again: a tensor that it changes was replaced by another one."""
+        """Capture the step again, because a tensor that it changes was replaced by another one."""
         if self._captured is not None:
             self._captured.forget()
 
     def share_sums(self) -> None:
-        """Let every device have the mean sums of an epoch that is to be stopped."""
+        """Give every device the mean of the sums of an epoch that is stopped."""
         mean = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         self.epoch_sums = mean.cpu()
 
@@ -148,7 +148,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are behind it."""
+        """Whether all epochs are finished."""
         return self.epoch >= self.num_epochs
 
     def run_epoch(self, on_steps: Callable[[int, float], None] | None = None) -> EpochRecord:
@@ -174,7 +174,7 @@ class Training:
         return cast(Tensor, terms)
 
     def start_epoch(self) -> Iterator[Tensor]:
-        """All that is due before an epoch; returns its batches. An epoch that was stopped goes on."""
+        """Prepare an epoch and return its batches. An epoch that was stopped is continued."""
         model, guide = self.pair.model, self.pair.guide
         if self.step == 0 and self.settings.data_dependent_init:
             on_rank_zero_then_broadcast(
@@ -190,17 +190,17 @@ class Training:
         return self.batches.epoch(self.epoch, first=self.steps_taken)
 
     def prepare_step(self) -> list[nn.Parameter]:
-        """All that is due before a step: the schedule's buffers, mixtures, the learning rate.
+        """Prepare a step: the schedule's buffers, the mixtures, the learning rate.
 
         Returns:
-            The parameters that were fitted; Adam's moments, which belong to the mixtures before, are forgotten.
+            The fitted parameters. Their moments in Adam, which belong to the old mixtures, are dropped.
         """
         if rank := self.fabric.global_rank:
             # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
             pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
         if self.schedule.holds_priors(self.step):
-            self.forget_capture()  # parameters that are set move in memory
+            self.forget_capture()  # setting parameters moves them in memory
             hold_mixtures(model)
         if self.schedule.repartitions(self.step):
             self.forget_capture()
@@ -209,8 +209,8 @@ class Training:
         due = tuple(j for j in self.schedule.apply(model, self.step) if can_be_fitted(priors[j]))
         fitted: list[nn.Parameter] = []
         if due:
-            self.forget_capture()  # what Adam knows of fitted parameters is replaced
-            self.read_steps()  # a diverged encoder gives a fit nothing to work with
+            self.forget_capture()  # Adam's state of fitted parameters is replaced
+            self.read_steps()  # a fit fails on the output of a diverged encoder
             on_rank_zero_then_broadcast(self.fabric, lambda: self._fit_mixtures(due), self.pair)
             globals_guide = self.pair.guide.globals_guide
             for part in [priors[j] for j in due] + ([globals_guide] if isinstance(globals_guide, nn.Module) else []):
@@ -221,7 +221,7 @@ class Training:
         return fitted
 
     def note_step(self, terms: Tensor) -> None:
-        """Count a step that was taken.
+        """Count a finished step.
 
         Args:
             terms: the batch's mean ELBO, mean reconstruction and mean KL per facet, (2 + J,), on the device.
@@ -246,7 +246,7 @@ class Training:
             self._on_steps(len(rows), rows[:, 0].mean().item())
 
     def finish_epoch(self) -> EpochRecord:
-        """Count an epoch whose steps were taken, and tell about it."""
+        """Count a finished epoch, and report it."""
         self.read_steps()
         self.epoch += 1
         self.steps_taken = 0
@@ -266,7 +266,7 @@ class Training:
         )
 
     def _repartition(self) -> None:
-        self.pair.eval()  # the axes are chosen for what the encoder gives when it is asked
+        self.pair.eval()  # the axes are chosen for the encoder's output in evaluation mode
         repartition(self.pair.model, self.pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
         self.pair.train()
 
