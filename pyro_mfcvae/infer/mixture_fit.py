@@ -100,8 +100,7 @@ def initialize_mixtures(
         known: by facet, the clusters of ``items``, (M,), negative where unknown.
 
     Raises:
-        InputError: another model's guide, too few items, a prior without ``fit``, or posterior units without a
-            Gaussian.
+        InputError: another model's guide, too few items, no ``fit``, or posterior units without a Gaussian q(z | x).
     """
     guide.check_model(model)
     chosen = range(len(model.facets)) if facets is None else tuple(facets)
