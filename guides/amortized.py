@@ -18,6 +18,7 @@ from pyro_mfcvae.guides.encoders import LadderEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide, GlobalGuide, move_to, typical_values
 from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name, outside_store
+from pyro_mfcvae.interop.random_weights import refuse_random_weights
 from pyro_mfcvae.models.distributions import IMPOSSIBLE
 from pyro_mfcvae.models.generative import MODEL_TOKEN, WRONG_MODEL, MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture, PosteriorCovariance
@@ -29,6 +30,8 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
     "full": " for a q(z | x) with a full covariance",
     None: " for a q(z | x) that is not Gaussian",
 }
+
+_NO_GUIDE = "no site of the model stands for the weights of an encoder or a rule: learn them as parameters"
 
 # Number of draws of z that are in memory at once when a rule that depends on the drawn z is averaged.
 _DRAWS_AT_ONCE = 8
@@ -126,6 +129,7 @@ class MultiFacetGuide(StoredModule):
         if x is None:
             raise InputError("expected the data x, since the guide is q(z, c | x), got none: pass x")
         model = self.model
+        refuse_random_weights(self, reason=_NO_GUIDE)
         num_items = model.check_items(x, num)
         clusters = model.read_known(known, x)
         mixtures = self.sample_globals()
@@ -142,6 +146,7 @@ class MultiFacetGuide(StoredModule):
         if x is None:
             raise InputError("expected the data x, since the guide is q(z | x), got none: pass x")
         model = self.model
+        refuse_random_weights(self, reason=_NO_GUIDE)
         num_items = model.check_items(x, num)
         self.sample_globals()
         with model.plate(num_items):

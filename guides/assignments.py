@@ -4,7 +4,7 @@ Writing A_c = log pi_c + E_q(z|x)[log p(z | c)], the ELBO's terms in q(c|x) are 
 q_c ∝ exp(A_c) maximises (Falck et al. 2021, theorem 1; log p(z) is the same for every c and cancels).
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.models.mixtures import Mixture
-from pyro_mfcvae.networks import for_densities, like_parameters
+from pyro_mfcvae.networks import AbstractModule, for_densities, like_parameters
 
 
-class AssignmentRule(nn.Module, ABC):
+class AssignmentRule(AbstractModule):
     """Maps facet j's prior, q(z_j | x) and a draw z_j to the normalised logits of q(c_j | x), (…, K_j)."""
 
     is_optimum: ClassVar[bool] = False

@@ -1,7 +1,7 @@
 """Ladder encoders: from x up to q(z_j | x), one rung per facet."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import cast
@@ -16,13 +16,13 @@ from pyro_mfcvae.facets import Facet, check_facets
 from pyro_mfcvae.guides.posteriors import GaussianHead, PosteriorHead
 from pyro_mfcvae.models.decoders import ladder_dims
 from pyro_mfcvae.models.mixtures import PosteriorCovariance
-from pyro_mfcvae.networks import mlp, weight_layers
+from pyro_mfcvae.networks import AbstractModule, mlp, weight_layers
 
 MakeHead = Callable[[int, int], PosteriorHead]
 """(number of features, latent dimension) ↦ the head of a facet: a class, or `functools.partial` of one."""
 
 
-class LadderEncoder(nn.Module, ABC):
+class LadderEncoder(AbstractModule):
     """An encoder that climbs from x; facet j reads rung j (Zhao et al. 2017).
 
     Args:

@@ -1,6 +1,6 @@
 """Families of q(z | x): heads that map an encoder's features to a distribution."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.mixtures import PosteriorCovariance
-from pyro_mfcvae.networks import density_dtype, like_parameters
+from pyro_mfcvae.networks import AbstractModule, density_dtype, like_parameters
 
 # Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
@@ -21,7 +21,7 @@ MIN_SCALE = 1e-4
 _CONTEXT_DIM = 32
 
 
-class PosteriorHead(nn.Module, ABC):
+class PosteriorHead(AbstractModule):
     """Features h (…, F) ↦ q(z | x), batch shape (…), event shape (D,): a linear layer, and a family.
 
     Args:

@@ -1,7 +1,7 @@
 """Ladder decoders: from all facets down to the parameters of p(x | z)."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from pyro_mfcvae.convolutions import Pyramid, ResidualBlock, recomputed, up
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet, check_facets
-from pyro_mfcvae.networks import broadcast_batches, mlp, weight_layers
+from pyro_mfcvae.networks import AbstractModule, broadcast_batches, mlp, weight_layers
 
 
-class LadderDecoder(nn.Module, ABC):
+class LadderDecoder(AbstractModule):
     """A decoder that starts at the deepest facet and merges each shallower one on the way down (Zhao et al. 2017).
 
     Args:

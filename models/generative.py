@@ -1,6 +1,5 @@
 """The generative model p(c, z, x) as a Pyro program."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +19,7 @@ from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, 
 from pyro_mfcvae.interop.entries import default_name, is_default, refuse_traced_buffers
 from pyro_mfcvae.interop.inputs import Known, check_data, read_known
 from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
+from pyro_mfcvae.interop.random_weights import draw_weights, warn_of_copies
 from pyro_mfcvae.interop.tracing import is_tracing, unfolded
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.distributions import KnownCategorical
@@ -38,6 +38,7 @@ class MultiFacetModel(StoredModule):
     """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
 
         theta_j ~ priors[j].hyperprior()                  j = 0 … J-1; nothing where no parameter is random
+        weights of the decoder and likelihood             only those that are a PyroSample
         for n in plate("data", N):
             c_j ~ Categorical(pi_j)
             z_j | c_j ~ priors[j](theta_j).component(c_j)
@@ -128,13 +129,14 @@ class MultiFacetModel(StoredModule):
         num_items = self.check_items(x, num)
         clusters = self.read_known(known, x)
         mixtures = self.sample_globals()
+        draw_weights(self)
         with self.plate(num_items, is_new=x is None):
             zs = []
             for j, mixture in enumerate(mixtures):
                 with self.kl_weight(j, x):
                     c = pyro.sample(cluster_site(j), self._clusters(j, mixture, clusters))
                     zs.append(pyro.sample(latent_site(j), mixture.component(c)))
-                    _warn_of_copies(j, c, zs[-1])
+                    warn_of_copies(j, c, zs[-1])
             return self._sample_x(zs, x)
 
     @pyro_method
@@ -148,6 +150,7 @@ class MultiFacetModel(StoredModule):
         self._check_handlers()
         num_items = self.check_items(x, num)
         mixtures = self.sample_globals()
+        draw_weights(self)
         with self.plate(num_items, is_new=x is None):
             zs = []
             for j, mixture in enumerate(mixtures):
@@ -286,15 +289,3 @@ WRONG_MODEL = (
     "expected a guide that was made for this model, got one of another model, or a copy of only one of the two: build "
     "it as MultiFacetGuide(model, …), and copy both at once, copy.deepcopy(MFCVAE(model, guide))"
 )
-
-
-def _warn_of_copies(j: int, c: Tensor, z: Tensor) -> None:
-    """Warn where z_j is drawn or proposed per value of an enumerated c_j, as NUTS does on the model with clusters."""
-    # Pyro enumerates c in a dimension of its own on the left of all others, in which a given z has no extent.
-    is_enumerated = c.dim() > 1 and c.shape[0] > 1 and c.shape[1:].numel() == 1 and z.shape[-2] > 1
-    if is_enumerated and z.dim() - 1 == c.dim() and z.shape[0] == c.shape[0]:
-        warnings.warn(
-            f"{latent_site(j)} has a copy for every value of {cluster_site(j)}, because that is enumerated: "
-            "its draws are not from p(z | x). Run NUTS, and any sampler of z, on model.collapsed, without clusters",
-            stacklevel=2,
-        )

@@ -14,7 +14,19 @@ from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.groups import MERGE_THRESHOLD, MergeTree, build_groups
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
-from pyro_mfcvae.infer.asking import Array, as_data, asking, in_batches, join_posteriors, map_batches, repeatable
+from pyro_mfcvae.infer.asking import (
+    Array,
+    as_data,
+    as_latents,
+    asking,
+    check_clusters,
+    check_facet,
+    check_number,
+    in_batches,
+    join_posteriors,
+    map_batches,
+    repeatable,
+)
 from pyro_mfcvae.infer.elbo import draw_globals
 from pyro_mfcvae.infer.importance import WeightedDraws, weigh
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO, FacetTerms
@@ -155,10 +167,9 @@ class MFCVAE(nn.Module):
         data = self._read(x)
         return torch.where(data.isnan(), self.reconstruct(data), data)
 
-    def render(self, zs: Sequence[Tensor]) -> Tensor:
-        """E[x | z] for one (…, D_j) per facet."""
-        batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
-        rows = [z.to(self.model.alpha.device).expand(*batch, z.shape[-1]).flatten(0, -2) for z in zs]
+    def render(self, zs: Sequence[Array]) -> Tensor:
+        """E[x | z] for one (…, D_j) per facet, whose leading dimensions broadcast."""
+        rows, batch = as_latents(self.model, zs)
         with asking(self.model, self.guide):
             images = map_batches(self.model, self._render, *rows)
         return images.reshape(*batch, *images.shape[1:])
@@ -177,35 +188,26 @@ class MFCVAE(nn.Module):
         self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0
     ) -> list[Tensor]:
         """The z_j, (num, D_j) each, that `sample` renders."""
-        clusters = clusters or {}
-        if num < 1:
-            raise InputError(f"expected num ≥ 1, got {num}: ask for one image or more")
+        chosen, num = check_clusters(self.model, clusters), check_number("num", num)
         if not 0 <= temperature < math.inf:
             raise InputError(f"expected a finite temperature ≥ 0, got {temperature}: pass 1 for the prior itself")
-        for j, k in clusters.items():
-            self._check_facet(j)
-            if not 0 <= k < self.model.facets[j].num_clusters:
-                last = self.model.facets[j].num_clusters - 1
-                raise InputError(f"expected a cluster of facet {j} from 0 to {last}, got {k}: choose one of them")
         zs = []
         with torch.no_grad():
             for j, prior in enumerate(self.priors):
                 c = dist.Categorical(logits=prior.log_weights()).sample((num,))
-                component = prior.component(torch.full_like(c, clusters[j]) if j in clusters else c)
+                component = prior.component(torch.full_like(c, chosen[j]) if j in chosen else c)
                 zs.append(torch.lerp(component.mean, component.sample(), temperature))
         return zs
 
-    def swap(self, x_a: Array, x_b: Array, *, facets: Iterable[int]) -> Tensor:
+    def swap(self, x_a: Array, x_b: Array, *, facets: Iterable[int] | int) -> Tensor:
         """The images ``x_a`` with the given facets taken from ``x_b``: shapes (N, *event_shape) that broadcast."""
-        taken = set(facets)
-        for j in taken:
-            self._check_facet(j)
+        taken = {check_facet(self.model, j) for j in (facets if isinstance(facets, Iterable) else [facets])}
         pairs = zip(self._locations(x_a), self._locations(x_b), strict=True)
         return self.render([b if j in taken else a for j, (a, b) in enumerate(pairs)])
 
     def traverse(self, x: Array, *, facet: int, dim: int, values: Tensor) -> Tensor:
         """The images ``x`` with coordinate ``dim`` of z_facet set to each of ``values`` (S,): (S, N, *event_shape)."""
-        self._check_facet(facet)
+        check_facet(self.model, facet)
         if not 0 <= dim < self.model.facets[facet].latent_dim:
             last = self.model.facets[facet].latent_dim - 1
             raise InputError(f"expected a dimension of facet {facet} from 0 to {last}, got {dim}: choose one of them")
@@ -225,7 +227,7 @@ class MFCVAE(nn.Module):
         def estimate(part: Tensor) -> Tensor:
             return self._weigh(part, priors, num_samples).log_weights.logsumexp(0) - math.log(num_samples)
 
-        _check_num_samples(num_samples)
+        check_number("num_samples", num_samples)
         with asking(self.model, self.guide):
             return map_batches(self.model, estimate, data, num_draws=num_samples)
 
@@ -235,7 +237,7 @@ class MFCVAE(nn.Module):
         All draws are made at once, so memory grows with N · S. Weights are averaged over q(theta), as in
         `log_evidence`.
         """
-        _check_num_samples(num_samples)
+        check_number("num_samples", num_samples)
         data, priors = self._read(x), self.draw_priors()
         with asking(self.model, self.guide):
             return self._weigh(data, priors, num_samples)
@@ -284,12 +286,3 @@ class MFCVAE(nn.Module):
         with asking(self.model, self.guide):
             parts = [[q.mean for q in self.guide.posteriors(part)] for (part,) in in_batches(self.model, data)]
         return [torch.cat(facet) for facet in zip(*parts, strict=True)]
-
-    def _check_facet(self, j: int) -> None:
-        if not 0 <= j < self.num_facets:
-            raise InputError(f"expected a facet from 0 to {self.num_facets - 1}, got {j}: choose one of them")
-
-
-def _check_num_samples(num_samples: int) -> None:
-    if num_samples < 1:
-        raise InputError(f"expected num_samples ≥ 1, got {num_samples}: pass 1 or more")

@@ -12,11 +12,18 @@ from pyro_mfcvae.interop.param_store import StoredModule
 _serial = count()
 
 
-class _AbstractPyroModuleMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
+class _AbstractMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
     """The metaclass of PyroModule combined with ABCMeta."""
 
 
-class AbstractPyroModule(StoredModule, metaclass=_AbstractPyroModuleMeta):  # type: ignore[metaclass]
+class AbstractModule(nn.Module, metaclass=_AbstractMeta):  # type: ignore[metaclass]
+    """An nn.Module whose subclasses must implement its abstract methods, and may be PyroModules as well.
+
+    So ``pyro.nn.module.to_pyro_module_`` takes it, and its weights can be a `PyroSample`.
+    """
+
+
+class AbstractPyroModule(StoredModule, metaclass=_AbstractMeta):  # type: ignore[metaclass]
     """A PyroModule whose subclasses must implement its abstract methods."""
 
     def __init__(self) -> None:

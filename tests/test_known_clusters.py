@@ -96,5 +96,12 @@ def test_errors(make_pair: MakePair, make_x: MakeX) -> None:
             TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x, known={1: clusters})
     with pytest.raises(InputError, match=r"expected known clusters of facets 0 … 1, got facet 2"):
         model(x, known={2: torch.zeros(3, dtype=torch.long)})
+    for labels in (torch.zeros(3, dtype=torch.long), [torch.zeros(3, dtype=torch.long)]):
+        with pytest.raises(
+            InputError, match=r"expected known clusters by facet, known=\{0: clusters\}, got (Tensor|list)"
+        ):
+            SVI(model, guide, Adam({"lr": 0.05}), FacetELBO()).step(x, labels)
+    with pytest.raises(InputError, match="expected known clusters of facets 0 … 1, got facet 'c_0': leave it out"):
+        model(x, known={"c_0": torch.zeros(3, dtype=torch.long)})
     with pytest.raises(InputError, match="expected data x with known clusters, got none"):
         model(num=3, known={0: torch.zeros(3, dtype=torch.long)})

@@ -1,7 +1,8 @@
 """Queries of a pair: without gradients, in evaluation mode, in batches, for data of any number type."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.interop.inputs import native
 from pyro_mfcvae.interop.param_store import outside_store, reconcile
+from pyro_mfcvae.interop.random_weights import refuse_random_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.networks import density_dtype
 
@@ -23,6 +25,8 @@ Array = Tensor | NDArray[Any]
 _MAX_VALUES = 1_000_000
 _MAX_ITEMS = 4096
 
+_NO_POSTERIOR = "a pair does not know their posterior; replay the model (poutine.replay) with your guide over them"
+
 # Seed of draws in queries, so that an answer is the same at every call.
 _SEED = 0
 
@@ -30,6 +34,7 @@ _SEED = 0
 @contextmanager
 def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
     """Inside, gradients are off, every module is in evaluation mode, and Pyro's parameter store is not written."""
+    refuse_random_weights(model, guide, reason=_NO_POSTERIOR)
     reconcile(model, guide, register=False)
     with torch.no_grad(), outside_store(), evaluating(model, guide):
         yield
@@ -61,16 +66,93 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
 
     Bytes are divided by 255 if the likelihood describes values in [0, 1]; all other numbers keep their value.
     """
-    try:
-        tensor = x if isinstance(x, Tensor) else torch.from_numpy(native(x))
-    except (TypeError, ValueError):
-        raise InputError(f"expected numbers, got {type(x).__name__} of others: convert them to floats") from None
+    tensor = _as_tensor(x).to_dense()
     if tensor.is_complex():
         raise InputError(f"expected real numbers, got {tensor.dtype}: pass their real part")
     support = model.likelihood.support(model.decoder.out_shape)
     is_scaled = tensor.dtype == torch.uint8 and getattr(support, "upper_bound", None) == 1 and not support.is_discrete
     data = tensor.to(model.alpha.device, density_dtype(model.alpha.dtype))
     return data / 255 if is_scaled else data
+
+
+def _as_tensor(x: Array) -> Tensor:
+    try:
+        return x if isinstance(x, Tensor) else torch.from_numpy(native(x))
+    except (TypeError, ValueError):
+        raise InputError(f"expected numbers, got {type(x).__name__} of others: convert them to floats") from None
+
+
+def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor], torch.Size]:
+    """One z per facet, (…, D_j), as rows (N, D_j) on the model's device, and the common batch shape of N rows.
+
+    Raises:
+        InputError: there is not one z per facet, of its dimension, or the batch shapes do not broadcast.
+    """
+    dims = [facet.latent_dim for facet in model.facets]
+    tensors = [_as_tensor(z).to(model.alpha.device) for z in zs]
+    shapes = [tuple(z.shape) for z in tensors]
+    wish = f"expected one z per facet, of shapes {', '.join(f'(…, {dim})' for dim in dims)}"
+    if [shape[-1:] for shape in shapes] != [(dim,) for dim in dims]:
+        raise InputError(f"{wish}, got {shapes}: pass one for every facet, shallowest first")
+    try:
+        batch = torch.broadcast_shapes(*(shape[:-1] for shape in shapes))
+    except RuntimeError:
+        raise InputError(
+            f"{wish} whose leading dimensions broadcast, got {shapes}: pass as many items of each"
+        ) from None
+    return [z.expand(*batch, dim).reshape(-1, dim) for z, dim in zip(tensors, dims, strict=True)], batch
+
+
+def check_number(name: str, value: Any) -> int:
+    """A whole number ≥ 1, an argument of a query.
+
+    Raises:
+        InputError: it is none.
+    """
+    number = _whole(value)
+    if number is None or number < 1:
+        raise InputError(f"expected {name} ≥ 1, got {value!r}: pass a whole number, 1 or more")
+    return number
+
+
+def check_clusters(model: MultiFacetModel, clusters: Mapping[int, int] | None) -> dict[int, int]:
+    """One cluster for some facets, by facet.
+
+    Raises:
+        InputError: they are not listed by facet, or there is no such facet or cluster.
+    """
+    if clusters is None:
+        return {}
+    if not isinstance(clusters, Mapping):
+        raise InputError(f"expected one cluster by facet, clusters={{0: 2}}, got {clusters!r}: pass a dict")
+    chosen = {}
+    for facet, cluster in clusters.items():
+        j = check_facet(model, facet)
+        k, last = _whole(cluster), model.facets[j].num_clusters - 1
+        if k is None or not 0 <= k <= last:
+            raise InputError(f"expected a cluster of facet {j} from 0 to {last}, got {cluster!r}: choose one of them")
+        chosen[j] = k
+    return chosen
+
+
+def check_facet(model: MultiFacetModel, facet: Any) -> int:
+    """The number of a facet.
+
+    Raises:
+        InputError: there is no such facet.
+    """
+    j, last = _whole(facet), len(model.facets) - 1
+    if j is None or not 0 <= j <= last:
+        raise InputError(f"expected a facet from 0 to {last}, got {facet!r}: choose one of them")
+    return j
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of any kind, also of NumPy's or a tensor; None for everything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Iterator[tuple[Tensor, ...]]:

@@ -1,6 +1,7 @@
 """Checks of a model's inputs: data, and the known clusters of some items."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,21 @@ def read_known(
     """The known clusters as int64 tensors on a device; integers of any type and container are accepted.
 
     Raises:
-        InputError: there is no such facet, or not one integer below K_j per item.
+        InputError: they are not listed by facet, there is no such facet, or not one integer below K_j per item.
     """
-    return None if known is None else {j: _read(j, known[j], facets, num_items).to(device) for j in known}
+    if known is None:
+        return None
+    if not isinstance(known, Mapping):
+        raise InputError(
+            f"expected known clusters by facet, known={{0: clusters}}, got {type(known).__name__}: pass a dict, and "
+            "leave out labels that are no clusters"
+        )
+    return {j: _read(j, known[j], facets, num_items).to(device) for j in known}
 
 
-def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tensor:
-    if not 0 <= j < len(facets):
-        raise InputError(f"expected known clusters of facets 0 … {len(facets) - 1}, got facet {j}: leave it out")
+def _read(j: Any, values: Any, facets: Sequence[Facet], num_items: int) -> Tensor:
+    if not isinstance(j, Integral) or not 0 <= j < len(facets):
+        raise InputError(f"expected known clusters of facets 0 … {len(facets) - 1}, got facet {j!r}: leave it out")
     num_clusters = facets[j].num_clusters
     wish = (
         f"expected the known clusters of facet {j} as {num_items} integers below {num_clusters}, negative where unknown"
@@ -50,7 +58,9 @@ def _read(j: int, values: Any, facets: Sequence[Facet], num_items: int) -> Tenso
 
 
 def native(values: Any) -> NDArray[Any]:
-    """A copy as an array in the byte order of the machine, which torch requires."""
+    """A copy as an array in the byte order of the machine, which torch requires, with NaN for what is masked."""
+    if np.ma.is_masked(values):
+        values = values.astype(np.result_type(values, np.float16)).filled(np.nan)
     array = np.asarray(values)
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 
@@ -106,7 +116,7 @@ def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:
     if low < lowest or high > highest:
         wish = f"from {lowest} to {highest}" if hasattr(support, "upper_bound") else f"≥ {lowest}"
         raise InputError(
-            f"expected values of x {wish} for this likelihood, got values from {low:g} to {high:g}: rescale x "
+            f"expected values of x {wish} for this likelihood, got values from {low:.9g} to {high:.9g}: rescale x "
             "(bytes by 1/255), or choose another likelihood"
         )
     if support.is_discrete and (x.frac() != 0).any():

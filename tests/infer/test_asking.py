@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_mfcvae import MFCVAE, Facet
+from pyro_mfcvae import MFCVAE, Facet, InputError
 from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
 from pyro_mfcvae.infer import asking
 from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
@@ -99,3 +99,50 @@ def test_numbers_of_any_type_are_taken(name: str) -> None:
     arrays = (array, array.astype(np.float64)[::-1][::-1], array.astype(">f4"), array.astype(np.int16))
     for given in arrays:
         assert torch.equal(torch.cat(pair.assign(given), -1), torch.cat(pair.assign(x), -1))
+
+
+def test_what_is_masked_or_not_dense() -> None:
+    """Masked values are missing, not what lies under the mask; zeros of a sparse tensor are zeros."""
+    pair, x = make(), torch.rand(5, *SHAPE)
+    under = np.ma.masked_greater(x.numpy(), 0.9)
+    assert under.mask.any()
+    with pytest.raises(InputError, match="expected x without NaN"):
+        pair.assign(under)
+    pair.model.missing = True
+    expected = pair.assign(torch.where(x > 0.9, torch.nan, x))
+    assert all(torch.equal(a, b) for a, b in zip(pair.assign(under), expected, strict=True))
+    sparse = torch.where(x > 0.5, x, 0)
+    assert torch.equal(pair.reconstruct(sparse.to_sparse()), pair.reconstruct(sparse))
+
+
+def test_latents_of_any_kind_are_rendered() -> None:
+    pair = make()
+    zs = [torch.randn(3, 2), torch.randn(3, 3)]
+    images = pair.render(zs)
+    assert torch.equal(pair.render([z.numpy() for z in zs]), images)
+    torch.testing.assert_close(pair.render([z[1] for z in zs]), images[1])
+    for wrong, message in (
+        (zs[:1], r"shapes \(…, 2\), \(…, 3\), got \[\(3, 2\)\]: pass one for every facet"),
+        (zs[::-1], r"got \[\(3, 3\), \(3, 2\)\]"),
+        ([zs[0], zs[1][:2]], r"whose leading dimensions broadcast, got \[\(3, 2\), \(2, 3\)\]: pass as many items"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pair.render(wrong)
+
+
+def test_numbers_of_facets_and_clusters_are_integers_of_any_kind() -> None:
+    pair, x = make(), torch.rand(2, *SHAPE)
+    assert torch.equal(pair.swap(x, x.flip(0), facets=1), pair.swap(x, x.flip(0), facets=[np.int64(1)]))
+    pyro.set_rng_seed(0)
+    expected = pair.sample(3, clusters={1: 2})
+    pyro.set_rng_seed(0)
+    assert torch.equal(pair.sample(np.int64(3), clusters={np.int64(1): torch.tensor(2)}), expected)
+    for ask, message in (
+        (lambda: pair.sample(3.0), "expected num ≥ 1, got 3.0: pass a whole number"),
+        (lambda: pair.log_evidence(x, num_samples=2.5), "expected num_samples ≥ 1, got 2.5: pass a whole number"),
+        (lambda: pair.sample(3, clusters=[0, 1]), r"expected one cluster by facet, clusters=\{0: 2\}, got \[0, 1\]"),
+        (lambda: pair.sample(2, clusters={0: torch.tensor([0, 1])}), r"from 0 to 2, got tensor\(\[0, 1\]\)"),
+        (lambda: pair.swap(x, x, facets=["deep"]), "expected a facet from 0 to 1, got 'deep': choose one of them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ask()
