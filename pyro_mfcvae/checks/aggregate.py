@@ -160,7 +160,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=DISTANCE,
             value=max(distance, 0.0),
             p_value=p_distance,
-            advice="New images of this facet come from where no data are: the mixture does not follow the data's z.",
+            advice="The mixture does not lie where z of your items lie: new images of the facet can look unlike yours.",
             facet=j,
         ),
         _check_shape(facet, j),
@@ -182,7 +182,8 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
                 question=USE,
                 value=max(away - by_chance, 0.0),
                 p_value=use_p_value(use, weights, num_items),
-                advice="The weights of the mixture are not the shares of the clusters among the items.",
+                advice="The weights of the mixture are not the shares of the clusters among your items: new images "
+                "come in other proportions.",
                 facet=j,
                 details={"use": use.tolist(), "weights": weights.tolist(), "chance": by_chance},
             )
@@ -200,8 +201,8 @@ def _check_shape(facet: FacetData, j: int) -> Check:
         question=SHAPE,
         value=value,
         p_value=p_value,
-        advice=f"The {compared[where][2]} of z is not that of the mixture for {where}: one cluster may stand for two, "
-        "or its covariance is too simple.",
+        advice=f"The items of a cluster do not lie as the mixture says (in {where}, the {compared[where][2]} of z "
+        "differs): one cluster may stand for two, or its covariance may be too simple.",
         facet=j,
         details={"where": where, "clusters": {place: delta for place, (delta, *_) in compared.items() if place != ALL}},
     )

@@ -150,7 +150,6 @@ def check_calibration(data: CheckData) -> list[Check]:
         found, *by_chance = calibration_errors(probs, np.stack([truth, *redrawn]))
         errors = np.maximum(found - np.mean(by_chance, 0), 0)
         curve = reliability(probs.max(-1), probs.argmax(-1) == truth)
-        signed = float(probs.max(-1).mean() - np.mean(probs.argmax(-1) == truth))
         rates = confusion(probs, truth)
         np.fill_diagonal(rates, 0.0)
         worst = np.argsort(-np.nan_to_num(rates), axis=None)[:5]
@@ -160,9 +159,7 @@ def check_calibration(data: CheckData) -> list[Check]:
                 question=CALIBRATION,
                 value=float(errors.max()),
                 p_value=calibration_p_value(probs, truth),
-                advice=f"The facet is {'over' if signed > 0 else 'under'}confident on items that the model draws: do "
-                "not read its probabilities as such. The analytic rule is sharper than p(c | x) by design; VaDE's rule "
-                "is calibrated where q(z | x) is.",
+                advice=_advise(errors, float(probs.max(-1).mean()), float(np.mean(probs.argmax(-1) == truth))),
                 facet=j,
                 details={
                     "accuracy": float(np.mean(probs.argmax(-1) == truth)),
@@ -175,6 +172,24 @@ def check_calibration(data: CheckData) -> list[Check]:
             )
         )
     return checks
+
+
+def _advise(errors: NDArray[np.float64], confidence: float, accuracy: float) -> str:
+    """What to do about the errors of the most probable cluster and of all clusters, (2,).
+
+    Args:
+        errors: as `calibration_errors` gives them.
+        confidence: mean probability of the most probable cluster.
+        accuracy: how often it is the true one.
+    """
+    if errors[0] < errors[1] / 2:
+        how = "too high for some clusters and too low for others"
+    else:
+        how = f"too {'high' if confidence > accuracy else 'low'} ({confidence:.0%} on average, {accuracy:.0%} right)"
+    return (
+        f"In items that the model draws, cluster probabilities are {how}. Use them to find the most probable cluster, "
+        "not as chances."
+    )
 
 
 def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
@@ -190,5 +205,5 @@ def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
         above.set_ylabel("fraction that is right", fontsize=TEXT_SIZE)
         facet = data.facets[check.facet or 0]
         rates = confusion(facet.prior_probs, facet.prior_c)
-        draw_matrix(below, rates, f"facet {check.facet}: mean q(c|x) by true cluster", "cluster c", "true cluster")
+        draw_matrix(below, rates, f"facet {check.facet}: confusion", "cluster that is found", "true cluster")
     return finish(figure, panels)

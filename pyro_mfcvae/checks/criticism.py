@@ -8,6 +8,7 @@ from pyro_mfcvae.atomic_io import as_json
 from pyro_mfcvae.checks.aggregate import check_aggregate, plot_aggregate
 from pyro_mfcvae.checks.calibration import check_calibration, plot_calibration
 from pyro_mfcvae.checks.check import Check, Verdict, correct
+from pyro_mfcvae.checks.figures import add_reading
 from pyro_mfcvae.checks.guide import check_guide, plot_guide
 from pyro_mfcvae.checks.information import check_information, plot_information
 from pyro_mfcvae.checks.predictive import (
@@ -18,7 +19,14 @@ from pyro_mfcvae.checks.predictive import (
     typicality,
 )
 from pyro_mfcvae.checks.ranks import check_ranks, plot_ranks
-from pyro_mfcvae.checks.sentences import Suggestion, describe_facet, describe_whole, suggest
+from pyro_mfcvae.checks.sentences import (
+    Suggestion,
+    describe_facet,
+    describe_whole,
+    is_set_aside,
+    is_unlike,
+    suggest,
+)
 from pyro_mfcvae.checks.stability import check_stability, plot_stability
 from pyro_mfcvae.draws.check_data import CheckData
 from pyro_mfcvae.draws.psis import effective_share, pareto_k
@@ -33,24 +41,73 @@ class Kind:
 
     Attributes:
         name: of its picture's file.
+        reading: what its picture asks, and how to read it.
         check: makes the checks.
         plot: draws these checks.
     """
 
     name: str
+    reading: str
     check: Callable[[CheckData], list[Check]]
     plot: "Callable[[CheckData, Sequence[Check]], Figure]"
 
 
 KINDS = (
-    Kind("information", check_information, plot_information),
-    Kind("predictions", check_predictions, plot_predictions),
-    Kind("guide", check_guide, plot_guide),
-    Kind("calibration", check_calibration, plot_calibration),
-    Kind("ranks", check_ranks, plot_ranks),
-    Kind("aggregate", check_aggregate, plot_aggregate),
-    Kind("stability", check_stability, plot_stability),
-    Kind("overfitting", check_overfitting, plot_overfitting),
+    Kind(
+        "information",
+        "How much does each facet know about an item? One whose bars lie below the dotted line (1 nat) is nearly "
+        "empty.",
+        check_information,
+        plot_information,
+    ),
+    Kind(
+        "predictions",
+        "Do items that the model draws look like yours? The two lines of a panel coincide where they do. A dot above "
+        "the dotted line is a cluster where they do not.",
+        check_predictions,
+        plot_predictions,
+    ),
+    Kind(
+        "guide",
+        "Does the encoder find the z that the model implies? Items in the shaded range are doubtful; a perfect encoder "
+        "loses nothing.",
+        check_guide,
+        plot_guide,
+    ),
+    Kind(
+        "calibration",
+        "Is a cluster with a probability of 80 % right in 80 % of the cases? Below the diagonal the facet is too sure, "
+        "above it too modest. The lower row shows which clusters are mistaken for each other.",
+        check_calibration,
+        plot_calibration,
+    ),
+    Kind(
+        "ranks",
+        "Do the encoder's z agree with the true z of items that the model draws? Lines stay within the grey band where "
+        "they do.",
+        check_ranks,
+        plot_ranks,
+    ),
+    Kind(
+        "aggregate",
+        "Does the mixture lie where z of your items lie? If so, dots lie at the tops of the bars, and both clouds "
+        "cover the same places.",
+        check_aggregate,
+        plot_aggregate,
+    ),
+    Kind(
+        "stability",
+        "Would one find the same groups again? Refits agree near 1 if so. Facets that divide the items in different "
+        "ways overlap by 0.",
+        check_stability,
+        plot_stability,
+    ),
+    Kind(
+        "overfitting",
+        "Are these items as probable as the training items? Both lines coincide if so.",
+        check_overfitting,
+        plot_overfitting,
+    ),
 )
 
 
@@ -88,13 +145,17 @@ class Criticism:
         return {name: verdicts.count(name) for name in names}
 
     def to_json(self) -> str:
-        """Sentences, suggestions and checks, as ``checks.json`` holds them."""
+        """Sentences, suggestions and checks, as ``checks.json`` holds them.
+
+        A check that is set aside is about items that the model draws, which are unlike the data.
+        """
+        unlike = is_unlike(self.checks)
         return as_json(
             {
                 "sentences": list(self.sentences),
                 "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
                 "counts": self.counts,
-                "checks": [check.record() for check in self.checks],
+                "checks": [c.record() | {"set_aside": is_set_aside(c, unlike=unlike)} for c in self.checks],
             }
         )
 
@@ -126,7 +187,7 @@ class Criticism:
         found: dict[str, Figure] = {}
         for kind, checks in zip(KINDS, self.by_kind, strict=True):
             if checks:
-                found[kind.name] = kind.plot(self.data, checks)
+                found[kind.name] = add_reading(kind.plot(self.data, checks), kind.reading)
         return found
 
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.plots import INK, TEXT_SIZE, TITLE_SIZE, make_figure
+from pyro_mfcvae.plots import FAINT, INK, TEXT_SIZE, TITLE_SIZE, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PANEL_SIZE = 3.4  # inches
+_LETTERS_PER_INCH = 14  # of text below titles
 
 
 def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple["Figure", NDArray[Any]]:
@@ -60,6 +61,16 @@ def describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
     if across.startswith("cluster"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def add_reading(figure: "Figure", reading: str) -> "Figure":
+    """A sentence or two above the panels: what they ask, and how to read them."""
+    from textwrap import fill
+
+    text = fill(reading, int(_LETTERS_PER_INCH * figure.get_figwidth()))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=TEXT_SIZE, color=FAINT)
+    figure.set_figheight(figure.get_figheight() + 0.2 * (text.count("\n") + 1))
+    return figure
 
 
 def finish(figure: "Figure", panels: NDArray[Any]) -> "Figure":

@@ -87,8 +87,8 @@ def check_guide(data: CheckData) -> list[Check]:
                     question=DISCREPANCY,
                     value=float(max(products.mean(), 0.0) ** 0.5),
                     p_value=positive_mean_p_value(products),
-                    advice="q(c | x) is not what the model implies for single items: read `weighted_assignment` in "
-                    "posterior.nc where probabilities matter.",
+                    advice="The cluster probabilities of single items differ from those that the model implies. Where "
+                    f"probabilities matter, read weighted_assignment_{j} in posterior.nc.",
                     facet=j,
                     details={"items": int(trusted.sum())},
                 )
@@ -99,7 +99,7 @@ def check_guide(data: CheckData) -> list[Check]:
                     question=RULE,
                     value=float(facet.rule_loss.mean()),
                     p_value=positive_mean_p_value(facet.rule_loss),
-                    advice="Another assignment rule gives a higher ELBO; the analytic rule gives the highest.",
+                    advice="Another assignment rule gives a higher ELBO: the analytic rule gives the highest.",
                     facet=j,
                 )
             )
@@ -125,8 +125,9 @@ def _check_tail(log_weights: Array, labels: Sequence[NDArray[np.int64]], facet: 
         question=TAIL,
         value=value,
         p_value=p_value,
-        advice=f"q(z | x) is too narrow or misplaced for {where}; their evidence cannot be trusted. Train longer, or "
-        "give the guide a richer posterior.",
+        advice=f"For many items{'' if where == ALL else f' of {where}'}, the encoder is too sure of z, or z is in the "
+        "wrong place: do not trust their evidence log p(x). Their clusters can still be right. Longer training or a "
+        "richer posterior helps.",
         facet=facet,
         details={
             "median_k_hat": float(np.median(pareto_k(log_weights))),
@@ -145,8 +146,8 @@ def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: di
         question=GAP,
         value=max(float(gap.mean()), 0.0) / num_dims,
         p_value=positive_mean_p_value(gap),
-        advice="The shift, width and correlation of q(z|x) say how it is off. Train longer, or give the guide a richer "
-        "posterior.",
+        advice="The encoder's z are approximate, which makes the ELBO lower than log p(x). Longer training or a richer "
+        "posterior helps.",
         facet=facet,
         details=details | {"nats": float(gap.mean()), "standard_error": float(gap.std(ddof=1) / len(gap) ** 0.5)},
     )
@@ -156,13 +157,13 @@ def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
     """k-hat of every item, what q(z | x) loses of its evidence, and k-hat of single facets."""
     alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
     figure, panels = make_panels(2 if alone else 1, max(2, len(alone)))
-    _plot_k_hat(panels[0, 0], data.log_weights.T, "all facets together")
+    _plot_k_hat(panels[0, 0], data.log_weights.T, "k-hat, all facets together")
     gap = log_mean(data.log_weights.T) - data.log_weights.mean(0)
     span = (min(float(gap.min()), 0.0), max(float(np.quantile(gap, 0.995)), 0.1))
     draw_histogram(panels[0, 1], gap, span, colour=COLOURS[0])
-    describe(panels[0, 1], "evidence minus ELBO", f"mean {gap.mean():z.2f}", "nats, one per item")
+    describe(panels[0, 1], "what the encoder loses", f"mean {gap.mean():z.2f}", "log p(x) - ELBO of an item, nats")
     for (j, weights), axes in zip(alone, panels[-1], strict=False):
-        _plot_k_hat(axes, weights.T, f"facet {j}, other facets held")
+        _plot_k_hat(axes, weights.T, f"k-hat of facet {j} alone")
     return finish(figure, panels)
 
 
@@ -171,11 +172,12 @@ def _plot_k_hat(axes: "Axes", log_weights: Array, title: str) -> None:
     finite = k_hat[np.isfinite(k_hat)]
     span = (min(-0.2, finite.min(initial=0.0)), max(1.2, finite.max(initial=0.0)))
     draw_histogram(axes, finite, span, colour=COLOURS[0])
-    axes.axvspan(K_HAT, axes.get_xlim()[1], color=SHADE, zorder=0)
+    axes.set_xlim(*span)
+    axes.axvspan(K_HAT, span[1], color=SHADE, zorder=0)
     axes.axvline(K_HAT, color=COLOURS[1], linewidth=1)
     describe(
         axes,
         title,
-        f"{1 - np.mean(k_hat <= K_HAT):.1%} above 0.7 (shaded), {is_untrusted(log_weights).mean():.1%} untrusted",
-        "k-hat, one per item",
+        f"{is_untrusted(log_weights).mean():.1%} of the items untrusted",
+        "k-hat of an item (above 0.7: shaded)",
     )

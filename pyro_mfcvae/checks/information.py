@@ -107,9 +107,9 @@ def plot_information(data: CheckData, checks: Sequence[Check]) -> "Figure":
     axes = panels[0, 0]
     rows = [check.details for check in checks if check.question is LOSS]
     names = {
-        "kl": "KL(q(z|x) || p(z))",
-        "information_z": "I(x; z), normal",
-        "information_c": "I(x; c)",
+        "kl": "KL of z",
+        "information_z": "information in z",
+        "information_c": "in the clusters",
         "loss_without": "lost without the facet",
     }
     for index, (name, label) in enumerate(names.items()):
@@ -118,7 +118,7 @@ def plot_information(data: CheckData, checks: Sequence[Check]) -> "Figure":
     axes.axhline(1.0, color=FAINT, linewidth=1, linestyle=":")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_xticks(range(len(rows)), [f"facet {j}" for j in range(len(rows))])
-    describe(axes, "information per facet", "dotted: 1 nat", "")
+    describe(axes, "information per facet", "", "")
     axes.set_ylabel("nats per item", fontsize=TEXT_SIZE)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=TEXT_SIZE)
     return finish(figure, panels)

@@ -10,13 +10,22 @@ from numpy.typing import NDArray
 from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram, finish, make_panels
 from pyro_mfcvae.draws.check_data import Array, CheckData
-from pyro_mfcvae.draws.p_values import ALL, beyond_p_value, groups_of, paired_distance, two_sample, worst_place
-from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE
+from pyro_mfcvae.draws.p_values import (
+    ALL,
+    MIN_MEMBERS,
+    beyond_p_value,
+    groups_of,
+    paired_distance,
+    two_sample,
+    worst_place,
+)
+from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE, make_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 _DISTANCES = Threshold(warn=0.1, bad=0.3, source="a normal shifted by 1/4 and 3/4 of its standard deviation")
+_MOST_COLUMNS = 4  # of panels
 _PLACES = "of all items, or of the cluster where it is largest and no chance"
 REPLICATED = Question(
     name="replicated statistic",
@@ -49,6 +58,20 @@ HELD_OUT = Question(
     unit="distance of distributions",
     threshold=_DISTANCES,
 )
+
+# Where items are more probable than what the model draws, and where they are less probable.
+_ADVICE = {
+    TYPICAL.name: (
+        "Your items are more probable than items that the model draws, as where it adds noise that yours do not have.",
+        "Your items are less probable than items that the model draws: they have something that it does not describe.",
+    ),
+    HELD_OUT.name: (
+        "Half of one of your items predicts the other half better than in items that the model draws, as where it adds "
+        "noise that yours do not have.",
+        "Half of one of your items predicts the other half worse than in items that the model draws: yours have "
+        "details that it does not describe.",
+    ),
+}
 
 OVERFITTING = Question(
     name="overfitting",
@@ -86,12 +109,11 @@ def check_predictions(data: CheckData) -> list[Check]:
             _judge(
                 replace(REPLICATED, name=f"replicated {name}"),
                 found,
-                f"Items that the model draws have {'more' if shift > 0 else 'less'} {name} than yours, or another "
-                "spread of it: the likelihood's noise is not that of your items. Clusters can still be right.",
+                f"Items that the model draws have {_compare_sizes(replicated, observed)} {name.replace('_', ' ')} than "
+                "yours, so they look unlike yours. The clusters of your items can still be right.",
                 {"statistic": name, "shift": shift, "p_value": _bayesian_p_value(observed, data.replicated[name])},
             )
         )
-    advice = "The model draws items with {} evidence than the data have: its noise, or its prior, is not the data's."
     for question, here, there in (
         (TYPICAL, data.bound, data.simulated_bound),
         (HELD_OUT, data.held_out, data.simulated_held_out),
@@ -100,10 +122,15 @@ def check_predictions(data: CheckData) -> list[Check]:
         for j, facet in enumerate(data.facets):
             for k, (members, simulated) in groups_of(facet.clusters, facet.prior_clusters):
                 found[f"cluster {k} of facet {j}"] = two_sample(here[members], there[simulated])
-        more = "less" if here.mean() > there.mean() else "more"
         means = {"data": float(here.mean()), "simulated": float(there.mean())}
-        checks.append(_judge(question, found, advice.format(more), means))
+        checks.append(_judge(question, found, _ADVICE[question.name][int(here.mean() < there.mean())], means))
     return checks
+
+
+def _compare_sizes(replicated: Array, observed: Array) -> str:
+    """In a word, how a statistic of replications (N,) differs from that of the items."""
+    above = float(np.mean(replicated > observed))
+    return "more" if above > 0.6 else "less" if above < 0.4 else "more varied or less varied"
 
 
 def _bayesian_p_value(observed: Array, replicated: Array) -> float:
@@ -120,7 +147,7 @@ def _judge(question: Question, found: dict[str, tuple[float, float]], advice: st
         question=question,
         value=value,
         p_value=p_value,
-        advice=f"{advice} Worst: {where}.",
+        advice=advice if where == ALL else f"{advice} The difference is largest for {where}.",
         details=details | {"where": where, "clusters": clusters},
     )
 
@@ -153,7 +180,8 @@ def _check_gap(evidence: Array, reference: Array) -> Check:
         question=OVERFITTING,
         value=max(gap, 0.0) / max(float(reference.std(ddof=1)), 1e-12),
         p_value=float(ttest_ind(reference, evidence, equal_var=False, alternative="greater").pvalue),
-        advice="Take more data, a smaller network, or fewer epochs.",
+        advice="The model describes its training items better than these: take more data, a smaller network, or fewer "
+        "epochs.",
         details={"gap": gap},
     )
 
@@ -169,44 +197,59 @@ def _check_outliers(evidence: Array, reference: Array) -> Check:
         question=OUTLIERS,
         value=max(sum(beyond) / len(evidence) - expected, 0.0),
         p_value=min(1.0, 2 * min(p_values)),
-        advice="Look at the outlying items: their clusters mean nothing if they are of another kind.",
+        advice="Some items are unlike the training items: look at them in items.parquet, since the clusters of items "
+        "of another kind mean nothing.",
         details={"outlying_items": order[:20].tolist(), "below": beyond[0], "above": beyond[1]},
     )
 
 
 def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
     """Every statistic of data and replications, and the evidence; below, the distances of every cluster."""
-    figure, panels = make_panels(2, max(len(checks), len(data.facets)))
-    for axes, check in zip(panels[0], checks, strict=False):
+    rows = [[checks[i] for i in row] for row in np.array_split(range(len(checks)), -(-len(checks) // _MOST_COLUMNS))]
+    figure = make_figure(PANEL_SIZE * len(rows[0]), 0.9 * PANEL_SIZE * (len(rows) + 1))
+    *parts, below = figure.subfigures(len(rows) + 1, 1, height_ratios=[1.0] * len(rows) + [1.1])
+    for row, part in zip(rows, parts, strict=True):
+        _plot_distributions(data, row, part)
+    _plot_clusters(data, checks, below)
+    return figure
+
+
+def _plot_distributions(data: CheckData, checks: Sequence[Check], figure: "SubFigure") -> None:
+    for axes, check in zip(figure.subplots(1, len(checks), squeeze=False)[0], checks, strict=True):
         if "statistic" in check.details:
             name = check.details["statistic"]
-            sets = (data.observed[name], "data", INK), (data.replicated[name].ravel(), "replications", COLOURS[0])
-            across = "value per item"
+            sets = (data.observed[name], "your items", INK), (data.replicated[name].ravel(), "drawn again", COLOURS[0])
+            across = "value of an item"
         else:
             is_bound = check.question is TYPICAL
-            name = "evidence" if is_bound else "held-out half"
+            name = "evidence" if is_bound else "held-out half of an item"
             here, there = (data.bound, data.simulated_bound) if is_bound else (data.held_out, data.simulated_held_out)
-            sets = (here, "data", INK), (there, "simulated items", COLOURS[1])
-            across = "log p(x), nats per item" if is_bound else "nats per element"
+            sets = (here, "your items", INK), (there, "drawn items", COLOURS[1])
+            across = "log p(x) of an item, nats" if is_bound else "log p(second half | first half), nats per element"
         ends = np.concatenate([np.quantile(array, [0.002, 0.998]) for array, *_ in sets])
         for array, label, colour in sets:
             draw_histogram(axes, array, (float(ends.min()), float(ends.max())), label=label, colour=colour)
-        describe(axes, name, f"distance {check.value:.2f}, {check.details['where']}", across)
+        describe(axes, name.replace("_", " "), f"distance {check.value:.2f}, {check.details['where']}", across)
         axes.margins(y=0.3)
         axes.legend(frameon=False, fontsize=TEXT_SIZE, loc="upper right")
-    for j, axes in zip(range(len(data.facets)), panels[1], strict=False):
+
+
+def _plot_clusters(data: CheckData, checks: Sequence[Check], figure: "SubFigure") -> None:
+    panels = figure.subplots(1, len(data.facets), squeeze=False)[0]
+    for j, axes in enumerate(panels):
         for index, check in enumerate(checks):
             rows = [(place, d) for place, d in check.details["clusters"].items() if place.endswith(f"facet {j}")]
             clusters, distances = [int(place.split()[1]) for place, _ in rows], [d for _, d in rows]
-            label = check.details.get("statistic", check.name)
-            axes.plot(clusters, distances, "o", markersize=4, color=COLOURS[index % len(COLOURS)], label=label)
+            label = check.details.get("statistic", check.name).replace("_", " ")
+            # Dots at the same height lie side by side.
+            places = np.array(clusters) + 0.12 * (index - (len(checks) - 1) / 2)
+            axes.plot(places, distances, "o", markersize=4, color=COLOURS[index % len(COLOURS)], label=label)
         axes.axhline(_DISTANCES.warn, color=FAINT, linewidth=1, linestyle=":")
         axes.set_ylim(0, 1.05)
-        describe(axes, f"facet {j}, by cluster", "", "cluster")
-        axes.set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
-    lines = panels[1, 0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster
+        describe(axes, f"facet {j}, by cluster", "", f"cluster, of {MIN_MEMBERS} items or more")
+    panels[0].set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
+    lines = panels[0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster
     figure.legend(*lines, loc="outside lower center", ncols=min(len(checks), 6), frameon=False, fontsize=TEXT_SIZE)
-    return finish(figure, panels)
 
 
 def plot_overfitting(data: CheckData, checks: Sequence[Check]) -> "Figure":

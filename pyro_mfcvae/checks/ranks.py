@@ -128,8 +128,8 @@ def _check_shift(facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_
         question=SHIFT,
         value=value,
         p_value=bonferroni([p_all, p_groups]),
-        advice=f"Coordinate {coordinate} of q(z | x) is off to one side for {where}. If replicated items look unlike "
-        "the data, mend that first; otherwise train longer or widen the encoder.",
+        advice=f"The encoder puts z off to one side (coordinate {coordinate}, {where}). Longer training or a wider "
+        "encoder helps.",
         facet=j,
         details={"coordinate": coordinate, "where": where, "mean": facet.residuals.mean(0).tolist()},
     )
@@ -144,9 +144,9 @@ def _check_width(facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_
         question=WIDTH,
         value=value,
         p_value=bonferroni([bonferroni(p_all), bonferroni(p_density), p_groups]),
-        advice=f"Coordinate {coordinate} of q(z | x) is too {'narrow' if spread[coordinate] > 1 else 'wide'} for "
-        f"{where}. If replicated items look unlike the data, mend that first; otherwise give the guide a richer "
-        "posterior, or train longer.",
+        advice=f"The encoder is too {'sure' if spread[coordinate] > 1 else 'unsure'} of z: q(z|x) is too "
+        f"{'narrow' if spread[coordinate] > 1 else 'wide'} (coordinate {coordinate}, {where}). A richer posterior or "
+        "longer training helps.",
         facet=j,
         details={"coordinate": coordinate, "where": where, "standard_deviation": spread.tolist()},
     )
@@ -159,8 +159,8 @@ def _check_correlation(facet: FacetData, j: int) -> Check:
         question=CORRELATION,
         value=value,
         p_value=p_value,
-        advice=f"q(z | x) does not know how coordinates {a} and {b} depend on each other: take a posterior with full "
-        "covariance or a flow.",
+        advice=f"The encoder misses that coordinates {a} and {b} of z depend on each other: a posterior with full "
+        "covariance or a flow follows them.",
         facet=j,
         details={"coordinates": [a, b]},
     )
@@ -176,8 +176,8 @@ def _check_between(data: CheckData) -> Check:
         question=BETWEEN,
         value=value,
         p_value=bonferroni(p for _, p, *_ in found),
-        advice=f"Facets {i} and {j} depend on each other given x, and the guide draws them apart: an autoregressive "
-        "posterior within facets does not mend that; read facets of single items with care.",
+        advice=f"For a given item, z of facets {i} and {j} depend on each other, and the encoder misses that. No "
+        "posterior of single facets mends it: read z of single items with care.",
         details={"facets": [i, j]},
     )
 
@@ -197,8 +197,8 @@ def _check_joint(data: CheckData) -> Check:
         question=JOINT,
         value=distance,
         p_value=bonferroni([p_value, *uniform_p_values(ranks)]),
-        advice=f"The true z is {'less' if ranks.mean() < 0.5 else 'more'} probable than draws of q(z | x): see shift, "
-        "width and correlation of the facets.",
+        advice=f"The true z of an item is {'less' if ranks.mean() < 0.5 else 'more'} probable than the encoder's z: "
+        "the rows on shift, width and correlation say why.",
         details={"mean_rank": float(ranks.mean())},
     )
 
@@ -227,6 +227,6 @@ def plot_ranks(data: CheckData, checks: Sequence[Check]) -> "Figure":
                 bbox_to_anchor=(0.5, -0.2),
             )
         width = max(check.value for check in checks if check.facet == j and check.question is WIDTH)
-        describe(axes, f"facet {j}", f"width off by a factor of {width:.2f}", "rank of the true z in q(z|x)")
+        describe(axes, f"facet {j}", f"width off by a factor of {width:.2f}", "rank of the true z among the encoder's")
         axes.set_ylabel("excess over uniform (band: chance)", fontsize=TEXT_SIZE)
     return finish(figure, panels)

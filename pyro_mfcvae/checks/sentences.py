@@ -1,4 +1,4 @@
-"""What the verdicts come to: a sentence per facet, one for the whole, and the settings to change next."""
+"""What the verdicts come to: advice, a sentence per facet, one for the whole, and the settings to change next."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
 _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
 _PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
+SET_ASIDE = (
+    "These rows are about items that the model draws. Those look unlike yours (see above), so these rows say little "
+    "about yours. Read them once the model draws items like yours."
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,22 @@ def is_unlike(checks: Iterable[Check]) -> bool:
     return any(c.verdict == "bad" and (is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)) for c in checks)
 
 
+def is_set_aside(check: Check, *, unlike: bool) -> bool:
+    """Whether a check that is not good is about drawn items while these are unlike the data."""
+    return unlike and check.verdict != "good" and check.name in _OF_DRAWN_ITEMS
+
+
+def advise(checks: Sequence[Check]) -> dict[tuple[str, str], list[str]]:
+    """Verdict ("bad", "warn" or "set aside") and advice → the checks that it is for; the gravest come first."""
+    unlike, found = is_unlike(checks), dict[tuple[str, str], list[str]]()
+    off = [check for check in checks if check.verdict != "good"]
+    for check in sorted(off, key=lambda c: (is_set_aside(c, unlike=unlike), c.verdict != "bad")):
+        aside = is_set_aside(check, unlike=unlike)
+        name = check.name if check.facet is None else f"{check.name}, facet {check.facet}"
+        found.setdefault(("set aside", SET_ASIDE) if aside else (check.verdict, check.advice), []).append(name)
+    return found
+
+
 def _off(checks: Iterable[Check], names: Iterable[str], *, bad: bool = False) -> list[Check]:
     wanted = set(names)
     return [c for c in checks if c.name in wanted and (c.verdict == "bad" if bad else c.verdict != "good")]
@@ -59,20 +79,19 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     own, facet = [check for check in checks if check.facet == j], data.facets[j]
     start = f"facet {j}: "
     if off := _off(own, [LOSS.name], bad=True):
-        nats = off[0].details["loss_without"]
-        return start + f"do not use it: the decoder ignores it (an item loses {nats:.2f} nats without it)."
+        return start + "do not use it: it is empty, for the decoder draws the same items whatever it holds."
     if off := _off(own, [CLUSTERS.name], bad=True):
-        told_apart = 1 / max(off[0].value, 1e-12)
-        return start + f"do not use its clusters: they tell items apart no better than {told_apart:.1f} clusters would."
+        num = 1 / max(off[0].value, 1e-12)
+        return start + f"do not use its clusters: they separate items no better than {num:.1f} clusters would."
     if facet.num_groups == 1:
-        return start + f"no division: its {facet.num_in_use} clusters in use overlap so much that they are one group."
-    groups = f"{facet.num_groups} groups from {facet.num_in_use} clusters in use"
+        return start + f"no division: its {facet.num_in_use} clusters overlap so much that they are one group."
+    groups = f"{facet.num_groups} groups, made of {facet.num_in_use} clusters"
     if off := _off(own, [SEEDS.name, REFITS.name], bad=True):
         again = "runs with other seeds" if off[0].name == SEEDS.name else "refits to resampled items"
-        return start + f"do not rely on its {groups}: {again} find others (ARI {1 - off[0].value:.2f})."
+        return start + f"do not rely on its {groups}: {again} find others (ARI {1 - off[0].value:.2f}; 1 is the same)."
     seeds = [check for check in own if check.name == SEEDS.name]
     stable = (
-        f"agreement with other seeds is {1 - seeds[0].value:.2f} (ARI)" if seeds else "not compared with other seeds"
+        f"other seeds agree to {1 - seeds[0].value:.2f} (ARI; 1 is the same)" if seeds else "other seeds not compared"
     )
     if is_unlike(checks):
         own = [check for check in own if check.name not in _OF_DRAWN_ITEMS]
@@ -85,14 +104,11 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
 def _caveats(own: Sequence[Check]) -> list[str]:
     found = []
     if _off(own, _PROBABILITIES):
-        found.append("its most probable clusters stand, but do not read its probabilities as such")
-    if off := _off(own, _LATENT):
-        found.append(
-            f"q(z|x) is not the posterior ({', '.join(dict.fromkeys(c.name for c in off))}), so do not read z itself"
-        )
-    if off := _off(own, _PRIOR):
-        names = ", ".join(dict.fromkeys(check.name for check in off))
-        found.append(f"new images of it can look unlike the data ({names})")
+        found.append("trust which cluster is most probable, but not how probable it is")
+    if _off(own, _LATENT):
+        found.append("its z are approximate, so plot them, but do not measure with them")
+    if _off(own, _PRIOR):
+        found.append("new images of it can look unlike yours")
     return found
 
 
@@ -102,24 +118,22 @@ def describe_whole(checks: Sequence[Check]) -> str:
     unlike = [c for c in whole if is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)]
     parts = []
     if unlike:
-        names = ", ".join(c.details.get("statistic", c.name) for c in unlike)
+        names = [c.details["statistic"].replace("_", " ") for c in unlike if is_replicated(c)] or ["probability"]
         parts.append(
-            f"the model does not draw items like yours ({names}), so checks of drawn items (calibration of q(c|x); "
-            "shift, width and correlation of q(z|x)) are not about yours"
+            f"items that the model draws, noise included, look unlike yours ({', '.join(names)}), which does not make "
+            "the clusters of yours wrong"
         )
     if _off(whole, [REDUNDANCY.name]):
         parts.append("two facets divide the items in the same way")
     if _off(whole, [TAIL.name, GAP.name, JOINT.name, BETWEEN.name]):
-        parts.append("q(z|x) is not the posterior, so the evidence is a lower bound only")
+        parts.append("the encoder's z are approximate, so the evidence log p(x) is a lower bound only")
     if _off(whole, [OVERFITTING.name]):
-        parts.append("the model knows its training items better than these")
+        parts.append("the model describes its training items better than these")
     if _off(whole, [OUTLIERS.name]):
         parts.append("some items are unlike the training items")
     if not parts:
         off = [check for check in checks if check.verdict != "good"]
-        return "whole: no check of the model as a whole contradicts it" + (
-            "; see the facets." if off else ", and none of a facet does."
-        )
+        return "whole: no check speaks against the model as a whole" + ("; see the facets." if off else ", or a facet.")
     return "whole: " + "; ".join(parts) + "."
 
 
@@ -176,8 +190,8 @@ def suggest(
 
 
 def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    free = "A facet collapsed; half a nat of its KL is then free."
-    aware = "A facet collapsed; it then starts with a q(z|x) that depends on x."
+    free = "A facet is empty; the first half nat of what it holds then costs nothing."
+    aware = "A facet is empty; its z then depend on the items from the start."
     return run.change("free_nats", None, lambda v: None if v else 0.5, free) + run.change(
         "head_init_scale", None, lambda v: None if v else 0.1, aware
     )
@@ -185,9 +199,10 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     kind = run.find("kind", "likelihood")
-    reason = "The likelihood draws noise that the data do not have."
+    reason = "The model draws noise that your items do not have; it then learns how much they have."
     if kind and kind[1] == "bernoulli":
-        return [Suggestion(f"{kind[0]}=continuous_bernoulli", "The data are no black-and-white pixels.")]
+        grey = "Your pixels are shades of grey, and the model draws black and white ones."
+        return [Suggestion(f"{kind[0]}=continuous_bernoulli", grey)]
     return run.change("learn_scale", "likelihood", lambda v: None if v else True, reason) or run.change(
         "per_channel", "likelihood", lambda v: None if v else True, reason
     )
@@ -212,15 +227,14 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
-    names = ", ".join(dict.fromkeys(check.name for check in off))
-    return run.change("posterior", None, richer.get, f"q(z|x) is not the posterior ({names}).") or _longer(
-        run, "q(z|x) is not the posterior; train longer."
-    )
+    return run.change(
+        "posterior", None, richer.get, "The encoder's z are approximate; they then take more shapes."
+    ) or _longer(run, "The encoder's z are approximate; they then have more time to improve.")
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     use = any(check.name == USE.name for check in off)
-    reason = "The mixture does not follow the data's z."
+    reason = "The mixture does not lie where z of your items lie."
     weights = run.change(
         "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, the use is not even."
     )
@@ -233,11 +247,7 @@ def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[
 def _uncalibrated(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     kind = run.find("kind", "assignment")
     if kind and kind[1] == "analytic":
-        return [
-            Suggestion(
-                f"{kind[0]}=vade", "Its probabilities are calibrated where q(z|x) is; the ELBO is a little lower."
-            )
-        ]
+        return [Suggestion(f"{kind[0]}=vade", "Its probabilities are closer to chances; the ELBO is a little lower.")]
     return []
 
 

@@ -141,7 +141,7 @@ def _check_redundancy(data: CheckData) -> Check:
         question=REDUNDANCY,
         value=float(table.max()),
         p_value=bonferroni(p_values),
-        advice="Two facets learned the same: start the shallower one later, or from nothing.",
+        advice="Two facets divide the items in the same way: start the shallower one later, or from nothing.",
         details={"ami": (table + np.eye(len(data.facets))).tolist()},
     )
 
@@ -170,7 +170,7 @@ def _check_refits(facet: FacetData, j: int) -> Check:
         question=REFITS,
         value=float(1 - np.mean(here)),
         p_value=float(two_sided(max(z, 0.0))),
-        advice="The groups of this facet depend on which items were drawn: take fewer clusters.",
+        advice="Which groups this facet finds depends on which items it saw: take fewer clusters.",
         facet=j,
         details={"ari": here, "ari_of_simulated_items": there},
     )
@@ -198,7 +198,7 @@ def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
         axes.set_xticks(range(len(data.facets)), [f"facet {j}" for j in range(len(data.facets))])
         axes.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper center")
         describe(axes, "refits to resampled items", "", "")
-        axes.set_ylabel("ARI with the model's groups", fontsize=TEXT_SIZE)
+        axes.set_ylabel("agreement with the model's groups (ARI)", fontsize=TEXT_SIZE)
     for check in redundant:
-        draw_matrix(panels[0, -1], np.array(check.details["ami"]), "AMI of two facets", "facet", "facet")
+        draw_matrix(panels[0, -1], np.array(check.details["ami"]), "overlap of facets (AMI)", "facet", "facet")
     return finish(figure, panels)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -93,24 +94,28 @@ def print_sweep(result: "Sweep") -> None:
 
 def print_criticism(criticism: "Criticism") -> None:
     """The table of verdicts, advice for those that are not good, the sentences, and the settings to change next."""
+    from pyro_mfcvae.checks.sentences import advise, is_set_aside, is_unlike
+
     rows = table("verdict", "facet", "check", "effect", "warn, bad", "p")
+    unlike = is_unlike(criticism.checks)
     for check in criticism.checks:
         verdict = f"[{_COLOURS[check.verdict]}]{check.verdict}[/]"
+        if is_set_aside(check, unlike=unlike):
+            verdict = f"[dim]({check.verdict})[/]"
         facet = "all" if check.facet is None else str(check.facet)
         threshold = check.question.threshold
         limits = f"{threshold.warn:g}, {threshold.bad:g}"
         rows.add_row(verdict, facet, check.name, f"{check.value:.3f}", limits, f"{check.table_p_value:.1g}")
     console.print()
     console.print(rows)
-    for verdict in ("bad", "warn"):
-        places: dict[str, list[str]] = {}
-        for check in criticism.checks:
-            if check.verdict == verdict:
-                where = check.name if check.facet is None else f"{check.name}, facet {check.facet}"
-                places.setdefault(check.advice, []).append(where)
-        for advice, names in places.items():
-            console.print(f"\n[{_COLOURS[verdict]}]{verdict}[/] {'; '.join(names)}", highlight=False)
-            console.print(f"  {advice}", highlight=False, markup=False)
+    console.print(
+        "A check warns or is bad where its effect is above the threshold and chance does not explain it (small p)."
+        + (" Verdicts in brackets are set aside, as explained below." if unlike else "")
+    )
+    for (verdict, advice), names in advise(criticism.checks).items():
+        colour = _COLOURS.get(verdict, "dim")
+        console.print(f"\n[{colour}]{verdict}[/] {'; '.join(names)}", highlight=False)
+        console.print(Padding(Text(advice), (0, 0, 0, 2)))
     console.print()
     for sentence in criticism.sentences:
         console.print(sentence, highlight=False, markup=False, style="bold")

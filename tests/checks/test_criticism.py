@@ -61,7 +61,7 @@ def test_a_collapsed_facet_is_named() -> None:
     criticism = criticise(data)
     bad = {(check.name, check.facet) for check in criticism.checks if check.verdict == "bad"}
     assert bad == {("items without the facet", 1), ("information in the clusters", 1)}
-    assert criticism.sentences[1].startswith("facet 1: do not use it: the decoder ignores it")
+    assert criticism.sentences[1].startswith("facet 1: do not use it: it is empty")
 
 
 def test_every_verdict_can_be_made_again_from_the_file(tmp_path: Path) -> None:
@@ -76,7 +76,17 @@ def test_the_json_holds_what_a_person_reads() -> None:
     assert record["sentences"] == list(criticism.sentences) and len(record["sentences"]) == 3
     assert record["counts"] == criticism.counts and record["suggestions"] == []
     for entry, check in zip(record["checks"], criticism.checks, strict=True):
-        assert {"asks", "statistic", "exact", "blind", "value", "unit", "advice", "details"} <= entry.keys()
+        assert {
+            "asks",
+            "statistic",
+            "exact",
+            "blind",
+            "value",
+            "unit",
+            "advice",
+            "details",
+            "set_aside",
+        } <= entry.keys()
         assert (entry["verdict"], entry["name"], entry["facet"]) == (check.verdict, check.name, check.facet)
         assert entry["threshold"]["source"]
 

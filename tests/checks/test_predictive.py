@@ -55,7 +55,7 @@ def test_clusters_that_are_off_in_opposite_directions_are_found() -> None:
 def test_data_that_are_more_probable_than_what_the_model_draws_are_found() -> None:
     data = exact_mixture_arrays()
     check = by_name(replace(data, bound=data.bound + 5, held_out=data.held_out + 1))[TYPICAL.name]
-    assert check.verdict == "bad" and "with less evidence" in check.advice
+    assert check.verdict == "bad" and "more probable than items that the model draws" in check.advice
 
 
 def test_halves_that_foretell_nothing_are_found() -> None:

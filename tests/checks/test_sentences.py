@@ -12,7 +12,7 @@ from pyro_mfcvae.checks.guide import GAP
 from pyro_mfcvae.checks.information import CLUSTERS, LOSS
 from pyro_mfcvae.checks.predictive import OVERFITTING, REPLICATED
 from pyro_mfcvae.checks.ranks import WIDTH
-from pyro_mfcvae.checks.sentences import describe_facet, describe_whole, suggest
+from pyro_mfcvae.checks.sentences import SET_ASIDE, advise, describe_facet, describe_whole, suggest
 from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
 
 SETTINGS: dict[str, Any] = {
@@ -33,11 +33,9 @@ def off(question: Question, facet: int | None = None, *, value: float = 10.0, **
 def test_a_facet_without_faults_is_usable() -> None:
     data = exact_mixture_arrays()
     two = replace(data, facets=(replace(data.facets[0], groups=np.array([0, 1, 1])), data.facets[1]))
-    assert describe_facet(two, [], 0) == (
-        "facet 0: usable: 2 groups from 3 clusters in use; not compared with other seeds."
-    )
+    assert describe_facet(two, [], 0) == ("facet 0: usable: 2 groups, made of 3 clusters; other seeds not compared.")
     seeds = Check(SEEDS, 0.02, 0.0, "", 0)
-    assert "agreement with other seeds is 0.98 (ARI)" in describe_facet(two, [seeds], 0)
+    assert "other seeds agree to 0.98 (ARI; 1 is the same)" in describe_facet(two, [seeds], 0)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +43,17 @@ def test_a_facet_without_faults_is_usable() -> None:
     [
         (
             off(LOSS, 0, loss_without=0.004),
-            "do not use it: the decoder ignores it (an item loses 0.00 nats",
+            "do not use it: it is empty, for the decoder draws the same items",
         ),
         (off(CLUSTERS, 0, value=0.99), "do not use its clusters"),
         (
             off(SEEDS, 0, value=0.9),
-            "do not rely on its 3 groups from 3 clusters in use: runs with other seeds",
+            "do not rely on its 3 groups, made of 3 clusters: runs with other seeds",
         ),
-        (off(REFITS, 0, value=0.9), "refits to resampled items find others (ARI 0.10)"),
-        (off(CALIBRATION, 0), "do not read its probabilities as such"),
-        (off(WIDTH, 0), "q(z|x) is not the posterior (width of q(z|x))"),
-        (off(HOLES, 0), "new images of it can look unlike the data (holes of the prior)"),
+        (off(REFITS, 0, value=0.9), "refits to resampled items find others (ARI 0.10; 1 is the same)"),
+        (off(CALIBRATION, 0), "trust which cluster is most probable, but not how probable it is"),
+        (off(WIDTH, 0), "its z are approximate, so plot them, but do not measure with them"),
+        (off(HOLES, 0), "new images of it can look unlike yours"),
     ],
 )
 def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str) -> None:
@@ -66,11 +64,11 @@ def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str)
 
 
 def test_the_whole_is_one_sentence() -> None:
-    assert describe_whole([]) == "whole: no check of the model as a whole contradicts it, and none of a facet does."
-    assert describe_whole([off(WIDTH, 0)]).endswith("contradicts it; see the facets.")
+    assert describe_whole([]) == "whole: no check speaks against the model as a whole, or a facet."
+    assert describe_whole([off(WIDTH, 0)]).endswith("against the model as a whole; see the facets.")
     text = describe_whole([off(REPLICATED, statistic="contrast"), off(REDUNDANCY), off(OVERFITTING)])
-    assert "does not draw items like yours (contrast)" in text and text.count(".") == 1
-    assert "two facets divide the items in the same way" in text and "knows its training items better" in text
+    assert "look unlike yours (contrast), which does not make" in text and text.count(".") == 1
+    assert "two facets divide the items in the same way" in text and "describes its training items better" in text
 
 
 @pytest.mark.parametrize(
@@ -111,4 +109,15 @@ def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() ->
     data = exact_mixture_arrays()
     data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
     text = describe_facet(data, [off(WIDTH, 0), off(CALIBRATION, 0), off(REPLICATED, statistic="contrast")], 0)
-    assert text == "facet 0: usable: 3 groups from 3 clusters in use; not compared with other seeds."
+    assert text == "facet 0: usable: 3 groups, made of 3 clusters; other seeds not compared."
+
+
+def test_advice_names_all_its_checks_and_sets_aside_those_of_drawn_items_that_are_unlike_the_data() -> None:
+    checks = [off(GAP), off(WIDTH, 0), off(GAP, 1), Check(WIDTH, 0.0, 1.0, "advice", 1)]
+    assert advise(checks) == {("bad", "advice"): [GAP.name, f"{WIDTH.name}, facet 0", f"{GAP.name}, facet 1"]}
+    unlike = replace(off(REPLICATED, statistic="contrast"), advice="more contrast")
+    assert advise([*checks, unlike]) == {
+        ("bad", "advice"): [GAP.name, f"{GAP.name}, facet 1"],
+        ("bad", "more contrast"): [REPLICATED.name],
+        ("set aside", SET_ASIDE): [f"{WIDTH.name}, facet 0"],
+    }

@@ -36,7 +36,8 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     record = json.loads(text)
     for entry in record["checks"]:
         facet = "all" if entry["facet"] is None else str(entry["facet"])
-        row = rf"^{entry['verdict']} +{facet} +{re.escape(entry['name'])} +{entry['value']:.3f} "
+        verdict = f"({entry['verdict']})" if entry["set_aside"] else entry["verdict"]
+        row = rf"^{re.escape(verdict)} +{facet} +{re.escape(entry['name'])} +{entry['value']:.3f} "
         assert re.search(row, out, re.MULTILINE), row
     flat = " ".join(out.split())
     for sentence in record["sentences"]:
