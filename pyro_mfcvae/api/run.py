@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from html import escape
 from itertools import chain, count
@@ -31,7 +31,7 @@ from pyro_mfcvae.runs.fit import fit as fit_run
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.runs.new_items import image_size, lowest_alike, prepare_like
-from pyro_mfcvae.train.callbacks import Callback, LoggerCallback, open_progress_bar
+from pyro_mfcvae.train.callbacks import Callback, open_progress_bar, use_loggers
 
 if TYPE_CHECKING:
     import pandas
@@ -197,6 +197,7 @@ def fit(
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
         loggers: loggers with Lightning Fabric's interface, such as its CSVLogger, or those of W&B and MLflow.
+            They receive the settings, the record of every epoch, and how the training ended.
     """
     named = isinstance(data, str | Path)
     if named and labels:
@@ -275,7 +276,7 @@ def _train(
     loggers: Sequence[Logger] = (),
 ) -> None:
     with ExitStack() as stack:
-        callbacks: list[Callback] = [LoggerCallback(lambda step, logger=logger: logger) for logger in loggers]
+        callbacks: list[Callback] = [*stack.enter_context(use_loggers(loggers, asdict(config)))]
         if verbose:
             callbacks.append(stack.enter_context(open_progress_bar()))
         fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))

@@ -1,13 +1,14 @@
 """Callbacks of a training: their protocol, a progress bar in the terminal, and loggers."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from lightning_fabric.loggers.logger import Logger as FabricLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -189,6 +190,29 @@ class LoggerCallback:
             scalars |= {f"{name}/facet {j}": float(value) for j, value in enumerate(values)}
         self._logger.log_metrics(scalars, record.step)
         self._logger.save()
+
+
+@contextmanager
+def use_loggers(loggers: Sequence[FabricLogger], settings: Mapping[str, Any]) -> Iterator[list[LoggerCallback]]:
+    """Give loggers the settings, and yield a callback for each; at the end they learn how the training ended.
+
+    Without that, a run of MLflow or W&B would stay open. Loggers that do not take settings, such as ``CSVLogger``, go
+    without.
+
+    Args:
+        loggers: of Lightning Fabric's interface.
+        settings: of the training, nested by section.
+    """
+    for logger in loggers:
+        with suppress(NotImplementedError):
+            logger.log_hyperparams(dict(settings))
+    status = "failed"
+    try:
+        yield [LoggerCallback(lambda step, logger=logger: logger) for logger in loggers]  # type: ignore[misc]
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
 
 
 def log_to_tensorboard(folder: Path) -> LoggerCallback:
