@@ -1,6 +1,7 @@
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lightning_fabric.loggers import CSVLogger
@@ -13,6 +14,7 @@ from pyro_mfcvae.train.callbacks import (
     ProgressBar,
     log_to_tensorboard,
     open_progress_bar,
+    use_loggers,
 )
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
@@ -174,3 +176,26 @@ def test_any_logger_of_fabric_is_given_the_records(tmp_path: Path) -> None:
     assert steps == [0]
     assert "elbo" in lines[0].split(",") and "kl/facet 1" in lines[0].split(",")
     assert [line.split(",")[lines[0].split(",").index("step")] for line in lines[1:]] == ["3", "6"]
+
+
+class NotingLogger(CSVLogger):
+    """Takes settings and notes how the training ended, as the loggers of W&B and MLflow do."""
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        self.settings = params
+
+    def finalize(self, status: str) -> None:
+        self.status = status
+
+
+def test_loggers_are_given_the_settings_and_learn_how_the_training_ended(tmp_path: Path) -> None:
+    noting, plain = NotingLogger(tmp_path, name="noting", version=""), CSVLogger(tmp_path, name="plain", version="")
+    with use_loggers([noting, plain], {"training": {"epochs": 2}}) as callbacks:
+        for callback in callbacks:
+            watch(callback, 2)
+    assert noting.settings == {"training": {"epochs": 2}}
+    assert noting.status == "success"
+    assert all((tmp_path / name / "metrics.csv").is_file() for name in ("noting", "plain"))
+    with pytest.raises(KeyboardInterrupt), use_loggers([noting], {}):
+        raise KeyboardInterrupt
+    assert noting.status == "failed"
