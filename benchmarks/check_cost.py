@@ -4,8 +4,8 @@
     python benchmarks/check_cost.py runs/shapes --items 2000
     python benchmarks/check_cost.py runs/shapes --items 20000
 
-The command runs as a process of its own; its figures are the system's. For a run of `shapes` test images beyond those
-of the data set are drawn again.
+The command runs as a process of its own; its figures are the system's. Where there are fewer test images, those of
+`shapes` are drawn again, and training images join those of other data sets.
 """
 
 import json
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from provenance import machine
 from reproduction import RESULTS
@@ -29,8 +30,14 @@ from pyro_mfcvae.data.shapes import draw_shapes
 from pyro_mfcvae.runs.folder import RunFolder
 
 
-def write_shapes(path: Path, num_items: int) -> None:
-    images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run's own images have
+def write_more(path: Path, source: str, seed: int, num_items: int) -> None:
+    """A data set with that many test items."""
+    if source == "shapes":
+        images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run's own images have
+    else:
+        data = load_dataset(source, seed=seed)
+        images = torch.cat([data.test.images, data.train.images])[:num_items]
+        labels = {}
     arrays = {name: array.numpy() for name, array in ({"images": images} | labels).items()}
     np.savez(
         path, **{name: array[:100] for name, array in arrays.items()}, **{f"test_{n}": a for n, a in arrays.items()}
@@ -49,9 +56,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pyro_mfcvae", "check", str(run), "--items", str(items)]
         if len(load_dataset(config.data.source, seed=config.seed).test) < items:
-            if config.data.source != "shapes":
-                sys.exit(f"{config.data.source} has fewer than {items} test items")
-            write_shapes(Path(folder) / "more.npz", items)
+            write_more(Path(folder) / "more.npz", config.data.source, config.seed, items)
             command += ["--data", str(Path(folder) / "more.npz")]
         start = time.perf_counter()
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})

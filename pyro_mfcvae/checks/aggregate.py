@@ -242,7 +242,7 @@ def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
         above.plot(range(len(order)), use[order], "o", color=COLOURS[0], markersize=4, label="use")
         above.set_ylim(0, 1.3 * float(max(weights.max(), use.max())))
         above.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper right")
-        describe(above, f"facet {j}", "share of items", "rank of the cluster by weight")
+        describe(above, f"facet {j}", "share of items", "clusters, the largest weight first")
         prior, z = data.facets[j].prior_z, data.facets[j].z[0]
         clouds = ((prior, "prior", FAINT), (z, "data", COLOURS[0]))
         if prior.shape[-1] == 1:
@@ -255,6 +255,8 @@ def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
             for points, label, colour in clouds:
                 flat = (points[:_CLOUD] - centre) @ plane
                 below.plot(*flat.T, ".", color=colour, markersize=3, alpha=0.6, label=label)
-        below.legend(frameon=False, fontsize=TEXT_SIZE, markerscale=3)
         describe(below, f"facet {j}: z of prior and data", "", "along the prior's widest axis")
+    # Below the panels: inside them it would lie on some z.
+    handles = panels[1, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT_SIZE, markerscale=3)
     return finish(figure, panels)

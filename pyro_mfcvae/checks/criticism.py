@@ -55,15 +55,15 @@ class Kind:
 KINDS = (
     Kind(
         "information",
-        "How much does each facet know about an item? One whose bars lie below the dotted line (1 nat) is nearly "
-        "empty.",
+        "How much does each facet know about an item? One whose bars all lie below the dotted line (1 nat) is "
+        "nearly empty.",
         check_information,
         plot_information,
     ),
     Kind(
         "predictions",
-        "Do items that the model draws look like yours? The two lines of a panel coincide where they do. A dot above "
-        "the dotted line is a cluster where they do not.",
+        "Do items that the model draws look like yours? The two lines of a panel coincide where they do. Dots far "
+        "above the dotted line are clusters where they do not.",
         check_predictions,
         plot_predictions,
     ),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _DISTANCES = Threshold(warn=0.1, bad=0.3, source="a normal shifted by 1/4 and 3/4 of its standard deviation")
-_MOST_COLUMNS = 4  # of panels
+_MOST_COLUMNS = 3  # of panels
 _PLACES = "of all items, or of the cluster where it is largest and no chance"
 REPLICATED = Question(
     name="replicated statistic",

@@ -183,19 +183,18 @@ def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
     figure, panels = make_panels(1, max(1, bool(refits) + len(redundant)))
     if refits:
         axes = panels[0, 0]
-        for check in refits:
+        for place, check in enumerate(refits):  # a facet that is one group has none
             for offset, name, colour, marker in (
                 (-0.1, "ari", COLOURS[0], "o"),
                 (0.1, "ari_of_simulated_items", FAINT, "^"),
             ):
                 found = check.details[name]
-                label = {"ari": "data", "ari_of_simulated_items": "simulated items"}[name]
-                places = np.full(len(found), (check.facet or 0) + offset)
-                first = check is refits[0]
-                axes.plot(places, found, marker, color=colour, markersize=5, alpha=0.7, label=label if first else None)
+                label = {"ari": "your items", "ari_of_simulated_items": "drawn items"}[name] if place == 0 else None
+                places = np.full(len(found), place + offset)
+                axes.plot(places, found, marker, color=colour, markersize=5, alpha=0.7, label=label)
         axes.set_ylim(-0.05, 1.3)
-        axes.set_xlim(-0.5, len(data.facets) - 0.5)
-        axes.set_xticks(range(len(data.facets)), [f"facet {j}" for j in range(len(data.facets))])
+        axes.set_xlim(-0.5, len(refits) - 0.5)
+        axes.set_xticks(range(len(refits)), [f"facet {check.facet}" for check in refits])
         axes.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper center")
         describe(axes, "refits to resampled items", "", "")
         axes.set_ylabel("agreement with the model's groups (ARI)", fontsize=TEXT_SIZE)

@@ -98,9 +98,10 @@ def print_criticism(criticism: "Criticism") -> None:
 
     rows = table("verdict", "facet", "check", "effect", "warn, bad", "p")
     unlike = is_unlike(criticism.checks)
+    aside = {id(check) for check in criticism.checks if is_set_aside(check, unlike=unlike)}
     for check in criticism.checks:
         verdict = f"[{_COLOURS[check.verdict]}]{check.verdict}[/]"
-        if is_set_aside(check, unlike=unlike):
+        if id(check) in aside:
             verdict = f"[dim]({check.verdict})[/]"
         facet = "all" if check.facet is None else str(check.facet)
         threshold = check.question.threshold
@@ -110,12 +111,12 @@ def print_criticism(criticism: "Criticism") -> None:
     console.print(rows)
     console.print(
         "A check warns or is bad where its effect is above the threshold and chance does not explain it (small p)."
-        + (" Verdicts in brackets are set aside, as explained below." if unlike else "")
+        + (" Verdicts in brackets are set aside, as explained below." if aside else "")
     )
     for (verdict, advice), names in advise(criticism.checks).items():
         colour = _COLOURS.get(verdict, "dim")
         console.print(f"\n[{colour}]{verdict}[/] {'; '.join(names)}", highlight=False)
-        console.print(Padding(Text(advice), (0, 0, 0, 2)))
+        console.print(Padding(Text(advice), (0, 0, 0, 2), expand=False))
     console.print()
     for sentence in criticism.sentences:
         console.print(sentence, highlight=False, markup=False, style="bold")
