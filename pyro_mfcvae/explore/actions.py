@@ -14,11 +14,11 @@ _LONGEST_NAME = 60
 
 
 async def cut(request: Request) -> Response:
-    """Cut the merge tree of a facet at a number of groups."""
+    """Cut the merge tree of a facet at a number of groups; groups that were there before get their names back."""
     desk, j = facet_of(request)
     form = await read_form(request)
     num_groups = number(form, "num_groups")
-    desk.change(number(form, "version"), lambda grouping: grouping.cut(j, num_groups))
+    desk.change(number(form, "version"), lambda grouping: grouping.cut(j, num_groups).recall(j, desk.history))
     if "HX-Request" in request.headers:
         return show_facet(request, desk, j, "confidence" if form.get("sort") == "confidence" else "size")
     return _to(f"/facet/{j}")

@@ -95,6 +95,11 @@ class Desk:
             self.grouping = edited
             self.version += 1
 
+    @property
+    def history(self) -> tuple[Grouping, ...]:
+        """The groups after each change, as far as it can be undone; those of now are the last."""
+        return (*self._undos, self.grouping)
+
     def undo(self) -> None:
         """Undo the last change, if there is one."""
         with self._change:

@@ -42,7 +42,7 @@ def show(template: str, **values: Any) -> HTMLResponse:
 def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResponse:
     """A whole page; for a request of htmx only its part ``_name.html`` of the same template's name."""
     part = "HX-Request" in request.headers
-    shared = {"desk": desk, "facets": range(desk.num_facets), "run": desk.run.path.resolve().name}
+    shared = {"desk": desk, "facets": range(desk.num_facets), "run": desk.run.path.resolve().name, "part": part}
     response = show(f"_{template}" if part else template, **shared, **values)
     response.headers["Vary"] = "HX-Request"
     return response

@@ -65,7 +65,10 @@ class FacetGroups:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of every facet. Each change gives a new `Grouping`; groups that do not change keep their names."""
+    """The groups of every facet. Each change gives a new `Grouping`.
+
+    Groups that do not change keep their names. The name of a group that is divided goes to its largest part.
+    """
 
     facets: tuple[FacetGroups, ...]
 
@@ -128,14 +131,26 @@ class Grouping:
         return merged.rename(facet, chosen[0], name)
 
     def split(self, facet: int, clusters: Sequence[int]) -> "Grouping":
-        """Move clusters from their groups to a new group, the last one."""
+        """Move clusters from their groups to a new group, the last one; what is left keeps the name."""
         own = self._facet(facet)
         chosen = sorted(set(clusters))
         if not chosen or not all(0 <= k < len(own.labels) for k in chosen):
             raise InputError(f"expected clusters from 0 to {len(own.labels) - 1}, got {chosen}: name others")
         labels = own.labels.copy()
         labels[chosen] = own.num_groups
-        return self._regroup(facet, np.unique(labels, return_inverse=True)[1])
+        labels = np.unique(labels, return_inverse=True)[1]
+        return self._regroup(facet, labels, nameless=labels[chosen[0]])
+
+    def recall(self, facet: int, earlier: Sequence["Grouping"]) -> "Grouping":
+        """Groups without a name get the one that the same clusters had last, in groupings from the oldest on."""
+        own = self._facet(facet)
+        known = {
+            members: name
+            for grouping in earlier
+            for members, name in zip(_members(grouping.labels(facet)), grouping.facets[facet].names, strict=True)
+        }
+        names = [name or known.get(members, "") for members, name in zip(_members(own.labels), own.names, strict=True)]
+        return self._with(facet, replace(own, names=tuple(names)))
 
     def rename(self, facet: int, group: int, name: str) -> "Grouping":
         """Name a group; an empty name removes its name."""
@@ -182,11 +197,17 @@ class Grouping:
             raise InputError(f"expected a group from 0 to {own.num_groups - 1}, got {group}: choose one of these")
         return group
 
-    def _regroup(self, j: int, labels: NDArray[np.int64]) -> "Grouping":
+    def _regroup(self, j: int, labels: NDArray[np.int64], *, nameless: int | None = None) -> "Grouping":
+        """Other groups of a facet; the group ``nameless`` does not take the name of a group that it is a part of."""
         own = self._facet(j)
         before = dict(zip(_members(own.labels), own.names, strict=True))
-        names = tuple(before.get(members, "") for members in _members(labels))
-        return self._with(j, FacetGroups(own.tree, labels, names))
+        after = _members(labels)
+        names = [before.get(members, "") for members in after]
+        for old, name in before.items():
+            parts = [g for g, members in enumerate(after) if g != nameless and set(members) < set(old)]
+            if name and parts:
+                names[max(parts, key=lambda g: float(own.tree.shares[labels == g].sum()))] = name
+        return self._with(j, FacetGroups(own.tree, labels, tuple(names)))
 
     def _with(self, j: int, groups: FacetGroups) -> "Grouping":
         return Grouping((*self.facets[:j], groups, *self.facets[j + 1 :]))

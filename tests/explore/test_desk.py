@@ -76,3 +76,10 @@ def test_the_view_of_a_facet_is_worked_out_once_per_change(desk: Desk) -> None:
     desk.undo()
     assert not desk.can_undo
     assert desk.version == 4
+
+
+def test_groups_that_come_back_get_the_names_that_they_had(desk: Desk) -> None:
+    desk.change(0, lambda grouping: grouping.cut(0, 4).rename(0, 3, "odd"))
+    desk.change(1, lambda grouping: grouping.cut(0, 1).recall(0, desk.history))
+    desk.change(2, lambda grouping: grouping.cut(0, 4).recall(0, desk.history))
+    assert desk.grouping.names(0)[3] == "odd"

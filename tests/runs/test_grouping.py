@@ -43,6 +43,26 @@ def test_another_cut_keeps_the_names_of_groups_that_stay() -> None:
     assert grouping.cut(0, 1).reset(0).labels(0).tolist() == [1, 1, 0, 0, 2]
 
 
+def test_the_name_of_a_divided_group_stays_with_its_largest_part_or_with_what_is_left() -> None:
+    grouping = make_grouping().cut(0, 1).rename(0, 0, "all")
+    finer = grouping.cut(0, 3)
+    assert finer.names(0) == ("all", "group 1", "group 2")  # clusters 2 and 3 have most of the mass
+    parted = make_grouping().rename(0, 0, "round").split(0, [2])
+    assert (parted.labels(0).tolist(), parted.names(0)) == ([1, 1, 3, 0, 2], ("round", "group 1", "group 2", "group 3"))
+    small = grouping.split(0, [2, 3])  # the larger part is split off
+    assert (small.labels(0).tolist(), small.names(0)) == ([0, 0, 1, 1, 0], ("all", "group 1"))
+
+
+def test_groups_that_come_back_get_the_names_that_they_had_last() -> None:
+    first = make_grouping().rename(0, 1, "old").rename(0, 2, "odd")
+    named = first.rename(0, 1, "legs")
+    coarse = named.cut(0, 1)
+    back = coarse.cut(0, 3)
+    assert back.recall(0, [first, named, coarse]).names(0) == ("group 0", "legs", "odd")
+    unnamed = named.rename(0, 1, "")
+    assert back.recall(0, [first, named, unnamed, coarse]).names(0) == ("group 0", "group 1", "odd")
+
+
 def test_groups_are_merged_and_split_by_hand() -> None:
     grouping = make_grouping().rename(0, 2, "odd")
     merged = grouping.merge(0, [2, 1])
