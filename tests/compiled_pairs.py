@@ -5,6 +5,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from small_configs import LADDER
 
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config, DataConfig
@@ -26,11 +27,17 @@ SMALL = override(
 
 SHAPE = (1, 8, 8)
 GAUSSIAN = ["likelihood.kind=gaussian", "likelihood.learn_scale=true"]
-MLP = ["networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"]
+# Half the operations of two facets, where their number does not matter.
+ONE_FACET = [
+    "facets.num_clusters=[3]",
+    "facets.latent_dim=[2]",
+    "networks.encoder_dims=[8]",
+    "networks.decoder_dims=[8]",
+]
 
 
 def configure(*settings: str) -> Config:
-    networks = ["networks.channels=[3, 4]"] if "networks.kind=conv" in settings else MLP
+    networks = ["networks.channels=[3, 4]"] if "networks.kind=conv" in settings else LADDER
     likelihood = [] if "likelihood.kind=bernoulli" in settings else GAUSSIAN
     return override(SMALL, [*networks, *likelihood, *settings])
 

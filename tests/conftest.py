@@ -106,6 +106,12 @@ def make_pair() -> Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]:
 
 
 @pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are fitted without their figures, which take a second each."""
+    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
+
+
+@pytest.fixture
 def make_x() -> Callable[[int], Tensor]:
     """A factory of grey images."""
     return lambda num: torch.rand(num, *EVENT_SHAPE)

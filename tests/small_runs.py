@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file
+from small_configs import SMALL
 
-from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.data.datasets import DATASETS, Dataset
 from pyro_mfcvae.data.images import Split
@@ -20,20 +20,14 @@ from pyro_mfcvae.train.training import Training
 # Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,
 # 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) takes draws, so the random state always matters.
 TINY = override(
-    Config(data=DataConfig(source="none")),
+    SMALL,
     [
-        "facets.num_clusters=[3, 4]",
-        "facets.latent_dim=[2, 2]",
-        "networks.encoder_dims=[8, 9]",
-        "networks.decoder_dims=[8, 9]",
-        "networks.hidden_dim=8",
         "prior.covariance=full",
         "likelihood.kind=gaussian",
         "likelihood.learn_scale=true",
         "assignment.kind=monte_carlo",
         "assignment.num_samples=2",
         "training.epochs=3",
-        "training.batch_size=20",
         "training.learning_rate=0.01",
         "training.final_learning_rate=0.001",
         "schedule.fade_in_steps=5",

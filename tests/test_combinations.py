@@ -32,13 +32,13 @@ def x() -> torch.Tensor:
 
 
 def train(settings: list[str], x: torch.Tensor) -> None:
-    """Twelve steps: the loss falls, and every gradient is finite."""
+    """Eight steps: the loss falls, and every gradient is finite."""
     torch.manual_seed(0)
     pair = build_pair(override(Config(data=DataConfig(source="shapes")), [*SMALL, *settings]), tuple(x.shape[1:]))
     optimizer = torch.optim.Adam(pair.parameters(), 1e-2)
     elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         optimizer.zero_grad()
         loss = elbo.differentiable_loss(pair.model, pair.guide, x)
         loss.backward()

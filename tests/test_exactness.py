@@ -186,6 +186,6 @@ def test_pyros_estimates_scatter_around_the_closed_form(make_pair: MakePair, mak
             losses.append(elbo.loss(model, guide, x))
         return losses[0] - losses[1]
 
-    differences = torch.tensor([difference(seed) for seed in range(100)])
-    assert standard_error(differences) < 0.1
+    differences = torch.tensor([difference(seed) for seed in range(40)])
+    assert standard_error(differences) < 0.2
     assert differences.mean().abs() < 4 * standard_error(differences)

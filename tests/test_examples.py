@@ -44,6 +44,7 @@ def test_plain_svi_finds_hue_in_the_deep_facet_within_its_first_steps(loss: ELBO
     assert scores.nmi["shape"][1] < 0.05
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_part_built_in_the_docs_trains_as_it_stands(
     mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,7 @@ def per_draw_elbos(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, ru
         return FacetELBO(closed_form=False).terms(model, ruled, x).total
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_sample_beats_analytic_beats_vade_and_amortized(
     make_pair: MakePair, make_x: Callable[[int], Tensor], covariance: Covariance, seed: int

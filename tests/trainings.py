@@ -2,27 +2,13 @@
 
 import torch
 from lightning_fabric import Fabric
+from small_configs import SMALL
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.train.training import Training
-
-TINY = override(
-    Config(data=DataConfig(source="none")),
-    [
-        "facets.num_clusters=[3, 4]",
-        "facets.latent_dim=[2, 2]",
-        "networks.encoder_dims=[8, 9]",
-        "networks.decoder_dims=[8, 9]",
-        "networks.hidden_dim=8",
-        "training.epochs=1",
-        "training.batch_size=20",
-    ],
-)
-
 
 STILL = 1e-300  # a learning rate that moves nothing, in double precision
 
@@ -35,7 +21,7 @@ def draw_images(num: int) -> Tensor:
 
 
 def prepare(*settings: str, num: int = 60, seed: int = 0, fabric: Fabric | None = None) -> Training:
-    config = override(TINY, settings)
+    config = override(SMALL, settings)
     schedule = build_schedule(config, steps_per_epoch(num, config.training.batch_size))
     images = draw_images(num)
     return Training(

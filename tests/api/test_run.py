@@ -31,11 +31,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
-
-
 @pytest.mark.usefixtures("without_figures")
 def test_a_fit_in_python_is_the_fit_of_the_command_line(fitted: Path) -> None:
     run = fit("data.npz", settings=SETTINGS, out="here", verbose=False)

@@ -22,8 +22,8 @@ SMALL = ("--items", "100", "--draws", "30")
 
 
 @pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take seconds."""
+def without_figures(without_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither fits nor checks draw figures."""
     monkeypatch.setattr(Criticism, "figures", lambda self: {})
 
 
@@ -68,7 +68,7 @@ def test_a_sweep_points_to_its_runs(mfcvae: Run) -> None:
 
 
 def test_sizes_follow_the_minutes(mfcvae: Run, without_figures: None) -> None:
-    code, out, err = mfcvae("check", "run", "--minutes", "0.5")
+    code, out, err = mfcvae("check", "run", "--minutes", "0.01")
     assert (code, err) == (0, "")
     assert re.search(r"80 items of data, \d+ draws each", out)
     assert mfcvae("check", "run", "--minutes", "0")[2].startswith("mfcvae: expected --minutes above 0, got 0.0")
@@ -107,7 +107,7 @@ def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: Non
     )
 
 
-def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run) -> None:
+def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run, without_figures: None) -> None:
     shutil.copytree("run", "sweep/seed-0")
     one = ["facets.num_clusters=[4]", "facets.latent_dim=[2]", "networks.encoder_dims=[8]", "networks.decoder_dims=[8]"]
     assert mfcvae("fit", "--data", "data.npz", "--out", "sweep/seed-1", "--set", *TINY, *one)[0] == 0
@@ -166,7 +166,7 @@ def test_the_page_of_the_docs_works_as_it_stands(
     assert "elpd_diff" in out and "z_0[0, 1]" in out
 
 
-def test_compare_ranks_runs(mfcvae: Run) -> None:
+def test_compare_ranks_runs(mfcvae: Run, without_figures: None) -> None:
     assert mfcvae("fit", "--data", "data.npz", "--out", "other", "--set", *TINY, "seed=1")[0] == 0
     code, out, err = mfcvae("compare", "run", "other", *SMALL, "--out", "here")
     assert (code, err) == (0, "")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     check_scores(out, summary)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
     code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY, "schedule.scale=0.5")
     assert code == 0
@@ -92,6 +94,7 @@ def test_data_of_another_size_get_as_many_steps(
     assert seen[0].stage_epochs == epochs
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "schedule.fade_in_steps=80")[0] == 0
     assert "facet 0 will be faded in to 0.1 only: schedule.fade_in_steps outlasts its stage" in caplog.text
@@ -111,6 +114,7 @@ def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> 
     assert Path("run/figures/clusters.png").is_file()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -186,9 +190,9 @@ def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monke
     assert seen == [load_preset("stickfigures")]
 
 
-def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_figures")
+def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path) -> None:
     folder = str(write_stickfigures(place / "published"))
-    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
     settings = [*TINY, "training.epochs=1"]
     code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)
     assert (code, err) == (0, "")
@@ -196,6 +200,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monke
     assert mfcvae("evaluate", "run", "--root", folder)[0] == 0
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -208,10 +213,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path, monke
     ],
     ids=" ".join,
 )
-def test_runs_with_other_parts_are_fitted_and_opened_again(
-    mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
-) -> None:
-    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
+def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: Path, settings: list[str]) -> None:
     code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *TINY, *settings)
     assert (code, err) == (0, "")
     code, out, err = mfcvae("evaluate", "run")
@@ -222,6 +224,7 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(
     assert float(found[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -257,19 +260,33 @@ def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
     assert "nan" not in out
 
 
-@pytest.mark.parametrize("how", [pytest.param((), marks=pytest.mark.slow), ("--together",)])
-def test_sweep_compares_seeds(mfcvae: Run, how: tuple[str, ...]) -> None:
-    code, out, err = mfcvae("sweep", "--data", "data.npz", "--seeds", "2", "--device", "cpu", *how, "--set", *TINY)
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    ("how", "finished"),
+    [
+        pytest.param((), False, marks=pytest.mark.slow),
+        pytest.param(("--together",), False, marks=pytest.mark.slow),
+        (("--together",), True),
+    ],
+)
+def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], finished: bool) -> None:
+    """Both when it trains the seeds and when it finds them finished."""
+    folder = Path("seeds" if finished else "runs/data-sweep-1")
+    args = ("--data", "data.npz", "--set", *TINY)
+    if finished:
+        shutil.copytree(fitted, folder / "seed-0")
+        assert mfcvae("fit", *args, "seed=1", "--out", str(folder / "seed-1"))[0] == 0
+        how = (*how, "--out", str(folder))
+    code, out, err = mfcvae("sweep", *args, "--seeds", "2", "--device", "cpu", *how)
     assert (code, err) == (0, "")
-    folder = Path("runs/data-sweep-1")
-    assert names(folder) == {"seed-0", "seed-1", "sweep.json"}
+    assert {"seed-0", "seed-1", "sweep.json"} == names(folder)
     best = json.loads((folder / "sweep.json").read_text())["best_seed"]
     lines = out.splitlines()
     assert lines[0].startswith("Training seeds 0 to 1. ") and lines[0].endswith("/seed-N/metrics.jsonl.")
     assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
     assert "ARI across seeds" in out
-    assert f"By its ELBO one would pick seed {best}: runs/data-sweep-1/seed-{best}" in lines
-    assert lines[-1] == "Everything of this sweep lies in runs/data-sweep-1."
+    assert f"By its ELBO one would pick seed {best}: {folder}/seed-{best}" in lines
+    assert lines[-1] == f"Everything of this sweep lies in {folder}."
     assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
 
 

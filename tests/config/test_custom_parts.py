@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def test_what_set_and_parts_name_is_imported(module: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["of_a_package.parts", "of_a_package.parts:Mine"])
-def test_installed_packages_announce_their_parts(tmp_path: Path, value: str) -> None:
+def test_installed_packages_announce_their_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     (tmp_path / "of_a_package").mkdir()
     (tmp_path / "of_a_package" / "__init__.py").touch()
     (tmp_path / "of_a_package" / "parts.py").write_text(PART)
@@ -108,15 +107,10 @@ def test_installed_packages_announce_their_parts(tmp_path: Path, value: str) -> 
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: of-a-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[pyro_mfcvae.parts]\nmine = {value}\n")
-    program = f"""
-import sys
-sys.path.append({str(tmp_path)!r})
-from pyro_mfcvae.config.custom_parts import find_part
-from pyro_mfcvae.models import FacetPrior
-print(find_part("of_a_package.parts.Mine", FacetPrior).__name__)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("Mine\n", "")
+    for module in ("of_a_package", "of_a_package.parts"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert find_part("of_a_package.parts.Mine", FacetPrior).__name__ == "Mine"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pyro_mfcvae.draws.theta import draw_theta
 
 def test_random_parameters_of_the_priors_are_drawn_from_their_guide(make_x: Callable[[int], Tensor]) -> None:
     settings = ["facets.num_clusters=[3]", "facets.latent_dim=[2]", "prior=bayesian", "prior.covariance=full"]
+    settings += ["networks.encoder_dims=[8]", "networks.decoder_dims=[8]", "networks.hidden_dim=8"]
     pair = build_pair(override(Config(data=DataConfig(source="none")), settings), (1, 2, 3))
     drawn = draw_theta(pair, num_samples=400)
     assert {name: array.shape for name, (_, array) in drawn.items()} == {

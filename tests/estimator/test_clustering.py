@@ -60,7 +60,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted(blobs: tuple[np.ndarray, np.ndarray]) -> MultiFacetClustering:
     torch.set_default_dtype(torch.float32)
-    return MultiFacetClustering(num_clusters=6, num_steps=150, random_state=0).fit(blobs[0])
+    return MultiFacetClustering(num_clusters=6, num_steps=100, random_state=0).fit(blobs[0])
 
 
 def test_labels_are_groups_and_clusters_lie_in_them(
@@ -82,7 +82,7 @@ def test_labels_are_groups_and_clusters_lie_in_them(
 def test_the_same_seed_gives_the_same_and_leaves_global_states(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    one, other = (MultiFacetClustering(num_steps=2, random_state=3).fit(blobs[0]) for _ in range(2))
+    one, other = (MultiFacetClustering(num_clusters=3, num_steps=2, random_state=3).fit(blobs[0]) for _ in range(2))
     assert one.transform(blobs[0]).tolist() == other.transform(blobs[0]).tolist()
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
@@ -122,11 +122,10 @@ def test_items_have_evidence_of_their_own_and_drawn_items_have_units(
 def test_it_stands_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     X = pd.DataFrame(blobs[0], columns=list("abcd"))
-    line = make_pipeline(StandardScaler(), MultiFacetClustering(num_steps=2, random_state=0)).set_output(
-        transform="pandas"
-    )
-    assert line.fit_transform(X).shape == (200, 8)
-    assert next(iter(line.fit_transform(X).columns)) == "multifacetclustering0"
+    fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)
+    z = make_pipeline(StandardScaler(), fit).set_output(transform="pandas").fit_transform(X)
+    assert z.shape == (200, 8)
+    assert next(iter(z.columns)) == "multifacetclustering0"
     search = GridSearchCV(MultiFacetClustering(num_steps=2, random_state=0), {"num_clusters": [2, (3, 2)]}, cv=2)
     assert search.fit(X).best_estimator_.feature_names_in_.tolist() == list("abcd")
 
@@ -134,7 +133,7 @@ def test_it_stands_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.nd
 def test_tables_of_polars_and_tensors_are_taken(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     X = blobs[0]
-    fit = MultiFacetClustering(num_steps=2, random_state=0)
+    fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)
     expected = fit.fit(X).labels_.tolist()
     assert fit.fit(pl.DataFrame(X, schema=list("abcd"))).labels_.tolist() == expected
     assert fit.fit(torch.as_tensor(X)).labels_.tolist() == expected
@@ -160,7 +159,7 @@ def test_images_are_taken_in_every_layout(shape: tuple[int, ...]) -> None:
 
 def test_more_starts_keep_the_best(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
-    settings = {"num_steps": 2, "random_state": 0}
+    settings = {"num_clusters": 3, "num_steps": 2, "random_state": 0}
     several = MultiFacetClustering(n_init=3, **settings).fit(blobs[0]).elbo_
     assert several >= MultiFacetClustering(**settings).fit(blobs[0]).elbo_
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from compiled_pairs import CASES, SHAPE, assert_same, configure, small_pair
+from compiled_pairs import CASES, ONE_FACET, SHAPE, assert_same, configure, small_pair
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.optim import Adam
@@ -46,7 +46,9 @@ SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior
 
 
 @pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("case", ["mlp", "conv", pytest.param("constrained parameters", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["conv", *(pytest.param(case, marks=pytest.mark.slow) for case in ("mlp", "constrained parameters"))]
+)
 def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, and all that is in Pyro's store, under the same names; the objective itself is called no more."""
     batches = list(torch.rand(6, 8, *SHAPE))
@@ -66,7 +68,8 @@ def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("as_traced")
 def test_one_loss_whose_pair_and_settings_change() -> None:
     x = torch.rand(8, *SHAPE)
-    first, second, loss = small_pair(), small_pair("prior.covariance=full"), FacetELBO(compile=True)
+    first, second = small_pair(*ONE_FACET), small_pair("prior.covariance=full", *ONE_FACET)
+    loss = FacetELBO(compile=True)
     for pair, num_data, closed_form in (
         (first, None, True),
         (second, None, True),
@@ -119,7 +122,7 @@ CHANGES = {
 @pytest.mark.usefixtures("as_traced")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_compiled_loss_follows_every_change_of_the_pair(change: str) -> None:
-    pair, loss = small_pair("assignment.kind=monte_carlo"), FacetELBO(compile=True)
+    pair, loss = small_pair("assignment.kind=monte_carlo", *ONE_FACET), FacetELBO(compile=True)
     x = torch.rand(8, *SHAPE)
     before = loss.loss_and_grads(pair.model, pair.guide, x)
     CHANGES[change](pair)

@@ -1,4 +1,4 @@
-"""A run that nothing stopped, and runs without figures."""
+"""A run that nothing stopped."""
 
 import pytest
 import torch
@@ -6,11 +6,6 @@ from small_runs import TINY, make_data
 
 from pyro_mfcvae.runs.fit import Fit, fit
 from pyro_mfcvae.runs.folder import RunFolder
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)  # they take a second
 
 
 @pytest.fixture(scope="session")

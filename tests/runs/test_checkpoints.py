@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small_configs import SMALL
 from torch import Tensor
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
@@ -18,16 +19,11 @@ from pyro_mfcvae.runs.checkpoints import load_pair, load_training, save_pair, sa
 from pyro_mfcvae.train.training import Training
 
 TINY = override(
-    Config(data=DataConfig(source="none")),
+    SMALL,
     [
-        "facets.num_clusters=[3, 4]",
         "facets.latent_dim=[1, 2]",
-        "networks.encoder_dims=[8, 9]",
-        "networks.decoder_dims=[8, 9]",
-        "networks.hidden_dim=8",
         "prior.covariance=full",
         "training.epochs=2",
-        "training.batch_size=20",
         "schedule.fade_in_steps=4",
         "mixture_fit.warmup_steps=1",
         "mixture_fit.refit_steps=[4]",

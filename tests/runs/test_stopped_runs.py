@@ -33,13 +33,13 @@ def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("step", [1, 4, 8, 11, 13, 18])
+@pytest.mark.parametrize("step", [1, 4, 11, 18, *(pytest.param(step, marks=pytest.mark.slow) for step in (8, 13))])
 def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, step: int) -> None:
     assert_same_run(stop_then_resume(tmp_path, Stopper(step=step)), whole.run)
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("epoch", [1, 3, 4, 6])
+@pytest.mark.parametrize("epoch", [3, 6, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (1, 4))])
 def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, epoch: int) -> None:
     assert_same_run(stop_then_resume(tmp_path, Stopper(epoch=epoch)), whole.run)
 
@@ -51,7 +51,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(whole: Fit, tmp_p
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
     whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:

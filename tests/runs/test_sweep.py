@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_configs import SMALL
 
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
@@ -19,18 +21,16 @@ from pyro_mfcvae.train.training import Training
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_users_run_it(without_figures: None) -> None:
+    """Without figures in this process; other processes draw them."""
     torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)  # figures take a second; not in other processes
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     images = np.random.default_rng(0).integers(256, size=(40, 6, 6), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=images, side=np.arange(40) % 2)
-    small = ["facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 2]", "networks.encoder_dims=[8, 8]"]
-    small += ["networks.decoder_dims=[8, 8]", "networks.hidden_dim=8", "training.epochs=1", "training.batch_size=20"]
-    return override(Config(data=DataConfig(source=str(tmp_path / "data.npz"))), small)
+    return replace(SMALL, data=DataConfig(source=str(tmp_path / "data.npz")))
 
 
 @pytest.mark.slow

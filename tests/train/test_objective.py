@@ -45,7 +45,7 @@ def test_known_items_neither_move_the_weights_nor_enter_the_record(
 
 
 @pytest.mark.parametrize("option", ["recompute", "channels_last"])
-@pytest.mark.parametrize("separate", ["false", "true"])
+@pytest.mark.parametrize("separate", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_how_maps_are_kept_changes_no_number(option: str, separate: str) -> None:
     """Losses, gradients and the statistics of batch norm, as written and traced, one after the other."""
     x, found = torch.rand(6, *SHAPE), []

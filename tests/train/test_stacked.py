@@ -9,10 +9,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from small_configs import SMALL
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer import repartition
@@ -29,11 +29,10 @@ SEEDS = (3, 8)
 SHAPE = (1, 6, 6)
 # Everything that a stage does: fits late and again, fades, a learning rate that falls.
 BASE = override(
-    Config(data=DataConfig(source="none")),
+    SMALL,
     [
-        *("facets.num_clusters=[3, 4]", "facets.latent_dim=[2, 3]", "prior.covariance=full"),
-        *("networks.encoder_dims=[8, 9]", "networks.decoder_dims=[8, 9]", "networks.hidden_dim=8"),
-        *("training.epochs=[2, 2]", "training.batch_size=20", "training.learning_rate=0.01"),
+        *("facets.latent_dim=[2, 3]", "prior.covariance=full"),
+        *("training.epochs=[2, 2]", "training.learning_rate=0.01"),
         *("training.final_learning_rate=0.001", "schedule.fade_in_steps=4", "schedule.kl_fade_in_steps=[3, 5]"),
         *("schedule.kl_delay_steps=[1, 2]", "mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[4]"),
     ],

@@ -5,8 +5,9 @@ from itertools import chain
 import pyro
 import pytest
 import torch
+from small_configs import SMALL
 from torch import Tensor, nn
-from trainings import STILL, TINY, draw_images, prepare, watch_batches
+from trainings import STILL, draw_images, prepare, watch_batches
 
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.parts import ASSIGNMENTS
@@ -123,7 +124,7 @@ def test_bytes_train_like_the_floats_they_stand_for() -> None:
     for images in (bytes_, bytes_.to(torch.get_default_dtype()) / 255):
         pyro.set_rng_seed(3)
         schedule = ProgressiveSchedule(stage_steps=(3, 3))
-        training = Training(build_pair(TINY, (1, 6, 6)), images, schedule=schedule, settings=TINY.training)
+        training = Training(build_pair(SMALL, (1, 6, 6)), images, schedule=schedule, settings=SMALL.training)
         records.append(asdict(training.run_epoch()))
     assert records[0] == records[1]
 
@@ -195,10 +196,10 @@ def test_steps_per_epoch_by_value() -> None:
 def test_a_schedule_must_end_with_an_epoch() -> None:
     with pytest.raises(InputError, match="the schedule must end with an epoch: got 7 steps, 3 an epoch"):
         Training(
-            build_pair(TINY, (1, 6, 6)),
+            build_pair(SMALL, (1, 6, 6)),
             draw_images(60),
             schedule=ProgressiveSchedule(stage_steps=(4, 3)),
-            settings=TINY.training,
+            settings=SMALL.training,
         )
 
 
@@ -212,7 +213,7 @@ def test_more_clusters_than_items_are_refused_before_training() -> None:
 
 def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
     """bf16 has 8 significant bits: the terms move by some per cent and no more, and stay of the parameters' dtype."""
-    pair, x = build_pair(TINY, (1, 6, 6)).float(), torch.rand(64, 1, 6, 6, dtype=torch.float32)
+    pair, x = build_pair(SMALL, (1, 6, 6)).float(), torch.rand(64, 1, 6, 6, dtype=torch.float32)
     for parameter in pair.guide.encoder.heads.parameters():
         nn.init.normal_(parameter, std=0.1)
     elbo = FacetELBO(num_particles=50)
