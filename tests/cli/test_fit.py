@@ -19,6 +19,19 @@ cli_fit, runs_fit = import_module("pyro_mfcvae.cli.fit"), import_module("pyro_mf
 pytestmark = pytest.mark.usefixtures("place")
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations of fits, which stop before they train."""
+    seen: list[Config] = []
+
+    def see(config: Config, run: RunFolder, **_: object) -> Fit:
+        seen.append(config)
+        return stop_before_training(config, run)
+
+    monkeypatch.setattr(runs_fit, "fit", see)
+    return seen
+
+
 def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     code, out, err = mfcvae("fit", "--data", "data.npz", "--out", "here/run", "--device", "cpu", "--set", *TINY)
     assert (code, err) == (0, "")
@@ -81,15 +94,8 @@ def test_a_wrong_option_of_a_setting_suggests_the_nearest(mfcvae: Run) -> None:
     ],
 )
 def test_data_of_another_size_get_as_many_steps(
-    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, settings: list[str], epochs: tuple[int, ...]
+    mfcvae: Run, seen: list[Config], settings: list[str], epochs: tuple[int, ...]
 ) -> None:
-    seen: list[Config] = []
-
-    def see(config: Config, run: RunFolder, **_: object) -> Fit:
-        seen.append(config)
-        return stop_before_training(config, run)
-
-    monkeypatch.setattr(runs_fit, "fit", see)
     mfcvae("fit", "shapes", "--data", "data.npz", "--set", "seed=0", *settings)
     assert seen[0].stage_epochs == epochs
 
@@ -144,14 +150,7 @@ def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
 
 
 @pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])
-def test_settings_may_stand_together_or_apart(mfcvae: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    seen: list[Config] = []
-
-    def see(config: Config, run: RunFolder, **_: object) -> Fit:
-        seen.append(config)
-        return stop_before_training(config, run)
-
-    monkeypatch.setattr(runs_fit, "fit", see)
+def test_settings_may_stand_together_or_apart(mfcvae: Run, seen: list[Config], given: str) -> None:
     mfcvae("fit", "shapes", "--data", "data.npz", *given.split())
     assert [(config.seed, config.training.epochs) for config in seen] == [(3, 4)]
 
@@ -296,14 +295,7 @@ def test_auto_needs_data(mfcvae: Run) -> None:
     assert "expected data for the preset auto" in err
 
 
-def test_minutes_shorten_the_schedule(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Config] = []
-
-    def see(config: Config, run: RunFolder, **_: object) -> Fit:
-        seen.append(config)
-        return stop_before_training(config, run)
-
-    monkeypatch.setattr(runs_fit, "fit", see)
+def test_minutes_shorten_the_schedule(mfcvae: Run, seen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.runs.timing.estimate_seconds", lambda *_: 240.0)
     _, out, _ = mfcvae("fit", "--data", "data.npz", "--minutes", "1")
     assert seen[0].schedule.scale == 0.25
