@@ -60,7 +60,7 @@ def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
 
 @pytest.mark.usefixtures("fitted")
 def test_fit_writes_tensorboard_events() -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     assert [name.startswith("events.out.tfevents") for name in names(Path("run/tensorboard"))] == [True]
 
 
@@ -179,12 +179,7 @@ def test_the_next_free_folder_is_taken(mfcvae: Run, monkeypatch: pytest.MonkeyPa
 
 def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
-
-    def see(config: Config, settings: object) -> Config:
-        seen.append(config)
-        return config
-
-    monkeypatch.setattr(cli_fit, "override", see)
+    monkeypatch.setattr(cli_fit, "override", lambda config, settings: seen.append(config) or config)
     assert mfcvae("fit", "--data", "stickfigures")[0] == 2  # there is no data folder
     assert seen == [load_preset("stickfigures")]
 
