@@ -20,6 +20,7 @@ from pyro_mfcvae.checks.predictive import (
 )
 from pyro_mfcvae.checks.ranks import check_ranks, plot_ranks
 from pyro_mfcvae.checks.sentences import (
+    SET_ASIDE,
     Suggestion,
     describe_facet,
     describe_whole,
@@ -149,13 +150,17 @@ class Criticism:
 
         A check that is set aside is about items that the model draws, which are unlike the data.
         """
-        unlike = is_unlike(self.checks)
+        unlike, records = is_unlike(self.checks), []
+        for check in self.checks:
+            aside = is_set_aside(check, unlike=unlike)
+            advice = SET_ASIDE if aside else check.advice
+            records.append(check.record() | {"set_aside": aside, "advice": advice})
         return as_json(
             {
                 "sentences": list(self.sentences),
                 "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
                 "counts": self.counts,
-                "checks": [c.record() | {"set_aside": is_set_aside(c, unlike=unlike)} for c in self.checks],
+                "checks": records,
             }
         )
 

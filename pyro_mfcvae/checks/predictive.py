@@ -207,7 +207,8 @@ def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
     """Every statistic of data and replications, and the evidence; below, the distances of every cluster."""
     rows = [[checks[i] for i in row] for row in np.array_split(range(len(checks)), -(-len(checks) // _MOST_COLUMNS))]
     figure = make_figure(PANEL_SIZE * len(rows[0]), 0.9 * PANEL_SIZE * (len(rows) + 1))
-    *parts, below = figure.subfigures(len(rows) + 1, 1, height_ratios=[1.0] * len(rows) + [1.1])
+    heights = [1.0] * len(rows) + [1.1]
+    *parts, below = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, part in zip(rows, parts, strict=True):
         _plot_distributions(data, row, part)
     _plot_clusters(data, checks, below)

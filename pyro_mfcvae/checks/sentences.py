@@ -18,10 +18,7 @@ _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
 _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
 _PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
-SET_ASIDE = (
-    "These rows are about items that the model draws. Those look unlike yours (see above), so these rows say little "
-    "about yours. Read them once the model draws items like yours."
-)
+SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
 
 
 @dataclass(frozen=True)
@@ -190,8 +187,8 @@ def suggest(
 
 
 def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    free = "A facet is empty; the first half nat of what it holds then costs nothing."
-    aware = "A facet is empty; its z then depend on the items from the start."
+    free = "A facet is empty; with this the first half nat of what it holds costs nothing."
+    aware = "A facet is empty; with this its z depend on the items from the start."
     return run.change("free_nats", None, lambda v: None if v else 0.5, free) + run.change(
         "head_init_scale", None, lambda v: None if v else 0.1, aware
     )
@@ -199,7 +196,7 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     kind = run.find("kind", "likelihood")
-    reason = "The model draws noise that your items do not have; it then learns how much they have."
+    reason = "The model draws noise that your items do not have; with this it learns the right amount."
     if kind and kind[1] == "bernoulli":
         grey = "Your pixels are shades of grey, and the model draws black and white ones."
         return [Suggestion(f"{kind[0]}=continuous_bernoulli", grey)]
@@ -228,8 +225,8 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
     return run.change(
-        "posterior", None, richer.get, "The encoder's z are approximate; they then take more shapes."
-    ) or _longer(run, "The encoder's z are approximate; they then have more time to improve.")
+        "posterior", None, richer.get, "The encoder's z are approximate; with this they take more shapes."
+    ) or _longer(run, "The encoder's z are approximate; with this they have more time to improve.")
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:

@@ -124,7 +124,7 @@ def print_criticism(criticism: "Criticism") -> None:
         console.print("\nMost useful to change next:")
         for suggestion in criticism.suggestions:
             console.print(f"  --set {suggestion.setting}", highlight=False, markup=False)
-            console.print(f"    {suggestion.reason}", highlight=False, markup=False)
+            console.print(Padding(Text(suggestion.reason), (0, 0, 0, 4), expand=False))
 
 
 def print_comparison(rows: Sequence["Comparison"]) -> None:
