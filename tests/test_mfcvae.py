@@ -5,14 +5,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from identity_encoder import Identity, make_model
+from identity_encoder import random_mean_pair
 from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, FacetELBO, InputError, to_inference_data
 from pyro_mfcvae.draws.arviz_data import to_elpd
 from pyro_mfcvae.guides import AnalyticAssignment, LadderEncoder, MultiFacetGuide, SampleAssignment
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.models import BayesianMixturePrior, GaussianLikelihood, LadderDecoder, MixturePrior, MultiFacetModel
+from pyro_mfcvae.models import GaussianLikelihood, LadderDecoder, MixturePrior, MultiFacetModel
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
@@ -212,21 +212,7 @@ def test_the_evidence_of_a_random_mean_is_the_predictive_density() -> None:
     32 draws of theta: a standard error of about 0.05 nats for the mean of 300 items; the plug-in of the median is off
     by 1 nat and more. KL(q(theta) ‖ p(theta)) is counted once.
     """
-    facet = Facet(num_clusters=1, latent_dim=1)
-    prior = BayesianMixturePrior(facet, random=("loc",), loc_scale=3.0)
-    with torch.no_grad():
-        prior.scale = torch.full((1, 1), 0.5)
-    model = make_model(prior)
-    model.likelihood = GaussianLikelihood(scale=0.3)
-    model.decoder.forward = lambda zs, alpha: zs[0]  # type: ignore[method-assign]
-    guide = MultiFacetGuide(model, encoder=Identity(facet))
-    others = guide.globals_guide.others
-    others()
-    with torch.no_grad():
-        others.locs.loc_0.fill_(2.0)
-        others.scales.loc_0 = torch.ones_like(others.scales.loc_0)
-    guide.encoder.forward = lambda x: [dist.Normal(x, 0.3).to_event(1)]  # type: ignore[method-assign]
-    pair, x = MFCVAE(model, guide), 2 + 1.158 * torch.randn(300, 1)
+    pair, x = random_mean_pair(), 2 + 1.158 * torch.randn(300, 1)
     exact = dist.Normal(2.0, (0.25 + 1 + 0.09) ** 0.5).log_prob(x[:, 0]).mean().item()
     plugged_in = dist.Normal(2.0, (0.25 + 0.09) ** 0.5).log_prob(x[:, 0]).mean().item()
     found = torch.stack([pair.log_evidence(x, num_samples=60).mean() for _ in range(5)]).mean().item()
