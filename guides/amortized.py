@@ -74,11 +74,6 @@ class MultiFacetGuide(StoredModule):
         super().__init__(name if name is not None else _name_after(model))
         self._is_named = name is not None
         bear_name(self)
-        if encoder.facets != model.facets:
-            raise InputError(
-                f"expected an encoder of the model's facets {model.facets}, got one of {encoder.facets}: build both "
-                "from one list"
-            )
         self._reads_mask = _reads_mask(model, encoder)
         self.encoder = encoder
         self.assignment = assignment if assignment is not None else AnalyticAssignment()
@@ -114,9 +109,10 @@ class MultiFacetGuide(StoredModule):
         return self._model[0]
 
     def check_model(self, model: object) -> None:
-        """Refuse every model but the guide's own; a copy of that model is another model."""
+        """Refuse every model but the guide's own, a copy of that model too, and an encoder that does not fit it."""
         if model is not self.model:
             raise InputError(WRONG_MODEL)
+        self._reads_mask = _reads_mask(self.model, self.encoder)
 
     @property
     def has_closed_form(self) -> bool:
@@ -129,6 +125,7 @@ class MultiFacetGuide(StoredModule):
         if x is None:
             raise InputError("expected the data x, since the guide is q(z, c | x), got none: pass x")
         model = self.model
+        self.check_model(model)
         refuse_random_weights(self, reason=_NO_GUIDE)
         num_items = model.check_items(x, num)
         clusters = model.read_known(known, x)
@@ -146,6 +143,7 @@ class MultiFacetGuide(StoredModule):
         if x is None:
             raise InputError("expected the data x, since the guide is q(z | x), got none: pass x")
         model = self.model
+        self.check_model(model)
         refuse_random_weights(self, reason=_NO_GUIDE)
         num_items = model.check_items(x, num)
         self.sample_globals()
@@ -235,7 +233,12 @@ def _mark(model: MultiFacetModel) -> InferDict:
 
 
 def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
-    """Whether the encoder reads the mask of observed elements; an encoder that does not fit the data is refused."""
+    """Whether the encoder reads the mask of observed elements; an encoder that does not fit the model is refused."""
+    if encoder.facets != model.facets:
+        raise InputError(
+            f"expected an encoder of the model's facets {model.facets}, got one of {encoder.facets}: build both from "
+            "one list"
+        )
     shapes = {model.event_shape: "the data's"}
     if model.missing:
         shapes[with_mask(model.event_shape)] = "with the mask of observed elements"

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -191,6 +191,20 @@ def check_enough(z: Tensor, num_clusters: int) -> None:
             f"expected at least as many items as the {num_clusters} components of a mixture, got {len(z)}: give more "
             "items, or a facet with fewer clusters"
         )
+
+
+def read_values(name: str, values: Any, shape: tuple[int, ...], *, like: Tensor) -> Tensor:
+    """Values of a mixture as a tensor on the device of another one, in its own precision.
+
+    Raises:
+        InputError: they do not have the shape; or, where no device has to be waited for, they are not finite.
+    """
+    tensor = torch.as_tensor(values, device=like.device)
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"expected {name} of shape {shape}, got {tuple(tensor.shape)}: pass one row per cluster")
+    if tensor.device.type == "cpu" and not tensor.isfinite().all():
+        raise InputError(f"expected finite values of {name}, got others: look for what made them NaN or infinite")
+    return tensor
 
 
 def cholesky(covariance: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import OBSERVED_SITE, PLATE, cluster_site, global_site, latent_site
 from pyro_mfcvae.interop.entries import default_name, is_default, refuse_traced_buffers
-from pyro_mfcvae.interop.inputs import Known, check_data, read_known
+from pyro_mfcvae.interop.inputs import Known, check_data, check_parts, read_known
 from pyro_mfcvae.interop.param_store import StoredModule, bear_name, free_name
 from pyro_mfcvae.interop.random_weights import draw_weights, warn_of_copies
 from pyro_mfcvae.interop.tracing import is_tracing, unfolded
@@ -88,7 +88,7 @@ class MultiFacetModel(StoredModule):
             )
         self.token = next(_tokens)
         self.num_guides = 0
-        self.priors = PriorList(priors)  # type: ignore[assignment]
+        self.priors = priors
         self.decoder = decoder
         self.likelihood = likelihood
         self.facets = facets
@@ -99,6 +99,11 @@ class MultiFacetModel(StoredModule):
         # num_data as a tensor, 0 for None, which a program traced by torch.jit reads again at every call.
         self.register_buffer("_num_data", torch.zeros((), dtype=torch.long), persistent=False)
         self.num_data = num_data
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "priors" and not isinstance(value, PriorList):
+            value = PriorList(value)
+        super().__setattr__(name, value)
 
     def copied_name(self) -> str:
         self.__dict__["token"] = next(_tokens)
@@ -226,8 +231,10 @@ class MultiFacetModel(StoredModule):
         """The number of items of a call: that of the data, which are checked, or ``num``.
 
         Raises:
-            InputError: the type, shape or values of x do not fit the model, or there is no item.
+            InputError: parts that were set later do not fit, the type, shape or values of x do not fit, or there is no
+                item.
         """
+        check_parts(self)
         if x is not None:
             return check_data(
                 x,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.facets import Facet
-from pyro_mfcvae.models.fits import Covariance, FitSettings, cholesky, fit_gaussians
+from pyro_mfcvae.models.fits import Covariance, FitSettings, cholesky, fit_gaussians, read_values
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.models.priors import FacetPrior, Theta
 from pyro_mfcvae.networks import for_densities
@@ -93,14 +93,26 @@ class MixturePrior(FacetPrior):
             loc: new means, (K, D).
             covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
                 its mean, a tied one the mean of all.
-            probs: new weights, (K,), positive; uniform if None. Fixed weights accept only None.
+            probs: new weights, (K,), ≥ 0; uniform if None. Fixed weights accept only None.
+
+        Raises:
+            InputError: a shape or value does not fit, or weights are given where they are fixed.
         """
         if probs is not None and not self.learns_weights:
             raise InputError(
                 "expected probs=None for a prior whose weights are fixed at 1/K, got weights: leave them out, or build "
                 "the prior with learn_weights=True"
             )
+        num_clusters, dim = self.facet.num_clusters, self.facet.latent_dim
+        loc = read_values("loc", loc, (num_clusters, dim), like=self.loc)
+        covariance = read_values("covariance", covariance, (num_clusters, dim, dim), like=self.loc)
+        if probs is not None:
+            probs = read_values("probs", probs, (num_clusters,), like=self.loc)
+            if probs.device.type == "cpu" and not ((probs >= 0).all() and probs.sum() > 0):
+                raise InputError(f"expected probs ≥ 0, one of them positive, got {probs.tolist()}: pass weights")
         variance = covariance.diagonal(dim1=-2, dim2=-1)
+        if variance.device.type == "cpu" and not (variance > 0).all():
+            raise InputError(f"expected variances > 0, got one of {variance.min().item():g}: pass covariances")
         self.loc.copy_(loc)
         match self.covariance:
             case "diagonal":
@@ -154,7 +166,7 @@ class StudentTMixturePrior(MixturePrior):
     @torch.no_grad()
     def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
         """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom stay as they are."""
-        super().set_mixture(loc, covariance * ((self.df - 2) / self.df)[:, None, None], probs=probs)
+        super().set_mixture(loc, torch.as_tensor(covariance) * ((self.df - 2) / self.df)[:, None, None], probs=probs)
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
         return dist.MultivariateStudentT(for_densities(self.df), loc, spread)

@@ -1,5 +1,6 @@
 """Facets, and the names that their sample sites have in every Pyro trace."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,13 @@ class Facet:
     def __post_init__(self) -> None:
         for name in ("num_clusters", "latent_dim"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"a facet's {name} must be a whole number ≥ 1, got {value!r}")
+            try:
+                number = operator.index(value)
+            except TypeError:
+                number = 0
+            if number < 1:
+                raise InputError(f"expected {name} ≥ 1 for a facet, got {value!r}: pass a whole number, 1 or more")
+            object.__setattr__(self, name, number)  # integers of NumPy become Python's
 
 
 def check_facets(facets: Sequence[Facet]) -> tuple[Facet, ...]:

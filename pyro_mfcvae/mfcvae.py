@@ -16,7 +16,6 @@ from pyro_mfcvae.groups import MERGE_THRESHOLD, MergeTree, build_groups
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.infer.asking import (
     Array,
-    as_data,
     as_latents,
     asking,
     check_clusters,
@@ -25,6 +24,7 @@ from pyro_mfcvae.infer.asking import (
     in_batches,
     join_posteriors,
     map_batches,
+    read_data,
     repeatable,
 )
 from pyro_mfcvae.infer.elbo import draw_globals
@@ -116,7 +116,7 @@ class MFCVAE(nn.Module):
 
         A family that is not Gaussian, such as a flow, is computed for all items at once.
         """
-        data = self._read(x)
+        data = read_data(self.model, x)
         with asking(self.model, self.guide):
             parts = [self.guide.posteriors(part) for (part,) in in_batches(self.model, data)]
             joined = [join_posteriors(facet) for facet in zip(*parts, strict=True)]
@@ -129,7 +129,7 @@ class MFCVAE(nn.Module):
 
         Rules that draw z give the same answer every time.
         """
-        data = self._read(x)
+        data = read_data(self.model, x)
         with asking(self.model, self.guide), repeatable(data.device):
             priors = self.guide.typical_priors()
             parts = []
@@ -164,7 +164,7 @@ class MFCVAE(nn.Module):
 
     def impute(self, x: Array) -> Tensor:
         """``x`` (N, *event_shape) with E[x' | z] in place of every NaN."""
-        data = self._read(x)
+        data = read_data(self.model, x)
         return torch.where(data.isnan(), self.reconstruct(data), data)
 
     def render(self, zs: Sequence[Array]) -> Tensor:
@@ -222,7 +222,7 @@ class MFCVAE(nn.Module):
         log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture. If
         parameters of the priors are random it is the log predictive density: p(z) is averaged over draws of q(theta).
         """
-        data, priors = self._read(x), self.draw_priors()
+        data, priors = read_data(self.model, x), self.draw_priors()
 
         def estimate(part: Tensor) -> Tensor:
             return self._weigh(part, priors, num_samples).log_weights.logsumexp(0) - math.log(num_samples)
@@ -238,7 +238,7 @@ class MFCVAE(nn.Module):
         `log_evidence`.
         """
         check_number("num_samples", num_samples)
-        data, priors = self._read(x), self.draw_priors()
+        data, priors = read_data(self.model, x), self.draw_priors()
         with asking(self.model, self.guide):
             return self._weigh(data, priors, num_samples)
 
@@ -253,7 +253,7 @@ class MFCVAE(nn.Module):
         If parameters of the priors are random, terms are averaged over draws of q(theta). These are independent of the
         draw with which the reconstruction's z are drawn.
         """
-        data, elbo = self._read(x), FacetELBO()
+        data, elbo = read_data(self.model, x), FacetELBO()
         with asking(self.model, self.guide):
             parts = [elbo.terms(self.model, self.guide, part) for (part,) in in_batches(self.model, data)]
             terms = [torch.cat([getattr(p, name) for p in parts]) for name in ("reconstruction", "kl_z", "kl_c")]
@@ -276,13 +276,8 @@ class MFCVAE(nn.Module):
             batches.append([torch.stack(term, -1) for term in zip(*facets, strict=True)])
         return [torch.cat(term) for term in zip(*batches, strict=True)], torch.stack([kl for _, kl in draws]).mean(0)
 
-    def _read(self, x: Array) -> Tensor:
-        data = as_data(self.model, x)
-        self.model.check_items(data)
-        return data
-
     def _locations(self, x: Array) -> list[Tensor]:
-        data = self._read(x)
+        data = read_data(self.model, x)
         with asking(self.model, self.guide):
             parts = [[q.mean for q in self.guide.posteriors(part)] for (part,) in in_batches(self.model, data)]
         return [torch.cat(facet) for facet in zip(*parts, strict=True)]

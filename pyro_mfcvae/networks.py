@@ -16,7 +16,7 @@ class _AbstractMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
     """The metaclass of PyroModule combined with ABCMeta."""
 
 
-class AbstractModule(nn.Module, metaclass=_AbstractMeta):  # type: ignore[metaclass]
+class AbstractModule(nn.Module, metaclass=_AbstractMeta):
     """An nn.Module whose subclasses must implement its abstract methods, and may be PyroModules as well.
 
     So ``pyro.nn.module.to_pyro_module_`` takes it, and its weights can be a `PyroSample`.

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from pyro_mfcvae.errors import InputError
@@ -22,8 +23,13 @@ def test_a_facet_is_a_value() -> None:
 @pytest.mark.parametrize("value", (0, -1, 2.0, "3"))
 @pytest.mark.parametrize("name", ("num_clusters", "latent_dim"))
 def test_sizes_are_whole_numbers_from_one(name: str, value: object) -> None:
-    with pytest.raises(InputError, match=rf"a facet's {name} must be a whole number ≥ 1, got {value!r}"):
+    with pytest.raises(InputError, match=rf"expected {name} ≥ 1 for a facet, got {value!r}: pass a whole number"):
         Facet(**{"num_clusters": 1, "latent_dim": 1, name: value})
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    facet = Facet(num_clusters=np.int64(3), latent_dim=np.int32(2))
+    assert facet == Facet(num_clusters=3, latent_dim=2) and type(facet.num_clusters) is int
 
 
 def test_there_is_at_least_one_facet() -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from pyro_mfcvae.draws.items import Groups
     from pyro_mfcvae.draws.statistics import Statistic
+    from pyro_mfcvae.infer.asking import Array
     from pyro_mfcvae.mfcvae import MFCVAE
 
 _FACET_ITEMS = 250  # random items for which single facets are weighed: a decoding per facet and draw
@@ -54,9 +55,9 @@ _FACET_ITEMS = 250  # random items for which single facets are weighed: a decodi
 
 def to_inference_data(
     pair: "MFCVAE",
-    x: "Tensor",
+    x: "Array",
     *,
-    reference: "Tensor | None" = None,
+    reference: "Array | None" = None,
     num_samples: int = 64,
     num_simulated: int = 2000,
     statistics: "Mapping[str, Statistic] | None" = None,
@@ -91,10 +92,12 @@ def to_inference_data(
     from pyro_mfcvae.draws.simulation import describe_priors, simulate
     from pyro_mfcvae.draws.statistics import check_statistics, statistics_for
     from pyro_mfcvae.draws.theta import draw_theta
+    from pyro_mfcvae.infer.asking import as_tensor
 
     if num_samples < MIN_DRAWS:
         fewest = f"{MIN_DRAWS}, the fewest draws that k-hat can be estimated from"
         raise InputError(f"expected num_samples ≥ {fewest}, got {num_samples}: take more")
+    x, reference = as_tensor(x), None if reference is None else as_tensor(reference)
     check_statistics(statistics or {}, pair.model.event_shape)
     pair.eval()
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})

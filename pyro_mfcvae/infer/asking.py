@@ -1,7 +1,6 @@
 """Queries of a pair: without gradients, in evaluation mode, in batches, for data of any number type."""
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
-from pyro_mfcvae.interop.inputs import native
+from pyro_mfcvae.interop.inputs import native, whole
 from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.interop.random_weights import refuse_random_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
@@ -34,6 +33,7 @@ _SEED = 0
 @contextmanager
 def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
     """Inside, gradients are off, every module is in evaluation mode, and Pyro's parameter store is not written."""
+    guide.check_model(model)
     refuse_random_weights(model, guide, reason=_NO_POSTERIOR)
     reconcile(model, guide, register=False)
     with torch.no_grad(), outside_store(), evaluating(model, guide):
@@ -66,7 +66,7 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
 
     Bytes are divided by 255 if the likelihood describes values in [0, 1]; all other numbers keep their value.
     """
-    tensor = _as_tensor(x).to_dense()
+    tensor = as_tensor(x).to_dense()
     if tensor.is_complex():
         raise InputError(f"expected real numbers, got {tensor.dtype}: pass their real part")
     support = model.likelihood.support(model.decoder.out_shape)
@@ -75,7 +75,23 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
     return data / 255 if is_scaled else data
 
 
-def _as_tensor(x: Array) -> Tensor:
+def read_data(model: MultiFacetModel, x: Array) -> Tensor:
+    """`as_data`, checked as in a model's call.
+
+    Raises:
+        InputError: the shape or values do not fit the model.
+    """
+    data = as_data(model, x)
+    model.check_items(data)
+    return data
+
+
+def as_tensor(x: Array) -> Tensor:
+    """An array as a tensor of its number type.
+
+    Raises:
+        InputError: it does not hold numbers.
+    """
     try:
         return x if isinstance(x, Tensor) else torch.from_numpy(native(x))
     except (TypeError, ValueError):
@@ -89,7 +105,7 @@ def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor
         InputError: there is not one z per facet, of its dimension, or the batch shapes do not broadcast.
     """
     dims = [facet.latent_dim for facet in model.facets]
-    tensors = [_as_tensor(z).to(model.alpha.device) for z in zs]
+    tensors = [as_tensor(z).to(model.alpha.device) for z in zs]
     shapes = [tuple(z.shape) for z in tensors]
     wish = f"expected one z per facet, of shapes {', '.join(f'(…, {dim})' for dim in dims)}"
     if [shape[-1:] for shape in shapes] != [(dim,) for dim in dims]:
@@ -109,7 +125,7 @@ def check_number(name: str, value: Any) -> int:
     Raises:
         InputError: it is none.
     """
-    number = _whole(value)
+    number = whole(value)
     if number is None or number < 1:
         raise InputError(f"expected {name} ≥ 1, got {value!r}: pass a whole number, 1 or more")
     return number
@@ -128,7 +144,7 @@ def check_clusters(model: MultiFacetModel, clusters: Mapping[int, int] | None) -
     chosen = {}
     for facet, cluster in clusters.items():
         j = check_facet(model, facet)
-        k, last = _whole(cluster), model.facets[j].num_clusters - 1
+        k, last = whole(cluster), model.facets[j].num_clusters - 1
         if k is None or not 0 <= k <= last:
             raise InputError(f"expected a cluster of facet {j} from 0 to {last}, got {cluster!r}: choose one of them")
         chosen[j] = k
@@ -141,18 +157,10 @@ def check_facet(model: MultiFacetModel, facet: Any) -> int:
     Raises:
         InputError: there is no such facet.
     """
-    j, last = _whole(facet), len(model.facets) - 1
+    j, last = whole(facet), len(model.facets) - 1
     if j is None or not 0 <= j <= last:
         raise InputError(f"expected a facet from 0 to {last}, got {facet!r}: choose one of them")
     return j
-
-
-def _whole(value: Any) -> int | None:
-    """An integer of any kind, also of NumPy's or a tensor; None for everything else."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Iterator[tuple[Tensor, ...]]:

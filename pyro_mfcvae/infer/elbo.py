@@ -203,6 +203,12 @@ def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[list[M
         with NoSites():
             return model.priors_given({}), torch.zeros_like(model.beta[0])
     q = poutine.trace(guide.globals_guide).get_trace()
+    for name, site in q.iter_stochastic_nodes():
+        if name not in model.global_sites and not site["infer"].get("is_auxiliary"):
+            raise InputError(
+                f"expected a globals_guide over the sites {model.global_sites}, got one over {name!r} too: after "
+                "another prior is set, build a new guide"
+            )
     p = poutine.trace(poutine.replay(model.sample_globals, trace=q)).get_trace()
     mixtures: list[Mixture] = p.nodes["_RETURN"]["value"]  # type: ignore[assignment]
     return mixtures, torch.as_tensor(q.log_prob_sum() - p.log_prob_sum())

@@ -5,7 +5,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.infer.asking import Array, read_data
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import StandardizedGaussianLikelihood
 from pyro_mfcvae.models.mixture_priors import MixturePrior
@@ -37,7 +39,7 @@ def measure_units(model: MultiFacetModel, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> None:
+def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Array) -> None:
     """Shift and scale the hidden layers so that, over the batch ``x`` (and the places of a map), every unit has mean 0
     and standard deviation 1 before its activation (Salimans & Kingma 2016). A layer without bias is only scaled.
 
@@ -47,8 +49,14 @@ def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x:
         model: its decoder is rescaled, at z drawn from q(z|x).
         guide: its encoder is rescaled.
         x: some hundreds of items, (N, *event_shape).
+
+    Raises:
+        InputError: another model's guide, items that do not fit the model, or a single one.
     """
     guide.check_model(model)
+    x = read_data(model, x)
+    if len(x) < 2:
+        raise InputError(f"expected some hundreds of items to standardise units over, got {len(x)}: pass more")
     layers = [layer for net in (guide.encoder, model.decoder) for layer in net.hidden_layers()]
     handles = [layer.register_forward_hook(_standardize) for layer in layers]
     try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.infer.asking import Array, check_facet, read_data
 from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.models.fits import FitSettings
 from pyro_mfcvae.models.generative import MultiFacetModel
@@ -71,9 +72,9 @@ def hold_mixtures(model: MultiFacetModel) -> None:
 def initialize_mixtures(
     model: MultiFacetModel,
     guide: MultiFacetGuide,
-    x: Tensor,
+    x: Array,
     *,
-    facets: Iterable[int] | None = None,
+    facets: Iterable[int] | int | None = None,
     fit: MixtureFit = MixtureFit(),
     seed: int = 0,
     items: Tensor | None = None,
@@ -93,7 +94,7 @@ def initialize_mixtures(
         model: its priors are overwritten, in place.
         guide: its q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
-        facets: which facets; all if None.
+        facets: numbers of the facets; all if None.
         fit: the kind of points, and their units.
         seed: of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
@@ -103,14 +104,15 @@ def initialize_mixtures(
         InputError: another model's guide, too few items, no ``fit``, or posterior units without a Gaussian q(z | x).
     """
     guide.check_model(model)
-    chosen = range(len(model.facets)) if facets is None else tuple(facets)
+    chosen = _chosen_facets(model, facets)
     if not chosen:
         return
+    x = read_data(model, x)
     if fit.posterior_units:
         check_posterior_units(guide)
     for j in chosen:
         _check_can_be_fitted(model.priors[j], j)
-    clusters = {j: c for j, c in ((model.read_known(known, items) if known else None) or {}).items() if j in chosen}
+    clusters = _known_clusters(model, known, items, chosen)
     parts = [guide.posteriors(part) for part in x.tensor_split(math.ceil(len(x) / _NUM_AT_ONCE))]
     seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
@@ -128,6 +130,22 @@ def initialize_mixtures(
     if items is not None and clusters:
         align_clusters(model, guide, items, clusters)
     guide.restart_globals(chosen)
+
+
+def _chosen_facets(model: MultiFacetModel, facets: Iterable[int] | int | None) -> tuple[int, ...]:
+    if facets is None:
+        return tuple(range(len(model.facets)))
+    return tuple(check_facet(model, j) for j in (facets if isinstance(facets, Iterable) else [facets]))
+
+
+def _known_clusters(
+    model: MultiFacetModel, known: Known | None, items: Tensor | None, chosen: tuple[int, ...]
+) -> dict[int, Tensor]:
+    if not known:
+        return {}
+    if items is None:
+        raise InputError("expected the items whose clusters are known, got none: pass items=…")
+    return {j: c for j, c in (model.read_known(known, items) or {}).items() if j in chosen}
 
 
 def _check_can_be_fitted(prior: FacetPrior, j: int) -> None:

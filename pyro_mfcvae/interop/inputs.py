@@ -1,8 +1,8 @@
 """Checks of a model's inputs: data, and the known clusters of some items."""
 
+import operator
 from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -36,9 +36,10 @@ def read_known(
     return {j: _read(j, known[j], facets, num_items).to(device) for j in known}
 
 
-def _read(j: Any, values: Any, facets: Sequence[Facet], num_items: int) -> Tensor:
-    if not isinstance(j, Integral) or not 0 <= j < len(facets):
-        raise InputError(f"expected known clusters of facets 0 … {len(facets) - 1}, got facet {j!r}: leave it out")
+def _read(facet: Any, values: Any, facets: Sequence[Facet], num_items: int) -> Tensor:
+    j = whole(facet)
+    if j is None or not 0 <= j < len(facets):
+        raise InputError(f"expected known clusters of facets 0 … {len(facets) - 1}, got facet {facet!r}: leave it out")
     num_clusters = facets[j].num_clusters
     wish = (
         f"expected the known clusters of facet {j} as {num_items} integers below {num_clusters}, negative where unknown"
@@ -55,6 +56,14 @@ def _read(j: Any, values: Any, facets: Sequence[Facet], num_items: int) -> Tenso
     if len(clusters) and (highest := int(clusters.max())) >= num_clusters:
         raise InputError(f"{wish}, got numbers up to {highest}: number the clusters from 0")
     return clusters
+
+
+def whole(value: SupportsIndex | Any) -> int | None:
+    """An integer of any kind, also of NumPy's or a tensor; None for everything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def native(values: Any) -> NDArray[Any]:
@@ -99,6 +108,37 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
         )
     _check_values(x.detach(), support, missing=missing)
     return x.shape[0]
+
+
+def check_parts(model: Any) -> None:
+    """Refuse parts that were replaced by ones of other facets or shapes, and weights of facets that are none.
+
+    Args:
+        model: a `MultiFacetModel`.
+
+    Raises:
+        InputError: a part or a weight does not fit.
+    """
+    facets, decoder = model.facets, model.decoder
+    if tuple(prior.facet for prior in model.priors) != facets or decoder.facets != facets:
+        raise InputError(f"expected priors and a decoder of the facets {facets}, got others: build a new model")
+    event_shape = model.likelihood.event_shape(decoder.out_shape)
+    if event_shape != model.event_shape:
+        raise InputError(
+            f"expected a decoder and a likelihood of data of shape {model.event_shape}, got ones of {event_shape}: "
+            "build a new model"
+        )
+    if is_tracing():
+        return  # what is read here would become a constant of the program
+    for name in ("alpha", "beta"):
+        weights = getattr(model, name)
+        if weights.shape != (len(facets),):
+            raise InputError(
+                f"expected {name} of shape ({len(facets)},), one per facet, got {tuple(weights.shape)}: overwrite it "
+                f"in place, model.{name}.fill_(…)"
+            )
+        if weights.device.type == "cpu" and not (weights >= 0).all():
+            raise InputError(f"expected {name} ≥ 0, got {weights.tolist()}: set it to 0 to take a facet out")
 
 
 def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:

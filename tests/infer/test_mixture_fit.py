@@ -1,7 +1,9 @@
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -19,8 +21,8 @@ from pyro_mfcvae.guides import (
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
 from pyro_mfcvae.models import (
-    BernoulliLikelihood,
     FacetPrior,
+    GaussianLikelihood,
     Mixture,
     MixturePrior,
     MLPLadderDecoder,
@@ -47,7 +49,7 @@ def known_pair(priors: Sequence[FacetPrior]) -> tuple[MultiFacetModel, MultiFace
     facets = [prior.facet for prior in priors]
     num_inputs = sum(facet.latent_dim for facet in facets)
     decoder = MLPLadderDecoder(facets, (num_inputs,), rung_dims=(4,) * len(facets), hidden_dim=4)
-    model = MultiFacetModel(priors, decoder, BernoulliLikelihood())
+    model = MultiFacetModel(priors, decoder, GaussianLikelihood())
     return model, MultiFacetGuide(model, encoder=KnownEncoder(facets, (num_inputs,)))
 
 
@@ -139,7 +141,7 @@ def test_a_posterior_without_standard_deviations_has_no_units() -> None:
     facets = [FACET]
     decoder = MLPLadderDecoder(facets, (1, 2, 2), rung_dims=(4,), hidden_dim=4)
     encoder = MLPLadderEncoder(facets, (1, 2, 2), rung_dims=(4,), head=FlowHead)
-    model = MultiFacetModel([MixturePrior(FACET)], decoder, BernoulliLikelihood())
+    model = MultiFacetModel([MixturePrior(FACET)], decoder, GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
     with pytest.raises(
         InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: leave posterior_units=False"
@@ -190,7 +192,7 @@ def test_a_prior_of_ones_own_is_fitted_by_its_hook() -> None:
             self.loc.copy_(torch.stack([z[(z - mean).square().sum(-1) < 16].median(0).values for mean in MEANS]))
 
     prior, x = LaplacePrior(FACET), separated(300)
-    model = MultiFacetModel([prior], MLPLadderDecoder([FACET], (2,), rung_dims=(4,)), BernoulliLikelihood())
+    model = MultiFacetModel([prior], MLPLadderDecoder([FACET], (2,), rung_dims=(4,)), GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=KnownEncoder([FACET], (2,)), assignment=SampleAssignment())
     initialize_mixtures(model, guide, x, seed=7)
     torch.testing.assert_close(prior.loc.detach(), MEANS, rtol=0.0, atol=0.3)
@@ -205,7 +207,7 @@ def test_errors() -> None:
     imagined = VampPrior(FACET, encoder=guide.encoder, j=0, pseudo_inputs=separated(3))
     with pytest.raises(InputError, match="the one that the VampPrior of facet 0 reads, got another: pass one encoder"):
         known_pair([imagined])
-    model = MultiFacetModel([imagined], model.decoder, BernoulliLikelihood())
+    model = MultiFacetModel([imagined], model.decoder, GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=guide.encoder)
     with pytest.raises(
         InputError, match="expected at least as many items as the 3 components of a mixture, got 2: give more"
@@ -230,3 +232,39 @@ def test_a_guide_of_a_copied_model_is_refused(
     model, guide = make_pair()
     with pytest.raises(InputError, match=re.escape(WRONG_MODEL)):
         initialize(copy.deepcopy(model), guide, torch.rand(20, 1, 2, 3))
+
+
+@pytest.mark.parametrize("initialize", [initialize_mixtures, initialize_data_dependent])
+def test_the_data_are_read_and_checked_as_elsewhere(
+    initialize: Callable[..., None], make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+) -> None:
+    pixels = torch.randint(0, 256, (20, 1, 2, 3), dtype=torch.uint8)
+    states = []
+    for x in (pixels / 255.0, pixels, pixels.numpy(), (pixels / 255.0).float().numpy()):
+        pyro.set_rng_seed(0)
+        model, guide = make_pair()
+        initialize(model, guide, x)
+        states.append({**model.state_dict(prefix="model."), **guide.state_dict(prefix="guide.")})
+    for state in states[1:]:
+        torch.testing.assert_close(state, states[0], rtol=1e-4, atol=1e-4)
+    nan = torch.where(pixels > 200, torch.nan, pixels / 255.0)
+    for x, message in (
+        (pixels.double(), "expected values of x from 0.0 to 1.0"),
+        (nan, "expected x without NaN"),
+        (pixels[:, 0], r"expected x of shape \(N, 1, 2, 3\), got \(20, 2, 3\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            initialize(model, guide, x)
+    with pytest.raises(InputError, match=r"expected .* items .*got 1"):
+        initialize(model, guide, pixels[:1])
+
+
+@pytest.mark.parametrize("facets", (-1, 2, [0, 5]))
+def test_only_facets_that_there_are_can_be_fitted(
+    facets: Any, make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
+) -> None:
+    x = torch.rand(20, 1, 2, 3)
+    with pytest.raises(InputError, match=r"expected a facet from 0 to 1, got (-1|2|5): choose one of them"):
+        initialize_mixtures(*make_pair(), x, facets=facets)
+    with pytest.raises(InputError, match="expected the items whose clusters are known, got none: pass items=…"):
+        initialize_mixtures(*make_pair(), x, known={0: [0] * 20})

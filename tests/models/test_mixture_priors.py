@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -27,6 +28,7 @@ from pyro_mfcvae.models import (
 from pyro_mfcvae.models.fits import Covariance
 
 FACET = Facet(num_clusters=4, latent_dim=3)
+SMALL = Facet(num_clusters=3, latent_dim=2)
 PROBS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 every_covariance = pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
 
@@ -195,3 +197,38 @@ def test_a_cluster_without_weight_leaves_losses_and_gradients_finite(make_x: Cal
                     p.grad is None or p.grad.isfinite().all() for p in (*model.parameters(), *guide.parameters())
                 )
     assert losses[:8] == pytest.approx(losses[8:], abs=1e-10)
+
+
+@pytest.mark.parametrize("convert", (Tensor.tolist, Tensor.numpy))
+def test_a_mixture_is_set_from_numbers_of_any_kind(convert: Callable[[Tensor], Any]) -> None:
+    loc, covariance = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), 0.25 * torch.eye(2).repeat(3, 1, 1)
+    for prior in (MixturePrior(SMALL), MixturePrior(SMALL, covariance="full"), StudentTMixturePrior(SMALL)):
+        prior.set_mixture(convert(loc), convert(covariance), probs=convert(torch.tensor([0.0, 1.0, 3.0])))
+        components = prior().components()
+        torch.testing.assert_close(components.mean, loc)
+        torch.testing.assert_close(components.variance, torch.full((3, 2), 0.25))
+        torch.testing.assert_close(prior().log_weights().exp(), torch.tensor([0.0, 0.25, 0.75]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loc": torch.zeros(2)}, r"expected loc of shape \(3, 2\), got \(2,\): pass one row per cluster"),
+        ({"loc": torch.zeros(4, 2)}, r"expected loc of shape \(3, 2\), got \(4, 2\)"),
+        ({"covariance": torch.ones(3, 2)}, r"expected covariance of shape \(3, 2, 2\), got \(3, 2\)"),
+        ({"covariance": -torch.eye(2).repeat(3, 1, 1)}, r"expected variances > 0, got one of -1: pass covariances"),
+        ({"loc": torch.full((3, 2), torch.nan)}, "expected finite values of loc, got others"),
+        ({"probs": torch.ones(1)}, r"expected probs of shape \(3,\), got \(1,\)"),
+        (
+            {"probs": torch.tensor([-1.0, 1.0, 1.0])},
+            r"expected probs ≥ 0, one of them positive, got \[-1\.0, 1\.0, 1\.0\]",
+        ),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(change: dict[str, Tensor], message: str) -> None:
+    prior = MixturePrior(SMALL)
+    before = prior().log_prob(torch.zeros(1, 2))
+    values = {"loc": torch.zeros(3, 2), "covariance": torch.eye(2).repeat(3, 1, 1), "probs": torch.ones(3)} | change
+    with pytest.raises(InputError, match=message):
+        prior.set_mixture(values["loc"], values["covariance"], probs=values["probs"])
+    assert torch.equal(prior().log_prob(torch.zeros(1, 2)), before)

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from pyro_mfcvae import Facet, InputError
+from pyro_mfcvae import MFCVAE, Facet, InputError
 from pyro_mfcvae.guides import (
     ConvLadderEncoder,
     FlowHead,
@@ -85,3 +87,28 @@ def test_errors() -> None:
     flow = MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head=FlowHead)
     with pytest.raises(InputError, match=r"expected an encoder with a Gaussian q\(z \| x\), got a flow"):
         VampPrior(FACETS[0], encoder=flow, j=0, pseudo_inputs=torch.rand(3, *SHAPE))
+
+
+def test_the_guides_encoder_is_the_one_that_the_prior_reads() -> None:
+    """Another one would give the clusters' posteriors of untrained weights; a copy of the pair has one of its own."""
+    encoders = [MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head_init_scale=1.0) for _ in range(2)]
+    priors = [
+        VampPrior(f, encoder=encoders[0], j=j, pseudo_inputs=torch.rand(f.num_clusters, *SHAPE))
+        for j, f in enumerate(FACETS)
+    ]
+    model = MultiFacetModel(priors, MLPLadderDecoder(FACETS, SHAPE, rung_dims=(9, 10)), BernoulliLikelihood())
+    with pytest.raises(
+        InputError, match="to be the one that the VampPrior of facet 0 reads, got another: pass one enco"
+    ):
+        MultiFacetGuide(model, encoder=encoders[1])
+    pair = MFCVAE(model, MultiFacetGuide(model, encoder=encoders[0]))
+    twin = copy.deepcopy(pair)
+    z = torch.randn(5, 2)
+    before = pair.priors[0].log_prob(z)
+    with torch.no_grad():
+        for parameter in twin.guide.encoder.parameters():
+            parameter.mul_(2.0)
+    assert torch.equal(pair.priors[0].log_prob(z), before)
+    expected = torch.stack([twin.encode(item[None])[0].log_prob(z) for item in twin.model.priors[0].pseudo_inputs], -1)
+    torch.testing.assert_close(twin.priors[0].log_prob(z), expected, rtol=0.0, atol=1e-10)
+    assert not torch.allclose(expected, before)
