@@ -94,10 +94,8 @@ def to_inference_data(
     from pyro_mfcvae.draws.theta import draw_theta
     from pyro_mfcvae.infer.asking import as_tensor
 
-    if num_samples < MIN_DRAWS:
-        fewest = f"{MIN_DRAWS}, the fewest draws that k-hat can be estimated from"
-        raise InputError(f"expected num_samples ≥ {fewest}, got {num_samples}: take more")
-    x, reference = as_tensor(x), None if reference is None else as_tensor(reference)
+    _check_num_samples(num_samples)
+    x = as_tensor(x)
     check_statistics(statistics or {}, pair.model.event_shape)
     pair.eval()
     chosen = statistics_for(pair.model.event_shape) | dict(statistics or {})
@@ -111,9 +109,15 @@ def to_inference_data(
     groups = _build_groups(pair, [known[f"assignment_{j}"][1] for j in range(pair.num_facets)])
     known |= describe_priors(pair, groups)
     if reference is not None:
-        evidence = smoothed_evidence(draw_log_weights(pair, reference, num_samples=num_samples)).numpy()
-        known["reference_evidence"] = (("reference_item",), evidence)
+        log_weights = draw_log_weights(pair, as_tensor(reference), num_samples=num_samples)
+        known["reference_evidence"] = (("reference_item",), smoothed_evidence(log_weights).numpy())
     return attach_labels(to_arviz(arrays), labels or {})
+
+
+def _check_num_samples(num_samples: int) -> None:
+    if num_samples < MIN_DRAWS:
+        least = f"≥ {MIN_DRAWS}, the fewest draws that k-hat can be estimated from"
+        raise InputError(f"expected num_samples {least}, got {num_samples}: take more")
 
 
 def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[NDArray[np.int64]]":

@@ -222,3 +222,14 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         to_inference_data(pair, x, statistics={"all": lambda x: x.mean().item()})  # type: ignore[dict-item,return-value]
     with pytest.raises(InputError, match=r"expected the NetCDF file .*none.nc, which is not there"):
         load_inference_data(tmp_path / "none.nc")
+
+
+def test_arrays_are_taken_as_tensors_are(quiet: None) -> None:
+    pair = linear_pair()
+    x = draw(pair, 6)
+    found = []
+    for items in (x, x.numpy()):
+        torch.manual_seed(0)
+        found.append(to_inference_data(pair, items, reference=items, num_samples=30, num_simulated=20))
+    for group in ("posterior", "sample_stats", "constant_data"):
+        assert found[0][group].equals(found[1][group])
