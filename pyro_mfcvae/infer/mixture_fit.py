@@ -1,10 +1,11 @@
 """Fits of the priors' mixtures to the encoder's posteriors of the data."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -117,9 +118,7 @@ def initialize_mixtures(
     seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
         settings = FitSettings(
-            unit=torch.cat([posteriors[j].variance for posteriors in parts]).mean(0).sqrt()
-            if fit.posterior_units
-            else None,
+            unit=_unit([posteriors[j] for posteriors in parts]) if fit.posterior_units else None,
             variance=fit.variance,
             seed=seed,
             known=(seen[j].mean, clusters[j]) if seen is not None and j in clusters else None,
@@ -130,6 +129,12 @@ def initialize_mixtures(
     if items is not None and clusters:
         align_clusters(model, guide, items, clusters)
     guide.restart_globals(chosen)
+
+
+def _unit(posteriors: Sequence[dist.TorchDistribution]) -> Tensor:
+    """The root mean square, over all items, of the standard deviations of q(z | x), (D,)."""
+    unit: Tensor = torch.cat([posterior.variance for posterior in posteriors]).mean(0).sqrt()
+    return unit
 
 
 def _chosen_facets(model: MultiFacetModel, facets: Iterable[int] | int | None) -> tuple[int, ...]:
