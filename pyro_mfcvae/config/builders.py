@@ -8,7 +8,13 @@ from pyro.distributions.transforms import conditional_affine_autoregressive
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal, init_to_value
 from torch import Tensor
 
-from pyro_mfcvae.config.options import ConvOptions, MLPOptions
+from pyro_mfcvae.config.options import (
+    ConvOptions,
+    DiscretizedLogisticOptions,
+    GaussianLikelihoodOptions,
+    MLPOptions,
+    ScaledLikelihoodOptions,
+)
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MakeHead, MLPLadderEncoder, SeparateEncoder
 from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, GaussianHead, LowRankHead
@@ -39,41 +45,30 @@ def vamp_prior(facet: Facet, *, encoder: LadderEncoder, j: int, learn_weights: b
     return VampPrior(facet, encoder=encoder, j=j, pseudo_inputs=noise, learn_weights=learn_weights)
 
 
-def gaussian_likelihood(
-    *,
-    event_shape: Sequence[int],
-    scale: float = 1.0,
-    learn_scale: bool = False,
-    per_channel: bool = False,
-    sigmoid_mean: bool = False,
-    standardize: bool = False,
-) -> GaussianLikelihood:
-    """A `GaussianLikelihood` with one scale, or one per channel; of standardised elements where asked for."""
-    scales = _scales(event_shape, scale, per_channel)
-    if standardize:
-        return StandardizedGaussianLikelihood(event_shape, scale=scales, learn_scale=learn_scale)
-    return GaussianLikelihood(scale=scales, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean)
+def gaussian_likelihood(*, event_shape: Sequence[int], **options: object) -> GaussianLikelihood:
+    """A `GaussianLikelihood` with `GaussianLikelihoodOptions`."""
+    chosen = GaussianLikelihoodOptions(**options)  # type: ignore[arg-type]
+    scales = _scales(event_shape, chosen)
+    if chosen.standardize:
+        return StandardizedGaussianLikelihood(event_shape, scale=scales, learn_scale=chosen.learn_scale)
+    return GaussianLikelihood(scale=scales, learn_scale=chosen.learn_scale, sigmoid_mean=chosen.sigmoid_mean)
 
 
-def discretized_logistic_likelihood(
-    *,
-    event_shape: Sequence[int],
-    scale: float = 0.1,
-    learn_scale: bool = True,
-    per_channel: bool = False,
-    sigmoid_mean: bool = True,
-    num_levels: int = 256,
-) -> DiscretizedLogisticLikelihood:
-    """A `DiscretizedLogisticLikelihood` with one scale, or one per channel."""
-    scales = _scales(event_shape, scale, per_channel)
+def discretized_logistic_likelihood(*, event_shape: Sequence[int], **options: object) -> DiscretizedLogisticLikelihood:
+    """A `DiscretizedLogisticLikelihood` with `DiscretizedLogisticOptions`."""
+    chosen = DiscretizedLogisticOptions(**options)  # type: ignore[arg-type]
     return DiscretizedLogisticLikelihood(
-        scale=scales, learn_scale=learn_scale, sigmoid_mean=sigmoid_mean, num_levels=num_levels
+        scale=_scales(event_shape, chosen),
+        learn_scale=chosen.learn_scale,
+        sigmoid_mean=chosen.sigmoid_mean,
+        num_levels=chosen.num_levels,
     )
 
 
-def _scales(event_shape: Sequence[int], scale: float, per_channel: bool) -> Tensor:
+def _scales(event_shape: Sequence[int], options: ScaledLikelihoodOptions) -> Tensor:
+    """One scale, or one per channel."""
     channels = (event_shape[0], *(1 for _ in event_shape[1:]))
-    return torch.full(channels if per_channel else (), scale)
+    return torch.full(channels if options.per_channel else (), options.scale)
 
 
 def mlp_ladder(

@@ -1,7 +1,7 @@
 """The configuration of a run: everything that decides its result, except the machine. Nothing here imports torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -50,23 +50,39 @@ class FacetsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorConfig:
+class PartConfig:
+    """A part of the model or the guide, chosen by name or by import path; its options are checked and completed.
+
+    Attributes:
+        kind: name or import path of the part.
+        options: options of the kind.
+    """
+
+    __pydantic_config__ = strict
+    section: ClassVar[str]
+    kind: str
+    options: Options = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", complete_options(self.section, self.kind, self.options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(PartConfig):
     """p(c) and p(z | c) of every facet with more than one cluster; a facet with one has a standard normal.
 
     Attributes:
         kind: prior of each facet: gaussian, student_t, bayesian or vamp, or the import path of a prior of your own.
-        options: options of the kind.
         globals_guide: q(theta) over a prior's random parameters: conjugate, delta, normal or multivariate_normal, or
             the import path of a part of your own. Of the built-in priors only bayesian has such parameters.
     """
 
-    __pydantic_config__ = strict
+    section: ClassVar[str] = "prior"
     kind: str = "gaussian"
-    options: Options = field(default_factory=dict)
     globals_guide: str = "conjugate"
 
     def __post_init__(self) -> None:
-        _complete("prior", self)
+        super().__post_init__()
         check_kind("prior.globals_guide", self.globals_guide, GLOBALS_GUIDES)
         if self.kind != "bayesian" and not is_import_path(self.kind):
             refuse_without_effect(
@@ -75,58 +91,43 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodConfig:
+class LikelihoodConfig(PartConfig):
     """p(x | z).
 
     Attributes:
         kind: distribution of x: bernoulli, continuous_bernoulli, gaussian, discretized_logistic, poisson,
             negative_binomial or categorical, or the import path of a likelihood of your own.
-        options: options of the kind.
         missing: whether elements may be NaN, which means missing; p(x | z) leaves these out, and the built-in encoders
             read the mask of the observed elements.
     """
 
-    __pydantic_config__ = strict
+    section: ClassVar[str] = "likelihood"
     kind: str = "bernoulli"
-    options: Options = field(default_factory=dict)
     missing: bool = False
-
-    def __post_init__(self) -> None:
-        _complete("likelihood", self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworksConfig:
+class NetworksConfig(PartConfig):
     """The ladder of encoder and decoder.
 
     Attributes:
         kind: architecture: mlp (linear layers) or conv (convolutions), or the import path of a function of your own.
-        options: options of the kind.
     """
 
-    __pydantic_config__ = strict
+    section: ClassVar[str] = "networks"
     kind: str = "mlp"
-    options: Options = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _complete("networks", self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssignmentConfig:
+class AssignmentConfig(PartConfig):
     """The rule for q(c | x).
 
     Attributes:
         kind: rule: analytic, monte_carlo, sample, vade or amortized, or the import path of a rule of your own.
-        options: options of the kind.
     """
 
-    __pydantic_config__ = strict
+    section: ClassVar[str] = "assignment"
     kind: str = "analytic"
-    options: Options = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _complete("assignment", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +211,3 @@ class Config:
         """Epochs of every stage, deepest facet first."""
         epochs = self.training.epochs
         return epochs if isinstance(epochs, tuple) else (epochs,) * len(self.facets.num_clusters)
-
-
-def _complete(section: str, chosen: Any) -> None:
-    """Check the options of a part and add the defaults, in place."""
-    object.__setattr__(chosen, "options", complete_options(section, chosen.kind, chosen.options))
