@@ -2,10 +2,13 @@
 
 config.toml             the configuration, complete
 model.safetensors       parameters and buffers of the pair
-checkpoint/             the state for ``--resume`` metrics.jsonl           one record per epoch summary.json
-the results groups.json             the groups of clusters and their names assignments.parquet     the groups and
-clusters of every item figures/                pictures tensorboard/ the same metrics as TensorBoard events, if
-tensorboard is installed
+checkpoint/             the state for ``--resume``
+metrics.jsonl           one record per epoch
+summary.json            the results
+groups.json             the groups of clusters and their names
+assignments.parquet     the groups and clusters of every item
+figures/                pictures
+tensorboard/            the same metrics as TensorBoard events, if tensorboard is installed
 """
 
 import hashlib
