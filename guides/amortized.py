@@ -40,10 +40,10 @@ _DRAWS_AT_ONCE = 8
 class MultiFacetGuide(StoredModule):
     """q(theta, z, c | x) = q(theta) prod_j q(z_j | x) q(c_j | x, theta).
 
-        theta ~ globals_guide()                           the priors' random parameters, where there are any
+        theta ~ globals_guide()                           the priors' random parameters, if there are any
         for n in plate("data", N):
             z_j ~ encoder(x)[j]                           j = 0 … J-1
-            c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO; certain where it is known
+            c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO; certain if it is known
 
     The clusters are enumerated on the guide's side: the decoder never sees an enumeration dimension, so the cost is
     the sum of the K_j and not their product.
@@ -175,12 +175,12 @@ class MultiFacetGuide(StoredModule):
 
     @pyro_method
     def posteriors_of(self, filled: Tensor, observed: Tensor | None) -> list[dist.TorchDistribution]:
-        """q(z_j | x) per facet, for what `MultiFacetModel.split_missing` returns."""
+        """q(z_j | x) per facet, for data that `MultiFacetModel.split_missing` has split."""
         posteriors: list[dist.TorchDistribution] = self.encoder(self._encoder_input(filled, observed))
         return posteriors
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """What the encoder reads: ``x`` with 0 for missing elements, then, if it reads the mask, 1 for all others."""
+        """The encoder's input: ``x`` with 0 for missing elements and, if it reads the mask, 1 for all others."""
         return self._encoder_input(*self.model.split_missing(x))
 
     def _encoder_input(self, filled: Tensor, observed: Tensor | None) -> Tensor:
@@ -198,7 +198,7 @@ class MultiFacetGuide(StoredModule):
         z: Tensor,
         known: dict[int, Tensor] | None = None,
     ) -> Tensor:
-        """Normalised logits of q(c_j | x), (…, K_j); certain where ``known``, int64 (N,) by facet, is not negative."""
+        """Normalised logits of q(c_j | x), (…, K_j); certain if ``known``, int64 (N,) by facet, is not negative."""
         logits: Tensor = self.assignment(j, prior, posterior, z)
         if known is None or j not in known:
             return logits

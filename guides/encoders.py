@@ -31,7 +31,7 @@ class LadderEncoder(AbstractModule):
     """
 
     covariance: PosteriorCovariance | None = "diagonal"
-    """Shape of the covariance of every q(z_j | x); None where q(z_j | x) is not Gaussian."""
+    """Shape of the covariance of every q(z_j | x); None if q(z_j | x) is not Gaussian."""
 
     def __init__(self, facets: Sequence[Facet], in_shape: Sequence[int]) -> None:
         super().__init__()

@@ -128,7 +128,7 @@ class ConjugateGuide(PyroModule):
     (concentration + n), or sticks Beta(1 + n_k, concentration + n_{k+1} + … + n_{K-1}).
 
     Args:
-        model: its priors say which sites there are, and where the guide starts.
+        model: its priors decide the sites and the starting values of the guide.
     """
 
     def __init__(self, model: MultiFacetModel) -> None:

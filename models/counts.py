@@ -141,6 +141,6 @@ _SERIES_FROM = 16.0
 
 
 def _accurate_log1p(u: Tensor, otherwise: Tensor) -> Tensor:
-    """log(1 + u): by log1p where u is near 0, and as ``otherwise`` gives it where 1 + u has lost its digits."""
+    """log(1 + u): by log1p if u is near 0, and by ``otherwise`` if 1 + u has lost its digits."""
     near = u > -0.5
     return torch.where(near, torch.log1p(torch.where(near, u, 0.0)), otherwise)

@@ -55,7 +55,7 @@ class MLPLadderDecoder(LadderDecoder):
         out_shape: event shape of the data.
         rung_dims: width of each facet's rung, shallowest first; by default 2000 for the deepest and 500 for the others.
         hidden_dim: width of the last hidden layer.
-        merge_weight: weight of a rung where it is added to the hidden layer of the deeper facets.
+        merge_weight: weight of a rung when it is added to the hidden layer of the deeper facets.
     """
 
     def __init__(

@@ -152,7 +152,7 @@ class KnownCategorical(dist.Categorical):
 
     Args:
         log_weights: log pi, (K,) or (N, K).
-        known: (N,), negative where unknown.
+        known: (N,), negative if unknown.
     """
 
     def __init__(self, log_weights: Tensor, known: Tensor, *, validate_args: bool | None = None) -> None:

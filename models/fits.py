@@ -39,7 +39,7 @@ class FitSettings:
         unit: standard deviations in which to measure the dimensions of z, (D,); ones if None.
         variance: use the covariances variance · I instead of the fitted ones; None keeps the fitted ones.
         seed: of the start.
-        known: further points (M, D) and their clusters (M,), negative where unknown; None where there are none.
+        known: further points (M, D) and their clusters (M,), negative if unknown; None if there are none.
         encoder_inputs: function from indices (K,) of items to the encoder's input for them, (K, *in_shape); None if the
             points z belong to no items.
     """

@@ -37,7 +37,7 @@ MODEL_TOKEN = "mfcvae_model"
 class MultiFacetModel(StoredModule):
     """J facets, each a mixture, decoded together (Falck et al. 2021, section 3).
 
-        theta_j ~ priors[j].hyperprior()                  j = 0 … J-1; nothing where no parameter is random
+        theta_j ~ priors[j].hyperprior()                  j = 0 … J-1; nothing if no parameter is random
         weights of the decoder and likelihood             only those that are a PyroSample
         for n in plate("data", N):
             c_j ~ Categorical(pi_j)
@@ -55,7 +55,7 @@ class MultiFacetModel(StoredModule):
         likelihood: p(x | decoder output), elementwise.
         missing: x may hold NaN for elements that were not observed: they are left out of p(x | z), and an encoder
             reads 0 in their place.
-        num_data: size of the whole data set where batches are subsamples of it: log probabilities are then scaled by
+        num_data: size of the whole data set if batches are subsamples of it; log probabilities are then scaled by
             num_data / batch size, as in ``pyro.plate``. New items (``num``) are not scaled.
         name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model. Give
             one to save and load that store.
@@ -148,9 +148,10 @@ class MultiFacetModel(StoredModule):
     def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
         """The same distribution of z and x with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), without c_j.
 
-        For what needs continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an automatic guide
-        over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with ``guide.collapsed``. It has
-        the model's parameters, under the same names. ``x`` and ``num`` are those of `forward`.
+        Use it for tools that need continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an
+        automatic guide over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with
+        ``guide.collapsed``. It has the model's parameters, under the same names. ``x`` and ``num`` are those of
+        `forward`.
         """
         self._check_handlers()
         num_items = self.check_items(x, num)

@@ -278,7 +278,7 @@ def _full_under_full(components: Any, loc: Tensor, covariance: Tensor) -> Tensor
 
 
 def _inverse_scale_tril(components: Any) -> Tensor:
-    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; one for all clusters where they share it."""
+    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; one for all clusters if they share it."""
     scale_tril = components._unbroadcasted_scale_tril
     eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
     return torch.linalg.solve_triangular(scale_tril, eye, upper=False)

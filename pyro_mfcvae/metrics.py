@@ -198,7 +198,7 @@ def score_facets(
 
     Args:
         assignments: cluster of each item in each facet, (N, J) integers.
-        labels: name of a label set → label of each item, (N,) integers; negative where an item has none.
+        labels: name of a label set → label of each item, (N,) integers; negative if an item has none.
         num_clusters: K_j of each facet.
 
     Raises:

@@ -87,7 +87,7 @@ class MFCVAE(nn.Module):
             return self.guide.typical_priors()
 
     def draw_priors(self) -> list[list[Mixture]]:
-        """The priors of all facets at draws of q(theta); a single draw where no parameter is random."""
+        """The priors of all facets at draws of q(theta); a single draw if no parameter is random."""
         num_draws = 1 if self.guide.globals_guide is None else _GLOBAL_DRAWS
         with asking(self.model, self.guide):
             return [draw_globals(self.model, self.guide)[0] for _ in range(num_draws)]

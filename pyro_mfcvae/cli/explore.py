@@ -25,7 +25,7 @@ def explore(
     Args:
         data: Look at another data set's items; by default those that the run trained on.
         host: Address to serve at. With any but this machine's own, a visitor needs the token that is printed.
-        port: By default 8765, or another one where that is taken.
+        port: By default 8765, or another port if that one is taken.
         browser: Open the browser.
     """
     import webbrowser

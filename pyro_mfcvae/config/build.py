@@ -40,7 +40,7 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
 
     Every part is a class or a function that is called with
 
-        prior        (facet, …)                  and, where its signature names them, encoder, j
+        prior        (facet, …)                  and, if its signature names them, encoder, j
         likelihood   (…)                         and event_shape
         networks     (facets, output_shape, …)   and in_shape; it makes an encoder and a decoder
         assignment   (…)                         and facets
@@ -117,7 +117,8 @@ def _prior(config: PriorConfig, facet: Facet, j: int, encoder: LadderEncoder) ->
 
 
 def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
-    """The configuration for a data set of another size: as many steps in every stage, rounded up to whole epochs.
+    """The configuration for a data set of another size, with the same number of steps in every stage, rounded up to
+    epochs.
 
     Warm-ups, fades and fits are counted in steps. On a smaller data set the same number of epochs would be too short
     for them.

@@ -236,7 +236,7 @@ class MLPOptions(LadderOptions):
         encoder_dims: widths of the encoder's rungs, shallowest first.
         decoder_dims: widths of the decoder's rungs, shallowest first.
         hidden_dim: width of the decoder's last hidden layer.
-        merge_weight: weight of a rung where it joins the decoder.
+        merge_weight: weight of a rung when it is added to the decoder's hidden layer.
     """
 
     encoder_dims: PerFacet | None = field(default=None, metadata=PER_FACET)

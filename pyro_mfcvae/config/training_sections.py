@@ -20,7 +20,7 @@ PerStage = tuple[NaturalNumber, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long, how fast and on what the parameters are optimised.
+    """Length, learning rate and objective of the optimisation.
 
     Attributes:
         epochs: number of epochs of each stage, deepest facet first; one number holds for every stage.
@@ -38,7 +38,7 @@ class TrainingConfig:
             half the learning rate.
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
             bf16; densities, parameters and Adam keep float32.
-        compile: whether the objective is compiled: true, false, or auto, which compiles where that saves time.
+        compile: whether the objective is compiled: true, false, or auto, which compiles if that saves time.
         capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph; on one CUDA device only.
     """
 
@@ -101,7 +101,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureFitConfig:
-    """When and to what the mixtures are fitted during training; steps are optimiser steps.
+    """The times of the fits of mixtures during training, and the points that they use; steps are optimiser steps.
 
     Attributes:
         warmup_steps: number of steps from the start of a facet's stage to the first fit of its mixture; one number per

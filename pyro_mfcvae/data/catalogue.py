@@ -15,16 +15,16 @@ Reader = Callable[[Path | None, int], "tuple[Split, Split] | Loaded"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known about a data set before it is read.
+    """The properties of a data set that are known before it is read.
 
     Args:
         name: its name for the user.
         description: one line.
-        event_shape: shape of one item, (C, H, W) or (P,); None where the data decide.
+        event_shape: shape of one item, (C, H, W) or (P,); None if the data decide.
         likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None if there is no usual one.
-        label_names: names of the label sets; empty where the data decide.
+        label_names: names of the label sets; empty if the data decide.
         split: one sentence on which items train and which score.
-        num_items: how many items train; None where the data decide.
+        num_items: number of training items; None if the data decide.
         read: reads the training and the test split, given the data folder and a seed.
     """
 

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 _NUM_AT_ONCE = 10_000
 _MAX_SIDE = 1 << 14
 _DTYPES = ("bool", "uint8", "float16", "float32", "float64")
-_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: what tells (N, C, H, W) from (N, H, W, C)
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: they distinguish (N, C, H, W) from (N, H, W, C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class Split:
 
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1]; or vectors (N, P), floats.
-        labels: int64 (N,) per label set, negative where unknown; used for scoring only, never for training.
+        labels: int64 (N,) per label set, negative if unknown; used for scoring only, never for training.
         held_out: for items that are scored: whether none of them is a training item.
-        names: of the items, such as their files; None where they have none.
+        names: of the items, such as their files; None if they have none.
 
     Raises:
         InputError: if a label set does not have one label per image, or labels none; or the names are not one per item.

@@ -27,7 +27,7 @@ class Labels:
     """The label sets and names of the items of one split.
 
     Attributes:
-        sets: int64 (N,) per label set, negative where unknown.
+        sets: int64 (N,) per label set, negative if unknown.
         names: names of the items, if the file has them.
         notes: a line for every array that was not used.
     """

@@ -57,7 +57,7 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
     Args:
         num_bytes: size of the data in memory.
         path: the file or folder.
-        advice: what else the user can do.
+        advice: another remedy for the user.
         packed_bytes: size of the data in the file, if they are compressed there.
     """
     unpacks_too_far = (

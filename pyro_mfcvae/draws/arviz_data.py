@@ -5,7 +5,7 @@ Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]
 
 Only drawing needs torch: saved data are read, checked and shown without it.
 
-What `to_inference_data` returns for S draws and N items:
+`to_inference_data` returns, for S draws and N items:
 
 ======================  ==========================================================================================
 posterior               c_j (chain, draw, item); z_j (chain, draw, item, z_j_dim), from q(z, c | x); random
@@ -220,7 +220,7 @@ def attach(data: Any, group: str, name: str, variable: tuple[tuple[str, ...], ND
 
 
 def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> Any:
-    """Add labels of the items to what `to_inference_data` returned, as label_NAME of constant_data; returns it.
+    """Add labels of the items to the data of `to_inference_data`, as label_NAME of constant_data; returns the data.
 
     Args:
         data: draws for N items.
@@ -247,7 +247,7 @@ def attach_groups(data: Any, groups: "Sequence[NDArray[np.int64]]") -> None:
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:
-    """An array of a group, without the axes of chain and draw where it has one chain and one draw."""
+    """An array of a group, without the axes of chain and draw if it has one chain and one draw."""
     variable = data[group][name]
     if "chain" in variable.dims:
         variable = variable.isel(chain=0)

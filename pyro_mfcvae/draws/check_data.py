@@ -33,14 +33,14 @@ class FacetData:
         drawn_clusters: the most probable cluster given the first draw of z, (N,).
         kl: E_q[log q(z | x) - log p(z)], (N,).
         loss_without: log p(x | z) minus the same with z_j drawn from the prior, (N,).
-        log_weights: of this facet's draws beside the other facets' means, (S, M) for M of the items; None where the
+        log_weights: of this facet's draws beside the other facets' means, (S, M) for M of the items; None if the
             model has one facet.
         weights: pi, (K,).
         groups: the group of every cluster, (K,).
         prior_z: z of the simulated items, (P, D).
         prior_c: their clusters, (P,).
         prior_probs: q(c | x) of the simulated items, (P, K).
-        ranks: of the true z among draws of q(z | x), (P, D), uniform on (0, 1) where q(z | x) is exact.
+        ranks: of the true z among draws of q(z | x), (P, D), uniform on (0, 1) if q(z | x) is exact.
         residuals: the true z minus the mean of q(z | x), whitened by its covariance, (P, D).
         density_ranks: of log q(z | x) at the true z, (P,).
     """
@@ -100,7 +100,7 @@ class CheckData:
         elbo: per item, (N,).
         bound: importance-weighted log p(x) by 16 draws, as for the simulated items, (N,).
         held_out: log p(half of an item | the other half), nats per element, (N,).
-        reference_evidence: log p(x) of training items, (M,); None where none were given.
+        reference_evidence: log p(x) of training items, (M,); None if none were given.
         simulated_bound: `bound` of the simulated items, (P,).
         simulated_held_out: `held_out` of the simulated items, (P,).
         joint_ranks: of log p(x, z) at the true z among draws of q(z | x), (P,).

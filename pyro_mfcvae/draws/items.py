@@ -34,7 +34,7 @@ BOUND_DRAWS = 16
 """Draws of the bound that compares data and simulated items. Both take equally many, so its bias is the same for
 both."""
 _RAMP = 1e-3  # nats
-_REPLACED_DRAWS = 4  # of z_j from the prior, for what an item loses without facet j
+_REPLACED_DRAWS = 4  # of z_j from the prior, for the loss without facet j
 
 
 @torch.no_grad()
@@ -267,7 +267,7 @@ def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     if not pair.model.missing:
         check_complete(x)
     most = items_at_a_time(pair)
-    with pyro.get_param_store().scope():  # whatever Pyro notes of the parameters in its global store goes no further
+    with pyro.get_param_store().scope():  # Pyro's records of the parameters stay in this scope
         # Without items one blank item shows the shapes, and `gather` keeps none of it.
         for images in (x if len(x) else x.new_zeros(1, *x.shape[1:])).split(max(most // num_samples, 1)):
             yield for_densities(as_float(images)).to(pair.model.alpha.device)

@@ -65,7 +65,7 @@ def positive_mean_p_value(values: Array) -> float:
 
 
 def uniform_p_values(ranks: Array) -> Array:
-    """p-values of ranks (n, …) that are uniform on (0, 1) where exact, (2, …): of their mean, and of their spread.
+    """p-values of ranks (n, …) that are uniform on (0, 1) if exact, (2, …): of their mean, and of their spread.
 
     The mean has variance 1/12n, and the mean of 12 (r - 1/2)² is 1 with variance 4/5n.
     """

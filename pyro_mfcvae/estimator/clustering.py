@@ -53,8 +53,8 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         random_state: seed, or a generator of NumPy's; global random states stay as they are.
 
     Attributes:
-        labels_: group of every item, (n, J); (n,) where J = 1.
-        clusters_: cluster of every item, (n, J); (n,) where J = 1.
+        labels_: group of every item, (n, J); (n,) if J = 1.
+        clusters_: cluster of every item, (n, J); (n,) if J = 1.
         num_groups_: of each facet, (J,).
         grouping_: which clusters are one group.
         pair_: the fitted `MFCVAE`.
@@ -125,7 +125,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         return self
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """Most probable group of each item in each facet, (n, J); (n,) where J = 1."""
+        """Most probable group of each item in each facet, (n, J); (n,) if J = 1."""
         return self._best(self.predict_proba_per_facet(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

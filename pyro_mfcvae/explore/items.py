@@ -27,11 +27,11 @@ class Items:
 
     Attributes:
         images: (N, *event_shape), uint8 or floats in [0, 1].
-        labels: label set → (N,); negative where an item has none.
+        labels: label set → (N,); negative if an item has none.
         probs: q(c_j | x) of every facet, (N, K_j) in single precision.
         means: E[z_j | x] of every facet, (N, D_j).
         planes: the plane in which every facet is drawn.
-        names: of the items, such as their files; None where they have none.
+        names: of the items, such as their files; None if they have none.
     """
 
     images: Tensor
@@ -109,8 +109,8 @@ class FacetView:
         groups: most probable group of every item, (N,).
         confidence: its probability, (N,): the sum of q(c | x) over the group's clusters.
         sizes: items per group, (G,).
-        mean_confidence: of every group's items, (G,); 0 where a group has none.
-        nearest: the other group with the most probability among a group's items, (G,); itself where it is alone.
+        mean_confidence: of every group's items, (G,); 0 if a group has none.
+        nearest: the other group with the most probability among a group's items, (G,); itself if it is alone.
         order: all items, the most certain first.
     """
 

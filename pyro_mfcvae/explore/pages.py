@@ -33,7 +33,7 @@ def facet_of(request: Request) -> tuple[Desk, int]:
 
 
 def overview(request: Request) -> HTMLResponse:
-    """All facets side by side, each with an example of its largest groups and what the checks found."""
+    """All facets side by side, each with an example of its largest groups and the results of the checks."""
     desk = desk_of(request)
     findings = read_checks(desk.run)
     facets = []

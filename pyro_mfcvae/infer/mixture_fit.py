@@ -99,7 +99,7 @@ def initialize_mixtures(
         fit: the kind of points, and their units.
         seed: of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
-        known: by facet, the clusters of ``items``, (M,), negative where unknown.
+        known: by facet, the clusters of ``items``, (M,), negative if unknown.
 
     Raises:
         InputError: another model's guide, too few items, no ``fit``, or posterior units without a Gaussian q(z | x).

@@ -41,7 +41,7 @@ class ELBOTerms:
 
     @property
     def total(self) -> Tensor:
-        """reconstruction - sum_j beta_j kl_j, shape (N,): the ELBO, given theta, where every beta is 1."""
+        """reconstruction - sum_j beta_j kl_j, shape (N,): the ELBO, given theta, if every beta is 1."""
         return self.reconstruction - (self.beta * self.kl).sum(-1)
 
     def mean(self) -> "ELBOTerms":

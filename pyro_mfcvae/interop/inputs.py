@@ -15,7 +15,7 @@ from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.interop.tracing import is_tracing
 
 Known = Mapping[int, Tensor | NDArray[Any] | Sequence[int]]
-"""By facet: the cluster of every item, integers (N,), negative where it is not known."""
+"""By facet: the cluster of every item, integers (N,), negative if it is not known."""
 
 
 def read_known(

@@ -245,7 +245,7 @@ def _check_buffers(roots: Iterable[StoredModule]) -> None:
 
 
 def _adopt_default_names(store: ParamStoreDict, roots: tuple[StoredModule, ...]) -> None:
-    """Take over loaded entries of the one pair that was saved under default names, which differ from run to run.
+    """Take over the loaded entries of a single pair that was saved under default names, which differ from run to run.
 
     The entries leave the store, since they belong to these roots under other names.
     """

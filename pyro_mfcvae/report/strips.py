@@ -33,7 +33,7 @@ class Strip:
 
 
 def draw_strip(images: Sequence[NDArray[np.float64]], *, alt: str) -> Strip | None:
-    """Images (H, W, 3) in [0, 1] side by side; None where there are none."""
+    """Images (H, W, 3) in [0, 1] side by side; None if there are none."""
     return draw_table([images], alt=alt) if len(images) else None
 
 

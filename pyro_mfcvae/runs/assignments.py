@@ -194,7 +194,7 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
 
 
 def read_assignments(path: Path, *, images: bool = False, model: str | None = None) -> "pandas.DataFrame":
-    """The table of an ``assignments.parquet``; thumbnails only where wanted.
+    """The table of an ``assignments.parquet``; with thumbnails only if ``images`` is true.
 
     Args:
         path: the file.

@@ -131,7 +131,7 @@ class Grouping:
         return merged.rename(facet, chosen[0], name)
 
     def split(self, facet: int, clusters: Sequence[int]) -> "Grouping":
-        """Move clusters from their groups to a new group, the last one; what is left keeps the name."""
+        """Move clusters from their groups to a new group, the last one; the rest of a group keeps its name."""
         own = self._facet(facet)
         chosen = sorted(set(clusters))
         if not chosen or not all(0 <= k < len(own.labels) for k in chosen):

@@ -19,7 +19,7 @@ REWRITE = "mfcvae assign RUN --format parquet writes it again"
 
 
 def image_size(event_shape: Sequence[int]) -> Size | None:
-    """Height and width that new images are brought to; None where the items are vectors."""
+    """Height and width that new images are brought to; None if the items are vectors."""
     return (event_shape[1], event_shape[2]) if len(event_shape) == 3 else None
 
 
@@ -44,7 +44,7 @@ def lowest_alike(path: Path) -> float:
     """The evidence below which an item is unlike the items that trained: nearly all of theirs (99.9 %) are above it.
 
     Args:
-        path: the run's ``assignments.parquet``; minus infinity where there is none.
+        path: the run's ``assignments.parquet``; minus infinity if there is none.
     """
     import pyarrow.parquet as pq
 

@@ -86,7 +86,7 @@ class NotebookBar:
     """A progress bar below a notebook's cell, redrawn in place; a context manager. It needs no widgets.
 
     Args:
-        display: ``IPython.display.display``, which shows what ``_repr_html_`` returns.
+        display: ``IPython.display.display``, which shows the result of ``_repr_html_``.
     """
 
     def __init__(self, display: Callable[..., Any]) -> None:

@@ -25,7 +25,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
     or Slurm has done so, and all processes wait here for each other.
 
     Args:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or whatever Fabric takes as an accelerator.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another accelerator of Fabric's.
         devices: number of devices of each machine, ≥ 1; on a CPU, the number of processes.
         num_nodes: number of machines, ≥ 1.
         precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; Fabric handles only the last one.

@@ -21,7 +21,7 @@ class KnownItems:
 
     Attributes:
         items: (M, *event_shape), as the training items are.
-        known: by facet, their clusters (M,), negative where unknown.
+        known: by facet, their clusters (M,), negative if unknown.
         batch_size: number of items that join every batch, drawn at random with replacement.
     """
 
@@ -69,7 +69,7 @@ def choose_known_items(
 
     Args:
         images: all training items, uint8 or floats in [0, 1].
-        labels: by name, the labels of all items (N,), negative where unknown.
+        labels: by name, the labels of all items (N,), negative if unknown.
         label: the name of the label to use.
         facet: the facet to tie it to.
         items_per_value: how many items of each value.

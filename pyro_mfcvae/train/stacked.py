@@ -127,7 +127,7 @@ class StackedTraining:
             return act()
 
     def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
-        """What was fitted, and the random numbers of a step."""
+        """Prepare a step of model s; returns the fitted parameters and the step's random numbers."""
         fitted: list[nn.Parameter] = []
         if s not in self.failures:
             with self._failure_kept(s):
@@ -206,7 +206,7 @@ class StackedTraining:
             with torch.random.fork_rng([x.device] if x.is_cuda else []):
                 noise = draw()
             inputs = [torch.stack([tensor] * num) for tensor in (x, *noise)]
-            buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}  # batch norm changes them
+            buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}  # batch norm changes the buffers
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # a warning of torch about operations that it batches by a loop
                 # Traced on real values, because tensors without values do not always have the strides of real ones.

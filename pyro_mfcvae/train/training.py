@@ -196,7 +196,7 @@ class Training:
             The fitted parameters. Their moments in Adam, which belong to the old mixtures, are dropped.
         """
         if rank := self.fabric.global_rank:
-            # Its draws are not the first device's; and a resumed training's are those of one that was not stopped.
+            # Ranks draw different numbers, and a resumed training the same ones as one that was not stopped.
             pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
         if self.schedule.holds_priors(self.step):
