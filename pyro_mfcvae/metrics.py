@@ -102,7 +102,7 @@ def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
 
     (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), where E[I] is its expectation for random clusters
     of the same sizes (Vinh, Epps and Bailey 2010). It is 0 on average for independent facets, whatever their numbers of
-    clusters. Two facets that each put all items into one cluster score 1.
+    clusters. A facet that puts all items into one cluster has no information, so it shares none with another one: 0.
 
     Args:
         assignments: cluster of each item in each facet, (N, J).
@@ -110,7 +110,9 @@ def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
     from sklearn.metrics import adjusted_mutual_info_score
 
     columns = _integers("assignments", assignments, ndim=2).T
-    return np.array([[adjusted_mutual_info_score(a, b) for b in columns] for a in columns])
+    scores = np.array([[adjusted_mutual_info_score(a, b) for b in columns] for a in columns])
+    divides = np.ptp(columns, axis=1) > 0
+    return np.where(np.outer(divides, divides) | np.eye(len(columns), dtype=bool), scores, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

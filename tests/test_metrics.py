@@ -86,6 +86,11 @@ def test_redundancy_of_equal_and_of_independent_facets() -> None:
     np.testing.assert_allclose(redundancy(assignments), expected, atol=1e-12)
 
 
+def test_facets_of_one_cluster_share_nothing() -> None:
+    assignments = np.array([[0, 2, 0], [0, 2, 1], [0, 2, 0]])
+    np.testing.assert_array_equal(redundancy(assignments), np.eye(3))
+
+
 def test_redundancy_does_not_grow_with_the_number_of_clusters() -> None:
     assignments = np.random.default_rng(0).integers([60, 30], size=(960, 2))
     assert nmi(*assignments.T) > 0.2

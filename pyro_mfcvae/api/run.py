@@ -77,12 +77,13 @@ class Run:
     @property
     def grouping(self) -> Grouping:
         """The groups of clusters, with the user's changes."""
-        return self.folder.read_grouping(self.pair)
+        return self.folder.read_grouping(self.__dict__.get("pair"))
 
     @property
     def assignments(self) -> "pandas.DataFrame":
         """A row per item: its group, cluster and probability in every facet, see `pyro_mfcvae.runs.assignments`."""
-        return read_assignments(self.folder.assignments_path, model=self.folder.model_fingerprint())
+        model = self.folder.model_fingerprint()
+        return read_assignments(self.folder.assignments_path, model=model, grouping=self.grouping)
 
     @property
     def scores(self) -> "pandas.DataFrame":
@@ -161,9 +162,9 @@ class Run:
         if self.folder.summary_path.is_file():
             summary = self.summary
             lines.append(f"  {summary['data']}, {summary['epochs']} epochs, ELBO {summary['elbo']:.2f} nats per item")
-            for j, facet in enumerate(summary["facets"]):
+            for j, (facet, num) in enumerate(zip(summary["facets"], self.grouping.num_groups, strict=True)):
                 use = f"{facet['clusters_in_use']} of {facet['num_clusters']} clusters"
-                groups = f"{facet['num_groups']} group{'s' * (facet['num_groups'] != 1)}"
+                groups = f"{num} group{'s' * (num != 1)}"
                 lines.append(f"  facet {j}: {groups} ({use})")
         return "\n".join(lines)
 

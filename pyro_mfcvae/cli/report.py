@@ -20,6 +20,6 @@ def report(run: Run, /, out: File = None, parts: Parts = (), json: Json = False)
 
     console.quiet = json
     path = write_report(RunFolder.open(run), out)
-    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser, or print it")
+    say(f"{path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser, or print it")
     if json:
         print_json({"file": str(path), "bytes": path.stat().st_size})

@@ -64,6 +64,11 @@ class FacetPart:
     scores: tuple[tuple[str, ...], ...]
     composed: Strip | None
 
+    @property
+    def num_groups(self) -> int:
+        """All groups of the facet, those that are left out as well."""
+        return len(self.groups) + self.num_left_out
+
 
 class RunContent:
     """Reads the parts of the report from a run's folder.
@@ -77,7 +82,9 @@ class RunContent:
         self.pair: MFCVAE = run.load_pair().eval()
         self.grouping: Grouping = run.read_grouping(self.pair)
         self.summary = run.read_summary()
-        self.items: pandas.DataFrame = read_assignments(run.assignments_path, model=run.model_fingerprint())
+        self.items: pandas.DataFrame = read_assignments(
+            run.assignments_path, model=run.model_fingerprint(), grouping=self.grouping
+        )
         self._images = _read_images(run.assignments_path)
 
     def checks(self) -> dict[str, Any]:
@@ -101,10 +108,10 @@ class RunContent:
         scores = record.get("groups", {})
         sure = float((self.items[f"facet_{j}_probability"] > _SURE).mean())
         size = self.pair.model.facets[j]
+        use = f"{record['clusters_in_use']} of {size.num_clusters} clusters in {size.latent_dim} dimensions"
         own = (
-            f"It sorts {len(self.items):,} items into {len(counts)} groups, by {record['clusters_in_use']} of "
-            f"{size.num_clusters} clusters in {size.latent_dim} dimensions; {sure:.0%} of the items are in their group "
-            f"with a probability above {_SURE}."
+            f"It sorts {len(self.items):,} items into {_count(len(counts), 'group')}, by {use}; {sure:.0%} of the "
+            f"items are in their group with a probability above {_SURE}."
         )
         return FacetPart(
             number=j,
@@ -168,10 +175,12 @@ class RunContent:
         return draw_strip(_to_rgb(torch.cat(parts)), alt=f"{_NUM_IMAGES} images that the model draws of {name}")
 
     def _compose(self, j: int) -> Strip:
-        """Items (rows) with facet j taken from the most certain items of the largest groups (columns)."""
-        of_group = self.items.groupby(f"facet_{j}_group")[f"facet_{j}_probability"]
-        largest = of_group.count().sort_values(ascending=False).index[:_COMPOSED_COLUMNS]
-        columns = [int(of_group.idxmax()[g]) for g in largest]
+        """Items (rows) with facet j taken from the most certain items of its largest groups, or of clusters of one."""
+        kind = "group" if self.items[f"facet_{j}_group"].nunique() > 1 else "cluster"
+        certainty = f"facet_{j}_probability" if kind == "group" else f"facet_{j}_cluster_probability"
+        of_part = self.items.groupby(f"facet_{j}_{kind}")[certainty]
+        largest = of_part.count().sort_values(ascending=False).index[:_COMPOSED_COLUMNS]
+        columns = [int(of_part.idxmax()[part]) for part in largest]
         rows = np.random.default_rng(0).choice(len(self.items), min(_COMPOSED_ROWS, len(self.items)), replace=False)
         table: list[list[NDArray[np.float64] | None]] = [[None, *(self._image(column) for column in columns)]]
         for row in rows:
@@ -191,6 +200,10 @@ class RunContent:
 
         picture = Image.open(BytesIO(self._images[row]["bytes"].as_py())).convert("RGB")
         return np.asarray(picture, dtype=np.float64) / 255
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _read_images(path: Path) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mfcvae.atomic_io import read_text, write_text
+from pyro_mfcvae.metrics import redundancy
 from pyro_mfcvae.report.charts import Chart, draw_chart
 from pyro_mfcvae.report.content import RunContent, gather
 from pyro_mfcvae.runs.fit import fit_epochs
@@ -99,11 +100,9 @@ def _whole_sentence(content: RunContent, checks: dict[str, Any]) -> str:
 
 def _overlaps(content: RunContent) -> list[tuple[int, int, float, bool]]:
     """The information that the groups of every two facets share: 0 none, 1 all."""
-    from sklearn.metrics import adjusted_mutual_info_score
-
-    groups = [content.items[f"facet_{j}_group"] for j in range(content.pair.num_facets)]
-    scores = {(i, j): adjusted_mutual_info_score(groups[i], groups[j]) for i, j in combinations(range(len(groups)), 2)}
-    return [(i, j, max(score, 0.0), score > _OVERLAP) for (i, j), score in scores.items()]
+    num_facets = content.pair.num_facets
+    scores = redundancy(content.items[[f"facet_{j}_group" for j in range(num_facets)]].to_numpy())
+    return [(i, j, max(scores[i, j], 0.0), scores[i, j] > _OVERLAP) for i, j in combinations(range(num_facets), 2)]
 
 
 def _charts(content: RunContent) -> list[Chart]:

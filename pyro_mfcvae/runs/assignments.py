@@ -5,7 +5,8 @@ over the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probabi
 ``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``, E[z_j |
 x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which item it is,
 ``evidence`` says how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
-``label_NAME`` are the labels of the data. In Parquet files ``image`` is a small PNG as {bytes, path}.
+``label_NAME`` are the labels of the data. In Parquet files ``facet_j_probs`` is q(c_j | x) of all clusters, from which
+other groups can be worked out, and ``image`` is a small PNG as {bytes, path}.
 """
 
 import io
@@ -99,9 +100,9 @@ class Assigner:
         for j, (q, posterior) in enumerate(zip(probs, draws.posteriors, strict=True)):
             q = q / q.sum(-1, keepdim=True)
             z = posterior.mean.cpu().double().numpy()
-            columns |= {f"facet_{j}_{key}": values for key, values in self._facet_columns(j, q.cpu().numpy()).items()}
+            columns |= _facet_columns(self.grouping, j, q.cpu().numpy())
             columns[f"facet_{j}_x"], columns[f"facet_{j}_y"] = planes[j].project(z).T
-            columns[f"facet_{j}_z"] = pa.FixedSizeListArray.from_arrays(z.astype(np.float32).ravel(), z.shape[1])
+            columns[f"facet_{j}_z"], columns[f"facet_{j}_probs"] = _as_lists(z), _as_lists(q.cpu().numpy())
         columns["evidence"] = evidence = draws.log_weights[0].cpu().double().numpy()
         if self.lowest is not None:
             columns["unlike"] = evidence < self.lowest
@@ -115,27 +116,45 @@ class Assigner:
             )
         return pa.table(columns)
 
-    def _facet_columns(self, j: int, probs: NDArray[np.float64]) -> dict[str, Any]:
-        import pyarrow as pa
 
-        items = np.arange(len(probs))
-        of_groups = self.grouping.probs(j, probs)
-        best = of_groups.argmax(1)
-        others = of_groups.copy()
-        others[items, best] = -1.0
-        second = others.argmax(1)
-        alone = of_groups.shape[1] == 1
-        clusters = np.where(self.grouping.labels(j)[None] == best[:, None], probs, -1.0).argmax(1)
-        names = np.array(self.grouping.names(j), dtype=object)
-        return {
-            "group": best,
-            "name": pa.array(names[best], pa.string()),
-            "probability": of_groups[items, best],
-            "second_group": pa.array(second, mask=np.full(len(items), alone)),
-            "second_probability": pa.array(others[items, second], mask=np.full(len(items), alone)),
-            "cluster": clusters,
-            "cluster_probability": probs[items, clusters],
-        }
+def _as_lists(values: NDArray[np.float64]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(values.astype(np.float32).ravel(), values.shape[1])
+
+
+def _facet_columns(grouping: Grouping, j: int, probs: NDArray[np.float64]) -> dict[str, Any]:
+    """The columns of facet j that follow from its groups and q(c_j | x), (N, K_j)."""
+    import pyarrow as pa
+
+    items = np.arange(len(probs))
+    of_groups = grouping.probs(j, probs)
+    best = of_groups.argmax(1)
+    others = of_groups.copy()
+    others[items, best] = -1.0
+    second = others.argmax(1)
+    alone = of_groups.shape[1] == 1
+    clusters = np.where(grouping.labels(j)[None] == best[:, None], probs, -1.0).argmax(1)
+    names = np.array(grouping.names(j), dtype=object)
+    columns = {
+        "group": pa.array(best),
+        "name": pa.array(names[best], pa.string()),
+        "probability": pa.array(of_groups[items, best]),
+        "second_group": pa.array(second, mask=np.full(len(items), alone)),
+        "second_probability": pa.array(others[items, second], mask=np.full(len(items), alone)),
+        "cluster": pa.array(clusters),
+        "cluster_probability": pa.array(probs[items, clusters]),
+    }
+    return {f"facet_{j}_{key}": values for key, values in columns.items()}
+
+
+def _regroup(table: "pa.Table", grouping: Grouping) -> "pa.Table":
+    """The table with the columns of other groups."""
+    for j in range(len(grouping.facets)):
+        probs = table[f"facet_{j}_probs"].combine_chunks().flatten().to_numpy().astype(np.float64)
+        for name, values in _facet_columns(grouping, j, probs.reshape(len(table), -1)).items():
+            table = table.set_column(table.column_names.index(name), name, values)
+    return table
 
 
 def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) -> None:
@@ -193,13 +212,16 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
     return num_rows
 
 
-def read_assignments(path: Path, *, images: bool = False, model: str | None = None) -> "pandas.DataFrame":
+def read_assignments(
+    path: Path, *, images: bool = False, model: str | None = None, grouping: Grouping | None = None
+) -> "pandas.DataFrame":
     """The table of an ``assignments.parquet``; with thumbnails only if ``images`` is true.
 
     Args:
         path: the file.
         images: whether the column ``image`` is read.
         model: fingerprint of the saved model that must have made the assignments, if that is known.
+        grouping: the groups of now; those that the file was written with if None.
 
     Raises:
         InputError: there is no such file, it was damaged or changed, or it belongs to another model.
@@ -213,7 +235,10 @@ def read_assignments(path: Path, *, images: bool = False, model: str | None = No
     if model is not None and (found := schema.get(_MODEL.encode(), b"").decode()) != model:
         raise InputError(f"expected {path} of the model {model} beside it, got one of the model {found!r}: {REWRITE}")
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
-    return pq.read_table(path, columns=names).to_pandas()
+    if grouping is not None and not {f"facet_{j}_probs" for j in range(len(grouping.facets))} <= set(names):
+        raise InputError(f"expected q(c | x) of every facet in {path}, got a file of an earlier version: {REWRITE}")
+    table = pq.read_table(path, columns=names)
+    return (table if grouping is None else _regroup(table, grouping)).to_pandas()
 
 
 _MODEL = "mfcvae.model"
@@ -244,20 +269,25 @@ def _write_jsonl(tables: Iterator["pa.Table"], path: Path) -> None:
 
     with path.open("w", encoding="utf-8") as file:
         for table in tables:
-            plain = table.drop_columns(["image"]) if "image" in table.column_names else table
+            plain = table.select(_for_text(table))
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in plain.to_pylist())
 
 
 def _flatten(table: "pa.Table") -> "pa.Table":
-    """A table with a column for every coordinate of z, and without images."""
+    """A table with a column for every coordinate of z, as text files have it."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
-    for name in table.column_names:
+    for name in _for_text(table):
         column = table[name]
         if pa.types.is_fixed_size_list(column.type):
             values = column.combine_chunks().flatten().to_numpy().reshape(len(table), -1)
             columns |= {f"{name}_{d}": values[:, d] for d in range(values.shape[1])}
-        elif name != "image":
+        else:
             columns[name] = column
     return pa.table(columns)
+
+
+def _for_text(table: "pa.Table") -> list[str]:
+    """The columns of csv and jsonl files: all but images and q(c | x) of all clusters."""
+    return [name for name in table.column_names if name != "image" and not name.endswith("_probs")]

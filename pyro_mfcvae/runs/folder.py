@@ -145,8 +145,8 @@ class RunFolder:
         Args:
             pair: the run's pair, if it is loaded already.
         """
-        pair = pair or self.load_pair()
-        return Grouping.read(self.groups_path, model=self.model_fingerprint()) or Grouping.from_trees(pair.groups())
+        kept = Grouping.read(self.groups_path, model=self.model_fingerprint())
+        return kept or Grouping.from_trees((pair or self.load_pair()).groups())
 
     def write_grouping(self, grouping: Grouping) -> None:
         """Replace ``groups.json``."""

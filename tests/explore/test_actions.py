@@ -10,6 +10,7 @@ import pytest
 from command_line import Run
 from starlette.testclient import TestClient
 
+import pyro_mfcvae
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.server import open_desk
@@ -55,3 +56,14 @@ def test_cuts_are_used_by_evaluate(mfcvae: Run, changed: Desk) -> None:
     code, out, err = mfcvae("evaluate", str(changed.run.path), "--json")
     assert (code, err) == (0, "")
     assert [facet["num_groups"] for facet in json.loads(out)["facets"]] == [2, 1]
+
+
+def test_names_and_cuts_are_used_in_python(changed: Desk) -> None:
+    """The run's file still has the groups of the fit."""
+    run = pyro_mfcvae.Run(changed.run.path)
+    assert "facet 0: 2 groups" in repr(run) and "facet 1: 1 group " in repr(run)
+    table = run.assignments
+    assert "round & red" in set(table["facet_0_name"])
+    for j, view in enumerate(map(changed.view, (0, 1))):
+        assert table[f"facet_{j}_group"].tolist() == view.groups.tolist()
+        np.testing.assert_allclose(table[f"facet_{j}_probability"], view.confidence, atol=1e-5)

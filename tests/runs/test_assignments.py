@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -95,6 +96,21 @@ def test_the_same_items_have_the_same_evidence(pair: MFCVAE, grouping: Grouping,
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_other_groups_are_worked_out_from_the_file(
+    pair: MFCVAE, grouping: Grouping, split: Split, tmp_path: Path
+) -> None:
+    write(pair, grouping, split, tmp_path / "a.parquet")
+    other = grouping.merge(1, [0, 2]).split(0, [1]).rename(0, 1, "odd")
+    expected = write(pair, other, split, tmp_path / "b.parquet")
+    regrouped = read_assignments(tmp_path / "a.parquet", grouping=other)
+    pd.testing.assert_frame_equal(regrouped, expected, rtol=1e-6)
+    first = read_assignments(tmp_path / "a.parquet")
+    assert first["facet_1_group"].nunique() == 3 and regrouped["facet_1_group"].nunique() <= 2
+    write_assignments(iter([pa.table({"facet_0_group": [0]})]), tmp_path / "old.parquet", format="parquet")
+    with pytest.raises(InputError, match=r"expected q\(c \| x\) of every facet in .*, got a file of an"):
+        read_assignments(tmp_path / "old.parquet", grouping=other)
+
+
 def test_csv_and_json_have_the_same_rows(pair: MFCVAE, grouping: Grouping, split: Split, tmp_path: Path) -> None:
     table = write(pair, grouping, split, tmp_path / "a.parquet")
     write(pair, grouping, split, tmp_path / "a.csv", "csv")
@@ -104,7 +120,8 @@ def test_csv_and_json_have_the_same_rows(pair: MFCVAE, grouping: Grouping, split
     for key in ("file", "facet_0_cluster", "facet_1_name", "facet_1_group"):
         assert csv[key].tolist() == table[key].tolist() == [line[key] for line in lines]
     np.testing.assert_allclose(csv["facet_1_z_2"], np.stack(table["facet_1_z"])[:, 2], rtol=1e-6)
-    assert "image" not in csv and "image" not in lines[0]
+    for columns in (csv, lines[0]):
+        assert not {"image", "facet_0_probs", "facet_0_probs_0"} & set(columns)
 
 
 def test_thumbnails_are_png_files_with_their_path(
