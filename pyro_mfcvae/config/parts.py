@@ -7,6 +7,7 @@ class or function that is found there. A new part needs one line here. Nothing h
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -126,9 +127,15 @@ def complete_options(section: str, kind: str, given: Mapping[str, Any]) -> dict[
     part = PARTS[section][kind]
     assert part.options is not None
     try:
-        return asdict(TypeAdapter(part.options).validate_python(dict(given)))
+        return asdict(_adapter(part.options).validate_python(dict(given)))
     except ValidationError as error:
         raise InputError(describe_errors(error, under=f"{section}.options")) from None
+
+
+@cache
+def _adapter(options: type) -> TypeAdapter[Any]:
+    """The adapter that checks options; to make one takes longer than a check."""
+    return TypeAdapter(options)
 
 
 def kept_options(section: str, before: str, options: Mapping[str, Any], after: str) -> dict[str, Any]:

@@ -27,6 +27,12 @@ def without_figures(without_figures: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Criticism, "figures", lambda self: {})
 
 
+@pytest.fixture
+def quick(without_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks write neither figures nor NetCDF, which take most of their time."""
+    monkeypatch.setattr("pyro_mfcvae.draws.arviz_data.save_inference_data", lambda *_: None)
+
+
 def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     code, out, err = mfcvae("check", "run", *SMALL)
     assert (code, err) == (0, "")
@@ -50,7 +56,7 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run) -> None:
     assert "80 items of data, 30 draws each: " in out
 
 
-def test_items_have_a_row_each(mfcvae: Run, without_figures: None) -> None:
+def test_items_have_a_row_each(mfcvae: Run, quick: None) -> None:
     assert mfcvae("check", "run", *SMALL)[0] == 0
     table = pq.read_table("run/checks/items.parquet").to_pydict()
     assert sorted(table["item"]) == list(range(80))
@@ -67,14 +73,14 @@ def test_a_sweep_points_to_its_runs(mfcvae: Run) -> None:
     )
 
 
-def test_sizes_follow_the_minutes(mfcvae: Run, without_figures: None) -> None:
+def test_sizes_follow_the_minutes(mfcvae: Run, quick: None) -> None:
     code, out, err = mfcvae("check", "run", "--minutes", "0.01")
     assert (code, err) == (0, "")
     assert re.search(r"80 items of data, \d+ draws each", out)
     assert mfcvae("check", "run", "--minutes", "0")[2].startswith("mfcvae: expected --minutes above 0, got 0.0")
 
 
-def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, without_figures: None) -> None:
+def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, quick: None) -> None:
     save_data(Path("other.npz"), make_images(150))
     code, out, err = mfcvae("check", "run", "--data", "other.npz", *SMALL)
     assert (code, err) == (0, "")
@@ -93,7 +99,7 @@ def test_check_asks_of_statistics_of_the_users_own(mfcvae: Run, without_figures:
     assert "darkest" in data["prior_predictive"].data_vars
 
 
-def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, without_figures: None) -> None:
+def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, quick: None) -> None:
     for seed in (0, 1):
         shutil.copytree("run", f"sweep/seed-{seed}")
     Path("sweep/sweep.json").write_text("{}")
@@ -130,7 +136,7 @@ def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, ar
 
 
 @pytest.mark.parametrize("suffix", ["npz", pytest.param("npy", marks=pytest.mark.slow)])
-def test_items_that_trained_are_not_held_out(mfcvae: Run, without_figures: None, suffix: str) -> None:
+def test_items_that_trained_are_not_held_out(mfcvae: Run, quick: None, suffix: str) -> None:
     """Also where some are missing, and where fewer are scored than train."""
     images = (make_images(10_050) / 255).astype(np.float32)
     images[::7, 2, 3] = np.nan
