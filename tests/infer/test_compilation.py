@@ -128,7 +128,7 @@ def test_a_compiler_that_fails_costs_nothing_but_time(
         raise NoCompilerError("no C++ compiler\nand much more")
 
     monkeypatch.setattr("torch.compile", lambda *_, **__: break_down)
-    pair = small_pair(*CASES["conv"])
+    pair = small_pair()
     objective = Objective(pair, num_items=100)
     compiled, x = CompiledObjective(objective), torch.rand(6, *SHAPE)
     assert_same(run(compiled, pair, x), run(objective, pair, x))

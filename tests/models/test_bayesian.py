@@ -197,9 +197,8 @@ def test_a_hierarchical_hyperprior_by_its_formula() -> None:
     torch.testing.assert_close(covariance, expected, rtol=0.0, atol=0.6)  # 4 standard errors of 8 sqrt(2 / 4000)
 
 
-@pytest.mark.parametrize(
-    "make", [*(pytest.param(kind, marks=slow) for kind in (AutoNormal, AutoMultivariateNormal)), None]
-)
+@slow
+@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal, None])
 def test_a_hierarchical_hyperprior_is_learned(make: type | None) -> None:
     """The clusters lie around 5, so q(center) moves there, to about 5 · 3 / (3 + 1) with as many levels' variances."""
     prior = BayesianMixturePrior(Facet(num_clusters=3, latent_dim=1), random=("loc", "center"), loc_scale=1.0)

@@ -132,7 +132,12 @@ def test_what_cannot_be_captured_is_computed_as_written(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("likelihood.kind=gaussian", "prior.covariance=full"), ("training.compile=false",)]
+    "settings",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("likelihood.kind=gaussian", "prior.covariance=full"),
+        ("training.compile=false",),
+    ],
 )
 def test_a_captured_training_is_the_training(recorder: Recorder, settings: tuple[str, ...]) -> None:
     """Through warm-up, fits, fades and a falling learning rate; all but the inputs stay where they lie."""

@@ -150,6 +150,7 @@ def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monke
         assert torch.equal(state._state[0], drawn._state[0])
 
 
+@pytest.mark.slow
 def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda traced, **options: seen.append(options["fullgraph"]) or traced)
