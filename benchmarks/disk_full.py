@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from forks import Counter, import_all, start, wait_for
+from forks import Operations, import_all, start, wait_for
 from kills import SCENARIOS
 from run_differences import differences, leftovers
 
@@ -49,7 +49,7 @@ class Disk:
     """Runs commands in a folder, with and without room."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.counter = folder, Counter()
+        self.folder, self.operations = folder, Operations()
         self._pipe = folder / "log"
         os.mkfifo(self._pipe)  # no limit on the size of files holds for it
         self._end = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -59,14 +59,21 @@ class Disk:
 
         def prepare() -> None:
             os.chdir(self.folder)
-            self.counter.watch(watched, at=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+            self.operations.watch(watched, at=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
 
-        self.counter.reset(full_at)
+        self.operations.reset(full_at)
         code, _ = wait_for(start(args, ranks=1, log=self._pipe, prepare=prepare))
         try:
             return code, os.read(self._end, 1 << 16).decode(errors="replace")
         except BlockingIOError:
             return code, ""
+
+    def fit_whole(self) -> None:
+        """The run of a disk with room."""
+        whole = self.folder / "whole"
+        code, output = self.run(SCENARIOS[0].begin(str(whole)), whole)
+        if code:
+            raise RuntimeError(output)
 
     def judge(self, tally: Tally, name: str, code: int, output: str) -> bool:
         """Whether a command has failed as it should; notes it otherwise."""
@@ -92,11 +99,9 @@ def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
 
 def _fill_at_operations(disk: Disk, tally: Tally) -> None:
     """`mfcvae fit`, with no room from each of its file operations on."""
-    fit, whole = SCENARIOS[0], disk.folder / "whole"
-    code, output = disk.run(fit.begin(str(whole)), whole)
-    if code:
-        raise RuntimeError(output)
-    for number in range(1, disk.counter.count + 1):
+    fit = SCENARIOS[0]
+    disk.fit_whole()
+    for number in range(1, disk.operations.count + 1):
         place = disk.folder / f"run-{number}"
         code, output = disk.run(fit.begin(str(place)), place, full_at=number)
         if disk.judge(tally, f"file operation {number}", code, output):
@@ -107,6 +112,7 @@ def _fill_at_operations(disk: Disk, tally: Tally) -> None:
 def _fill_tmpfs(disk: Disk, tally: Tally) -> None:
     """`mfcvae fit` on a file system with so many blocks left, from none to enough."""
     fit, mount = SCENARIOS[0], disk.folder / "tmpfs"
+    disk.fit_whole()
     mount.mkdir()
     blocks = 1
     while True:
@@ -125,6 +131,7 @@ def _fill_tmpfs(disk: Disk, tally: Tally) -> None:
 
 def _fill_commands(disk: Disk, tally: Tally) -> None:
     """The other commands, with no room from each of their file operations on; the second try must succeed."""
+    disk.fit_whole()
     for number, command in enumerate(_COMMANDS):
         place = disk.folder / f"looked-at-{number}"
         shutil.copytree(disk.folder / "whole", place)
@@ -132,7 +139,7 @@ def _fill_commands(disk: Disk, tally: Tally) -> None:
         code, output = disk.run(args, place)
         if code:
             tally.failures.append(f"{args}: with room, exit code {code}: {output[-600:]}")
-        for at in range(1, disk.counter.count + 1):
+        for at in range(1, disk.operations.count + 1):
             shutil.rmtree(place)
             shutil.copytree(disk.folder / "whole", place)
             code, output = disk.run(args, place, full_at=at)
@@ -140,18 +147,24 @@ def _fill_commands(disk: Disk, tally: Tally) -> None:
                 tally.failures.append(f"{command[0]}, file operation {at}: left {leftovers(place)}")
 
 
-def measure_full_disks(folder: Path) -> dict[str, Any]:
-    """A full disk at every write of `fit`, both ways, and of the other commands."""
+WAYS_TO_FILL: dict[str, Callable[[Disk, Tally], None]] = {
+    "fit": _fill_at_operations,
+    "other commands": _fill_commands,
+    "fit on a small tmpfs": _fill_tmpfs,  # for root
+}
+
+
+def measure_full_disks(way: str, folder: Path) -> dict[str, Any]:
+    """A full disk at every write of commands.
+
+    Args:
+        way: a key of `WAYS_TO_FILL`.
+        folder: an empty one.
+    """
     import_all()
     images = np.random.default_rng(0).integers(256, size=(60, 6, 6), dtype=np.uint8)
     np.savez(folder / "data.npz", images=images, y=np.arange(60) % 2)
-    disk, report = Disk(folder), {}
-    parts: dict[str, Callable[[Disk, Tally], None]] = {"fit": _fill_at_operations, "other commands": _fill_commands}
-    if os.geteuid() == 0:
-        parts["fit on a small tmpfs"] = _fill_tmpfs
-    for name, part in parts.items():
-        tally = Tally()
-        part(disk, tally)
-        report[name] = tally.record()
-        print(name, tally.record(), *tally.failures, sep="\n", flush=True)
-    return report
+    disk, tally = Disk(folder), Tally()
+    WAYS_TO_FILL[way](disk, tally)
+    print(*tally.failures, sep="\n", flush=True)
+    return tally.record()

@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 300.0
 _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"})
 
 
-class Counter:
+class Operations:
     """How many file operations a run's processes have made, and before which one something is done to them."""
 
     def __init__(self) -> None:

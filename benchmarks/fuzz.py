@@ -1,56 +1,19 @@
-"""Mutated and crafted inputs of all formats: what each does to the process that reads it.
+"""Mutated and crafted inputs of all formats: what each does to the process that reads it, see fuzz_worker.py.
 
-`reliability.py` runs this as its part `fuzz`. Every input is read in a fork of this process, which has read a valid
-input of each format before, so that nothing is left to be imported. The fork's audit hook notes files that are opened
-outside of the input's folder and of the installation, and everything that starts code or leaves the process.
+`reliability.py` runs this as its part `fuzz`.
 """
 
-import gc
-import os
-import resource
 import shutil
-import signal
-import sys
-import time
-import traceback
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from fuzz_samples import Crafted, Sample
-
-MAX_SECONDS = 10.0
-MAX_BYTES = 1 << 30
-
-_READ, _REFUSED, _TRACEBACK, _BREACH = range(4)
-_FORBIDDEN = ("subprocess.", "socket.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class")
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "shutil.")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What reading one input did.
-
-    Attributes:
-        outcome: ``read``, ``refused``, or what went wrong.
-        seconds: it took.
-        num_bytes: by which the memory's peak was above that before.
-        message: the one line, or the traceback.
-    """
-
-    outcome: str
-    seconds: float
-    num_bytes: int
-    message: str
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether the input was read or refused, in time and in bounds."""
-        return self.outcome in ("read", "refused")
+from fuzz_crafted import crafted
+from fuzz_samples import Crafted, Sample, data_samples, run_samples
+from fuzz_worker import Result, Worker
 
 
 def mutate(content: bytes, generator: np.random.Generator) -> bytes:
@@ -101,121 +64,6 @@ def _change_digits(data: bytearray, generator: np.random.Generator) -> bytearray
     return data
 
 
-def try_reading(read: Callable[[Path], object], folder: Path) -> Result:
-    """Read an input in a fork.
-
-    Args:
-        read: reads the input in a folder.
-        folder: with the input's files.
-    """
-    ours, theirs = os.pipe()
-    before = resident_bytes()
-    begin = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        os.close(ours)
-        _work(read, folder, theirs)
-    os.close(theirs)
-    message = b""
-    deadline = begin + MAX_SECONDS
-    timed_out = False
-    os.set_blocking(ours, False)
-    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
-        message += _read_some(ours)
-        if time.monotonic() > deadline and not timed_out and _cpu_seconds(pid) > MAX_SECONDS:
-            timed_out = True
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
-    message += _read_some(ours)
-    os.close(ours)
-    used = max(ended[2].ru_maxrss * 1024 - before, 0)
-    code = os.waitstatus_to_exitcode(ended[1])
-    outcome = {_READ: "read", _REFUSED: "refused", _TRACEBACK: "traceback", _BREACH: "breach"}.get(
-        code, f"crash {code}"
-    )
-    if timed_out:
-        outcome = "hang"
-    elif used > MAX_BYTES:
-        outcome = "memory"
-    seconds = ended[2].ru_utime + ended[2].ru_stime
-    return Result(outcome, seconds, used, message.decode(errors="replace")[-3000:])
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Processor time of a process, since a busy machine has other work; one that waits for something hangs."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    waits = fields[0] == "S"
-    return MAX_SECONDS + 1 if waits else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _read_some(handle: int) -> bytes:
-    try:
-        return os.read(handle, 65536)
-    except BlockingIOError:
-        return b""
-
-
-def _work(read: Callable[[Path], object], folder: Path, pipe: int) -> NoReturn:
-    """Everything that the fork does."""
-    from pyro_mfcvae.errors import InputError
-
-    code, message = _READ, ""
-    breaches: list[str] = []
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # warnings of our log
-    watching = _watch(folder, breaches)
-    try:
-        warnings.simplefilter("ignore")
-        read(folder)
-    except InputError as error:
-        watching.clear()
-        code, message = _REFUSED, str(error)
-        if "\n" in message or not message.isprintable():
-            code, message = _TRACEBACK, f"more than one line of plain text: {message!r}"
-    except OSError as error:  # the command line makes one line of it
-        code, message = (_REFUSED, str(error)) if error.filename else (_TRACEBACK, traceback.format_exc())
-    except BaseException:
-        watching.clear()  # the traceback reads source files
-        code, message = _TRACEBACK, traceback.format_exc()
-    if breaches:
-        code, message = _BREACH, "; ".join(breaches)
-    os.write(pipe, message.encode(errors="replace")[-3000:])
-    os._exit(code)
-
-
-def _watch(folder: Path, breaches: list[str]) -> list[bool]:
-    """Note what reading a file must not do, until the list that is returned is emptied."""
-    watching = [True]
-    import pyro_mfcvae
-
-    package = Path(pyro_mfcvae.__file__).resolve().parents[1]
-    installed = {
-        sys.prefix,
-        sys.base_prefix,
-        str(package),
-        *(str(Path(place).resolve()) for place in sys.path if place),
-    }
-    allowed = (*installed, str(folder.resolve()), "/proc/", "/sys/", "/dev/null")
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if not watching:
-            return
-        if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
-            path = str(Path(os.fsdecode(args[0])).absolute())
-            writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes or not path.startswith(allowed):
-                breaches.append(f"opened {path}{' to write' if writes else ''}")
-        elif event.startswith(_FORBIDDEN + _CHANGES):
-            breaches.append(f"{event}{args!r}"[:200])
-
-    sys.addaudithook(hook)
-    return watching
-
-
 @dataclass
 class Tally:
     """What became of all inputs."""
@@ -255,27 +103,32 @@ def fuzz(samples: dict[str, Sample], num: int, folder: Path, *, seed: int = 0) -
     Args:
         samples: see `fuzz_samples.Sample`.
         num: how many in all.
-        folder: an empty one.
+        folder: an empty one; what failed stays there.
         seed: of the mutations.
     """
-    tally = Tally.empty()
-    for sample in samples.values():
-        place = folder / "valid"
-        sample.write(place)
-        sample.read(place)  # now everything is imported
-        shutil.rmtree(place)
+    tally, worker = Tally.empty(), Worker()
+    read_once(samples.values(), folder / "valid")
     generator = np.random.default_rng(seed)
-    for index in range(num):
-        name, sample = list(samples.items())[index % len(samples)]
+    for name, sample in samples.items():
         place = folder / "mutated"
         sample.write(place)
-        (place / sample.target).write_bytes(mutate(sample.files[sample.target], generator))
-        result = try_reading(sample.read, place)
-        if not result.is_fine:
-            shutil.copytree(place, folder / f"failure-{index}", symlinks=True)
-        tally.add(f"{name} {index}", result)
+        for index in range(-(-num // len(samples))):
+            (place / sample.target).write_bytes(mutate(sample.files[sample.target], generator))
+            result = worker.read(sample.read, place)
+            if not result.is_fine:
+                shutil.copytree(place, folder / f"failure-{name.replace('/', '-')}-{index}", symlinks=True)
+            tally.add(f"{name} {index}", result)
         shutil.rmtree(place)
+    worker.close()
     return tally
+
+
+def read_once(samples: Iterable[Sample], place: Path) -> None:
+    """Read valid inputs in this process, so that its forks need not import anything."""
+    for sample in samples:
+        sample.write(place)
+        sample.read(place)
+        shutil.rmtree(place)
 
 
 def try_crafted(inputs: Iterable[Crafted], folder: Path) -> Tally:
@@ -285,16 +138,35 @@ def try_crafted(inputs: Iterable[Crafted], folder: Path) -> Tally:
         inputs: see `fuzz_crafted.crafted`.
         folder: an empty one.
     """
-    tally = Tally.empty()
+    tally, worker = Tally.empty(), Worker()
     for number, one in enumerate(inputs):
         place = folder / f"crafted-{number}"
         place.mkdir()
         one.build(place)
-        gc.collect()
-        result = try_reading(one.read, place)
+        result = worker.read(one.read, place)
         tally.add(one.name, result)
         if list(folder.rglob("hacked*")) or Path("hacked").exists():
             tally.add(one.name, Result("code was run", 0.0, 0, ""))
         if result.is_fine:
             shutil.rmtree(place)
+    worker.close()
     return tally
+
+
+def measure_mutated(folder: Path, *, num: int) -> dict[str, Any]:
+    """Mutated inputs, the same number of each format and of each file of a run."""
+    samples = data_samples() | run_samples(folder)
+    return _told(fuzz(samples, num, folder)) | {"formats and files": len(samples)}
+
+
+def measure_crafted(folder: Path) -> dict[str, Any]:
+    """All crafted inputs."""
+    read_once((data_samples() | run_samples(folder)).values(), folder / "valid")
+    return _told(try_crafted(crafted(), folder))
+
+
+def _told(tally: Tally) -> dict[str, Any]:
+    """The record of a tally, whose failures are printed."""
+    for name, result in tally.failures:
+        print(f"{name}: {result.outcome}: {result.message[-300:]}", flush=True)
+    return tally.record()

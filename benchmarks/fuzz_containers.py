@@ -3,13 +3,14 @@
 import gzip
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from fuzz_samples import Crafted, as_bytes, crafted_file, read_configuration, read_data, read_model, read_named
+from kills import SETTINGS
 
 
 def odd_containers() -> Iterator[Crafted]:
@@ -204,11 +205,29 @@ def _odd_tensors() -> Iterator[Crafted]:
         yield tensors(f"event shape {shape}", {"__metadata__": {"recipe": "", "event_shape": shape}, "a": one})
     wide = "[networks]\nkind = 'mlp'\n[networks.options]\nencoder_dims = [1000000, 1000000]\n"
     yield tensors("a recipe of 4 TB", {"__metadata__": {"recipe": wide, "event_shape": "[1, 8, 8]"}, "a": one})
+    for name, settings in _LARGE_PARTS.items():
+        header = {"__metadata__": {"recipe": _recipe(settings), "event_shape": "[1, 8, 8]"}, "a": one}
+        yield tensors(f"a recipe with {name}", header)
     yield Crafted(
         "a pickle as pair",
         lambda f: (f / "pair.safetensors").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR."),
         read_model,
     )
+
+
+_LARGE_PARTS = {
+    "wide rungs": ["networks.encoder_dims=[1000000, 1000000]"],
+    "a hidden layer of 4 GB": ["networks.hidden_dim=30000", "networks.decoder_dims=[30000, 8]"],
+    "10^12 clusters": ["facets.num_clusters=[1000000000000, 3]"],
+    "10^6 latent dimensions": ["facets.latent_dim=[1000000, 2]", "prior.covariance='full'"],
+}
+
+
+def _recipe(settings: Sequence[str]) -> str:
+    """A whole configuration, which is in order but for what it needs."""
+    from pyro_mfcvae.config.text import load_preset, override, to_toml
+
+    return to_toml(override(load_preset("shapes"), [*SETTINGS, *settings]))
 
 
 def _odd_configurations() -> Iterator[Crafted]:

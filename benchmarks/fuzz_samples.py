@@ -5,6 +5,7 @@ import io
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,25 @@ def crafted_file(name: str, path: str, content: bytes) -> Crafted:
 
 def read_data(name: str) -> Callable[[Path], object]:
     """A reader of data at a path below the folder, and of each batch of them."""
+    return partial(_read_data, name=name)
 
-    def read(folder: Path) -> object:
-        from pyro_mfcvae.data.datasets import load_dataset
 
-        data = load_dataset(folder / name)
-        return [int(split.images.flatten()[:1000].nan_to_num().sum()) for split in (data.train, data.test)], repr(data)
+def _read_data(folder: Path, *, name: str) -> object:
+    from pyro_mfcvae.data.datasets import load_dataset
 
-    return read
+    data = load_dataset(folder / name)
+    return [int(split.images.flatten()[:1000].nan_to_num().sum()) for split in (data.train, data.test)], repr(data)
 
 
 def read_named(name: str) -> Callable[[Path], object]:
     """A reader of a published data set below the folder."""
+    return partial(_read_named, name=name)
 
-    def read(folder: Path) -> object:
-        from pyro_mfcvae.data.datasets import load_dataset
 
-        return repr(load_dataset(name, root=folder))
+def _read_named(folder: Path, *, name: str) -> object:
+    from pyro_mfcvae.data.datasets import load_dataset
 
-    return read
+    return repr(load_dataset(name, root=folder))
 
 
 def read_run(folder: Path) -> object:

@@ -1,25 +1,26 @@
 """Kills of runs, at random times and at chosen file operations, and whether what is repeated ends with the same bits.
 
 `reliability.py` runs this as its part `kills`. A killed process is a fork of this one, which has imported everything: a
-run then takes a second or two. The workers of a sweep are forks as well, where `mfcvae sweep` starts new processes. The
+run then takes a few seconds. The workers of a sweep are forks as well, where `mfcvae sweep` starts new processes. The
 audit hook of the fork counts what changes files (opening for writing, renaming, removing, making folders) and `fsync`,
-in all processes of a run together; a chosen kill falls just before the n-th of these.
+in all processes of a run together; a chosen kill falls just before the n-th of these. Times and file operations are
+spread evenly over the run, one at random in each of as many parts as there are kills.
 """
 
-import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from forks import Counter, adopt_orphans, import_all, processes, reap, send, start, wait_for
+from forks import Operations, adopt_orphans, import_all, processes, reap, send, start, wait_for
 from run_differences import differences, leftovers
 
 SETTINGS = [
@@ -88,13 +89,15 @@ class Outcome:
     """What became of some kills.
 
     Attributes:
-        kills: how many fell while a process ran.
+        kills: how many of each kind fell while a process ran.
+        stages: how far the runs were then, see `stage_of`.
         too_late: runs that had ended before.
         same: runs that end with the bits of one that nothing stopped.
         failures: a line for every other one.
     """
 
-    kills: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
     too_late: int = 0
     same: int = 0
     temporary: int = 0
@@ -104,12 +107,37 @@ class Outcome:
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
         return {
-            "kills": self.kills,
+            "kills": self.kills.total(),
+            "random": self.kills["random"],
+            "chosen": self.kills["chosen"],
             "same bits": self.same,
             "temporary files left": self.temporary,
             "processes left": self.orphans,
             "the run had ended before": self.too_late,
+            "killed": {stage: self.stages[stage] for stage in STAGES},
         }
+
+
+STAGES = ("before the first file", "before the first checkpoint", "in training", "in the finish stage")
+
+
+def stage_of(runs: Sequence[Path], num_epochs: int) -> str:
+    """How far the least advanced run of a command is; its files say so.
+
+    Args:
+        runs: the run folders.
+        num_epochs: how many lines ``metrics.jsonl`` has after training.
+    """
+    stages = []
+    for run in runs:
+        metrics = run / "metrics.jsonl"
+        if not (run / "config.toml").is_file():
+            stages.append(0)
+        elif not (run / "checkpoint/training.safetensors").is_file():
+            stages.append(1)
+        else:
+            stages.append(3 if metrics.is_file() and metrics.read_bytes().count(b"\n") >= num_epochs else 2)
+    return STAGES[min(stages)]
 
 
 class Killer:
@@ -117,25 +145,26 @@ class Killer:
 
     Args:
         scenario: the way to train.
-        folder: an empty working folder.
+        folder: a working folder with ``data.npz``.
     """
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
-        self.counter, self.outcome = Counter(), Outcome()
-        self._number = 0
-        self.counter.reset()
-        begin = time.monotonic()
-        failure, _ = wait_for(self._start(scenario.begin("whole"), "whole"))
-        if failure:
-            raise RuntimeError((folder / "log-whole").read_text())
-        self.seconds, self.num_changes = time.monotonic() - begin, self.counter.count
+        self.operations, self.outcome = Operations(), Outcome()
+        self._number, self._middle = 0, 0
+        self._time(scenario.begin("whole"), "whole")
+        metrics = folder / "whole" / scenario.runs[0] / "metrics.jsonl"
+        self.num_epochs = len(metrics.read_text().splitlines())
+        if scenario.name == "resume":
+            self._middle = self.num_changes // 2
+            out, args = self._prepare()
+            self._time(args, out)
 
-    def kill_at_random(self, generator: np.random.Generator) -> None:
-        """SIGKILL to one process of a run, or to all, after a random time."""
+    def kill_at_random(self, share: float, generator: np.random.Generator) -> None:
+        """SIGKILL to one process of a run, or to all, after a share of the time that it takes."""
         out, args = self._prepare()
         group = self._start(args, out)
-        deadline = time.monotonic() + generator.uniform(0, self.seconds)
+        deadline = time.monotonic() + share * self.seconds
         while time.monotonic() < deadline:
             time.sleep(0.005)
             reap(group)
@@ -146,59 +175,74 @@ class Killer:
         elif hit:
             with suppress(ProcessLookupError):
                 os.kill(int(generator.choice(members)), signal.SIGKILL)
-        self._finish(out, group, hit, "at a random time")
+        _, orphans = wait_for(group)
+        self._finish(out, "random" if hit else "", f"after {share:.0%} of the time", orphans=orphans)
 
     def kill_at_change(self, number: int, *, whole_group: bool) -> None:
         """SIGKILL just before a run's n-th file operation, to the process that makes it, or to all."""
         out, args = self._prepare()
-        self.counter.reset(number)
-        group = self._start(args, out, whole_group=whole_group)
-        _, orphans = wait_for(group)
-        hit = self.counter.count >= number
-        self._finish(out, group, hit, f"before file operation {number} of {self.num_changes}", orphans=orphans)
+        self.operations.reset(number)
+        _, orphans = wait_for(self._start(args, out, whole_group=whole_group))
+        hit = self.operations.count >= number
+        when = f"before file operation {number} of {self.num_changes}"
+        self._finish(out, "chosen" if hit else "", when, orphans=orphans)
+
+    def _time(self, args: Sequence[str], out: str) -> None:
+        """How long a command takes that nothing kills, and how many file operations it makes."""
+        self.operations.reset()
+        begin = time.monotonic()
+        failure, _ = wait_for(self._start(args, out))
+        if failure:
+            raise RuntimeError((self.folder / f"log-{out}").read_text())
+        self.seconds, self.num_changes = time.monotonic() - begin, self.operations.count
 
     def _prepare(self) -> tuple[str, list[str]]:
         """The folder of the next run, and the command that is to be killed."""
         self._number += 1
         out = f"run-{self._number}"
         args = self.scenario.begin(out)
-        if self.scenario.name == "resume":  # one kill comes before
-            self.counter.reset(self.num_changes // 2)
+        if self._middle:  # what resumes was killed before
+            self.operations.reset(self._middle)
             wait_for(self._start(args, out))
-            args = self.scenario.go_on(str(self.folder / out))
-            args[args.index("--out") + 1] = out
-        self.counter.reset()
+            args = self._go_on(out)
+        self.operations.reset()
         return out, args
+
+    def _go_on(self, out: str) -> list[str]:
+        """The command that a user gives after a kill."""
+        args = self.scenario.go_on(str(self.folder / out))
+        args[args.index("--out") + 1] = out
+        return args
 
     def _start(self, args: Sequence[str], out: str, *, whole_group: bool = True) -> int:
         def prepare() -> None:
             os.chdir(self.folder)
-            self.counter.watch(self.folder / out, at=lambda: _kill(whole_group=whole_group))
+            self.operations.watch(self.folder / out, at=lambda: _kill(whole_group=whole_group))
 
         log = self.folder / f"log-{out}"
         return start(args, ranks=self.scenario.ranks, log=log, prepare=prepare)
 
-    def _finish(self, out: str, group: int, hit: bool, when: str, *, orphans: bool = False) -> None:
-        """Let the rest of the run end, repeat the command, and compare."""
+    def _finish(self, out: str, kind: str, when: str, *, orphans: bool) -> None:
+        """Repeat the command, and compare; ``kind`` is empty where the run had ended before the kill."""
         outcome, place = self.outcome, self.folder / out
-        outcome.orphans += wait_for(group)[1] or orphans
-        outcome.kills += hit
-        outcome.too_late += not hit
-        self.counter.reset()
-        args = self.scenario.go_on(str(place))
-        args[args.index("--out") + 1] = out
-        failure, left = wait_for(self._start(args, out))
+        runs = [place / run for run in self.scenario.runs]
+        if kind:
+            outcome.kills[kind] += 1
+            outcome.stages[stage_of(runs, self.num_epochs)] += 1
+        outcome.too_late += not kind
+        self.operations.reset()
+        failure, left = wait_for(self._start(self._go_on(out), out))
+        outcome.orphans += orphans + left
         different = [
             f"{run}/{d}" for run in self.scenario.runs for d in differences(place / run, self.folder / "whole" / run)
         ]
         temporary = leftovers(place)
-        outcome.orphans += left
         outcome.temporary += len(temporary)
-        outcome.same += hit and not failure and not different
+        outcome.same += bool(kind) and not failure and not different
         if failure or different or temporary:
             last = (self.folder / f"log-{out}").read_text()[-1500:]
             outcome.failures.append(f"{when}: exit code {failure}, other {different}, left {temporary}: {last}")
-        elif place.exists():
+        else:
             shutil.rmtree(place)
 
 
@@ -210,27 +254,36 @@ def _kill(*, whole_group: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def measure_kills(folder: Path, *, random: int, chosen: int, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Random and chosen kills of every scenario; so many of each kind in all."""
+def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
+    """Numbers between 0 and 1 without an end: of each ``num``, one falls into each of as many equal parts."""
+    while True:
+        yield from (generator.permutation(num) + generator.random(num)) / num
+
+
+def measure_kills(scenario: Scenario, folder: Path, *, random: int, chosen: int) -> dict[str, Any]:
+    """So many random and so many chosen kills of one way to train.
+
+    Args:
+        scenario: the way to train.
+        folder: an empty one.
+        random: kills at random times.
+        chosen: kills just before a file operation, of every other the whole group.
+    """
     adopt_orphans()
     import_all()
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(SCENARIOS.index(scenario))
     images = generator.integers(256, size=(60, 6, 6), dtype=np.uint8)
-    scenarios = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
-    report: dict[str, Any] = {}
-    for scenario in scenarios:
-        place = folder / scenario.name.replace(" ", "")
-        place.mkdir()
-        np.savez(place / "data.npz", images=images, y=np.arange(60) % 2)
-        killer = Killer(scenario, place)
-        while killer.outcome.kills < -(-random // len(scenarios)):
-            killer.kill_at_random(generator)
-        share = -(-chosen // len(scenarios)) + killer.outcome.kills
-        numbers = iter(1 + generator.permutation(killer.num_changes))  # in turn: some lie after a shorter run's end
-        while killer.outcome.kills < share and (number := next(numbers, None)) is not None:
-            killer.kill_at_change(int(number), whole_group=killer.outcome.kills % 2 == 0)
-        report[scenario.name] = killer.outcome.record() | {"seconds of a run": round(killer.seconds, 1)}
-        print(json.dumps({scenario.name: report[scenario.name]}), flush=True)
-        for failure in killer.outcome.failures:
-            print(failure, file=sys.stderr, flush=True)
-    return report
+    np.savez(folder / "data.npz", images=images, y=np.arange(60) % 2)
+    killer = Killer(scenario, folder)
+    kills = killer.outcome.kills
+    for share in spread(random, generator):
+        if kills["random"] == random or killer.outcome.too_late > random:
+            break
+        killer.kill_at_random(share, generator)
+    for share in spread(chosen, generator):
+        if kills["chosen"] == chosen or killer.outcome.too_late > random + chosen:
+            break
+        number = 1 + int(share * killer.num_changes)
+        killer.kill_at_change(number, whole_group=kills["chosen"] % 2 == 0)
+    print(*killer.outcome.failures, sep="\n", file=sys.stderr, flush=True)
+    return killer.outcome.record() | {"seconds of a run": round(killer.seconds, 1)}

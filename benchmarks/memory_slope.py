@@ -1,18 +1,13 @@
 """Whether memory grows: resident memory during a training of half an hour, and over 2,000 calls of `mfcvae assign`.
 
-    python benchmarks/memory_slope.py [--minutes 30] [--calls 2000]
-
-Both take place in one process each. The slope is that of a straight line through the samples, by least squares, after a
-first quarter in which libraries fill their caches. `reliability.py` runs this as its part `memory`.
+`reliability.py` runs this as its part `memory`. Both take place in one process each. The slope is that of a straight
+line through the samples, by least squares, after a first quarter in which libraries fill their caches.
 """
 
-import argparse
 import gc
 import io
-import json
 import multiprocessing
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -121,27 +116,17 @@ def measure_assigning(folder: Path, calls: int) -> dict[str, Any]:
     return {"calls": calls, **describe(samples, "1,000 calls")}
 
 
-def _run(measure: Callable[[Path, Any], dict[str, Any]], folder: Path, amount: float) -> dict[str, Any]:
-    """In a process of its own, so that the second does not begin with what the first has left."""
+def measure_memory(measure: Callable[[Path, Any], dict[str, Any]], amount: float, folder: Path) -> dict[str, Any]:
+    """One of the two measurements, in a process of its own, which begins with what no other has left.
+
+    Args:
+        measure: `measure_training` or `measure_assigning`.
+        amount: its minutes or calls.
+        folder: an empty one.
+    """
+    generator = np.random.default_rng(0)
+    for file, num in (("data.npz", 2_000), ("new.npz", 50)):
+        images = generator.integers(256, size=(num, 28, 28), dtype=np.uint8)
+        np.savez(folder / file, images=images, y=np.arange(num) % 5)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (folder, amount))
-
-
-def measure_memory(minutes: float = 30.0, calls: int = 2_000) -> dict[str, Any]:
-    """Both measurements, one after the other."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        generator = np.random.default_rng(0)
-        for file, num in (("data.npz", 2_000), ("new.npz", 50)):
-            images = generator.integers(256, size=(num, 28, 28), dtype=np.uint8)
-            np.savez(folder / file, images=images, y=np.arange(num) % 5)
-        training = _run(measure_training, folder, minutes)
-        return {"training": training, "assign": _run(measure_assigning, folder, calls)}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--calls", type=int, default=2_000)
-    arguments = parser.parse_args()
-    print(json.dumps(measure_memory(arguments.minutes, arguments.calls), indent=2))

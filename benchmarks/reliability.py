@@ -1,61 +1,90 @@
 """What runs survive and readers withstand: the figures of docs/reliability.md.
 
-    python benchmarks/reliability.py [PART …]
+    python benchmarks/reliability.py [--missing] [PART | PART/STEP …]
 
-Parts: ``kills`` (60 random and 60 chosen ones), ``fuzz`` (3,000 mutated and some 380 crafted inputs), ``memory`` (half
-an hour of training, 2,000 calls of assign), ``disk`` (a full disk at every write). Each part that has ended is written
-into results/reliability.json.
+Each step that has ended is written into results/reliability.json. ``--missing`` leaves out the steps that the file has
+already, so that a command that was stopped goes on. The interpreters of ``interpreters`` are named by MFCVAE_PYTHONS.
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forks of a process with threads would wait for them
 
-from disk_full import measure_full_disks
-from fuzz import fuzz, try_crafted
-from fuzz_crafted import crafted
-from fuzz_samples import data_samples, run_samples
-from kills import measure_kills
-from memory_slope import measure_memory
+from disk_full import WAYS_TO_FILL, measure_full_disks
+from flips import measure_flips, measure_swaps
+from fuzz import measure_crafted, measure_mutated
+from interpreters import measure_interpreters
+from kills import SCENARIOS, measure_kills
+from memory_slope import measure_assigning, measure_memory, measure_training
 from provenance import provenance
 
 RESULT = Path(__file__).parent / "results" / "reliability.json"
+Step = Callable[[Path], dict[str, Any]]
+
+# 60 random and 60 chosen kills, half an hour of training, and so on; each step gets an empty folder.
+STEPS: dict[str, dict[str, Step]] = {
+    "kills": {s.name: partial(measure_kills, s, random=12, chosen=12) for s in SCENARIOS},
+    "flips": {"bits": partial(measure_flips, num=400), "swaps": measure_swaps},
+    "fuzz": {"mutated": partial(measure_mutated, num=3_000), "crafted": measure_crafted},
+    "interpreters": {"assign": measure_interpreters},
+    "disk": {name: partial(measure_full_disks, name) for name in WAYS_TO_FILL},
+    "memory": {
+        "training": partial(measure_memory, measure_training, 30.0),
+        "assign": partial(measure_memory, measure_assigning, 2_000),
+    },
+}
 
 
-def measure_fuzz(folder: Path) -> dict[str, Any]:
-    """Mutated inputs, the same number of each format, and crafted ones."""
-    places = [folder / name for name in ("run", "mutated", "crafted")]
-    for place in places:
-        place.mkdir()
-    mutated = fuzz(data_samples() | run_samples(places[0]), 3_000, places[1])
-    tallies = {"mutated": mutated, "crafted": try_crafted(crafted(), places[2])}
-    for tally in tallies.values():
-        for name, result in tally.failures:
-            print(f"{name}: {result.outcome}: {result.message[-300:]}", flush=True)
-    return {name: tally.record() for name, tally in tallies.items()}
+def chosen_steps(names: Sequence[str], steps: Mapping[str, Mapping[str, Step]]) -> list[tuple[str, str]]:
+    """The steps that are named by ``PART`` or ``PART/STEP``; all of them for no name."""
+    everything = [(part, step) for part, those in steps.items() for step in those]
+    known = {*steps, *(f"{part}/{step}" for part, step in everything)}
+    if unknown := sorted(set(names) - known):
+        sys.exit(f"expected parts or steps out of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return [(part, step) for part, step in everything if not names or part in names or f"{part}/{step}" in names]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["kills", "fuzz", "memory", "disk"], metavar="PART")
-    for part in parser.parse_args().parts:
-        with tempfile.TemporaryDirectory() as name:
-            if part == "kills":
-                figures = measure_kills(Path(name), random=60, chosen=60)
-            elif part == "disk":
-                figures = measure_full_disks(Path(name))
-            else:
-                figures = measure_fuzz(Path(name)) if part == "fuzz" else measure_memory()
-        report = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        report[part] = provenance() | figures
-        RESULT.write_text(json.dumps(report, indent=2) + "\n")
-        print(json.dumps({part: figures}, indent=2))
+def measure(
+    names: Sequence[str],
+    *,
+    result: Path = RESULT,
+    missing: bool = False,
+    steps: Mapping[str, Mapping[str, Step]] = STEPS,
+) -> None:
+    """Run steps, and record each as soon as it has ended.
+
+    Args:
+        names: see `chosen_steps`.
+        result: the file of the record; what it has of other steps stays.
+        missing: whether to leave out what the file has.
+        steps: by part and name.
+    """
+    for part, step in chosen_steps(names, steps):
+        if missing and step in _read(result).get(part, {}):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            figures = provenance() | steps[part][step](Path(folder))
+        record = _read(result)
+        record.setdefault(part, {})[step] = figures
+        result.write_text(json.dumps(record, indent=2) + "\n")
+        print(json.dumps({part: {step: figures}}, indent=2), flush=True)
+
+
+def _read(result: Path) -> dict[str, Any]:
+    return json.loads(result.read_text()) if result.is_file() else {}
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="PART")
+    parser.add_argument("--missing", action="store_true", help="leave out the steps that the file has already")
+    arguments = parser.parse_args()
+    measure(arguments.names, missing=arguments.missing)

@@ -38,7 +38,8 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
             f"expected what pair.save wrote in {source}, got tensors that do not say how their model is built: give "
             "the run's folder instead"
         )
-    pair = build_pair(read_config(metadata["recipe"], source=source), json.loads(metadata["event_shape"]))
+    config = read_config(metadata["recipe"], source=source)
+    pair = build_pair(config, json.loads(metadata["event_shape"]), stored_bytes=len(content))
     if "model.alpha" in tensors:
         pair.to(tensors["model.alpha"].dtype)
     try:

@@ -15,6 +15,7 @@ from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, N
 from pyro_mfcvae.config.schema import Config, PriorConfig
 from pyro_mfcvae.config.text import to_toml
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
+from pyro_mfcvae.data.limits import SETTING, limit_bytes
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
 from pyro_mfcvae.guides.assignments import AssignmentRule
@@ -27,6 +28,7 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
 from pyro_mfcvae.models.rotated import RotatedDecoder
+from pyro_mfcvae.safety.memory import limited_memory
 
 
 def load_data(config: Config, source: str | None = None, *, root: Path | None = None) -> Dataset:
@@ -35,7 +37,7 @@ def load_data(config: Config, source: str | None = None, *, root: Path | None = 
     return load_dataset(source or data.source, root=root, seed=config.seed, size=data.size, fit=data.fit)
 
 
-def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
+def build_pair(config: Config, event_shape: Sequence[int], *, stored_bytes: int | None = None) -> MFCVAE:
     """The model and guide of a configuration, for data of an event shape, with their random starting values.
 
     Every part is a class or a function that is called with
@@ -51,10 +53,30 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     Args:
         config: what to build.
         event_shape: shape of an item, without a batch dimension.
+        stored_bytes: size of the tensors that a file holds for the pair; what needs much more is refused. Without it,
+            the limit is that of `limit_bytes`.
 
     Raises:
-        InputError: a part of the user's own is not imported, is of the wrong kind, or does not take its options.
+        InputError: a part of the user's own is not imported, is of the wrong kind, or does not take its options; or
+            the parts are too large.
     """
+    most, advice = limit_bytes(), _SMALLER
+    if stored_bytes is not None:  # starting values take room as well, and so do files of half precision
+        most, advice = 4 * stored_bytes + _SLACK, "the settings are not those of the file: bring a copy of it back"
+    with limited_memory(most, source="a model and guide", advice=advice):
+        pair = _build(config, event_shape)
+    pair.recipe = to_toml(config)
+    return pair
+
+
+_SLACK = 64 << 20
+_SMALLER = (
+    "choose fewer clusters, smaller latent dimensions or smaller networks, or set the environment variable "
+    f"{SETTING} to a number of GiB that the memory has room for"
+)
+
+
+def _build(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     facets = tuple(
         Facet(num_clusters=num_clusters, latent_dim=latent_dim)
         for num_clusters, latent_dim in zip(config.facets.num_clusters, config.facets.latent_dim, strict=True)
@@ -75,9 +97,7 @@ def build_pair(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     globals_guide = None
     if model.global_sites:
         globals_guide = _make(GLOBALS_GUIDES, config.prior.globals_guide, {}, PyroModule, model)
-    pair = MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule, globals_guide=globals_guide))
-    pair.recipe = to_toml(config)
-    return pair
+    return MFCVAE(model, MultiFacetGuide(model, encoder=encoder, assignment=rule, globals_guide=globals_guide))
 
 
 def check_own_parts(config: Config) -> None:

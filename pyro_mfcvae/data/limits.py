@@ -1,6 +1,11 @@
 """Limits on reading: only regular files, and no more bytes than the user allows."""
 
+import lzma
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +25,13 @@ _LARGE = 256 << 20
 MAX_IMAGE_BYTES = 256 << 20
 """Limit for one decoded picture: 89 megapixels in RGB, or 268 in grey."""
 
-# The exceptions that readers raise for wrong files, besides their own classes.
+# The exceptions that readers raise for wrong files, besides classes of packages that are imported late.
 READ_ERRORS = (
+    struct.error,
+    tokenize.TokenError,  # of the header of an .npy file
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
     OSError,
     ValueError,
     TypeError,

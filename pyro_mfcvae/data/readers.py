@@ -2,7 +2,6 @@
 
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -181,7 +180,7 @@ def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
                     arrays[key] = _read_member(stream, member, key, path)
     except InputError:
         raise
-    except (*READ_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except READ_ERRORS as error:
         raise unreadable(path, error, f"it failed at array {key!r}; save the file again") from error
     return arrays
 

@@ -53,7 +53,8 @@ def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVA
     """
     tensors, metadata = read_tensors(path, "event_shape")
     _check_config(metadata, digest, path)
-    pair = build_pair(config, _event_shape(metadata, path))
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    pair = build_pair(config, _event_shape(metadata, path), stored_bytes=num_bytes)
     check_fit(tensors, pair.state_dict(), path)
     pair.load_state_dict(tensors)
     return pair.eval()

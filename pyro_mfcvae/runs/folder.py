@@ -145,8 +145,15 @@ class RunFolder:
         Args:
             pair: the run's pair, if it is loaded already.
         """
-        kept = Grouping.read(self.groups_path, model=self.model_fingerprint())
-        return kept or Grouping.from_trees((pair or self.load_pair()).groups())
+        if kept := Grouping.read(self.groups_path, model=self.model_fingerprint()):
+            return kept
+        if self.groups_path.is_file():
+            _log.warning(
+                "%s holds the groups of another model and is left out: the groups are those that the model suggests; "
+                "bring back the file of this run for its own groups and names",
+                self.groups_path,
+            )
+        return Grouping.from_trees((pair or self.load_pair()).groups())
 
     def write_grouping(self, grouping: Grouping) -> None:
         """Replace ``groups.json``."""
@@ -200,9 +207,10 @@ class RunFolder:
         return lines
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``; it gets a checksum, and digests of the configuration and of ``metrics.jsonl``."""
+        """Replace ``summary.json``; it gets a checksum, and digests of the configuration, metrics and model."""
         digests = {
             "config_digest": self.config_digest(),
+            "model_fingerprint": self._present_model(),
             "metrics_digest": self.metrics_digest(summary.get("epochs", 0)),
         }
         summary = {**summary, **digests}
@@ -212,7 +220,7 @@ class RunFolder:
         """The results of the finished run.
 
         Raises:
-            InputError: the file is damaged, was changed, or belongs to other settings.
+            InputError: the file is damaged, was changed, or belongs to other settings or to another model.
         """
         summary = _parse(read_text(self.summary_path), self.summary_path)
         if summary.pop(_CHECKSUM, None) != _checksum(summary):
@@ -225,8 +233,17 @@ class RunFolder:
                 f"expected {self.summary_path} of the settings in config.toml beside it, got one of other settings: "
                 "bring back the file of this run"
             )
+        model = self._present_model()
+        if summary.pop("model_fingerprint", model) != model:
+            raise InputError(
+                f"expected {self.summary_path} and the model beside it of one training, got those of two: bring back "
+                "the files of this run, or write them again with mfcvae fit --resume"
+            )
         self.check_metrics(summary.get("epochs", 0), digest=summary.pop("metrics_digest"))
         return summary
+
+    def _present_model(self) -> str:
+        return self.model_fingerprint() if self.model_path.is_file() else ""
 
 
 _CHECKSUM = "sha256"

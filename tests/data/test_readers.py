@@ -83,6 +83,9 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("no array")
     with pytest.raises(InputError, match=r"got .*text\.npy: cannot read it \(.*\); save the array with np\.save"):
         read_npy(tmp_path / "text.npy")
+    (tmp_path / "open.npy").write_bytes(b"\x93NUMPY\x01\x00\x04\x00{'(\n")
+    with pytest.raises(InputError, match=r"open\.npy: cannot read it \(.*\); save the array with np\.save"):
+        read_npy(tmp_path / "open.npy")
     np.save(tmp_path / "whole.npy", np.zeros((4, 6, 5), np.int64))
     with pytest.raises(InputError, match=r"whole\.npy.*: expected an array of uint8 or floats, got int64; divide"):
         read_npy(tmp_path / "whole.npy")

@@ -64,6 +64,7 @@ def test_the_summary_tells_what_came_out(whole: Fit) -> None:
     summary = json.loads(whole.run.summary_path.read_text())
     assert summary.pop("config_digest") == whole.run.config_digest()
     assert summary.pop("metrics_digest") == whole.run.metrics_digest(NUM_EPOCHS)
+    assert summary.pop("model_fingerprint") == whole.run.model_fingerprint()
     assert len(summary.pop("sha256")) == 64
     assert summary == whole.summary == whole.run.read_summary()
     assert summary["data"] == "none"

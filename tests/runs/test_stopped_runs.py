@@ -1,6 +1,7 @@
 """A run that was stopped or damaged ends with the bits of one that was not."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from small_runs import TINY, StopError, Stopper, assert_same_run, make_data
 
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.fit import Fit, fit
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.safety.stopping import StoppedError
@@ -150,6 +152,25 @@ def test_files_of_other_settings_are_refused(whole: Fit, tmp_path: Path) -> None
     other.config_path.write_text(other.config_path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
     with pytest.raises(InputError, match=r"expected .*training.safetensors of the settings in config.toml"):
         fit(other.read_config(), other, data=make_data(), device="cpu")
+
+
+def test_files_of_another_training_with_the_same_settings_are_noticed(
+    whole: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = RunFolder(tmp_path / "mixed")
+    shutil.copytree(whole.run.path, mixed.path)
+    pair = mixed.load_pair()
+    mixed.write_grouping(whole.run.read_grouping().rename(0, 0, "round"))
+    assert mixed.read_grouping().facets[0].names[0] == "round" and not caplog.records
+    save_pair(pair.double(), mixed.model_path, config=mixed.config_digest())
+    with pytest.raises(
+        InputError, match=r"expected .*summary\.json and the model beside it of one training, got those"
+    ):
+        mixed.read_summary()
+    assert mixed.read_grouping().facets[0].names[0] == ""
+    assert re.fullmatch(
+        r"\S*groups\.json holds the groups of another model and is left out: .*", caplog.records[0].getMessage()
+    )
 
 
 @pytest.mark.usefixtures("without_figures")

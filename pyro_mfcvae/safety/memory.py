@@ -1,0 +1,57 @@
+"""A limit on the memory of the tensors that a program makes, such as the parts that a stranger's settings ask for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_mfcvae.errors import InputError
+
+
+@contextmanager
+def limited_memory(max_bytes: int, *, source: str, advice: str) -> Iterator[None]:
+    """Refuse to make tensors of more bytes in all, before the system is asked for them.
+
+    Tensors that are computed from others do not count.
+
+    Args:
+        max_bytes: the limit, on this device and on all others together.
+        source: what asks for the tensors, for the message.
+        advice: what to do.
+
+    Raises:
+        InputError: a tensor would go over the limit, or there is no memory for it.
+    """
+    try:
+        with _Limit(max_bytes, source, advice):
+            yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            raise InputError(f"expected {source} that memory has room for, got larger ones: {advice}") from error
+        raise
+
+
+class _Limit(TorchDispatchMode):
+    """Adds up the bytes of new tensors; what a factory is about to make is found on PyTorch's device without memory."""
+
+    def __init__(self, max_bytes: int, source: str, advice: str) -> None:
+        super().__init__()
+        self._max_bytes, self._source, self._advice = max_bytes, source, advice
+        self._num_bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        is_factory = any(argument.name == "device" for argument in func._schema.arguments)
+        if is_factory and not any(isinstance(argument, torch.Tensor) for argument in args):
+            planned = func(*args, **{**kwargs, "device": torch.device("meta")})
+            self._num_bytes += planned.numel() * planned.element_size()
+            if self._num_bytes > self._max_bytes:
+                raise InputError(
+                    f"expected {self._source} of at most {self._max_bytes / 2**30:.3g} GiB in memory, got "
+                    f"{self._num_bytes / 2**30:.4g} GiB: {self._advice}"
+                )
+        return func(*args, **kwargs)

@@ -1,0 +1,45 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.safety.memory import limited_memory
+
+
+def test_tensors_up_to_the_limit_are_made_as_without_one() -> None:
+    torch.manual_seed(0)
+    expected = nn.Linear(4, 8, dtype=torch.float64).weight
+    torch.manual_seed(0)
+    with limited_memory((4 * 8 + 8) * 8, source="parts", advice="-"):
+        found = nn.Linear(4, 8, dtype=torch.float64).weight
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "gib"),
+    [
+        (lambda: torch.zeros(2**38, 2), 4096),
+        (lambda: torch.eye(2**19, 2**20), 4096),
+        (lambda: torch.full((2**36,), 0.5), 512),
+        (lambda: [torch.empty(2**26, dtype=torch.float64) for _ in range(2**12)], 1.5),
+    ],
+)
+def test_more_is_refused_before_there_is_any(make: Callable[[], object], gib: float) -> None:
+    message = rf"^expected parts of at most 1 GiB in memory, got {gib} GiB: choose smaller ones$"
+    with pytest.raises(InputError, match=message), limited_memory(2**30, source="parts", advice="choose smaller ones"):
+        make()
+
+
+def test_what_the_system_has_no_memory_for_is_one_line() -> None:
+    with (
+        pytest.raises(InputError, match=r"^expected parts that memory has room for, got larger ones: choose others$"),
+        limited_memory(2**62, source="parts", advice="choose others"),
+    ):
+        torch.empty(2**50)
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot"), limited_memory(1, source="parts", advice="-"):
+        raise RuntimeError("shapes cannot be multiplied")
