@@ -22,18 +22,18 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, with ``+`` where files differ from it; ``unknown`` outside a checkout."""
+    """The commit of the checkout, with ``+`` where files but results differ from it; ``unknown`` outside a checkout."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        found = _git("describe", "--always", "--abbrev=10", "--exclude=*")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.stdout.strip()
+    return found + "+" * bool(changed)
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def provenance() -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_npz_with_test_arrays_has_a_split_of_its_own(tmp_path: Path) -> None:
 )
 def test_npz_that_does_not_fit_is_refused(tmp_path: Path, arrays: dict[str, NDArray[np.generic]], message: str) -> None:
     path = tmp_path / "mine.npz"
-    np.savez(path, allow_pickle=True, **arrays)
+    np.savez(path, **arrays)
     with pytest.raises(InputError, match=message):
         load_dataset(path)
 

@@ -162,7 +162,9 @@ def test_files_of_another_training_with_the_same_settings_are_noticed(
     pair = mixed.load_pair()
     mixed.write_grouping(whole.run.read_grouping().rename(0, 0, "round"))
     assert mixed.read_grouping().facets[0].names[0] == "round" and not caplog.records
-    save_pair(pair.double(), mixed.model_path, config=mixed.config_digest())
+    with torch.no_grad():
+        next(pair.model.parameters()).add_(1e-3)
+    save_pair(pair, mixed.model_path, config=mixed.config_digest())
     with pytest.raises(
         InputError, match=r"expected .*summary\.json and the model beside it of one training, got those"
     ):
