@@ -6,7 +6,6 @@ from pyro_mfcvae.config.parts import ASSIGNMENTS, LIKELIHOODS
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.convolutions import ResidualBlock
-from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides import (
     AmortizedAssignment,
     AnalyticAssignment,
@@ -69,31 +68,6 @@ def build(*settings: str) -> MFCVAE:
 def test_the_tables_name_what_the_tests_name() -> None:
     assert set(LIKELIHOODS) == set(LIKELIHOOD_CLASSES)
     assert set(ASSIGNMENTS) == set(RULES)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "networks.hidden_dim=9999999999",
-        "facets.num_clusters=[9999999999, 4]",
-        "facets.latent_dim=[1, 9999999]",
-        "networks.encoder_dims=[8, 9999999999]",
-    ],
-)
-def test_settings_that_memory_has_no_room_for_are_refused(setting: str) -> None:
-    message = (
-        r"^expected a model and guide of at most 2 GiB in memory, got \S+ GiB: choose .* MFCVAE_MAX_GIB to a number"
-    )
-    with pytest.raises(InputError, match=message):
-        build(setting)
-
-
-def test_parts_that_are_much_larger_than_their_file_are_refused() -> None:
-    large = override(BASE, ["networks.hidden_dim=9000", "networks.decoder_dims=[6000, 9000]"])
-    with pytest.raises(
-        InputError, match=r"at most 0\.0625 GiB in memory, got .*: the settings are not those of the file"
-    ):
-        build_pair(large, (1, 2, 3), stored_bytes=1_000)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config, DataConfig
+from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.memory import limited_memory
 
@@ -43,3 +46,16 @@ def test_what_the_system_has_no_memory_for_is_one_line() -> None:
 def test_other_errors_stay_as_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot"), limited_memory(1, source="parts", advice="-"):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize("setting", ["networks.hidden_dim=9999999999", "facets.latent_dim=[1, 9999999]"])
+def test_settings_that_memory_has_no_room_for_are_refused(setting: str) -> None:
+    small = ["networks.kind=mlp", "facets.num_clusters=[3, 4]", "facets.latent_dim=[1, 2]"]
+    small += ["networks.encoder_dims=[8, 9]", "networks.decoder_dims=[6, 7]"]
+    config = override(Config(data=DataConfig(source="none")), [*small, setting])
+    message = r"^expected a model and guide of at most 2 GiB in memory, got \S+ GiB: choose .* MFCVAE_MAX_GIB to"
+    with pytest.raises(InputError, match=message):
+        build_pair(config, (1, 2, 3))
+    message = r"at most 0\.0625 GiB in memory, got .*: the settings are not those of the file"
+    with pytest.raises(InputError, match=message):
+        build_pair(config, (1, 2, 3), stored_bytes=1_000)
