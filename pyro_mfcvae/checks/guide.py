@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.checks.check import Check, Question, Threshold
-from pyro_mfcvae.checks.figures import describe, draw_histogram, finish, make_panels
+from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram
 from pyro_mfcvae.draws.check_data import Array, CheckData
 from pyro_mfcvae.draws.p_values import ALL, groups_of, positive_mean_p_value, worst_place
 from pyro_mfcvae.draws.psis import K_HAT, false_flag_rate, is_untrusted, log_mean, pareto_k
-from pyro_mfcvae.plots import COLOURS, SHADE
+from pyro_mfcvae.plots import COLOURS, SHADE, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,15 +156,20 @@ def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: di
 def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
     """k-hat of every item, what q(z | x) loses of its evidence, and k-hat of single facets."""
     alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
-    figure, panels = make_panels(2 if alone else 1, max(2, len(alone)))
-    _plot_k_hat(panels[0, 0], data.log_weights.T, "k-hat, all facets together")
+    rows = 2 if alone else 1
+    figure = make_figure(PANEL_SIZE * max(2, len(alone)), 0.9 * PANEL_SIZE * rows)
+    parts = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+    left, right = parts[0].subplots(1, 2)
+    _plot_k_hat(left, data.log_weights.T, "k-hat, all facets together")
     gap = log_mean(data.log_weights.T) - data.log_weights.mean(0)
     span = (min(float(gap.min()), 0.0), max(float(np.quantile(gap, 0.995)), 0.1))
-    draw_histogram(panels[0, 1], gap, span, colour=COLOURS[0])
-    describe(panels[0, 1], "what the encoder loses", f"mean {gap.mean():z.2f}", "log p(x) - ELBO of an item, nats")
-    for (j, weights), axes in zip(alone, panels[-1], strict=False):
-        _plot_k_hat(axes, weights.T, f"k-hat of facet {j} alone")
-    return finish(figure, panels)
+    draw_histogram(right, gap, span, colour=COLOURS[0])
+    describe(right, "what the encoder loses", f"mean {gap.mean():z.2f}", "log p(x) - ELBO of an item, nats")
+    if alone:
+        panels = parts[1].subplots(1, len(alone), squeeze=False)[0]
+        for (j, weights), axes in zip(alone, panels, strict=True):
+            _plot_k_hat(axes, weights.T, f"k-hat of facet {j} alone")
+    return figure
 
 
 def _plot_k_hat(axes: "Axes", log_weights: Array, title: str) -> None:

@@ -114,6 +114,8 @@ def test_there_is_a_row_per_item() -> None:
 
 def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
     figures = criticise(exact_mixture_data()).figures()
+    for kind in KINDS:
+        assert " ".join(figures[kind.name].get_suptitle().split()) == kind.reading
     assert list(figures) == [kind.name for kind in KINDS]
     for name, figure in figures.items():
         drawn = [axes for axes in figure.axes if axes.has_data()]
