@@ -22,7 +22,7 @@ from pyro_mfcvae.networks import for_densities
 # Initial certainty of q(probs) about the weights, as a number of items.
 _INITIAL_COUNT = 100.0
 
-# Draws whose median stands for a q(theta) without `median`, such as a flow.
+# Number of draws whose median is used for a q(theta) without `median`, such as a flow.
 _MEDIAN_DRAWS = 101
 
 
@@ -184,7 +184,7 @@ class ConjugateGuide(PyroModule):
             count = (getattr(self, f"{name}_concentration") - 1).sum().clamp_min(_INITIAL_COUNT)
             setattr(self, f"{name}_concentration", 1 + count * values[name])
         for name in values.keys() & set(self.sticks):
-            # The first stick has been broken for every item.
+            # The first stick counts every item.
             a, b = getattr(self, f"{name}_a")[:1], getattr(self, f"{name}_b")[:1]
             count = (a + b - 2).clamp_min(_INITIAL_COUNT)
             probs = stick_weights(values[name]).exp()

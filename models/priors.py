@@ -47,7 +47,8 @@ class FacetPrior(AbstractPyroModule):
         """p(c) and p(z | c).
 
         Args:
-            theta: values of all parameters that `hyperprior` names; None for the prior as it stands, at `point`.
+            theta: values of all parameters that `hyperprior` names; None for the prior with its current values,
+                `point`.
         """
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ def load_pair_file(path: str | Path) -> MFCVAE:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"expected the file of a model, got {path}, which is no file: give the path of one")
+        raise InputError(f"expected the file of a model, got {path}, which is not a file: give the path of one")
     return pair_from_bytes(path.read_bytes(), source=str(path))
 
 

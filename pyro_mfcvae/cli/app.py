@@ -154,6 +154,6 @@ def _help() -> str:
     lines += textwrap.wrap(
         "mfcvae COMMAND --help explains a command, mfcvae --version says which version this is.", width
     )
-    codes = "Exit codes: 0 a result, 2 a mistake in one line, 1 a bug of ours, 130 Ctrl-C, 143 SIGTERM."
+    codes = "Exit codes: 0 a result, 2 a mistake in one line, 1 a bug, 130 Ctrl-C, 143 SIGTERM."
     lines += textwrap.wrap(codes, width)
     return "\n".join(lines)

@@ -128,7 +128,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
     print_criticism(criticism)
     counts = ", ".join(f"{n} {verdict}" for verdict, n in criticism.counts.items())
     say(f"\n{asked}: {counts}")
-    say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) lie in {folder}.")
+    say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) are in {folder}.")
 
 
 def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
@@ -211,7 +211,7 @@ def compare(
     write_json(out / "comparison.json", [row.record() for row in rows])
     save_figure(plot_comparison(rows), out / "comparison.png")
     print_comparison(rows)
-    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure lie in {out}.")
+    say(f"\n{len(chosen)} items of {dataset.name}. Table and figure are in {out}.")
     if common.json:
         print_json([row.record() for row in rows])
 

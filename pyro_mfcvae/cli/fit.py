@@ -152,7 +152,7 @@ def _say_result(result: "Fit") -> None:
     print_scores(result.evaluation)
     say(f"\nExamples of every group: {run.clusters_figure}")
     say(f"Which item is in which group: {run.assignments_path} (as csv: mfcvae assign {run.path})")
-    say(f"Everything of this run lies in {run.path} ({result.summary['seconds']:.0f} s of training).")
+    say(f"All files of this run are in {run.path} ({result.summary['seconds']:.0f} s of training).")
 
 
 def sweep(
@@ -195,7 +195,7 @@ def sweep(
     folder = hold(out) if out is not None else claim(None, preset or data or DEFAULT, kind="-sweep")
     config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, common.root)
     console.quiet = common.json
-    say(f"Training seeds 0 to {seeds - 1}. How far each is stands in {folder / 'seed-N' / 'metrics.jsonl'}.")
+    say(f"Training seeds 0 to {seeds - 1}. Each writes its progress to {folder / 'seed-N' / 'metrics.jsonl'}.")
 
     def tell(seed: int, summary: dict[str, Any]) -> None:
         say(f"seed {seed}: ELBO {summary['elbo']:.2f}, {summary['seconds']:.0f} s")
@@ -204,7 +204,7 @@ def sweep(
     write_json(folder / "sweep.json", result.summary())
     print_sweep(result)
     say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
-    say(f"Everything of this sweep lies in {folder}.")
+    say(f"All files of this sweep are in {folder}.")
     if common.json:
         print_json({"sweep": str(folder), **result.summary()})
 

@@ -107,7 +107,7 @@ def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
     for text in texts:
         facet, _, cluster = text.partition("=")
         if not (facet.isdigit() and cluster.isdigit()):
-            raise InputError(f"a cluster to draw from looks like 0=3 (facet 0, cluster 3), got {text!r}")
+            raise InputError(f"expected a cluster such as 0=3 (facet 0, cluster 3), got {text!r}: write FACET=CLUSTER")
         if int(facet) in chosen:
             raise InputError(
                 f"expected one cluster of every facet, got two of facet {int(facet)}: draw them one by one"

@@ -12,8 +12,8 @@ from pyro_mfcvae.cli.terminal import console, print_json, say, table
 from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_names
 from pyro_mfcvae.data.catalogue import DATASETS
 
-# The script of tyro completes commands, options and their values. What stands behind none of these is an operand: a
-# preset, or a file. Of the script's answers, those that do not begin with what was typed are broken lines of help.
+# The script of tyro completes commands, options and their values. Any other word is an operand: a preset, or a file.
+# Answers of the script that do not begin with the typed text are broken lines of help, and are dropped.
 _BASH = """
 
 _mfcvae() {

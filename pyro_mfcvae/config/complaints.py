@@ -16,7 +16,7 @@ def describe_errors(error: ValidationError, *, under: str = "") -> str:
 
 
 def _describe(details: Any, under: str) -> str:
-    # Unions put the name of the tried alternative into the path; the keys of the file are what a user knows.
+    # Unions put the name of the tried alternative into the path; the user knows the keys of the file.
     path = ".".join([*([under] if under else []), *(str(p) for p in details["loc"] if str(p).isidentifier())])
     if details["type"] == "value_error":  # our own error, which usually names its setting
         message = details["msg"].removeprefix("Value error, ")

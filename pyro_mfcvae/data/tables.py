@@ -114,7 +114,7 @@ def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
         if role == "feature":
             features.append(values)
         elif role == "passed over":
-            notes.append(f"passed over column {name!r} of {path}, which is no number and no label")
+            notes.append(f"passed over column {name!r} of {path}, which holds neither numbers nor labels")
         else:
             labels[role if role == "names" else name] = values
     if not features:

@@ -11,7 +11,7 @@ _ROW, _WIDTH, _LEFT, _MARGIN = 18, 520, 110, 12
 
 @dataclass(frozen=True)
 class Leaf:
-    """A cluster's place: its number, and how far down it stands."""
+    """A cluster's place: its number, and its height on the page."""
 
     cluster: int
     y: float

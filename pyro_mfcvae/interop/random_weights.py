@@ -41,7 +41,7 @@ def draw_weights(model: PyroModule) -> None:
 
 
 def refuse_random_weights(*roots: nn.Module, reason: str) -> None:
-    """Refuse random weights where nothing knows their posterior.
+    """Refuse random weights, whose posterior is unknown here.
 
     Raises:
         InputError: there are some; ``reason`` says what cannot be done, and what to do.

@@ -108,7 +108,7 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
         )
     if not run.checkpoint.exists and run.has_unresumable_work:
         raise InputError(
-            f"expected the checkpoint {run.checkpoint_path} of a run with epochs behind it, got none: bring it back, "
+            f"expected the checkpoint {run.checkpoint_path} of a run with finished epochs, got none: bring it back, "
             "or start a run in another folder"
         )
     pyro.set_rng_seed(config.seed)

@@ -1,4 +1,5 @@
-"""Items that a run has not seen: brought to the form of the run's items, and the evidence that tells unlike ones."""
+"""Items that a run has not seen: converted to the form of the run's items, and the evidence below which they are
+unlike."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
 
 
 def lowest_alike(path: Path) -> float:
-    """The evidence below which an item is unlike the items that trained: nearly all of theirs (99.9 %) are above it.
+    """The evidence below which an item is unlike the training items: 99.9 % of these have a higher evidence.
 
     Args:
         path: the run's ``assignments.parquet``; minus infinity if there is none.

@@ -46,7 +46,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     assert re.fullmatch(r"  time: about \d+\.\d minutes of steps on this machine's CPU", lines[6])
     assert [line[:10] for line in lines[7:11]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every group: here/run/figures/clusters.png" in lines
-    assert re.fullmatch(r"Everything of this run lies in here/run \(\d+ s of training\)\.", lines[-1])
+    assert re.fullmatch(r"All files of this run are in here/run \(\d+ s of training\)\.", lines[-1])
     check_scores(out, summary)
 
 
@@ -280,7 +280,7 @@ def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], f
     assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
     assert "ARI across seeds" in out
     assert f"By its ELBO one would pick seed {best}: {folder}/seed-{best}" in lines
-    assert lines[-1] == f"Everything of this sweep lies in {folder}."
+    assert lines[-1] == f"All files of this sweep are in {folder}."
     assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
 
 

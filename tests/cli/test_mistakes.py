@@ -173,7 +173,7 @@ def test_a_sweep_whose_seed_fails_is_told(mfcvae: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--clusters", "0"], r"a cluster to draw from looks like 0=3 \(facet 0, cluster 3\), got '0'"),
+        (["--clusters", "0"], r"expected a cluster such as 0=3 \(facet 0, cluster 3\), got '0': write FACET=CLUSTER"),
         (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: draw them one by one"),
         (["--seed", "-1"], r"expected a seed from 0 to 2\*\*32 - 1, got -1"),
         (["--clusters", "0=9"], "expected a cluster of facet 0 from 0 to 3, got 9: choose one of them"),
@@ -202,7 +202,7 @@ def test_what_was_trained_is_not_begun_anew_where_the_checkpoint_is_gone(mfcvae:
     code, _, err = mfcvae("fit", "--resume", "--out", "run")
     assert code == 2
     assert err.startswith(
-        "mfcvae: expected the checkpoint run/checkpoint/training.safetensors of a run with epochs behind it, got none: "
+        "mfcvae: expected the checkpoint run/checkpoint/training.safetensors of a run with finished epochs, got none: "
     )
     assert [path.read_bytes() for path in kept] == before
 

@@ -103,7 +103,7 @@ def test_the_command_line_on_two_processes(tmp_path: Path, launcher: str) -> Non
         [*command, "--devices", "2", "--set", *TINY], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Everything of this run lies in run") == 1
+    assert result.stdout.count("All files of this run are in run") == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["num_devices"], summary["epochs"]) == (2, 4)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
