@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mfcvae import MFCVAE, Facet, InputError
 from pyro_mfcvae.guides import ConvLadderEncoder, MultiFacetGuide
 from pyro_mfcvae.infer import asking
-from pyro_mfcvae.models import ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
+from pyro_mfcvae.models import BernoulliLikelihood, ConvLadderDecoder, GaussianLikelihood, MixturePrior, MultiFacetModel
 
 FACETS = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
 SHAPE = (1, 8, 8)
@@ -99,6 +99,18 @@ def test_numbers_of_any_type_are_taken(name: str) -> None:
     arrays = (array, array.astype(np.float64)[::-1][::-1], array.astype(">f4"), array.astype(np.int16))
     for given in arrays:
         assert torch.equal(torch.cat(pair.assign(given), -1), torch.cat(pair.assign(x), -1))
+
+
+def test_bytes_are_shares_of_255_where_the_likelihood_is_of_the_unit_interval() -> None:
+    pair = make()
+    pixels = torch.randint(0, 256, (5, *SHAPE), dtype=torch.uint8)
+    unscaled = pair.assign(pixels.double())
+    assert all(torch.equal(a, b) for a, b in zip(pair.assign(pixels), unscaled, strict=True))
+    pair.model.likelihood = BernoulliLikelihood()
+    for given in (pixels, pixels.numpy()):
+        for name, ask in QUESTIONS.items():
+            if name != "swap":
+                torch.testing.assert_close(ask(pair, given), ask(pair, pixels / 255.0), rtol=0, atol=1e-6)
 
 
 def test_what_is_masked_or_not_dense() -> None:

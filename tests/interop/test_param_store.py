@@ -144,6 +144,21 @@ def test_what_is_frozen_stays_frozen_when_compiled(
     assert "model.priors.0.loc" in moved(pair, before)
 
 
+def test_what_was_frozen_from_the_start_is_trained_when_it_is_freed(
+    make: Callable[..., MFCVAE], make_x: MakeX, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that was compiled while it was frozen has no gradient for it."""
+    monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
+    x, pair, loss = make_x(16), make(), FacetELBO(compile=True)
+    pair.model.priors.requires_grad_(False)
+    before = state(pair)
+    fit(pair, x, loss=loss)
+    assert not any("priors" in name for name in moved(pair, before))
+    pair.model.priors.requires_grad_(True)
+    fit(pair, x, loss=loss)
+    assert set(moved(pair, before)) == {name for name, _ in pair.named_parameters()}
+
+
 def test_parameters_that_a_handler_replaces_are_refused(make: Callable[..., MFCVAE], make_x: MakeX) -> None:
     pair, x = make(), make_x(4)
     for handled in (
