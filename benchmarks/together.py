@@ -25,8 +25,8 @@ from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.text import load_preset, override
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.train.devices import open_fabric
-from pyro_mfcvae.train.stacked import RandomState, StackedTraining
+from pyro_mfcvae.train.devices import RandomState, open_fabric
+from pyro_mfcvae.train.stacked import StackedTraining
 from pyro_mfcvae.train.training import Training
 
 SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 28)}

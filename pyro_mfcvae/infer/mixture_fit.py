@@ -161,6 +161,16 @@ def _check_can_be_fitted(prior: FacetPrior, j: int) -> None:
         )
 
 
+def check_num_items(model: MultiFacetModel, num: int) -> None:
+    """Refuse a fit of any facet's mixture to fewer items than clusters."""
+    for j, facet in enumerate(model.facets):
+        if num < facet.num_clusters:
+            raise InputError(
+                f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num} items: choose fewer "
+                "clusters, or more items (mixture_fit.items)"
+            )
+
+
 def check_posterior_units(guide: MultiFacetGuide) -> None:
     """Refuse a q(z | x) without a formula for its standard deviations."""
     if guide.encoder.covariance is None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
@@ -231,20 +233,16 @@ class ProgressiveSchedule:
         Returns:
             The facets whose mixture is due to be fitted before this step is taken.
         """
-        if model.alpha.numel() != self.num_facets:
-            raise InputError(
-                f"the schedule has {self.num_facets} stages but the model has {model.alpha.numel()} facets: give "
-                "stage_steps one number per facet"
-            )
-        for buffer, weight in ((model.alpha, self.alpha), (model.beta, self.beta)):
-            for j in range(self.num_facets):
-                buffer[j].fill_(weight(j, step))  # unlike a tensor, a number needs no copy
+        WrittenWeights(self).write(model.alpha, model.beta, step)
+        return self.due(step)
+
+    def due(self, step: int) -> tuple[int, ...]:
+        """The facets whose mixture is due to be fitted before a step."""
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
     def fit_steps(self) -> tuple[int, ...]:
         """The steps before which a mixture is fitted, in order."""
-        facets = range(self.num_facets)
-        return tuple(step for step in range(self.num_steps) if any(self._fits(j, step) for j in facets))
+        return tuple(step for step in range(self.num_steps) if self.due(step))
 
     def repartitions(self, step: int) -> bool:
         """Whether `repartition` is due before a step."""
@@ -267,6 +265,33 @@ class ProgressiveSchedule:
             return True
         due = since == warmup or (since > warmup and since in self.refit_steps)
         return self.warmup_steps is not None and since < self.stage_steps[stage] and due
+
+
+class WrittenWeights:
+    """Writes a schedule's alpha and beta into the same buffers at every step, only where they change.
+
+    Code that changes the buffers otherwise, or passes others, must call `forget`.
+    """
+
+    def __init__(self, schedule: ProgressiveSchedule) -> None:
+        self._schedule = schedule
+        self.forget()
+
+    def forget(self) -> None:
+        """Write all weights at the next step."""
+        self._last: dict[tuple[int, int], float] = {}
+
+    def write(self, alpha: Tensor, beta: Tensor, step: int) -> None:
+        """Write the weights of a step into ``alpha`` and ``beta``, (…, J), in place."""
+        schedule, num = self._schedule, alpha.shape[-1]
+        if num != schedule.num_facets:
+            stages = f"the schedule has {schedule.num_facets} stages"
+            raise InputError(f"{stages} but the model has {num} facets: give stage_steps one number per facet")
+        for i, (buffer, weight) in enumerate(((alpha, schedule.alpha), (beta, schedule.beta))):
+            for j in range(num):
+                if self._last.get((i, j)) != (value := weight(j, step)):
+                    buffer[..., j].fill_(value)  # unlike a tensor, a number needs no copy
+                    self._last[i, j] = value
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:

@@ -10,9 +10,9 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.fit import Fit, finish, start, warn_unfinished_fades, write_epoch, write_start, write_step
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
-from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.devices import RandomState, open_fabric
 from pyro_mfcvae.train.divergence import check_parameters
-from pyro_mfcvae.train.stacked import RandomState, StackedTraining
+from pyro_mfcvae.train.stacked import StackedTraining
 from pyro_mfcvae.train.training import Training
 
 

@@ -1,4 +1,4 @@
-"""Devices to compute on: one, several, or those of several machines."""
+"""Devices to compute on: one, several, or those of several machines; and their random states."""
 
 import atexit
 import os
@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
@@ -16,6 +17,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
+
+T = TypeVar("T")
 
 
 def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> Fabric:
@@ -139,3 +142,56 @@ def set_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
     pyro.set_rng_seed(seed)
+
+
+class RandomState:
+    """A copy of torch's random state, initially the current one, for one of several trainings in a process.
+
+    Args:
+        device: the device whose state it holds, besides the CPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._generators = {"cpu": torch.default_generator}
+        if device.type == "cuda":
+            torch.cuda.init()  # makes the generators
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._generators["cuda"] = torch.cuda.default_generators[index]
+        self._state = self._read(self._generators)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Inside, draws use this state; afterwards the state before is restored."""
+        others = self._read(self._generators)
+        self._write(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._read(self._generators)
+            self._write(others)
+
+    def _read(self, kinds: Collection[str]) -> dict[str, Tensor]:
+        return {kind: self._generators[kind].get_state() for kind in kinds}
+
+    def _write(self, state: dict[str, Tensor]) -> None:
+        for kind, tensor in state.items():
+            self._generators[kind].set_state(tensor)
+
+    @staticmethod
+    def each_in_turn(states: "Sequence[RandomState]", act: Callable[[], T], *, kinds: Collection[str]) -> list[T]:
+        """The results of ``act`` with each of the states; afterwards the state before is restored.
+
+        Args:
+            states: of one device.
+            act: draws on the types of device in ``kinds`` only, because the other states are not exchanged.
+            kinds: "cpu", "cuda".
+        """
+        others, results = states[0]._read(kinds), []
+        try:
+            for own in states:
+                own._write({kind: own._state[kind] for kind in kinds})
+                results.append(act())
+                own._state.update(own._read(kinds))
+        finally:
+            states[0]._write(others)
+        return results

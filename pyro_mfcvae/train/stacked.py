@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,43 +13,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import Named, Program, call, compile_whole, first_line, trace
+from pyro_mfcvae.infer.schedule import WrittenWeights
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.train.captured import capture
+from pyro_mfcvae.train.devices import RandomState
 from pyro_mfcvae.train.optimizer import make_adam, set_learning_rate
-from pyro_mfcvae.train.step_log import EpochRecord
+from pyro_mfcvae.train.step_log import EpochRecord, StepLog
 from pyro_mfcvae.train.training import Training
-
-
-class RandomState:
-    """A copy of torch's random state, initially the current one, for one of several trainings in a process.
-
-    Args:
-        device: the device whose state it holds, besides the CPU's.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._state = self._read()
-
-    @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Inside, draws use this state; afterwards the state before is restored."""
-        others = self._read()
-        self._write(self._state)
-        try:
-            yield
-        finally:
-            self._state = self._read()
-            self._write(others)
-
-    def _read(self) -> list[Tensor]:
-        cuda = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
-        return [torch.get_rng_state(), *cuda]
-
-    def _write(self, state: list[Tensor]) -> None:
-        torch.set_rng_state(state[0])
-        for cuda in state[1:]:
-            torch.cuda.set_rng_state(cuda, self._device)
 
 
 class StackedTraining:
@@ -85,15 +54,20 @@ class StackedTraining:
         }
         self._values: Named = {name: stack.detach() for name, stack in self._parameters.items()}
         self._adopt()
+        names = {id(buffer): name for name, buffer in _buffers(first).items()}
+        self._alpha, self._beta = (self._buffers[names[id(w)]] for w in (first.pair.model.alpha, first.pair.model.beta))
+        self._weights = WrittenWeights(first.schedule)
+        self._log = StepLog((len(trainings), 2 + first.pair.num_facets), first.fabric.device)
+        self._learning_rate = first.learning_rate
         self._optimizer = make_adam(
             self._parameters.values(),
-            learning_rate=first.learning_rate,
+            learning_rate=self._learning_rate,
             device=first.fabric.device,
             captured=first.captures,
         )
         self._captured = capture(self._take_step, first.fabric.device) if first.captures else None
         self._stack_moments()
-        self._draw, self._program = self._batch_objective()
+        self._draw, self._drawn_on, self._program = self._batch_objective()
         self.failures: dict[int, InputError] = {}
 
     def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
@@ -104,6 +78,7 @@ class StackedTraining:
         with outside_store():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
             self._adopt()
+            self._weights.forget()
             try:
                 for xs in zip(*batches, strict=True):
                     self._step(torch.stack(xs))
@@ -112,6 +87,7 @@ class StackedTraining:
                     if len(self.failures) == len(self.trainings):
                         break
             finally:
+                self._read_steps()
                 self._hand_back_moments()
             return [self._finish(s) for s in range(len(self.trainings))]
 
@@ -126,13 +102,9 @@ class StackedTraining:
         with self._states[s].in_turn():
             return act()
 
-    def _prepare(self, s: int) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
-        """Prepare a step of model s; returns the fitted parameters and the step's random numbers."""
-        fitted: list[nn.Parameter] = []
-        if s not in self.failures:
-            with self._failure_kept(s):
-                fitted = self.trainings[s].prepare_step()
-        return fitted, self._draw()
+    def _left(self) -> list[int]:
+        """The trainings that have not failed."""
+        return [s for s in range(len(self.trainings)) if s not in self.failures]
 
     @contextmanager
     def _failure_kept(self, s: int) -> Iterator[None]:
@@ -143,26 +115,50 @@ class StackedTraining:
             self.failures[s] = error
 
     def _step(self, xs: Tensor) -> None:
-        turns = [self._in_turn(s, partial(self._prepare, s)) for s in range(len(self.trainings))]
-        first = next((s for s in range(len(self.trainings)) if s not in self.failures), None)
-        if first is None:
+        self._prepare_step(self.trainings[self._left()[0]])
+        if not (left := self._left()):
             return
-        fitted = turns[first][0]  # the same in all
-        if fitted or self.trainings[first].schedule.holds_priors(self.trainings[first].step):
-            self._adopt()
-        if fitted:
-            for name, parameter in _parameters(self.trainings[first]).items():
-                if any(parameter is other for other in fitted):
-                    self._optimizer.state.pop(self._parameters[name], None)
-            if self._captured is not None:
-                self._captured.forget()
-        noise = [torch.stack(draws) for draws in zip(*(draws for _, draws in turns), strict=True)]
-        set_learning_rate(self._optimizer, self.trainings[first].learning_rate)
-        terms = (self._captured or self._take_step)(xs, *noise)
-        for s, (training, row) in enumerate(zip(self.trainings, terms, strict=True)):
-            if s not in self.failures:
+        draws = RandomState.each_in_turn(self._states, self._draw, kinds=self._drawn_on)
+        noise = [torch.stack(drawn) for drawn in zip(*draws, strict=True)]
+        self._log.add((self._captured or self._take_step)(xs, *noise))
+        for s in left:
+            self.trainings[s].steps_taken += 1
+        if self._log.is_full:
+            self._read_steps()
+
+    def _prepare_step(self, lead: Training) -> None:
+        """Prepare a step of all. Each training does it by itself only if parameters are set or fitted before it."""
+        self._weights.write(self._alpha, self._beta, lead.step)
+        due = lead.schedule.repartitions(lead.step) or bool(lead.due_fits())
+        if due:
+            self._read_steps()  # a fit fails on the output of a diverged encoder
+        if due or lead.schedule.holds_priors(lead.step):
+            fitted: list[nn.Parameter] = []
+            for s in self._left():
                 with self._failure_kept(s):
-                    training.note_step(row)
+                    fitted = self._in_turn(s, self.trainings[s].prepare_step)
+                    lead = self.trainings[s]
+            self._adopt()
+            if fitted:
+                self._forget_moments(lead, fitted)
+        if (rate := lead.learning_rate) != self._learning_rate:
+            set_learning_rate(self._optimizer, rate)
+            self._learning_rate = rate
+
+    def _forget_moments(self, training: Training, fitted: list[nn.Parameter]) -> None:
+        """Drop the moments of the parameters that a training has fitted, which are the same in all."""
+        for name, parameter in _parameters(training).items():
+            if any(parameter is other for other in fitted):
+                self._optimizer.state.pop(self._parameters[name], None)
+        if self._captured is not None:
+            self._captured.forget()
+
+    def _read_steps(self) -> None:
+        """Give every training the terms of its steps since the last read."""
+        rows = self._log.read()
+        for s in self._left():
+            with self._failure_kept(s):
+                self.trainings[s].note_terms(rows[:, s])
 
     def _take_step(self, xs: Tensor, *noise: Tensor) -> Tensor:
         (_, terms), grads = call(self._program, self._values, self._buffers, xs, *noise)
@@ -190,13 +186,15 @@ class StackedTraining:
 
     def _hand_back_moments(self) -> None:
         for s, training in enumerate(self.trainings):
+            set_learning_rate(training.optimizer, self._learning_rate)
             for name, parameter in _parameters(training).items():
                 if state := self._optimizer.state.get(self._parameters[name]):
                     moments = {key: state[key][s] for key in ("exp_avg", "exp_avg_sq")}
                     training.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
 
-    def _batch_objective(self) -> tuple[GraphModule, Program]:
-        """The program of one model's random draws, and the program of the objective and its gradient for all models."""
+    def _batch_objective(self) -> tuple[Callable[[], tuple[Tensor, ...]], set[str], Program]:
+        """The program of one model's random draws, the types of device on which it draws, and the program of the
+        objective and its gradient for all models."""
         first, num = self.trainings[0], len(self.trainings)
         first.pair.train()
         x = first.batches.load(torch.arange(first.batches.batch_size))
@@ -220,7 +218,7 @@ class StackedTraining:
             tensors = self._values, self._buffers
             compiled = compile_whole(program, *tensors, *inputs, graphs=not first.captures)
             program = program if compiled is None else compiled  # a compiled program may have no truth value
-        return draw, program
+        return draw.forward, {tensor.device.type for tensor in noise}, program
 
 
 def _parameters(training: Training) -> dict[str, nn.Parameter]:

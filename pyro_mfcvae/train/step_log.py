@@ -33,12 +33,12 @@ class StepLog:
     """Keeps the values of the last steps on the device until they are read together.
 
     Args:
-        num_terms: values per step.
+        shape: of the values of a step.
         device: the device that computes the steps.
     """
 
-    def __init__(self, num_terms: int, device: torch.device) -> None:
-        self._rows = torch.zeros(READ_EVERY.get(device.type, 1), num_terms, device=device)
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._rows = torch.zeros(READ_EVERY.get(device.type, 1), *shape, device=device)
         self._count = 0
 
     @property
@@ -47,12 +47,12 @@ class StepLog:
         return self._count == len(self._rows)
 
     def add(self, terms: Tensor) -> None:
-        """Keep the values of one step, (num_terms,)."""
+        """Keep the values of one step."""
         self._rows[self._count].copy_(terms)
         self._count += 1
 
     def read(self) -> Tensor:
-        """All values since the last read, (steps, num_terms), on the CPU; the log is empty afterwards."""
+        """All values since the last read, (steps, *shape), on the CPU; the log is empty afterwards."""
         values = self._rows[: self._count].cpu()
         self._count = 0
         return values

@@ -18,12 +18,13 @@ from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
     MixtureFit,
     can_be_fitted,
+    check_num_items,
     check_posterior_units,
     hold_mixtures,
     initialize_mixtures,
 )
 from pyro_mfcvae.infer.repartition import repartition
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, steps_per_epoch
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.batches import Batches, check_images
@@ -89,19 +90,14 @@ class Training:
             )
         if self.mixture_fit.units == "posterior":
             check_posterior_units(pair.guide)
-        num_fitted = min(len(images), self.mixture_fit.items)
-        for j, facet in enumerate(pair.model.facets):
-            if num_fitted < facet.num_clusters:
-                raise InputError(
-                    f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num_fitted} items: choose "
-                    "fewer clusters, or more items (mixture_fit.items)"
-                )
+        check_num_items(pair.model, min(len(images), self.mixture_fit.items))
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
         self.steps_taken = 0  # of this epoch
         self.learning_rate_factor = 1.0
         self.epoch_sums = torch.zeros(2 + pair.num_facets)  # of the terms of its steps
-        self._log = StepLog(2 + pair.num_facets, device)
+        self._log = StepLog((2 + pair.num_facets,), device)
+        self._weights = WrittenWeights(schedule)
         self._on_steps: Callable[[int, float], None] | None = None
         self.objective = build_objective(pair, settings, num_items=len(images), has_known=has_known)
         compile = settings.compile
@@ -185,9 +181,14 @@ class Training:
         if self.steps_taken == 0:
             self.epoch_sums = torch.zeros_like(self.epoch_sums)
         self.pair.train()
+        self._weights.forget()  # between epochs the pair may be changed
         if self._captured is not None:
             self._captured.follow(structure(self.objective))
         return self.batches.epoch(self.epoch, first=self.steps_taken)
+
+    def due_fits(self) -> tuple[int, ...]:
+        """The facets whose mixture is fitted before the next step."""
+        return tuple(j for j in self.schedule.due(self.step) if can_be_fitted(self.pair.model.priors[j]))
 
     def prepare_step(self) -> list[nn.Parameter]:
         """Prepare a step: the schedule's buffers, the mixtures, the learning rate.
@@ -206,9 +207,9 @@ class Training:
             self.forget_capture()
             self.read_steps()
             on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
-        due = tuple(j for j in self.schedule.apply(model, self.step) if can_be_fitted(priors[j]))
+        self._weights.write(model.alpha, model.beta, self.step)
         fitted: list[nn.Parameter] = []
-        if due:
+        if due := self.due_fits():
             self.forget_capture()  # Adam's state of fitted parameters is replaced
             self.read_steps()  # a fit fails on the output of a diverged encoder
             on_rank_zero_then_broadcast(self.fabric, lambda: self._fit_mixtures(due), self.pair)
@@ -232,12 +233,11 @@ class Training:
             self.read_steps()
 
     def read_steps(self) -> None:
-        """Read the terms of the steps since the last read, and report them.
+        """Read the terms of the steps since the last read, and report them; errors as for `note_terms`."""
+        self.note_terms(self._log.read())
 
-        Raises:
-            InputError: a term is not finite; the message names the step and the term.
-        """
-        rows = self._log.read()
+    def note_terms(self, rows: Tensor) -> None:
+        """Report the terms of the last steps, (steps, 2 + J), on the CPU. One that is not finite is an `InputError`."""
         if not len(rows):
             return
         check_finite(rows, last_step=self.step)

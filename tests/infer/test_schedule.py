@@ -6,7 +6,7 @@ from schedules import Model, weights
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides import MultiFacetGuide
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade, linear_fade
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, cosine_fade, linear_fade
 from pyro_mfcvae.models import MultiFacetModel
 
 
@@ -39,6 +39,21 @@ def test_three_facets_join_from_deep_to_shallow() -> None:
         [1.0, 1.0, 1.0],
         [1.0, 1.0, 1.0],
     ]
+
+
+def test_weights_are_written_only_where_they_change() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=4, fade=linear_fade)
+    written, alpha, beta = WrittenWeights(schedule), torch.full((3, 2), 7.0), torch.full((3, 2), 7.0)
+    written.write(alpha, beta, 2)
+    assert alpha.tolist() == beta.tolist() == [[0.5, 1.0]] * 3
+    alpha.fill_(7.0)
+    written.write(alpha, beta, 2)
+    assert alpha.tolist() == [[7.0, 7.0]] * 3
+    written.write(alpha, beta, 3)
+    assert alpha.tolist() == [[0.75, 7.0]] * 3
+    written.forget()
+    written.write(alpha, beta, 3)
+    assert alpha.tolist() == [[0.75, 1.0]] * 3
 
 
 def test_the_kl_may_be_faded_in_on_its_own() -> None:

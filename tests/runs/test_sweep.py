@@ -116,12 +116,12 @@ def test_a_run_that_fails_among_others_leaves_them_to_finish(
     config = override(config, ["training.epochs=[2, 1]"])
     for seed in (2, 7):
         fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
-    note_step = Training.note_step
+    note_terms = Training.note_terms
 
-    def diverge(self: Training, terms: torch.Tensor) -> None:
-        note_step(self, terms * float("nan") if self.seed == 5 and self.step == 2 else terms)
+    def diverge(self: Training, rows: torch.Tensor) -> None:
+        note_terms(self, rows * float("nan") if self.seed == 5 and self.step == 3 else rows)
 
-    monkeypatch.setattr(Training, "note_step", diverge)
+    monkeypatch.setattr(Training, "note_terms", diverge)
     done: list[int] = []
 
     def run(seeds: list[int]) -> None:

@@ -20,8 +20,9 @@ from pyro_mfcvae.infer.repartition import Axes
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
-from pyro_mfcvae.train import captured
-from pyro_mfcvae.train.stacked import RandomState, StackedTraining
+from pyro_mfcvae.train import captured, step_log
+from pyro_mfcvae.train.devices import RandomState
+from pyro_mfcvae.train.stacked import StackedTraining
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -147,7 +148,7 @@ def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monke
         alone, expected, drawn = train_alone(*settings, seed=seed)
         assert_equal(training, alone)
         assert_records_equal(list(own), expected)
-        assert torch.equal(state._state[0], drawn._state[0])
+        assert torch.equal(state._state["cpu"], drawn._state["cpu"])
 
 
 @pytest.mark.slow
@@ -250,6 +251,29 @@ def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
     assert all(isinstance(failure, InputError) for failure in failures)
 
 
+@pytest.mark.slow
+def test_rare_reads_change_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: an epoch of three steps, of which the second is stopped after, is read at its end only."""
+    monkeypatch.setitem(step_log.READ_EVERY, "cpu", 50)
+    together, steps = stack(), iter(range(9))
+
+    def stop() -> None:
+        if next(steps) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together.run_epoch(stop)
+    assert [training.steps_taken for training in together.trainings] == [2, 2]
+    assert all(training.epoch_sums.all() for training in together.trainings)
+    records = together.run_epoch()
+    for seed, training, record in zip(SEEDS, together.trainings, records, strict=True):
+        alone, expected, _ = train_alone(seed=seed, epochs=1)
+        assert isinstance(record, EpochRecord)
+        assert_records_equal([record], expected)
+        assert_equal(training, alone)
+        assert training.optimizer.param_groups[0]["lr"] == alone.optimizer.param_groups[0]["lr"]
+
+
 def test_random_states_take_turns() -> None:
     torch.manual_seed(5)
     expected = torch.rand(4)
@@ -266,6 +290,21 @@ def test_random_states_take_turns() -> None:
         raise ZeroDivisionError
     assert torch.equal(torch.rand(1), others[1])
     assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_each_state_draws_its_own_numbers() -> None:
+    expected = []
+    states = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        states.append(RandomState(torch.device("cpu")))
+        expected.append(torch.rand(4))
+    torch.manual_seed(7)
+    outside = torch.rand(2)
+    torch.manual_seed(7)
+    first, second = (RandomState.each_in_turn(states, lambda: torch.rand(2), kinds={"cpu"}) for _ in range(2))
+    assert torch.equal(torch.rand(2), outside)
+    assert all(torch.equal(torch.cat(parts), both) for *parts, both in zip(first, second, expected, strict=True))
 
 
 @pytest.mark.slow

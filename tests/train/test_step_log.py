@@ -36,7 +36,7 @@ def spoil(training: Training, step: int, term: int) -> Callable[[], None]:
 
 
 def test_values_are_read_as_they_were_added() -> None:
-    log = StepLog(2, torch.device("cpu"))
+    log = StepLog((2,), torch.device("cpu"))
     log.add(torch.tensor([1.0, 2.0]))
     assert log.is_full
     assert log.read().tolist() == [[1.0, 2.0]]
