@@ -115,7 +115,8 @@ class StackedTraining:
             self.failures[s] = error
 
     def _step(self, xs: Tensor) -> None:
-        self._prepare_step(self.trainings[self._left()[0]])
+        if left := self._left():
+            self._prepare_step(self.trainings[left[0]])
         if not (left := self._left()):
             return
         draws = RandomState.each_in_turn(self._states, self._draw, kinds=self._drawn_on)

@@ -249,6 +249,7 @@ def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
     failures = together.run_epoch(lambda: taken.append(None))
     assert len(taken) == 1
     assert all(isinstance(failure, InputError) for failure in failures)
+    assert together.run_epoch() == failures
 
 
 @pytest.mark.slow
