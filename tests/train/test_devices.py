@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command_line import TINY, make_images, save_data
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.train.devices import open_fabric
+from pyro_mfcvae.train.devices import RandomState, open_fabric
 
 # Ranks draw other z than one process does for the same items. Here nobody draws any, so that all is deterministic but
 # the fits of the mixtures, which are the first rank's. Batch norm is left out: each rank normalises its own share.
@@ -135,3 +136,36 @@ def test_a_number_beyond_the_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_numbers_that_make_no_sense(device: str, devices: int, num_nodes: int) -> None:
     with pytest.raises(InputError, match=r"cannot compute on -?\d devices of -?\d machines called"):
         open_fabric(device, devices=devices, num_nodes=num_nodes)
+
+
+def test_random_states_take_turns() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    state = RandomState(torch.device("cpu"))
+    torch.manual_seed(7)
+    others = torch.rand(1), torch.rand(1)
+    torch.manual_seed(7)
+    with state.in_turn():
+        first = torch.rand(2)
+    assert torch.equal(torch.rand(1), others[0])
+    with pytest.raises(ZeroDivisionError), state.in_turn():
+        second = torch.rand(2)
+        raise ZeroDivisionError
+    assert torch.equal(torch.rand(1), others[1])
+    assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_each_state_draws_its_own_numbers() -> None:
+    expected = []
+    states = []
+    for seed in (3, 8):
+        torch.manual_seed(seed)
+        states.append(RandomState(torch.device("cpu")))
+        expected.append(torch.rand(4))
+    torch.manual_seed(7)
+    outside = torch.rand(2)
+    torch.manual_seed(7)
+    first, second = (RandomState.each_in_turn(states, lambda: torch.rand(2), kinds={"cpu"}) for _ in range(2))
+    assert torch.equal(torch.rand(2), outside)
+    assert all(torch.equal(torch.cat(parts), both) for *parts, both in zip(first, second, expected, strict=True))
