@@ -18,7 +18,7 @@ class RotatedEncoder(LadderEncoder):
 
     with loc, scale (…, D) those of the ladder, D the sum of the D_j: only the diagonal of the mapped covariance is
     kept. This is exact for the identity, and a good approximation if axes is a rotation of latents that are measured in
-    units of scale. The buffer ``axes`` (D, D), initially the identity, is set by `pyro_mfcvae.infer.repartition`,
+    units of scale. The buffer ``axes`` (D, D), initially the identity, is set by `pyro_mfcvae.subspaces.repartition`,
     together with that of a `RotatedDecoder`.
 
     Args:

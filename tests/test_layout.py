@@ -24,6 +24,7 @@ ORDER = (
     {"models"},
     {"guides", "groups"},
     {"infer"},
+    {"subspaces"},
     {"mfcvae"},
     {"config", "draws"},
     {"checks"},

@@ -27,17 +27,14 @@ _LATENT_DIM = 6
 
 # Images get convolutions if their shorter side has at least this many pixels; smaller ones and vectors get linear
 # layers.
-_CONVOLUTION_SIDE = 24
+_CONVOLUTION_SIDE = 48
 
 # Side of images in a folder that holds several sizes: enough for figures and colours, and quick on a CPU.
 _SIDE = 32
 
-# Steps of the first stage, of every stage between, and of the last one, which holds the repartition.
-_FIRST_STEPS, _MIDDLE_STEPS, _LAST_STEPS = 800, 500, 1500
-_FADE_IN_STEPS, _REPARTITION_STEP = 200, 400
-_FEWEST_STEPS = 20  # a shorter last stage is too short for the repartition
-_FIRST_WARMUP_STEPS, _WARMUP_STEPS = 500, 200
-_JOINT_REFIT_STEPS = (650, 900, 1200)
+# Steps of training for one facet or two, for each further facet, and of the linear start.
+_STEPS, _STEPS_PER_FACET, _LINEAR_START_STEPS = 1900, 500, 400
+_REFIT_STEPS = (300, 700, 1200)  # of the mixtures, which are first fitted before the first step
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
 
@@ -87,22 +84,20 @@ def choose_settings(
         raise InputError(f"expected at least {_FEWEST_ITEMS} items to find clusters in, got {num}: give more")
     are_vectors = len(shape) == 1
     spectrum = measure_spectrum(images, standardize=are_vectors)
-    (scale, waits), variance = choose_scale(spectrum), float(spectrum.sum())
+    scale, variance = choose_scale(spectrum), float(spectrum.sum())
     num_clusters = min(max(num // _ITEMS_PER_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
     given = [setting.partition("=")[0].strip() for setting in settings]
     convolves = _wants_convolutions(given, shape)
     share = math.sqrt(num / min(max(num, _STEPS_FROM), _STEPS_TO))
-    stages = [_FIRST_STEPS, *[_MIDDLE_STEPS] * (num_facets - 2), _LAST_STEPS][-num_facets:]
-    stages = [math.ceil(share * steps) for steps in stages]
+    steps = math.ceil(share * (_STEPS + _STEPS_PER_FACET * max(num_facets - 2, 0)))
     batch_size = _SMALL_BATCH if num < _FEW_ITEMS else _LARGE_BATCH
-    epochs = [-(-steps // steps_per_epoch(num, batch_size)) for steps in stages]
+    epochs = [*[0] * (num_facets - 1), -(-steps // steps_per_epoch(num, batch_size))]
     latent_dim = min(_LATENT_DIM, math.prod(shape))
     table = _table([num_clusters] * num_facets, [latent_dim] * num_facets, epochs, convolves=convolves)
     options = {"scale": scale} | ({"standardize": True} if are_vectors else {})
     table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": options}}
     table["training"]["batch_size"] = batch_size
-    config = override(parse_config(table, source="the preset auto"), settings)
-    config = _add_steps(config, given, num, waits=waits)
+    config = _add_steps(override(parse_config(table, source="the preset auto"), settings), given, num)
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
@@ -122,11 +117,10 @@ def choose_settings(
 
 def _describe_schedule(config: Config, num_items: int) -> str:
     size = config.training.batch_size
-    *earlier, last = (epochs * steps_per_epoch(num_items, size) for epochs in config.stage_epochs)
-    steps = f"schedule: {sum(earlier) + last} steps of {min(size, num_items)} items"
-    if config.schedule.repartition_step is None:
-        return steps
-    return f"{steps}; the axes are shared out among the facets after {sum(earlier) + config.schedule.repartition_step}"
+    steps = sum(config.stage_epochs) * steps_per_epoch(num_items, size)
+    start = config.schedule.linear_start_steps
+    before = f"{start} steps of a linear start, then " if start else ""
+    return f"schedule: {before}{steps} steps of {min(size, num_items)} items"
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
@@ -137,31 +131,22 @@ def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
     return bool(named & {"channels", "num_residual_blocks", "gated"}) or min(shape[1:]) >= _CONVOLUTION_SIDE
 
 
-def _add_steps(config: Config, given: Sequence[str], num_items: int, *, waits: bool) -> Config:
-    """The configuration, with fades, fits and the repartition, unless they are given, in proportion to its stages.
+def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
+    """The configuration with linear start and fits in proportion to its steps, unless they are given.
 
-    If mixtures wait, they are first fitted at the repartition. Otherwise they are fitted in every stage: a mixture
-    separates clusters that touch each other, and this makes the axes easier to find.
+    A single number of epochs holds for the whole training. If stages are given, there is no linear start, because a
+    facet that joins later would forget it.
     """
-    per_epoch = steps_per_epoch(num_items, config.training.batch_size)
-    stages = [epochs * per_epoch for epochs in config.stage_epochs]
-    share = stages[-1] / _LAST_STEPS
-    can_rotate = len(stages) > 1 and config.networks.options.get("posterior") == "diagonal"
-    shares_out = can_rotate and stages[-1] >= _FEWEST_STEPS
-    first, *others = (min(int(steps * share), stage - 1) for steps, stage in zip(_warmups(stages), stages, strict=True))
-    repartition = int(share * _REPARTITION_STEP)
-    refits = [int(share * steps) for steps in _JOINT_REFIT_STEPS]
-    least = repartition if shares_out else [first, *others][-1]
+    *earlier, last = config.stage_epochs
+    if not isinstance(config.training.epochs, tuple):
+        earlier = [0] * len(earlier)
+        config = replace(config, training=replace(config.training, epochs=(*earlier, last)))
+    share = last * steps_per_epoch(num_items, config.training.batch_size) / _STEPS
     steps: dict[str, Any] = {
-        "schedule.fade_in_steps": max(int(min(_FADE_IN_STEPS * share, *stages)), 1),
-        "mixture_fit.warmup_steps": '"repartition"' if shares_out and waits else [first, *others],
-        "mixture_fit.joint_refit_steps": sorted({step for step in refits if step > least}),
-    } | ({"schedule.repartition_step": repartition} if shares_out else {})
+        "schedule.linear_start_steps": 0 if any(earlier) else math.ceil(share * _LINEAR_START_STEPS),
+        "mixture_fit.joint_refit_steps": sorted({int(share * steps) for steps in _REFIT_STEPS} - {0}),
+    }
     return override(config, [f"{name}={value}" for name, value in steps.items() if name not in given])
-
-
-def _warmups(stages: Sequence[int]) -> list[int]:
-    return [_FIRST_WARMUP_STEPS, *[_WARMUP_STEPS] * (len(stages) - 1)]
 
 
 def configure_auto(

@@ -164,10 +164,11 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         kl_delay_steps=settings.kl_delay_steps,
         kl_weights=settings.kl_weights,
         kl_relax_steps=settings.kl_relax_steps,
-        warmup_steps=None if fits.warmup_steps == "repartition" else fits.warmup_steps,
+        warmup_steps=fits.warmup_steps,
         refit_steps=fits.refit_steps,
         joint_refit_steps=fits.joint_refit_steps,
         repartition_step=settings.repartition_step,
+        linear_start_steps=settings.linear_start_steps,
         fade=FADES[settings.fade],
     )
     return schedule if settings.scale == 1 else schedule.stretched(settings.scale, unit=steps_per_epoch)

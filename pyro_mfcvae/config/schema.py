@@ -171,14 +171,6 @@ class Config:
                 'expected training.compile = false or "auto" with networks.recompute, got true: a compiler decides '
                 "itself what is kept, so leave one of the two out"
             )
-        if self.mixture_fit.warmup_steps == "repartition":
-            if self.schedule.repartition_step is None:
-                raise InputError(
-                    "expected schedule.repartition_step with mixture_fit.warmup_steps = 'repartition', got none: set it"
-                )
-            refuse_without_effect(
-                self.mixture_fit, ("refit_steps",), "in mixture_fit with warmup_steps = 'repartition'"
-            )
         num_facets = len(self.facets.num_clusters)
         for name, value in self._per_facet().items():
             if isinstance(value, tuple) and len(value) != num_facets:

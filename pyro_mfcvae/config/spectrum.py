@@ -45,7 +45,7 @@ def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.
     return spectrum
 
 
-def choose_scale(spectrum: NDArray[np.float64]) -> tuple[float, bool]:
+def choose_scale(spectrum: NDArray[np.float64]) -> float:
     """The standard deviation of a Gaussian likelihood for items with these variances, largest first.
 
     It is the smallest at which both hold: the variance of an item is worth no more than 400 nats, so that the
@@ -53,15 +53,12 @@ def choose_scale(spectrum: NDArray[np.float64]) -> tuple[float, bool]:
     factor of 4 at most in the geometric mean. In a linear model the scale is the width of q(z | x) along a direction,
     so finer scales describe differences that clusters do not need, and press items of one cluster apart. The first
     limit decides where the variance is spread over many directions, the second where a few hold all of it.
-
-    Returns:
-        The scale, and whether the second limit decides.
     """
-    scale = least = math.sqrt(float(spectrum.sum()) / (2 * NATS))
+    scale = math.sqrt(float(spectrum.sum()) / (2 * NATS))
     for _ in range(len(spectrum)):
         wide = spectrum[spectrum > scale**2]
         wider = float(np.exp(np.log(wide).mean() / 2)) / _MOST_UNITS if len(wide) else 0.0
         if wider <= scale * (1 + 1e-6):
             break
         scale = wider
-    return float(f"{scale:.3g}"), scale > least
+    return float(f"{scale:.3g}")

@@ -16,6 +16,7 @@ from pyro_mfcvae.config.options import (
 )
 
 PerStage = tuple[NaturalNumber, ...]
+StageEpochs = Annotated[PerStage, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class TrainingConfig:
     """Length, learning rate and objective of the optimisation.
 
     Attributes:
-        epochs: number of epochs of each stage, deepest facet first; one number holds for every stage.
+        epochs: number of epochs of each stage, deepest facet first; one number holds for every stage. With 0 epochs a
+            facet joins together with the next one.
         batch_size: number of items per step.
         learning_rate: learning rate of Adam at the first step.
         final_learning_rate: learning rate of Adam after the last step, reached along a half cosine; the rate is
@@ -43,7 +45,7 @@ class TrainingConfig:
     """
 
     __pydantic_config__ = strict
-    epochs: PerFacet | Count = 10
+    epochs: StageEpochs | Count = 10
     batch_size: Count = 128
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None
@@ -82,6 +84,8 @@ class ScheduleConfig:
             None.
         repartition_step: step, counted from the start of the last stage, after which the axes of the joint z are
             divided among the facets again, so that the facets repeat each other less; never if None.
+        linear_start_steps: number of steps before the first one that train the networks to be linear, each facet in its
+            own subspace of the principal components; no such start if 0.
     """
 
     __pydantic_config__ = strict
@@ -93,6 +97,7 @@ class ScheduleConfig:
     kl_weights: tuple[tuple[Positive, ...], ...] | None = None
     kl_relax_steps: tuple[NaturalNumber, Count] | None = None
     repartition_step: Count | None = None
+    linear_start_steps: NaturalNumber = 0
 
     def __post_init__(self) -> None:
         if self.kl_weights is None:
@@ -105,8 +110,7 @@ class MixtureFitConfig:
 
     Attributes:
         warmup_steps: number of steps from the start of a facet's stage to the first fit of its mixture; one number per
-            stage, or one for all. With "repartition" all mixtures are first fitted at schedule.repartition_step, and
-            until then every p(z) is a standard normal.
+            stage, or one for all.
         refit_steps: steps, counted from the same start, after which the mixture is fitted again.
         joint_refit_steps: steps, counted from the start of the last stage, after which all mixtures are fitted again.
         items: number of items that a mixture is fitted to.
@@ -117,7 +121,7 @@ class MixtureFitConfig:
     """
 
     __pydantic_config__ = strict
-    warmup_steps: PerStage | NaturalNumber | Literal["repartition"] = 0
+    warmup_steps: PerStage | NaturalNumber = 0
     refit_steps: tuple[Count, ...] = ()
     joint_refit_steps: tuple[Count, ...] = ()
     items: Count = 10_000

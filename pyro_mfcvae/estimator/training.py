@@ -1,7 +1,6 @@
 """The training of `MultiFacetClustering`: the settings of the preset ``auto``, and one training in memory."""
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral
 from typing import Any, Protocol
@@ -61,15 +60,8 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
     if _is_auto("num_steps", choices.num_steps):
         return config
     per_epoch = steps_per_epoch(len(items), config.training.batch_size)
-    wanted = max(math.ceil(_check_whole("num_steps", choices.num_steps) / per_epoch), num_facets)
-    epochs = _in_proportion(wanted, config.stage_epochs)
+    epochs = math.ceil(_check_whole("num_steps", choices.num_steps) / per_epoch)
     return choose_settings(items, settings=[*settings, f"training.epochs={epochs}"], **arguments).config
-
-
-def _in_proportion(total: int, parts: Sequence[int]) -> list[int]:
-    """Whole numbers ≥ 1 with a given sum, roughly in proportion to ``parts``; the last takes the rest from rounding."""
-    *earlier, _ = (max(round(total * part / sum(parts)), 1) for part in parts)
-    return [*earlier, max(total - sum(earlier), 1)]
 
 
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:

@@ -15,7 +15,6 @@ from pyro_mfcvae.infer.asking import Array, check_facet, read_data
 from pyro_mfcvae.interop.inputs import Known
 from pyro_mfcvae.models.fits import FitSettings
 from pyro_mfcvae.models.generative import MultiFacetModel
-from pyro_mfcvae.models.mixture_priors import MixturePrior
 from pyro_mfcvae.models.priors import FacetPrior
 
 # Number of items per batch of the encoder; it bounds the memory of the feature maps.
@@ -54,19 +53,6 @@ class MixtureFit:
     to_means: bool = False
     posterior_units: bool = False
     variance: float | None = None
-
-
-@torch.no_grad()
-def hold_mixtures(model: MultiFacetModel) -> None:
-    """Make every component of every `MixturePrior` Normal(0, I), with equal weights, in place; other priors are not
-    changed.
-
-    It is called before each step, and so undoes the changes of the step before.
-    """
-    for prior in model.priors:
-        if isinstance(prior, MixturePrior):
-            eye = torch.eye(prior.facet.latent_dim, dtype=prior.loc.dtype, device=prior.loc.device)
-            prior.set_mixture(torch.zeros_like(prior.loc), eye.expand(len(prior.loc), -1, -1))
 
 
 @torch.no_grad()

@@ -35,9 +35,10 @@ class ProgressiveSchedule:
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
         beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
 
-    Fades are clamped to [0, 1]; alpha of the deepest facet is 1 from the start. If the KL fades in later or more slowly
-    than the decoder's contribution, the decoder learns to use a facet before the KL counts in full. A weight w_j > 1
-    (Higgins et al. 2017, beta-VAE) limits a facet to the features that explain most. In stage s it is kl_weights[s][j].
+    Fades are clamped to [0, 1]; alpha of a facet that is there from the start is 1. If the KL fades in later or more
+    slowly than the decoder's contribution, the decoder learns to use a facet before the KL counts in full. A weight
+    w_j > 1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that explain most. In stage s it is
+    kl_weights[s][j].
     The weights of the last stage hold for ``kl_relax_steps[0]`` of its steps and then fall linearly to 1 until
     ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
@@ -48,7 +49,8 @@ class ProgressiveSchedule:
     A schedule is a function of the step and has no state: to resume, continue with the next step.
 
     Args:
-        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 1.
+        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 0 and the last ≥ 1. With 0 a
+            facet joins together with the next one.
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
         kl_fade_in_steps: the same for the KL of each stage's facet, one per stage, deepest first, each ≥ 1. Where None,
             1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
@@ -59,15 +61,14 @@ class ProgressiveSchedule:
         kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
             them the last stage's weights go to 1. Where None they stay as they are.
         warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
-            longer. One for each stage, deepest first, or one for all. With None all mixtures are first fitted at
-            repartition_step, and until then p(z) = Normal(0, I): a mixture would bend the layout of the clusters, and
-            then no linear axes would separate the facets. refit_steps have no effect then.
+            longer. One for each stage, deepest first, or one for all.
         refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
             past the end of its own stage, are left out.
         joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
             facets are fitted again; those past its end are left out.
         repartition_step: steps after the last stage's start, > its warmup_steps and within it, at which `repartition`
             chooses the axes of the facets and all mixtures are fitted again; never if None.
+        linear_start_steps: steps of `start_linearly` before the first step, ≥ 0; these are not counted as steps.
         fade: the shape of the fade, from [0, 1] to [0, 1].
     """
 
@@ -77,15 +78,18 @@ class ProgressiveSchedule:
     kl_delay_steps: tuple[int, ...] | None = None
     kl_weights: tuple[tuple[float, ...], ...] | None = None
     kl_relax_steps: tuple[int, int] | None = None
-    warmup_steps: int | tuple[int, ...] | None = 0
+    warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
     joint_refit_steps: tuple[int, ...] = ()
     repartition_step: int | None = None
+    linear_start_steps: int = 0
     fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
-        if not self.stage_steps or any(steps < 1 for steps in self.stage_steps):
-            raise InputError(f"stage_steps needs one number ≥ 1 per facet, got {self.stage_steps}")
+        if not self.stage_steps or min(self.stage_steps) < 0 or self.stage_steps[-1] < 1:
+            raise InputError(f"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got {self.stage_steps}")
+        if self.linear_start_steps < 0:
+            raise InputError(f"expected linear_start_steps ≥ 0, got {self.linear_start_steps}: choose 0 or more")
         if self.fade_in_steps < 1 or (isinstance(self.warmup_steps, int) and self.warmup_steps < 0):
             raise InputError(
                 f"expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got {self.fade_in_steps} and {self.warmup_steps}"
@@ -111,12 +115,10 @@ class ProgressiveSchedule:
                 "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
                 f"{last}, got {relax}{_ALIKE}"
             )
-        if self.repartition_step is not None or self.warmup_steps is None:
-            self._check_repartition(self.repartition_step or 0)
-        if self.warmup_steps is None:
-            return
+        if self.repartition_step is not None:
+            self._check_repartition(self.repartition_step)
         warmups = self._warmups
-        for warmup, stage in zip(warmups, self.stage_steps, strict=True):
+        for warmup, stage in zip(warmups, self._lengths, strict=True):
             if warmup >= stage:
                 raise InputError(
                     f"warmup_steps={warmup} would outlast a stage of {stage} steps, so its mixture would never be "
@@ -136,11 +138,7 @@ class ProgressiveSchedule:
                 f"expected repartition_step from 1 to {self.stage_steps[-1] - 1}, within the last stage, got {step}: "
                 f"lower it, or lengthen the stage{_ALIKE}"
             )
-        if self.warmup_steps is None and any(steps <= step for steps in self.joint_refit_steps):
-            raise InputError(
-                f"expected joint_refit_steps after repartition_step={step}, got {self.joint_refit_steps}: raise them"
-            )
-        if self.warmup_steps is not None and step <= self._warmups[-1]:
+        if step <= self._warmups[-1]:
             raise InputError(
                 f"expected repartition_step after the last stage's warmup_steps={self._warmups[-1]}, got {step}: raise "
                 "it"
@@ -167,7 +165,6 @@ class ProgressiveSchedule:
         def after(warmup: int, nums: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(sorted({num for num in map(steps, nums) if num > warmup}))
 
-        held = self.warmup_steps is None
         warmups = tuple(map(steps, self._warmups))
         stages = tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps)
         repartition = self.repartition_step and min(steps(self.repartition_step, warmups[-1] + 1), stages[-1] - 1)
@@ -179,10 +176,11 @@ class ProgressiveSchedule:
             kl_fade_in_steps=each(self.kl_fade_in_steps, 1),
             kl_delay_steps=each(self.kl_delay_steps),
             kl_relax_steps=relax and (relax[0], max(relax[1], relax[0] + 1)),
-            warmup_steps=None if held and repartition else warmups,
+            warmup_steps=warmups,
             refit_steps=after(min(warmups), self.refit_steps),
-            joint_refit_steps=after((held and repartition) or warmups[-1], self.joint_refit_steps),
+            joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
             repartition_step=repartition or None,
+            linear_start_steps=steps(self.linear_start_steps),
         )
 
     @property
@@ -222,7 +220,7 @@ class ProgressiveSchedule:
         return 1.0 + (self.kl_weights[-1][j] - 1.0) * min(max(left, 0.0), 1.0)
 
     def _stage_fade_in_steps(self, j: int) -> int:
-        return 1 if j == self.num_facets - 1 else self.fade_in_steps
+        return 1 if self.start(j) == 0 else self.fade_in_steps
 
     def _faded(self, since: int, num_steps: int) -> float:
         return self.fade(min(max((since + 1) / num_steps, 0.0), 1.0))
@@ -248,14 +246,10 @@ class ProgressiveSchedule:
         """Whether `repartition` is due before a step."""
         return self.repartition_step is not None and step - self.start(0) == self.repartition_step
 
-    def holds_priors(self, step: int) -> bool:
-        """Whether p(z) = Normal(0, I) at a step, because all mixtures wait for the repartition."""
-        return self.warmup_steps is None and step < self.start(0) + (self.repartition_step or 0)
-
     @property
     def _warmups(self) -> tuple[int, ...]:
         """The warm-up steps of every stage."""
-        warmup = self.warmup_steps or 0
+        warmup = self.warmup_steps
         return warmup if isinstance(warmup, tuple) else (warmup,) * self.num_facets
 
     def _fits(self, j: int, step: int) -> bool:
@@ -264,7 +258,12 @@ class ProgressiveSchedule:
         if self.repartitions(step) or step - self.start(0) in self.joint_refit_steps:
             return True
         due = since == warmup or (since > warmup and since in self.refit_steps)
-        return self.warmup_steps is not None and since < self.stage_steps[stage] and due
+        return since < self._lengths[stage] and due
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        """Steps from each stage's start to the end of the first stage that has any."""
+        return tuple(next(filter(None, self.stage_steps[stage:])) for stage in range(self.num_facets))
 
 
 class WrittenWeights:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,11 @@ class KnownItems:
         read_known(self.known, model.facets, len(self.items), self.items.device)
         for j in self.known:
             check_can_be_renumbered(model.priors[j], j)
+
+    def for_fit(self, device: torch.device) -> dict[str, Any]:
+        """The arguments of `initialize_mixtures` about known clusters."""
+        known = {j: clusters.to(device) for j, clusters in self.clusters.items()}
+        return {"items": as_float(self.items).to(device), "known": known}
 
     @property
     def clusters(self) -> dict[int, Tensor]:

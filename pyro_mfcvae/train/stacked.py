@@ -133,7 +133,6 @@ class StackedTraining:
         due = lead.schedule.repartitions(lead.step) or bool(lead.due_fits())
         if due:
             self._read_steps()  # a fit fails on the output of a diverged encoder
-        if due or lead.schedule.holds_priors(lead.step):
             fitted: list[nn.Parameter] = []
             for s in self._left():
                 with self._failure_kept(s):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.divergence import DivergedError
 
 # Steps between two reads. A read waits until the device has finished all earlier steps; on a CPU it costs nothing.
@@ -27,6 +28,12 @@ class EpochRecord:
     alpha: list[float]
     beta: list[float]
     learning_rate: float
+
+
+@torch.no_grad()
+def count_active_clusters(pair: MFCVAE, x: Tensor) -> list[int]:
+    """For each facet, the number of clusters that are the most probable one of an item of ``x`` (N, *event_shape)."""
+    return [len(probs.argmax(-1).unique()) for probs in pair.assign(x)]
 
 
 class StepLog:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.training_sections import MixtureFitConfig, TrainingConfig
-from pyro_mfcvae.data.images import as_float, fingerprint
+from pyro_mfcvae.data.images import fingerprint
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import CompiledObjective, structure
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
@@ -20,13 +20,13 @@ from pyro_mfcvae.infer.mixture_fit import (
     can_be_fitted,
     check_num_items,
     check_posterior_units,
-    hold_mixtures,
     initialize_mixtures,
 )
-from pyro_mfcvae.infer.repartition import repartition
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, steps_per_epoch
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.subspaces.linear_start import start_linearly
+from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
@@ -34,7 +34,7 @@ from pyro_mfcvae.train.divergence import divergence_told
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
-from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite
+from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, count_active_clusters
 
 _NUM_MONITORED = 500  # number of training items on which active clusters are counted
 
@@ -178,6 +178,8 @@ class Training:
                 lambda: initialize_data_dependent(model, guide, self.batches.random(self.settings.batch_size)),
                 self.pair,
             )
+        if self.step == 0 and self.schedule.linear_start_steps:
+            on_rank_zero_then_broadcast(self.fabric, self._start_linearly, self.pair)
         if self.steps_taken == 0:
             self.epoch_sums = torch.zeros_like(self.epoch_sums)
         self.pair.train()
@@ -200,9 +202,6 @@ class Training:
             # Ranks draw different numbers, and a resumed training the same ones as one that was not stopped.
             pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
-        if self.schedule.holds_priors(self.step):
-            self.forget_capture()  # setting parameters moves them in memory
-            hold_mixtures(model)
         if self.schedule.repartitions(self.step):
             self.forget_capture()
             self.read_steps()
@@ -253,16 +252,28 @@ class Training:
         # All ranks see equally many items, so the mean over ranks is the mean over items.
         total = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
+        monitored = self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images))))
+        with divergence_told(self.pair, self.step):
+            active_clusters = count_active_clusters(self.pair.eval(), monitored)
         return EpochRecord(
             epoch=self.epoch,
             step=self.step,
             elbo=mean_elbo,
             reconstruction=mean_reconstruction,
             kl=mean_kl,
-            active_clusters=self._count_active(),
+            active_clusters=active_clusters,
             alpha=self.pair.model.alpha.tolist(),
             beta=self.pair.model.beta.tolist(),
             learning_rate=self._learning_rate(self.step - 1),
+        )
+
+    def _start_linearly(self) -> None:
+        start_linearly(
+            *(self.pair.model.train(), self.pair.guide.train(), self.batches.random),
+            num_steps=self.schedule.linear_start_steps,
+            batch_size=self.settings.batch_size,
+            learning_rate=self.settings.learning_rate,
+            seed=self.seed,
         )
 
     def _repartition(self) -> None:
@@ -271,7 +282,7 @@ class Training:
         self.pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
-        settings, known_items, device = self.mixture_fit, self.known_items, self.fabric.device
+        settings = self.mixture_fit
         initialize_mixtures(
             self.pair.model,
             self.pair.guide,
@@ -283,18 +294,10 @@ class Training:
                 variance=settings.variance,
             ),
             seed=self.seed,
-            items=None if known_items is None else as_float(known_items.items).to(device),
-            known=None if known_items is None else {j: c.to(device) for j, c in known_items.clusters.items()},
+            **({} if self.known_items is None else self.known_items.for_fit(self.fabric.device)),
         )
 
     def _learning_rate(self, step: int) -> float:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
         first *= self.learning_rate_factor
         return first if last is None else cosine(first, last * self.learning_rate_factor, step, self.schedule.num_steps)
-
-    @torch.no_grad()
-    def _count_active(self) -> list[int]:
-        self.pair.eval()
-        with divergence_told(self.pair, self.step):
-            probs = self.pair.assign(self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images)))))
-        return [len(p.argmax(-1).unique()) for p in probs]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer import repartition
-from pyro_mfcvae.infer.repartition import Axes
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import load_training, save_training
+from pyro_mfcvae.subspaces import repartition
+from pyro_mfcvae.subspaces.repartition import Axes
 from pyro_mfcvae.train import captured, step_log
 from pyro_mfcvae.train.devices import RandomState
 from pyro_mfcvae.train.stacked import StackedTraining

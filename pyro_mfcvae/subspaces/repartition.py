@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.guides.rotated import RotatedEncoder
-from pyro_mfcvae.infer.subspaces import find_subspaces
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.rotated import RotatedDecoder
+from pyro_mfcvae.subspaces.kmeans import find_subspaces
+from pyro_mfcvae.subspaces.score import SubspaceScore
 
 Array = NDArray[np.float64]
 
@@ -28,9 +29,6 @@ _NUM_STARTS = 2
 _NUM_POINTS = 1000
 _MOST_ITEMS = 3000
 
-# Nats per item that a further component of a mixture must gain, so the simpler of two equally likely mixtures is taken.
-_COMPONENT_COST = 0.02
-
 # Nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
 _MARGIN = 0.2
 
@@ -38,11 +36,7 @@ _MARGIN = 0.2
 # one facet and none in the other are as likely as one in each.
 _CONCESSION = 0.5
 
-# Numbers of components of the mixtures that score a subspace.
-_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
-_MOST_CLUSTERS = 12
-
-_MIN_VARIANCE = 1e-2  # in units of q(z | x)'s variance
+_MOST_CLUSTERS = 12  # of a subspace, while subspaces are searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +86,7 @@ def choose_axes(
     rng = np.random.default_rng(seed)
     unit = np.sqrt((scale**2).mean(0))
     points = ((loc - loc.mean(0)) / unit)[rng.permutation(len(loc))[:_MOST_ITEMS]]
-    judge = _Judge(points + rng.normal(size=points.shape), dims, most_clusters)
+    judge = SubspaceScore(points + rng.normal(size=points.shape), dims, most_clusters)
     ladder = np.eye(points.shape[1])
     ladder_score, ladder_sizes = judge(ladder)
     needed = ladder_score + (_MARGIN if min(ladder_sizes) > 1 else -_CONCESSION)
@@ -113,41 +107,6 @@ def choose_axes(
         return None
     rotation = _in_order(best.matrix, dims)
     return Axes(rotation / unit[:, None], best.score, ladder_score, best.sizes)
-
-
-class _Judge:
-    """Held-out log-likelihood of independent mixtures of diagonal Gaussians on the slices of rotated points."""
-
-    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int) -> None:
-        self.fit, self.held_out = draws[::2], draws[1::2]
-        self.ends = np.cumsum(dims)[:-1]
-        self.sizes = [size for size in _SIZES if size <= min(most_clusters, len(self.fit) // 2)]
-
-    def __call__(self, rotation: Array) -> tuple[float, list[int]]:
-        """The score, and each slice's number of components."""
-        pairs = zip(
-            np.split(self.fit @ rotation, self.ends, 1), np.split(self.held_out @ rotation, self.ends, 1), strict=True
-        )
-        scores, sizes = zip(*(self._judge(*pair) for pair in pairs), strict=True)
-        return sum(scores), list(sizes)
-
-    def _judge(self, fit: Array, held_out: Array) -> tuple[float, int]:
-        import warnings
-
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
-        best = (-np.inf, 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            for size in self.sizes:
-                if size > 2 * best[1]:
-                    break  # more components no longer help
-                mixture = GaussianMixture(
-                    size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
-                ).fit(fit)
-                best = max(best, (float(mixture.score(held_out)) - _COMPONENT_COST * size, size))
-        return best
 
 
 def _in_order(rotation: Array, dims: Sequence[int]) -> Array:

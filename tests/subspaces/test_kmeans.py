@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pyro_mfcvae.infer.subspaces import find_subspaces
 from pyro_mfcvae.metrics import ari
+from pyro_mfcvae.subspaces.kmeans import find_subspaces
 
 
 def test_planted_subspaces_are_found() -> None:

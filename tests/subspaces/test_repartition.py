@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pyro_mfcvae import MFCVAE, Facet
 from pyro_mfcvae.guides import MLPLadderEncoder, MultiFacetGuide, RotatedEncoder
-from pyro_mfcvae.infer import repartition as module
-from pyro_mfcvae.infer.repartition import Axes, choose_axes, repartition
 from pyro_mfcvae.models import GaussianLikelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel, RotatedDecoder
+from pyro_mfcvae.subspaces import repartition as module
+from pyro_mfcvae.subspaces.repartition import Axes, choose_axes, repartition
 
 UNIT = np.array([0.5, 2.0, 1.0])
 

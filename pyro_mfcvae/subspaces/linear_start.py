@@ -1,0 +1,265 @@
+"""Linear start: before training, each facet takes its own subspace of the data's principal components.
+
+A ladder that starts from random weights may fold two characteristics into the same few dimensions of z. No linear map
+of z separates them afterwards. In the data themselves they often lie in different directions. So the principal
+components are divided into subspaces that are the most likely as independent mixtures (`SubspaceScore`), and the
+networks are trained to encode an item by its coordinates in them and to reconstruct it from there. Training by the ELBO
+then continues from a linear multi-facet model and is free to bend it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_mfcvae.guides.amortized import MultiFacetGuide
+from pyro_mfcvae.models.generative import MultiFacetModel
+from pyro_mfcvae.models.likelihoods import GaussianLikelihood
+from pyro_mfcvae.subspaces.kmeans import find_subspaces
+from pyro_mfcvae.subspaces.score import SubspaceScore
+
+Array = NDArray[np.float64]
+
+# Number of rotations that are tried, then of each pair of facets, of starts for each, and of items in the search.
+_NUM_TRIES = 30
+_NUM_PAIR_TRIES = 8
+_NUM_STARTS = 2
+_NUM_POINTS = 1000
+_MOST_ITEMS = 3000
+
+_MOST_CLUSTERS = 12  # of a subspace, while subspaces are searched
+
+# The learning rate falls linearly to this share of the first one.
+_LAST_RATE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFacets:
+    """Linear coordinates of items, one slice per facet: t(x) = (x - mean) matrix.
+
+    Attributes:
+        mean: of the items, (P,).
+        matrix: (P, D). Its columns have the unit at which the coordinates have a mean square of 1.
+        width: standard deviation of q(z | x) in this unit; the same in all directions.
+        sizes: best number of components for each facet's slice.
+        score: held-out log-likelihood per item less the cost of the components, in nats, in units of ``width``.
+    """
+
+    mean: Array
+    matrix: Array
+    width: float
+    sizes: tuple[int, ...]
+    score: float
+
+
+def find_linear_facets(
+    items: Array,
+    dims: Sequence[int],
+    *,
+    scale: float | None = None,
+    most_clusters: int = 30,
+    seed: int = 0,
+    num_tries: int = _NUM_TRIES,
+) -> LinearFacets:
+    """Divide the first D principal components of items among facets.
+
+    In a linear model whose noise has the standard deviation ``scale``, q(z | x) has this width along every principal
+    direction with a larger variance (Tipping and Bishop 1999). So the components are measured in units of ``scale``,
+    and a rotation keeps q(z | x) round.
+
+    Args:
+        items: (N, P), without missing elements.
+        dims: D_j of each facet; their sum is D.
+        scale: > 0; where None, the maximum-likelihood estimate of probabilistic PCA, the root mean square of what the
+            components leave.
+        most_clusters: largest number of clusters of a facet.
+        seed: of the draws and of the starts.
+        num_tries: number of rotations that are tried.
+
+    Returns:
+        The coordinates with the highest score among those that give every facet two components or more, if there are
+        any. Of facets with equally many dimensions, the deepest has the most variance.
+    """
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(seed)
+    num_dims = sum(dims)
+    pca = PCA(min(num_dims, *items.shape), random_state=seed).fit(items)
+    if scale is None:
+        left = (items - pca.mean_).var(0).sum() - pca.explained_variance_.sum()
+        scale = float(np.sqrt(max(left, 1e-6 * pca.explained_variance_.sum()) / max(items.shape[1] - num_dims, 1)))
+    components = np.zeros((items.shape[1], num_dims))
+    components[:, : len(pca.components_)] = pca.components_.T / scale
+    points = (items - pca.mean_) @ components
+    found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries)
+    rotation, order = _by_variance(points, found[0], dims)
+    width = 1 / float(np.sqrt((points**2).mean()))
+    return LinearFacets(
+        mean=np.asarray(pca.mean_, dtype=np.float64),
+        matrix=components @ rotation * width,
+        width=width,
+        sizes=tuple(found[2][j] for j in order),
+        score=found[1],
+    )
+
+
+def _search(
+    draws: Array, dims: Sequence[int], most_clusters: int, rng: np.random.Generator, num_tries: int
+) -> tuple[Array, float, list[int]]:
+    """The best rotation found, its score, and the numbers of components.
+
+    After rotations of all axes, the axes of any two facets are divided between these two again, which is an easier
+    search than that of three subspaces or more.
+    """
+    judge = SubspaceScore(draws, dims, most_clusters)
+
+    def rotate(points: Array, sizes: Sequence[int]) -> Array:
+        offered = [max(2, int(k)) for k in np.exp(rng.uniform(*np.log((2, _most(most_clusters))), len(sizes)))]
+        starts = [find_subspaces(points, sizes, offered, rng) for _ in range(_NUM_STARTS)]
+        return min(starts, key=lambda start: start[1])[0]
+
+    best, best_key = np.eye(draws.shape[1]), (False, -np.inf)
+    best_sizes = [1] * len(dims)
+    slices = _slices(dims)
+
+    def consider(rotation: Array) -> None:
+        nonlocal best, best_key, best_sizes
+        score, sizes = judge(rotation)
+        if (min(sizes) > 1, score) > best_key:
+            best, best_key, best_sizes = rotation, (min(sizes) > 1, score), sizes
+
+    for _ in range(num_tries):
+        consider(rotate(judge.fit[:_NUM_POINTS], dims))
+    for a, b in combinations(range(len(dims)), 2) if len(dims) > 2 else ():
+        for _ in range(_NUM_PAIR_TRIES):
+            rotation = best.copy()
+            both = np.concatenate([best[:, slices[a]], best[:, slices[b]]], 1)
+            turned = both @ rotate(judge.fit[:_NUM_POINTS] @ both, (dims[a], dims[b]))
+            rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
+            consider(rotation)
+    return best, best_key[1], best_sizes
+
+
+def _most(most_clusters: int) -> int:
+    return min(_MOST_CLUSTERS, most_clusters) + 1
+
+
+def _slices(dims: Sequence[int]) -> list[slice]:
+    ends = np.cumsum(dims)
+    return [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
+
+
+def _by_variance(points: Array, rotation: Array, dims: Sequence[int]) -> tuple[Array, list[int]]:
+    """The rotation with its slices of equal dimensions in ascending order of variance, and the old place of each."""
+    slices = _slices(dims)
+    variances = [float((points @ rotation[:, part]).var(0).sum()) for part in slices]
+    order = list(range(len(dims)))
+    for dim in set(dims):
+        places = [j for j, d in enumerate(dims) if d == dim]
+        for place, old in zip(places, sorted(places, key=lambda j: variances[j]), strict=True):
+            order[place] = old
+    return np.concatenate([rotation[:, slices[old]] for old in order], 1), order
+
+
+def start_linearly(
+    model: MultiFacetModel,
+    guide: MultiFacetGuide,
+    draw_items: Callable[[int], Tensor],
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int = 0,
+) -> LinearFacets:
+    """Train encoder and decoder, in place, to be a linear multi-facet model of the items.
+
+    Each step of Adam lowers the mean over a batch of
+
+        sum_j KL(q(z_j | x) ‖ Normal(t_j(x), width² I)) - log p(x | z),   z ~ q(z | x),
+
+    with t of `find_linear_facets`. Every facet counts in full. The mixtures stay as they are and are to be fitted
+    afterwards.
+
+    Args:
+        model: p; in training mode.
+        guide: its guide; in training mode.
+        draw_items: gives so many random items, (N, *event_shape), or all if there are fewer.
+        num_steps: of Adam.
+        batch_size: items in a step.
+        learning_rate: of the first step; it falls linearly to a fifth.
+        seed: of the search for subspaces.
+
+    Returns:
+        The coordinates.
+    """
+    features = _Features(model, draw_items(_MOST_ITEMS))
+    likelihood, dims = model.likelihood, [facet.latent_dim for facet in model.facets]
+    facets = find_linear_facets(
+        features(features.items).double().cpu().numpy(),
+        dims,
+        scale=likelihood.scale.square().mean().sqrt().item() if isinstance(likelihood, GaussianLikelihood) else None,
+        most_clusters=max(facet.num_clusters for facet in model.facets),
+        seed=seed,
+    )
+    mean, matrix = (torch.from_numpy(value).to(features.items) for value in (facets.mean, facets.matrix))
+    parameters = [p for net in (guide.encoder, model.decoder) for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, learning_rate)
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - (1 - _LAST_RATE) * step / num_steps)
+        x = draw_items(batch_size)
+        targets = ((features(x) - mean) @ matrix).split(dims, -1)
+        optimizer.zero_grad()
+        _loss(model, guide, x, targets, facets.width).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return facets
+
+
+def _loss(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, targets: Sequence[Tensor], width: float) -> Tensor:
+    """The mean over the items of what `start_linearly` lowers."""
+    posteriors = guide.encoder(guide.encoder_input(x))
+    zs = [q.rsample() for q in posteriors]
+    kl = torch.stack([_kl(*each, width) for each in zip(posteriors, targets, zs, strict=True)]).sum(0)
+    filled, observed = model.split_missing(x)
+    log_prob = model.likelihood(model.decoder(zs, torch.ones_like(model.alpha))).log_prob(filled)
+    if observed is not None:
+        log_prob = log_prob * observed
+    return (kl - log_prob.flatten(1).sum(-1)).mean()
+
+
+class _Features:
+    """What linear coordinates are computed from: the encoder's items, flat, with the mean for a missing element.
+
+    Args:
+        model: whose likelihood says how the encoder reads an item.
+        items: that the means are taken over.
+    """
+
+    def __init__(self, model: MultiFacetModel, items: Tensor) -> None:
+        self._model = model
+        self.items = items
+        filled, observed = model.split_missing(items)
+        values = model.likelihood.encoder_input(filled).flatten(1)
+        weights = torch.ones_like(values) if observed is None else observed.flatten(1).to(values)
+        self._mean = (values * weights).sum(0) / weights.sum(0).clamp_min(1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        filled, observed = self._model.split_missing(x)
+        values = self._model.likelihood.encoder_input(filled).flatten(1)
+        return values if observed is None else torch.where(observed.flatten(1), values, self._mean)
+
+
+def _kl(posterior: dist.TorchDistribution, loc: Tensor, z: Tensor, width: float) -> Tensor:
+    """KL(q ‖ Normal(loc, width² I)) of every item; at the drawn z if q is no Gaussian with a diagonal covariance."""
+    target = dist.Normal(loc, torch.full_like(loc, width)).to_event(1)
+    try:
+        return kl_divergence(posterior, target)
+    except NotImplementedError:
+        return posterior.log_prob(z) - target.log_prob(z)

@@ -1,0 +1,64 @@
+"""How well independent mixtures describe points in given subspaces."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Nats per item that a further component of a mixture must gain, so the simpler of two equally likely mixtures is taken.
+_COMPONENT_COST = 0.02
+
+# Numbers of components of the mixtures that score a subspace.
+_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
+
+_MIN_VARIANCE = 1e-2  # in units of q(z | x)'s variance
+
+
+class SubspaceScore:
+    """Held-out log-likelihood of independent mixtures of diagonal Gaussians in the slices of rotated points.
+
+    The mixtures are fitted to half of the points and scored on the other half.
+
+    Args:
+        draws: the points, one draw of q(z | x) for each item, in units of its standard deviation, (N, D).
+        dims: dimensions D_j of the slices; their sum is D.
+        most_clusters: largest number of components of a mixture.
+    """
+
+    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int) -> None:
+        self.fit, self.held_out = draws[::2], draws[1::2]
+        self.ends = np.cumsum(dims)[:-1]
+        self.sizes = [size for size in _SIZES if size <= min(most_clusters, len(self.fit) // 2)]
+
+    def __call__(self, rotation: Array) -> tuple[float, list[int]]:
+        """The sum of the slices' scores in nats per item, and the number of components of each slice."""
+        pairs = zip(
+            np.split(self.fit @ rotation, self.ends, 1), np.split(self.held_out @ rotation, self.ends, 1), strict=True
+        )
+        scores, sizes = zip(*(self.of_slice(*pair) for pair in pairs), strict=True)
+        return sum(scores), list(sizes)
+
+    def of_slice(self, fit: Array, held_out: Array) -> tuple[float, int]:
+        """The score of the best mixture, in nats per item, and its number of components.
+
+        Args:
+            fit: points that the mixtures are fitted to, (N, D_j).
+            held_out: points that they are scored on, (M, D_j).
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        best = (-np.inf, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            for size in self.sizes:
+                if size > 2 * best[1]:
+                    break  # more components stopped helping
+                mixture = GaussianMixture(
+                    size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
+                ).fit(fit)
+                best = max(best, (float(mixture.score(held_out)) - _COMPONENT_COST * size, size))
+        return best
