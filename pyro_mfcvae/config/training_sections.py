@@ -14,6 +14,7 @@ from pyro_mfcvae.config.options import (
     refuse_without_effect,
     strict,
 )
+from pyro_mfcvae.errors import InputError
 
 PerStage = tuple[NaturalNumber, ...]
 StageEpochs = Annotated[PerStage, Field(min_length=1)]
@@ -60,6 +61,8 @@ class TrainingConfig:
     capture: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.epochs, tuple) and self.epochs[-1] < 1:
+            raise InputError("expected 1 epoch or more in the last stage, got 0: raise training.epochs")
         if self.objective == "elbo":
             refuse_without_effect(self, ("num_particles", "renyi_alpha"), 'with training.objective = "elbo"')
         else:

@@ -34,39 +34,33 @@ def test_vectors_are_standardised() -> None:
 def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutions() -> None:
     kinds = {
         shape: choose_settings(torch.rand(60, *shape), source="x").config.networks.kind
-        for shape in ((30,), (1, 20, 20), (3, 32, 24), (1, 60, 20))
+        for shape in ((30,), (1, 20, 20), (3, 64, 48), (1, 60, 20))
     }
-    assert kinds == {(30,): "mlp", (1, 20, 20): "mlp", (3, 32, 24): "conv", (1, 60, 20): "mlp"}
+    assert kinds == {(30,): "mlp", (1, 20, 20): "mlp", (3, 64, 48): "conv", (1, 60, 20): "mlp"}
 
 
 @pytest.mark.parametrize(
     ("num", "clusters", "batch", "least"),
-    [(100, 5, 64, (400, 250, 750)), (400, 20, 64, (800, 500, 1500)), (5000, 20, 128, (800, 500, 1500))],
+    [(100, 5, 64, 1200), (400, 20, 64, 2400), (5000, 20, 128, 2400)],
 )
 def test_the_number_of_items_decides_clusters_batches_and_epochs(
-    num: int, clusters: int, batch: int, least: tuple[int, ...]
+    num: int, clusters: int, batch: int, least: int
 ) -> None:
     config = choose_settings(torch.rand(num, 4), source="x", num_facets=3).config
     assert config.facets.num_clusters == (clusters,) * 3
     assert config.training.batch_size == batch
     per_epoch = max(num // batch, 1)
-    steps = [epochs * per_epoch for epochs in config.stage_epochs]
-    assert all(0 <= num - wanted < per_epoch for num, wanted in zip(steps, least, strict=True))
+    *earlier, last = config.stage_epochs
+    assert earlier == [0, 0]  # all facets train from the first step
+    assert 0 <= last * per_epoch - least < per_epoch
     schedule = build_schedule(config, per_epoch)
-    assert schedule.repartition_step == steps[-1] * 400 // 1500
-    assert schedule.fit_steps()[0] == sum(steps[:2]) + schedule.repartition_step
-
-
-def test_mixtures_wait_for_the_axes_where_few_directions_hold_the_variance() -> None:
-    rng = torch.Generator().manual_seed(0)
-    few, many = torch.randn(400, 4, generator=rng), torch.randn(400, 300, generator=rng)
-    assert choose_settings(few, source="x").config.mixture_fit.warmup_steps == "repartition"
-    assert choose_settings(many, source="x").config.mixture_fit.warmup_steps == (500, 200)
+    assert schedule.fit_steps()[0] == 0
+    assert schedule.linear_start_steps == pytest.approx(last * per_epoch * 400 / 1900, abs=1)
 
 
 def test_many_items_get_more_steps() -> None:
     config = choose_settings(torch.rand(80_000, 4), source="x").config  # 625 steps an epoch
-    assert config.stage_epochs == (3, 5)  # 1600 and 3000 steps, rounded up
+    assert config.stage_epochs == (0, 7)  # 3800 steps, rounded up
 
 
 def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
@@ -74,15 +68,13 @@ def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
         torch.rand(60, 4), source="x", settings=["likelihood.scale=0.5", "networks.posterior=full"], seed=3
     )
     assert chosen.config.likelihood.options["scale"] == 0.5
-    assert chosen.config.schedule.repartition_step is None  # full covariances cannot be rotated
     assert (chosen.config.seed, len(chosen.reasons)) == (3, 5)
     assert build_pair(chosen.config, (4,)).num_facets == 2
 
 
-def test_one_facet_has_nothing_to_share_out() -> None:
+def test_one_facet_starts_linearly_too() -> None:
     config = choose_settings(torch.rand(400, 4), source="x", num_facets=1).config
-    assert (config.schedule.repartition_step, len(config.stage_epochs)) == (None, 1)
-    assert build_schedule(config, 6).fit_steps() == (500, 650, 900, 1200)
+    assert build_schedule(config, 6).fit_steps() == (0, 300, 700, 1201)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +143,17 @@ def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: 
     assert config.networks.kind == kind
 
 
-def test_fits_and_fades_follow_the_epochs_that_are_given() -> None:
-    config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
-    assert config.stage_epochs == (8, 15)  # of 50 steps: 400, and 750 where auto takes 1500
-    assert config.mixture_fit.joint_refit_steps == (325, 450, 600)
-    assert (config.schedule.repartition_step, config.schedule.fade_in_steps) == (200, 100)
-    build_schedule(config, 50)
-    kept = ["training.epochs=[8, 15]", "schedule.repartition_step=20", "schedule.fade_in_steps=7"]
+def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=19"]).config
+    assert config.stage_epochs == (0, 19)  # of 50 steps: 950, half of 1900
+    assert config.mixture_fit.joint_refit_steps == (150, 350, 600)
+    assert config.schedule.linear_start_steps == 200
+    kept = ["training.epochs=19", "schedule.linear_start_steps=7", "mixture_fit.joint_refit_steps=[5]"]
     config = choose_settings(torch.rand(6400, 4), source="x", settings=kept).config
-    assert (config.schedule.repartition_step, config.schedule.fade_in_steps) == (20, 7)
-    config = choose_settings(torch.rand(24, 4), source="x", settings=["training.epochs=1"]).config
-    assert config.schedule.repartition_step is None  # a last stage of one step has no room for it
-    build_schedule(config, 1)
+    assert (config.schedule.linear_start_steps, config.mixture_fit.joint_refit_steps) == (7, (5,))
+
+
+def test_facets_that_join_one_by_one_have_no_linear_start() -> None:
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
+    assert (config.stage_epochs, config.schedule.linear_start_steps) == ((8, 15), 0)
+    build_schedule(config, 50)

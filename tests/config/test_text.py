@@ -236,7 +236,7 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
             "--set: prior.options.covariance: input should be 'diagonal', 'full', 'spherical' or 'tied'",
         ),
         ("training.batch_size=0", "--set: training.batch_size: input should be greater than or equal to 1, got 0"),
-        ("training.epochs=[1, 0]", "--set: training.epochs: input should be greater than or equal to 1, got 0"),
+        ("training.epochs=[1, 0]", "--set: training: expected 1 epoch or more in the last stage, got 0: raise"),
         ("mixture_fit.warmup_steps=-1", "mixture_fit.warmup_steps: input should be greater than or equal to 0, got -1"),
         ("training.learning_rate=0", "--set: training.learning_rate: input should be greater than 0, got 0"),
         ("training.learning_rate=nan", "--set: training.learning_rate: input should be a finite number, got nan"),

@@ -203,8 +203,9 @@ def test_from_epochs_multiplies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stage_steps": ()}, r"stage_steps needs one number ≥ 1 per facet, got \(\)"),
-        ({"stage_steps": (3, 0)}, r"stage_steps needs one number ≥ 1 per facet, got \(3, 0\)"),
+        ({"stage_steps": ()}, r"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got \(\)"),
+        ({"stage_steps": (3, 0)}, r"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got \(3, 0\)"),
+        ({"stage_steps": (3,), "linear_start_steps": -1}, "expected linear_start_steps ≥ 0, got -1: choose 0 or more"),
         ({"stage_steps": (3,), "fade_in_steps": 0}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 0 and 0"),
         ({"stage_steps": (3,), "warmup_steps": -1}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 1 and -1"),
         (

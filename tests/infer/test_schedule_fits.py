@@ -84,35 +84,31 @@ def test_every_factor_leaves_a_schedule_that_fits_and_fades_all_facets(factor: f
     assert [schedule.beta(j, last) for j in (0, 1)] == [1.0, 1.0]
 
 
-def test_mixtures_may_wait_for_the_repartition() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(3, 6), warmup_steps=None, repartition_step=2, joint_refit_steps=(4,))
-    assert fits(schedule) == {5: (0, 1), 7: (0, 1)}
-    assert [schedule.holds_priors(step) for step in range(7)] == [True] * 5 + [False] * 2
+def test_facets_that_join_together_count_in_full_and_are_fitted_together() -> None:
+    schedule = ProgressiveSchedule(
+        stage_steps=(0, 0, 6), fade_in_steps=4, warmup_steps=1, refit_steps=(3,), linear_start_steps=5
+    )
+    assert fits(schedule) == {1: (0, 1, 2), 3: (0, 1, 2)}
+    assert [schedule.alpha(j, 0) for j in range(3)] == [1.0] * 3
+    assert [schedule.beta(j, 0) for j in range(3)] == [1.0] * 3
+    double = schedule.stretched(2.0, unit=4)
+    assert (double.stage_steps, double.linear_start_steps) == ((0, 0, 12), 10)
+
+
+def test_a_repartition_stays_within_the_last_stage() -> None:
+    schedule = ProgressiveSchedule(stage_steps=(3, 6), warmup_steps=1, repartition_step=2)
+    assert fits(schedule) == {1: (1,), 4: (0,), 5: (0, 1)}
     assert [step for step in range(9) if schedule.repartitions(step)] == [5]
-    earlier = ProgressiveSchedule(stage_steps=(3, 6), warmup_steps=1, repartition_step=2)
-    assert fits(earlier) == {1: (1,), 4: (0,), 5: (0, 1)}
-    assert not earlier.holds_priors(0)
-
-
-def test_a_repartition_stays_within_the_last_stage_when_stretched() -> None:
-    waiting = {"warmup_steps": None, "repartition_step": 20, "joint_refit_steps": (40, 50)}
-    schedule = ProgressiveSchedule(stage_steps=(30, 60), **waiting)
-    half = schedule.stretched(0.5, unit=5)
-    assert (half.repartition_step, half.joint_refit_steps, half.warmup_steps) == (10, (20, 25), None)
-    least = schedule.stretched(1 / 60, unit=1)  # a last stage of one step
-    assert (least.repartition_step, least.warmup_steps) == (None, (0, 0))
+    half = ProgressiveSchedule(stage_steps=(30, 60), repartition_step=20, joint_refit_steps=(40, 50)).stretched(0.5)
+    assert (half.repartition_step, half.joint_refit_steps) == (10, (20, 25))
+    assert schedule.stretched(1 / 6).repartition_step is None  # a last stage of one step
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"repartition_step": 60}, "expected repartition_step from 1 to 59, within the last stage, got 60"),
-        ({"warmup_steps": None}, "expected repartition_step from 1 to 59, within the last stage, got 0"),
         ({"warmup_steps": 5, "repartition_step": 5}, "after the last stage's warmup_steps=5, got 5"),
-        (
-            {"warmup_steps": None, "repartition_step": 20, "joint_refit_steps": (20,)},
-            r"expected joint_refit_steps after repartition_step=20, got \(20,\)",
-        ),
     ],
 )
 def test_a_repartition_out_of_place_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -130,9 +130,10 @@ slow = pytest.mark.slow
         ),
         pytest.param(["prior.kind=vamp", "networks.posterior=full"], id="clusters that are images", marks=slow),
         pytest.param(["networks.posterior=autoregressive", "assignment.kind=sample"], id="flow", marks=slow),
+        pytest.param(["schedule.linear_start_steps=3"], id="linear start", marks=slow),
         pytest.param(["likelihood.missing=true"], id="missing pixels", marks=slow),
         pytest.param(
-            ["schedule.repartition_step=1", 'mixture_fit.warmup_steps="repartition"', "mixture_fit.refit_steps=[]"],
+            ["schedule.repartition_step=1", "mixture_fit.warmup_steps=0", "mixture_fit.refit_steps=[]"],
             id="axes shared out",
             marks=slow,
         ),

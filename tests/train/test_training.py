@@ -77,25 +77,6 @@ def test_a_facet_without_clusters_is_trained_and_never_fitted() -> None:
     assert math.isfinite(records[1].elbo)
 
 
-def test_priors_are_standard_normal_until_the_axes_are_shared_out() -> None:
-    training = prepare(
-        "schedule.repartition_step=2", 'mixture_fit.warmup_steps="repartition"', "training.learning_rate=0.1"
-    )
-    seen = []
-
-    def see(*_: object) -> None:
-        prior = training.pair.model.priors[0]
-        seen.append((prior.loc.abs().max().item(), (prior.scale - 1).abs().max().item()))
-
-    training.pair.guide.encoder.register_forward_pre_hook(see)
-    training.run_epoch()
-    assert seen[:3] == [(0.0, 0.0)] * 3
-    del seen[:]
-    training.run_epoch()
-    assert seen[:2] == [(0.0, 0.0)] * 2
-    assert seen[-1][0] > 0.01  # the mixtures were fitted
-
-
 def test_active_clusters_are_counted_on_the_items() -> None:
     training = prepare()
     record = training.run_epoch()
