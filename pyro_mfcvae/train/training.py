@@ -268,13 +268,9 @@ class Training:
         )
 
     def _start_linearly(self) -> None:
-        start_linearly(
-            *(self.pair.model.train(), self.pair.guide.train(), self.batches.random),
-            num_steps=self.schedule.linear_start_steps,
-            batch_size=self.settings.batch_size,
-            learning_rate=self.settings.learning_rate,
-            seed=self.seed,
-        )
+        pair, rate = self.pair.train(), self.settings.learning_rate
+        sizes = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
+        start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, seed=self.seed)
 
     def _repartition(self) -> None:
         self.pair.eval()  # the axes are chosen for the encoder's output in evaluation mode
