@@ -44,11 +44,11 @@ class Part:
 
 
 PARTS = (
-    Part("tests", 0.10, "the tests marked gpu"),
-    Part("steps", 0.30, "a training step, way by way"),
+    Part("tests", 0.08, "the tests marked gpu"),
+    Part("steps", 0.35, "a training step, way by way"),
     Part("accuracy", 0.20, "presets to their accuracy"),
     Part("together", 0.12, "ten seeds together against one"),
-    Part("paper", 0.60, "mnist-paper, all 402 epochs, seeds stacked"),
+    Part("paper", 0.80, "mnist-paper, all 402 epochs, seeds stacked"),
     Part("images", 0.50, "memory and images per second of the convolutional ladder"),
     Part("items", 1.00, "check and assign of 60,000 items"),
 )
