@@ -132,11 +132,7 @@ slow = pytest.mark.slow
         pytest.param(["networks.posterior=autoregressive", "assignment.kind=sample"], id="flow", marks=slow),
         pytest.param(["schedule.linear_start_steps=3"], id="linear start", marks=slow),
         pytest.param(["likelihood.missing=true"], id="missing pixels", marks=slow),
-        pytest.param(
-            ["schedule.repartition_step=1", "mixture_fit.warmup_steps=0", "mixture_fit.refit_steps=[]"],
-            id="axes shared out",
-            marks=slow,
-        ),
+        pytest.param(["schedule.repartition_step=1", "mixture_fit.warmup_steps=0"], id="axes shared out", marks=slow),
     ],
 )
 def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
