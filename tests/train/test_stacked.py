@@ -257,8 +257,7 @@ def test_rare_reads_change_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StopIteration):
         together.run_epoch(iter([None]).__next__)
     assert all(training.steps_taken == 2 and training.epoch_sums.all() for training in together.trainings)
-    records = together.run_epoch()
-    for seed, training, record in zip(SEEDS, together.trainings, records, strict=True):
+    for seed, training, record in zip(SEEDS, together.trainings, together.run_epoch(), strict=True):
         alone, expected, _ = train_alone(seed=seed, epochs=1)
         assert isinstance(record, EpochRecord)
         assert_records_equal([record], expected)
