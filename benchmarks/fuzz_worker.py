@@ -97,7 +97,6 @@ class Worker:
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
-        gc.collect()
         self._pid = os.fork()
         if self._pid == 0:
             self._pipe.close()

@@ -67,6 +67,7 @@ TESTS_OF_THE_WHOLE = {
     "interoperability",
     "examples",
     "benchmarks",
+    "reliability",
 }
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "pyarrow", "pandas"}
 
