@@ -110,8 +110,6 @@ class Outcome:
             "kills": self.kills.total(),
             "random": self.kills["random"],
             "chosen": self.kills["chosen"],
-            "random": self.kills["random"],
-            "chosen": self.kills["chosen"],
             "same bits": self.same,
             "temporary files left": self.temporary,
             "processes left": self.orphans,
