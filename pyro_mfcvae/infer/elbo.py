@@ -204,7 +204,7 @@ def draw_globals(model: MultiFacetModel, guide: MultiFacetGuide) -> tuple[list[M
             return model.priors_given({}), torch.zeros_like(model.beta[0])
     q = poutine.trace(guide.globals_guide).get_trace()
     for name, site in q.iter_stochastic_nodes():
-        if name not in model.global_sites and not site["infer"].get("is_auxiliary"):
+        if name not in model.global_sites and not (site["infer"] or {}).get("is_auxiliary"):
             raise InputError(
                 f"expected a globals_guide over the sites {model.global_sites}, got one over {name!r} too: after "
                 "another prior is set, build a new guide"

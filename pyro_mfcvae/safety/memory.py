@@ -37,7 +37,7 @@ class _Limit(TorchDispatchMode):
     """Adds up the bytes of new tensors; what a factory is about to make is found on PyTorch's device without memory."""
 
     def __init__(self, max_bytes: int, source: str, advice: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._max_bytes, self._source, self._advice = max_bytes, source, advice
         self._num_bytes = 0
 
