@@ -5,14 +5,20 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
-from pyro.infer import SVI
+from pyro.infer import ELBO, SVI, TraceEnum_ELBO
 from pyro.optim import Adam
 from torch import Tensor
 
-from pyro_mfcvae import ELBOTerms, FacetELBO, ImportanceWeightedELBO, InputError
-from pyro_mfcvae.guides import AmortizedAssignment, MultiFacetGuide, SampleAssignment
+from pyro_mfcvae import ELBOTerms, Facet, FacetELBO, ImportanceWeightedELBO, InputError
+from pyro_mfcvae.guides import (
+    AmortizedAssignment,
+    AnalyticAssignment,
+    MLPLadderEncoder,
+    MultiFacetGuide,
+    SampleAssignment,
+)
 from pyro_mfcvae.infer.elbo import PairELBO
-from pyro_mfcvae.models import MultiFacetModel
+from pyro_mfcvae.models import BernoulliLikelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
 from pyro_mfcvae.models.mixtures import _CLOSED_FORMS
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
@@ -137,3 +143,41 @@ def test_a_step_evaluates_the_expectation_of_each_facet_and_the_mask_once(
     SVI(model, guide, Adam({"lr": 0.01}), elbo).step(make_x(4))
     assert calls.count("expectation") == num_expectations
     assert calls.count("mask") == 1
+
+
+def last_cluster_off(num_clusters: int, rule: type, *, learn_weights: bool) -> tuple[MultiFacetModel, MultiFacetGuide]:
+    """Three clusters with weight, the same for every ``num_clusters``; further ones have none."""
+    pyro.set_rng_seed(0)
+    facet = Facet(num_clusters=num_clusters, latent_dim=2)
+    decoder = MLPLadderDecoder([facet], (1, 2, 3), rung_dims=(9,), hidden_dim=8)
+    encoder = MLPLadderEncoder([facet], (1, 2, 3), rung_dims=(9,), head_init_scale=1.0)
+    prior = MixturePrior(facet, learn_weights=learn_weights)
+    prior.set_mixture(torch.arange(2.0 * num_clusters).reshape(-1, 2) / 4, torch.eye(2).repeat(num_clusters, 1, 1))
+    with torch.no_grad():
+        prior.logits[3:] = -torch.inf
+    model = MultiFacetModel([prior], decoder, BernoulliLikelihood())
+    return model, MultiFacetGuide(model, encoder=encoder, assignment=rule())
+
+
+@pytest.mark.parametrize(
+    ("rule", "elbo"),
+    [
+        (AnalyticAssignment, FacetELBO()),
+        *((rule, FacetELBO(closed_form=False)) for rule in (AnalyticAssignment, SampleAssignment)),
+        *((rule, TraceEnum_ELBO(max_plate_nesting=1)) for rule in (AnalyticAssignment, SampleAssignment)),
+    ],
+)
+@pytest.mark.parametrize("learn_weights", (True, False))
+def test_a_cluster_without_weight_is_as_if_it_were_not_there(
+    make_x: MakeX, rule: type, elbo: ELBO, learn_weights: bool
+) -> None:
+    """The loss, and the gradients of all others; minus infinity times a probability of 0 would be NaN."""
+    x, found = make_x(6), []
+    for num_clusters in (4, 3):
+        model, guide = last_cluster_off(num_clusters, rule, learn_weights=learn_weights)
+        pyro.set_rng_seed(1)
+        loss = elbo.loss_and_grads(model, guide, x)
+        networks = [p.grad for part in (model.decoder, guide) for p in part.parameters()]
+        found.append((torch.tensor(loss), [p.grad[:3] for p in model.priors.parameters()], networks))
+    assert found[1][0].isfinite()
+    torch.testing.assert_close(found[0], found[1], rtol=0.0, atol=1e-10)
