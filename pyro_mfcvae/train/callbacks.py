@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from lightning_fabric.loggers.logger import Logger as FabricLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.event_file import EventFile
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
@@ -216,5 +218,11 @@ def use_loggers(loggers: Sequence[FabricLogger], settings: Mapping[str, Any]) ->
 
 
 def log_to_tensorboard(folder: Path) -> LoggerCallback:
-    """Events for TensorBoard. Needs the extra ``log``."""
+    """Write events for TensorBoard. Needs the extra ``log``.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise InputError("expected tensorboard to be installed, got none: run pip install 'pyro-mfcvae[log]'")
     return LoggerCallback(lambda step: EventFile(folder, step))

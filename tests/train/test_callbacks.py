@@ -7,6 +7,7 @@ import pytest
 from lightning_fabric.loggers import CSVLogger
 from rich.console import Console
 
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.train.callbacks import (
     Callback,
     LoggerCallback,
@@ -162,6 +163,12 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> Non
     watch(log_to_tensorboard(tmp_path), 2)
     watch(log_to_tensorboard(tmp_path), 3, epoch=1)
     assert [step for step, _ in read_events(tmp_path)["elbo"]] == [3, 6, 9]
+
+
+def test_tensorboard_says_which_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.train.callbacks.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"got none: run pip install 'pyro-mfcvae\[log\]'"):
+        log_to_tensorboard(tmp_path)
 
 
 def test_any_logger_of_fabric_is_given_the_records(tmp_path: Path) -> None:
