@@ -21,7 +21,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from provenance import machine
+from provenance import provenance
 from reproduction import RESULTS
 
 from pyro_mfcvae.atomic_io import write_text
@@ -65,7 +65,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     path = RESULTS / "check_cost.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     results[f"{config.data.source}, {items} items, {threads} threads"] = {
-        "machine": machine(),
+        **provenance(),
         "seconds": round(seconds, 1),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_gibibytes": round(used.ru_maxrss / 2**20, 2),
