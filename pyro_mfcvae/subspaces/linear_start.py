@@ -7,6 +7,7 @@ networks are trained to encode an item by its coordinates in them and to reconst
 then continues from a linear multi-facet model and is free to bend it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -120,7 +121,7 @@ def _search(
     judge = SubspaceScore(draws, dims, most_clusters)
 
     def rotate(points: Array, sizes: Sequence[int]) -> Array:
-        offered = [max(2, int(k)) for k in np.exp(rng.uniform(*np.log((2, _most(most_clusters))), len(sizes)))]
+        offered = [max(2, int(k)) for k in np.exp(rng.uniform(math.log(2), math.log(_most(most_clusters)), len(sizes)))]
         starts = [find_subspaces(points, sizes, offered, rng) for _ in range(_NUM_STARTS)]
         return min(starts, key=lambda start: start[1])[0]
 
