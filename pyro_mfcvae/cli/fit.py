@@ -284,7 +284,7 @@ def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on
 
 def _describe(config: Config, dataset: "Dataset") -> str:
     # As `ProgressiveSchedule.stretched` rounds them.
-    epochs = [math.ceil(round(epochs * config.schedule.scale, 6)) for epochs in config.stage_epochs]
+    epochs = [math.ceil(round(epochs * config.schedule.scale, 6)) for epochs in config.stage_epochs if epochs]
     shape = " × ".join(map(str, dataset.event_shape))
     labels = f"labels {' and '.join(dataset.train.labels)}" if dataset.train.labels else "no labels"
     clusters = " and ".join(map(str, config.facets.num_clusters))

@@ -30,7 +30,7 @@ from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
-from pyro_mfcvae.train.divergence import divergence_told
+from pyro_mfcvae.train.divergence import check_parameters, divergence_told
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
@@ -249,7 +249,6 @@ class Training:
         self.read_steps()
         self.epoch += 1
         self.steps_taken = 0
-        # All ranks see equally many items, so the mean over ranks is the mean over items.
         total = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         monitored = self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images))))
@@ -268,9 +267,11 @@ class Training:
         )
 
     def _start_linearly(self) -> None:
-        pair, rate = self.pair.train(), self.settings.learning_rate
+        pair, rate = self.pair.train(), self.settings.learning_rate * self.learning_rate_factor
         sizes = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
-        start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, seed=self.seed)
+        with divergence_told(pair, 0):
+            start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, seed=self.seed)
+        check_parameters(pair, 0)
 
     def _repartition(self) -> None:
         self.pair.eval()  # the axes are chosen for the encoder's output in evaluation mode

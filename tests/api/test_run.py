@@ -21,12 +21,11 @@ SETTINGS = {
     "networks.encoder_dims": [8, 8],
     "networks.decoder_dims": [8, 8],
     "networks.hidden_dim": 8,
-    "training.epochs": 2,
+    "training.epochs": [2, 2],
     "training.batch_size": 20,
     "mixture_fit.warmup_steps": 2,
     "mixture_fit.refit_steps": [],
     "mixture_fit.joint_refit_steps": [],
-    "schedule.repartition_step": None,
     "schedule.fade_in_steps": 4,
 }
 

@@ -58,6 +58,14 @@ def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
     assert "epoch 2/2 " in out
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_one_number_of_epochs_is_that_of_all_facets_after_a_linear_start(mfcvae: Run) -> None:
+    code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY[:6], "training.epochs=3")
+    assert code == 0
+    assert out.splitlines()[0].endswith("2 facets of 4 and 3 clusters, 3 epochs")
+    assert "schedule: 1 steps of a linear start, then 3 steps of 64 items" in out
+
+
 @pytest.mark.usefixtures("fitted")
 def test_fit_writes_tensorboard_events() -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
@@ -68,7 +76,7 @@ def test_fit_writes_tensorboard_events() -> None:
 def test_settings_and_data_reach_the_configuration() -> None:
     config = RunFolder(Path("run")).read_config()
     assert config.data.source == str(Path("data.npz").resolve())  # found from other folders as well
-    assert config.training.epochs == 2
+    assert config.training.epochs == (2, 2)
     assert config.facets.num_clusters == (4, 3)
     assert config.description == "Settings chosen by auto for 80 items of 1 × 6 × 6 elements"
 

@@ -225,6 +225,15 @@ def test_spoiled_metrics_do_not_keep_a_run_from_its_end(mfcvae: Run, content: by
     assert Path("run/model.safetensors").read_bytes() == before
 
 
+def test_a_linear_start_that_diverges_is_told(mfcvae: Run) -> None:
+    settings = [*TINY, "training.epochs=40", "training.learning_rate=1e30"]
+    code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings)
+    assert code == 2
+    assert re.fullmatch(
+        r"mfcvae: .* after step 0, training has diverged: lower training.learning_rate, raise .*\n", err
+    )
+
+
 def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_told(mfcvae: Run) -> None:
     """Its ELBO was found before the step."""
     settings = [*TINY, "mixture_fit.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
