@@ -52,18 +52,11 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
 
 @pytest.mark.usefixtures("without_figures")
 def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
-    code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY, "schedule.scale=0.5")
-    assert code == 0
-    assert out.splitlines()[0].endswith("2 facets of 4 and 3 clusters, 1 and 1 epochs")
-    assert "epoch 2/2 " in out
-
-
-@pytest.mark.usefixtures("without_figures")
-def test_one_number_of_epochs_is_that_of_all_facets_after_a_linear_start(mfcvae: Run) -> None:
-    code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY[:6], "training.epochs=3")
-    assert code == 0
-    assert out.splitlines()[0].endswith("2 facets of 4 and 3 clusters, 3 epochs")
-    assert "schedule: 1 steps of a linear start, then 3 steps of 64 items" in out
+    stages = "schedule.scale=0.5", "2 facets of 4 and 3 clusters, 1 and 1 epochs", "epoch 2/2 "
+    together = "training.epochs=2", "2 facets of 4 and 3 clusters, 2 epochs", "8 steps of 20 items"
+    for setting, announced, said in (stages, together):
+        code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY, setting)
+        assert code == 0 and said in out and out.splitlines()[0].endswith(announced)
 
 
 @pytest.mark.usefixtures("fitted")
