@@ -119,9 +119,10 @@ def _search(
     search than that of three subspaces or more.
     """
     judge = SubspaceScore(draws, dims, most_clusters)
+    most = max(min(_MOST_CLUSTERS, most_clusters, len(judge.fit) // 2), 2)
 
     def rotate(points: Array, sizes: Sequence[int]) -> Array:
-        offered = [max(2, int(k)) for k in np.exp(rng.uniform(math.log(2), math.log(_most(most_clusters)), len(sizes)))]
+        offered = [int(k) for k in np.exp(rng.uniform(math.log(2), math.log(most + 1), len(sizes)))]
         starts = [find_subspaces(points, sizes, offered, rng) for _ in range(_NUM_STARTS)]
         return min(starts, key=lambda start: start[1])[0]
 
@@ -145,10 +146,6 @@ def _search(
             rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
             consider(rotation)
     return best, best_key[1], best_sizes
-
-
-def _most(most_clusters: int) -> int:
-    return min(_MOST_CLUSTERS, most_clusters) + 1
 
 
 def _slices(dims: Sequence[int]) -> list[slice]:

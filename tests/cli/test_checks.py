@@ -116,6 +116,7 @@ def test_check_knows_the_other_runs_of_a_sweep(mfcvae: Run, quick: None) -> None
 def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run, without_figures: None) -> None:
     shutil.copytree("run", "sweep/seed-0")
     one = ["facets.num_clusters=[4]", "facets.latent_dim=[2]", "networks.encoder_dims=[8]", "networks.decoder_dims=[8]"]
+    one.append("training.epochs=4")
     assert mfcvae("fit", "--data", "data.npz", "--out", "sweep/seed-1", "--set", *TINY, *one)[0] == 0
     assert mfcvae("check", "run", "--sweep", "sweep", *SMALL)[::2] == (
         2,

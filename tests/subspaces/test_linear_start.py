@@ -74,6 +74,12 @@ def test_more_dimensions_than_the_data_have_stay_empty() -> None:
     assert np.linalg.matrix_rank(facets.matrix) == 3
 
 
+def test_a_few_items_are_enough() -> None:
+    facets = find_linear_facets(planted((3, 2), num=10)[0], (6, 6), scale=SCALE, most_clusters=25, num_tries=3)
+    assert facets.matrix.shape == (20, 12)
+    assert np.isfinite(facets.matrix).all()
+
+
 def make_pair(
     likelihood: Likelihood, *, size: int = 20, missing: bool = False, head: MakeHead = GaussianHead
 ) -> MFCVAE:
