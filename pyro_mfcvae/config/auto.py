@@ -34,6 +34,7 @@ _SIDE = 32
 
 # Steps of training for one facet or two, for each further facet, and of the linear start.
 _STEPS, _STEPS_PER_FACET, _LINEAR_START_STEPS = 1900, 500, 400
+_FEWEST_START_STEPS = 20  # fewer do not bring the networks near a linear model
 _REFIT_STEPS = (300, 700, 1200)  # of the mixtures, which are first fitted before the first step
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
@@ -135,15 +136,16 @@ def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
     """The configuration with linear start and fits in proportion to its steps, unless they are given.
 
     A single number of epochs holds for the whole training. If stages are given, there is no linear start, because a
-    facet that joins later would forget it.
+    facet that joins later would forget it. Neither is there one in a very short training.
     """
     *earlier, last = config.stage_epochs
     if not isinstance(config.training.epochs, tuple):
         earlier = [0] * len(earlier)
         config = replace(config, training=replace(config.training, epochs=(*earlier, last)))
     share = last * steps_per_epoch(num_items, config.training.batch_size) / _STEPS
+    start = math.ceil(share * _LINEAR_START_STEPS)
     steps: dict[str, Any] = {
-        "schedule.linear_start_steps": 0 if any(earlier) else math.ceil(share * _LINEAR_START_STEPS),
+        "schedule.linear_start_steps": 0 if any(earlier) or start < _FEWEST_START_STEPS else start,
         "mixture_fit.joint_refit_steps": sorted({int(share * steps) for steps in _REFIT_STEPS} - {0}),
     }
     return override(config, [f"{name}={value}" for name, value in steps.items() if name not in given])

@@ -153,7 +153,9 @@ def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
     assert (config.schedule.linear_start_steps, config.mixture_fit.joint_refit_steps) == (7, (5,))
 
 
-def test_facets_that_join_one_by_one_have_no_linear_start() -> None:
+def test_facets_that_join_one_by_one_and_short_trainings_have_no_linear_start() -> None:
+    short = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=1"]).config  # 50 steps
+    assert (short.stage_epochs, short.schedule.linear_start_steps) == ((0, 1), 0)
     config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
     assert (config.stage_epochs, config.schedule.linear_start_steps) == ((8, 15), 0)
     build_schedule(config, 50)
