@@ -3,8 +3,8 @@
 `reliability.py` runs this as its part `kills`. A killed process is a fork of this one, which has imported everything: a
 run then takes a few seconds. The workers of a sweep are forks as well, where `mfcvae sweep` starts new processes. The
 audit hook of the fork counts what changes files (opening for writing, renaming, removing, making folders) and `fsync`,
-in all processes of a run together; a chosen kill falls just before the n-th of these. Times and file operations are
-spread evenly over the run, one at random in each of as many parts as there are kills.
+in all processes of a run together; a chosen kill falls just before the n-th of these. For n kills the
+run is divided into n equal parts, and a time or a file operation is drawn at random in each part.
 """
 
 import os

@@ -157,7 +157,7 @@ class Findings:
     """The contents of ``checks/checks.json``.
 
     Attributes:
-        sentences: one per facet, then one for the whole; none if the run has not been checked.
+        sentences: one per facet, then one for the whole. The tuple is empty if the run was not checked.
         records: the checks.
     """
 

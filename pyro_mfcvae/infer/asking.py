@@ -123,7 +123,7 @@ def check_number(name: str, value: Any) -> int:
     """A whole number ≥ 1, an argument of a query.
 
     Raises:
-        InputError: it is none.
+        InputError: ``value`` is not a whole number, or is below 1.
     """
     number = whole(value)
     if number is None or number < 1:

@@ -1,5 +1,5 @@
-"""Items that a run has not seen: converted to the form of the run's items, and the evidence below which they are
-unlike."""
+"""New items of a run: their conversion to the form of the training items, and the evidence below which they count as
+unlike these."""
 
 import math
 from collections.abc import Sequence
@@ -44,8 +44,10 @@ def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
 def lowest_alike(path: Path) -> float:
     """The evidence below which an item is unlike the training items: 99.9 % of these have a higher evidence.
 
+    The result is minus infinity if the file does not exist.
+
     Args:
-        path: the run's ``assignments.parquet``; minus infinity if there is none.
+        path: the run's ``assignments.parquet``.
     """
     import pyarrow.parquet as pq
 

@@ -7,7 +7,6 @@ networks are trained to encode an item by its coordinates in them and to reconst
 then continues from a linear multi-facet model and is free to bend it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,19 +21,12 @@ from torch.distributions import kl_divergence
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import GaussianLikelihood
-from pyro_mfcvae.subspaces.kmeans import find_subspaces
 from pyro_mfcvae.subspaces.score import SubspaceScore
+from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find_rotation, slices_of
 
 Array = NDArray[np.float64]
 
-# Number of rotations that are tried, then of each pair of facets, of starts for each, and of items in the search.
-_NUM_TRIES = 30
-_NUM_PAIR_TRIES = 8
-_NUM_STARTS = 2
-_NUM_POINTS = 1000
-_MOST_ITEMS = 3000
-
-_MOST_CLUSTERS = 12  # of a subspace, while subspaces are searched
+_NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
 
 # The learning rate falls linearly to this share of the first one.
 _LAST_RATE = 0.2
@@ -66,7 +58,7 @@ def find_linear_facets(
     scale: float | None = None,
     most_clusters: int = 30,
     seed: int = 0,
-    num_tries: int = _NUM_TRIES,
+    num_tries: int = NUM_TRIES,
 ) -> LinearFacets:
     """Divide the first D principal components of items among facets.
 
@@ -119,16 +111,14 @@ def _search(
     search than that of three subspaces or more.
     """
     judge = SubspaceScore(draws, dims, most_clusters)
-    most = max(min(_MOST_CLUSTERS, most_clusters, len(judge.fit) // 2), 2)
+    most = min(most_clusters, len(judge.fit) // 2)
 
-    def rotate(points: Array, sizes: Sequence[int]) -> Array:
-        offered = [int(k) for k in np.exp(rng.uniform(math.log(2), math.log(most + 1), len(sizes)))]
-        starts = [find_subspaces(points, sizes, offered, rng) for _ in range(_NUM_STARTS)]
-        return min(starts, key=lambda start: start[1])[0]
+    def rotate(points: Array, dims: Sequence[int]) -> Array:
+        return find_rotation(points, dims, draw_sizes(len(dims), most, rng), rng)
 
     best, best_key = np.eye(draws.shape[1]), (False, -np.inf)
     best_sizes = [1] * len(dims)
-    slices = _slices(dims)
+    slices = slices_of(dims)
 
     def consider(rotation: Array) -> None:
         nonlocal best, best_key, best_sizes
@@ -137,25 +127,20 @@ def _search(
             best, best_key, best_sizes = rotation, (min(sizes) > 1, score), sizes
 
     for _ in range(num_tries):
-        consider(rotate(judge.fit[:_NUM_POINTS], dims))
+        consider(rotate(judge.fit, dims))
     for a, b in combinations(range(len(dims)), 2) if len(dims) > 2 else ():
         for _ in range(_NUM_PAIR_TRIES):
             rotation = best.copy()
             both = np.concatenate([best[:, slices[a]], best[:, slices[b]]], 1)
-            turned = both @ rotate(judge.fit[:_NUM_POINTS] @ both, (dims[a], dims[b]))
+            turned = both @ rotate(judge.fit @ both, (dims[a], dims[b]))
             rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
             consider(rotation)
     return best, best_key[1], best_sizes
 
 
-def _slices(dims: Sequence[int]) -> list[slice]:
-    ends = np.cumsum(dims)
-    return [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
-
-
 def _by_variance(points: Array, rotation: Array, dims: Sequence[int]) -> tuple[Array, list[int]]:
     """The rotation with its slices of equal dimensions in ascending order of variance, and the old place of each."""
-    slices = _slices(dims)
+    slices = slices_of(dims)
     variances = [float((points @ rotation[:, part]).var(0).sum()) for part in slices]
     order = list(range(len(dims)))
     for dim in set(dims):
@@ -196,7 +181,7 @@ def start_linearly(
     Returns:
         The coordinates.
     """
-    features = _Features(model, draw_items(_MOST_ITEMS))
+    features = _Features(model, draw_items(MOST_ITEMS))
     likelihood, dims = model.likelihood, [facet.latent_dim for facet in model.facets]
     facets = find_linear_facets(
         features(features.items).double().cpu().numpy(),

@@ -18,16 +18,12 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.guides.rotated import RotatedEncoder
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.rotated import RotatedDecoder
-from pyro_mfcvae.subspaces.kmeans import find_subspaces
 from pyro_mfcvae.subspaces.score import SubspaceScore
+from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find_rotation, slices_of
 
 Array = NDArray[np.float64]
 
-# Number of rotations that are tried, of starts for each, and of items in the search and in the scores.
-_NUM_TRIES = 30
-_NUM_STARTS = 2
-_NUM_POINTS = 1000
-_MOST_ITEMS = 3000
+_BATCH_SIZE = 1000  # of items that are encoded at once
 
 # Nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
 _MARGIN = 0.2
@@ -35,8 +31,6 @@ _MARGIN = 0.2
 # Nats per item by which other axes may be worse if the ladder's leave a facet without clusters: two characteristics in
 # one facet and none in the other are as likely as one in each.
 _CONCESSION = 0.5
-
-_MOST_CLUSTERS = 12  # of a subspace, while subspaces are searched
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +58,7 @@ def choose_axes(
     *,
     most_clusters: int = 30,
     seed: int = 0,
-    num_tries: int = _NUM_TRIES,
+    num_tries: int = NUM_TRIES,
 ) -> Axes | None:
     """The axes on which facets of the given dimensions are the most likely as independent mixtures.
 
@@ -85,21 +79,16 @@ def choose_axes(
     """
     rng = np.random.default_rng(seed)
     unit = np.sqrt((scale**2).mean(0))
-    points = ((loc - loc.mean(0)) / unit)[rng.permutation(len(loc))[:_MOST_ITEMS]]
+    points = ((loc - loc.mean(0)) / unit)[rng.permutation(len(loc))[:MOST_ITEMS]]
     judge = SubspaceScore(points + rng.normal(size=points.shape), dims, most_clusters)
     ladder = np.eye(points.shape[1])
     ladder_score, ladder_sizes = judge(ladder)
     needed = ladder_score + (_MARGIN if min(ladder_sizes) > 1 else -_CONCESSION)
+    most = min(most_clusters, len(judge.fit) // 2)
     best: Axes | None = None
     for n in range(num_tries):
-        offered = (
-            rng.permutation(ladder_sizes)
-            if n < 2
-            else np.exp(rng.uniform(np.log(2), np.log(min(_MOST_CLUSTERS, most_clusters) + 1), len(dims)))
-        )
-        sizes = [max(2, int(k)) for k in offered]
-        starts = [find_subspaces(judge.fit[:_NUM_POINTS], dims, sizes, rng) for _ in range(_NUM_STARTS)]
-        rotation = min(starts, key=lambda start: start[1])[0]
+        sizes = [max(2, int(k)) for k in rng.permutation(ladder_sizes)] if n < 2 else draw_sizes(len(dims), most, rng)
+        rotation = find_rotation(judge.fit, dims, sizes, rng)
         score, found = judge(rotation)
         if min(found) > 1 and score > (needed if best is None else best.score):
             best = Axes(rotation, score, ladder_score, tuple(found))
@@ -113,8 +102,7 @@ def _in_order(rotation: Array, dims: Sequence[int]) -> Array:
     """The rotation, with slices of equal dimensions in the order that changes the facets least."""
     from scipy.optimize import linear_sum_assignment
 
-    ends = np.cumsum(dims)
-    slices = [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
+    slices = slices_of(dims)
     kept = np.array([[(rotation[old, new] ** 2).sum() for new in slices] for old in slices])
     kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only slices of equal dimension change places
     order = linear_sum_assignment(kept, maximize=True)[1]
@@ -139,7 +127,7 @@ def repartition(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, se
     encoder, decoder = guide.encoder, model.decoder
     if not isinstance(encoder, RotatedEncoder) or not isinstance(decoder, RotatedDecoder):
         return None
-    parts = [encoder.ladder(guide.encoder_input(part)) for part in x.split(_NUM_POINTS)]
+    parts = [encoder.ladder(guide.encoder_input(part)) for part in x.split(_BATCH_SIZE)]
     loc, scale = (
         torch.cat([torch.cat([getattr(q, moment) for q in part], -1) for part in parts]).double().cpu().numpy()
         for moment in ("mean", "stddev")

@@ -103,7 +103,7 @@ class StackedTraining:
             return act()
 
     def _left(self) -> list[int]:
-        """The trainings that have not failed."""
+        """The indices of the trainings that still run."""
         return [s for s in range(len(self.trainings)) if s not in self.failures]
 
     @contextmanager
