@@ -26,6 +26,9 @@ from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find
 
 Array = NDArray[np.float64]
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, and with how many of how many parts of it are done."""
+
 _NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
 
 # The learning rate falls linearly to this share of the first one.
@@ -59,6 +62,7 @@ def find_linear_facets(
     most_clusters: int = 30,
     seed: int = 0,
     num_tries: int = NUM_TRIES,
+    on_progress: Progress | None = None,
 ) -> LinearFacets:
     """Divide the first D principal components of items among facets.
 
@@ -74,6 +78,7 @@ def find_linear_facets(
         most_clusters: largest number of clusters of a facet.
         seed: of the draws and of the starts.
         num_tries: number of rotations that are tried.
+        on_progress: called after every rotation.
 
     Returns:
         The coordinates with the highest score among those that give every facet two components or more, if there are
@@ -90,7 +95,7 @@ def find_linear_facets(
     components = np.zeros((items.shape[1], num_dims))
     components[:, : len(pca.components_)] = pca.components_.T / scale
     points = (items - pca.mean_) @ components
-    found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries)
+    found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries, on_progress)
     rotation, order = _by_variance(points, found[0], dims)
     width = 1 / float(np.sqrt((points**2).mean()))
     return LinearFacets(
@@ -103,7 +108,12 @@ def find_linear_facets(
 
 
 def _search(
-    draws: Array, dims: Sequence[int], most_clusters: int, rng: np.random.Generator, num_tries: int
+    draws: Array,
+    dims: Sequence[int],
+    most_clusters: int,
+    rng: np.random.Generator,
+    num_tries: int,
+    on_progress: Progress | None,
 ) -> tuple[Array, float, list[int]]:
     """The best rotation found, its score, and the numbers of components.
 
@@ -119,16 +129,21 @@ def _search(
     best, best_key = np.eye(draws.shape[1]), (False, -np.inf)
     best_sizes = [1] * len(dims)
     slices = slices_of(dims)
+    pairs = list(combinations(range(len(dims)), 2)) if len(dims) > 2 else []
+    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs)
 
     def consider(rotation: Array) -> None:
-        nonlocal best, best_key, best_sizes
+        nonlocal best, best_key, best_sizes, num_done
         score, sizes = judge(rotation)
         if (min(sizes) > 1, score) > best_key:
             best, best_key, best_sizes = rotation, (min(sizes) > 1, score), sizes
+        num_done += 1
+        if on_progress:
+            on_progress("search for subspaces", num_done, num_in_all)
 
     for _ in range(num_tries):
         consider(rotate(judge.fit, dims))
-    for a, b in combinations(range(len(dims)), 2) if len(dims) > 2 else ():
+    for a, b in pairs:
         for _ in range(_NUM_PAIR_TRIES):
             rotation = best.copy()
             both = np.concatenate([best[:, slices[a]], best[:, slices[b]]], 1)
@@ -159,6 +174,7 @@ def start_linearly(
     batch_size: int,
     learning_rate: float,
     seed: int = 0,
+    on_progress: Progress | None = None,
 ) -> LinearFacets:
     """Train encoder and decoder, in place, to be a linear multi-facet model of the items.
 
@@ -177,6 +193,7 @@ def start_linearly(
         batch_size: items in a step.
         learning_rate: of the first step; it falls linearly to a fifth.
         seed: of the search for subspaces.
+        on_progress: called after every rotation that the search tries, and after every step.
 
     Returns:
         The coordinates.
@@ -189,6 +206,7 @@ def start_linearly(
         scale=likelihood.scale.square().mean().sqrt().item() if isinstance(likelihood, GaussianLikelihood) else None,
         most_clusters=max(facet.num_clusters for facet in model.facets),
         seed=seed,
+        on_progress=on_progress,
     )
     mean, matrix = (torch.from_numpy(value).to(features.items) for value in (facets.mean, facets.matrix))
     parameters = [p for net in (guide.encoder, model.decoder) for p in net.parameters() if p.requires_grad]
@@ -201,6 +219,8 @@ def start_linearly(
         optimizer.zero_grad()
         _loss(model, guide, x, targets, facets.width).backward()
         optimizer.step()
+        if on_progress:
+            on_progress("linear start", step + 1, num_steps)
     optimizer.zero_grad()
     return facets
 

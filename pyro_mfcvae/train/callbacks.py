@@ -45,7 +45,7 @@ class ProgressBar:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("epoch"),
+            TextColumn("{task.description}"),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("ELBO {task.fields[elbo]}  clusters {task.fields[clusters]}"),
@@ -55,7 +55,8 @@ class ProgressBar:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=1, elbo="—", clusters="—")
+        self._task = self._progress.add_task("epoch", total=1, elbo="—", clusters="—")
+        self._shown = "epoch"
 
     def __enter__(self) -> "ProgressBar":
         self._progress.start()
@@ -69,9 +70,24 @@ class ProgressBar:
     def on_start(self, training: Training) -> None:
         self._num_epochs = training.num_epochs
         self._steps_per_epoch = training.steps_per_epoch
-        self._progress.update(self._task, total=training.num_epochs, completed=training.epoch)
+        training.on_linear_start = self._on_linear_start
+        self._show("epoch", training.epoch, training.num_epochs)
+
+    def _on_linear_start(self, what: str, done: int, total: int) -> None:
+        if what != self._shown and self._progress.disable:
+            self._console.print(what, highlight=False)
+        self._show(what, done, total)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if what == self._shown:
+            self._progress.update(self._task, completed=done, total=total)
+            return
+        self._shown = what  # another bar, so the time left is that of this part
+        self._progress.reset(self._task, description=what, completed=done, total=total)
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
+        if self._shown != "epoch":
+            self._show("epoch", 0, self._num_epochs)
         self._progress.update(self._task, advance=num_steps / self._steps_per_epoch, elbo=f"{elbo:.1f}")
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -95,6 +111,7 @@ class NotebookBar:
         self._display = display
         self._handle: Any = None
         self._elbo, self._clusters = "—", "—"
+        self._before = ""  # what comes before the first epoch, while it runs
         self._drawn = -_REDRAW_SECONDS
 
     def __enter__(self) -> "NotebookBar":
@@ -107,12 +124,20 @@ class NotebookBar:
             self._draw()
 
     def on_start(self, training: Training) -> None:
+        training.on_linear_start = self._on_linear_start
         self._num_epochs, self._steps_per_epoch = training.num_epochs, training.steps_per_epoch
         self._first = self._done = float(training.epoch)
         self._start = time.monotonic()
         self._draw()
 
+    def _on_linear_start(self, what: str, done: int, total: int) -> None:
+        self._before, self._share = f"{what} {done}/{total}", done / total
+        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._draw()
+
     def on_steps(self, num_steps: int, elbo: float) -> None:
+        if self._before:
+            self._before, self._start = "", time.monotonic()
         self._done += num_steps / self._steps_per_epoch
         self._elbo = f"{elbo:.1f}"
         if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
@@ -132,6 +157,8 @@ class NotebookBar:
             self._handle.update(self)
 
     def _repr_html_(self) -> str:
+        if self._before:
+            return f"{_bar(self._share)} {self._before} · {_clock(self._drawn - self._start)}"
         seconds, gone = self._drawn - self._start, self._done - self._first
         left = (
             f" &lt; {_clock(seconds * (self._num_epochs - self._done) / gone)}"
@@ -139,7 +166,7 @@ class NotebookBar:
             else ""
         )
         return (
-            f'<progress value="{self._done / self._num_epochs:.4f}" max="1" style="width: 20em"></progress> '
+            f"{_bar(self._done / self._num_epochs)} "
             f"epoch {int(self._done)}/{self._num_epochs} · ELBO {self._elbo} · clusters in use {self._clusters} · "
             f"{_clock(seconds)}{left}"
         )
@@ -153,6 +180,10 @@ def open_progress_bar() -> AbstractContextManager[Callback]:
     from IPython.display import display
 
     return NotebookBar(display)
+
+
+def _bar(share: float) -> str:
+    return f'<progress value="{share:.4f}" max="1" style="width: 20em"></progress>'
 
 
 def _clock(seconds: float) -> str:

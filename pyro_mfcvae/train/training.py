@@ -25,7 +25,7 @@ from pyro_mfcvae.infer.mixture_fit import (
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, steps_per_epoch
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.subspaces.linear_start import start_linearly
+from pyro_mfcvae.subspaces.linear_start import Progress, start_linearly
 from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
@@ -99,11 +99,10 @@ class Training:
         self._log = StepLog((2 + pair.num_facets,), device)
         self._weights = WrittenWeights(schedule)
         self._on_steps: Callable[[int, float], None] | None = None
+        self.on_linear_start: Progress | None = None  # called while the linear start runs
         self.objective = build_objective(pair, settings, num_items=len(images), has_known=has_known)
-        compile = settings.compile
-        if compile == "auto":
-            compile = compilation_pays(pair, device=device, num_steps=schedule.num_steps)
-        self.compiles = bool(compile) and not has_known
+        pays = settings.compile == "auto" and compilation_pays(pair, device=device, num_steps=schedule.num_steps)
+        self.compiles = (settings.compile is True or pays) and not has_known
         # One graph of the whole step replaces the graph of the objective.
         objective = CompiledObjective(self.objective, graphs=not self.captures) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
@@ -269,8 +268,9 @@ class Training:
     def _start_linearly(self) -> None:
         pair, rate = self.pair.train(), self.settings.learning_rate * self.learning_rate_factor
         sizes = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
+        others: Any = {"seed": self.seed, "on_progress": self.on_linear_start}
         with divergence_told(pair, 0):
-            start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, seed=self.seed)
+            start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, **others)
         check_parameters(pair, 0)
 
     def _repartition(self) -> None:

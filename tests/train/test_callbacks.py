@@ -38,24 +38,30 @@ def record(epoch: int, *, elbo: float = -12.345) -> EpochRecord:
 
 def training(num_epochs: int, *, epoch: int = 0) -> Training:
     """All of a training that a callback reads."""
-    stub = SimpleNamespace(num_epochs=num_epochs, steps_per_epoch=3, epoch=epoch, step=3 * epoch)
+    stub = SimpleNamespace(num_epochs=num_epochs, steps_per_epoch=3, epoch=epoch, step=3 * epoch, on_linear_start=None)
     return stub  # type: ignore[return-value]
 
 
-def watch(callback: Callback, num_epochs: int, *, epoch: int = 0) -> None:
+def watch(callback: Callback, num_epochs: int, *, epoch: int = 0, starts_linearly: bool = False) -> None:
     """A whole training of three steps an epoch, from an epoch on."""
-    callback.on_start(training(num_epochs, epoch=epoch))
+    stub = training(num_epochs, epoch=epoch)
+    callback.on_start(stub)
+    if starts_linearly:
+        assert stub.on_linear_start is not None
+        for what in ("search for subspaces", "linear start"):
+            for done in (1, 2):
+                stub.on_linear_start(what, done, 4)
     for done in range(epoch + 1, num_epochs + 1):
         for _ in range(3):
             callback.on_steps(1, -12.0)
         callback.on_epoch(record(done))
 
 
-def lines(num_epochs: int, *, epoch: int = 0) -> list[str]:
+def lines(num_epochs: int, *, epoch: int = 0, starts_linearly: bool = False) -> list[str]:
     """What is printed where there is no terminal."""
     console = Console(file=io.StringIO(), force_terminal=False, width=100)
     with ProgressBar(console) as callback:
-        watch(callback, num_epochs, epoch=epoch)
+        watch(callback, num_epochs, epoch=epoch, starts_linearly=starts_linearly)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -83,6 +89,25 @@ def test_in_a_terminal_there_is_a_bar_instead() -> None:
     assert last.startswith("epoch 3/3")
     assert "ELBO -12.3  clusters 7 4" in last
     assert "clusters in use" not in shown
+
+
+def test_without_a_terminal_each_part_of_a_linear_start_is_one_line() -> None:
+    assert lines(1, starts_linearly=True) == ["search for subspaces", "linear start", *lines(1)]
+
+
+def test_the_bar_shows_a_linear_start_before_the_epochs() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with ProgressBar(console) as callback:
+        callback.on_start(stub := training(2))
+        assert stub.on_linear_start is not None
+        stub.on_linear_start("linear start", 3, 8)
+        callback._progress.refresh()
+        callback.on_steps(1, -12.0)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "linear start 3/8" in " ".join(shown.split())
+    assert shown[shown.rindex("epoch") :].startswith("epoch 0/2")
+    assert callback._progress.tasks[0].completed == pytest.approx(1 / 3)
 
 
 def test_the_bar_is_taken_down_when_the_training_fails() -> None:
@@ -121,6 +146,21 @@ def test_in_a_notebook_one_bar_is_redrawn_in_place(monkeypatch: pytest.MonkeyPat
     assert 'value="0.1667"' in states[1] and "&lt;" in states[1]
     assert 'value="1.0000"' in states[-1] and "epoch 2/2 · ELBO -12.3 · clusters in use 7 4" in states[-1]
     assert "&lt;" not in states[-1]
+
+
+def test_a_notebook_bar_shows_a_linear_start_and_times_the_epochs_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("pyro_mfcvae.train.callbacks.time.monotonic", lambda: next(clock))
+    display = Display()
+    with NotebookBar(display) as callback:
+        watch(callback, 1, starts_linearly=True)
+    before = [state for state in display.shown[0] if "epoch" not in state]
+    assert [state.partition("</progress> ")[2].partition(" ·")[0] for state in before] == [
+        f"{what} {done}/4" for what in ("search for subspaces", "linear start") for done in (1, 2)
+    ]
+    assert 'value="0.2500"' in before[0]
+    first = next(state for state in display.shown[0] if "epoch 0/1 · ELBO -12.0" in state)
+    assert 'value="0.3333"' in first and first.endswith("0:00:20 &lt; 0:00:40")
 
 
 def test_a_notebook_bar_is_redrawn_four_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
