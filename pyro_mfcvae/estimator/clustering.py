@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.api.inputs import is_image_array, to_array
 from pyro_mfcvae.api.model_files import pair_from_bytes
 from pyro_mfcvae.data.images import as_float, check_complete, validate_images
 from pyro_mfcvae.errors import InputError
@@ -46,11 +46,12 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
         learning_rate: of Adam at the first step, or "auto".
-        n_init: number of trainings, each with its own seed; the one with the highest ELBO is kept.
+        n_init: number of trainings, each with its own seed; the one with the highest evidence is kept.
         merge_groups: whether clusters that overlap form one group; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        random_state: seed, or a generator of NumPy's; global random states stay as they are.
+        random_state: seed of the first training, as ``seed`` of ``mfcvae fit``; the next trainings take the next
+            numbers. A generator of NumPy's draws the seeds. Global random states stay as they are.
 
     Attributes:
         labels_: group of every item, (n, J); (n,) if J = 1.
@@ -58,7 +59,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         num_groups_: of each facet, (J,).
         grouping_: which clusters are one group.
         pair_: the fitted `MFCVAE`.
-        elbo_: mean ELBO of the training items, in nats.
+        evidence_: mean log p(x) of the training items in nats, importance-weighted; it is ``score(X)``.
         n_features_in_: elements of an item.
     """
 
@@ -67,7 +68,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     num_groups_: tuple[int, ...]
     grouping_: Grouping
     pair_: MFCVAE
-    elbo_: float
+    evidence_: float
 
     def __init__(
         self,
@@ -103,19 +104,21 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             InputError: there are fewer items than clusters, or a parameter does not fit.
         """
         items = self._read(X, reset=True)
-        config = choose_config(self, items)
+        trained = items.to(torch.get_default_dtype()) if items.ndim == 2 else items
+        config = choose_config(self, trained)
         if not isinstance(self.n_init, Integral) or self.n_init < 1:
             raise InputError(f"expected n_init as a whole number ≥ 1, got {self.n_init!r}: choose another")
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_init)
+        seeds = _seeds(self.random_state, self.n_init)
         best: tuple[float, MFCVAE] | None = None
-        for seed in map(int, seeds):
+        for seed in seeds:
             with own_randomness(seed):
-                pair = train_pair(config, items, seed=seed, device=self.device, verbose=self.verbose)
-                elbo = float(np.mean(self._evidence(pair, items)))
-            if best is None or elbo > best[0]:
-                best = elbo, pair
+                pair = train_pair(config, trained, seed=seed, device=self.device, verbose=self.verbose)
+            with own_randomness(0):
+                evidence = float(np.mean(self._evidence(pair, items)))
+            if best is None or evidence > best[0]:
+                best = evidence, pair
         assert best is not None
-        self.elbo_, self.pair_ = best
+        self.evidence_, self.pair_ = best
         self._n_features_out = sum(facet.latent_dim for facet in self.pair_.model.facets)
         probs = self._probs(items)
         self.grouping_ = self._group(items, probs)
@@ -178,37 +181,31 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
                 self.pair_.sample(1, clusters={j: int(c[i]) for j, c in clusters.items()}) for i in range(n_samples)
             ]
         items = torch.cat(drawn).cpu().double().numpy()
-        if self._scaler is not None:
-            mean, scale = self._scaler
-            return items * scale + mean
         return items[:, 0] if self._layout == 3 else items.transpose(0, 2, 3, 1) if self._layout == "last" else items
 
     def _read(self, X: Any, *, reset: bool = False) -> Tensor:
-        """Items in the form that the pair takes: images unchanged, vectors standardised."""
+        """Items in the form that the pair takes: images (N, C, H, W), or vectors (N, P) in double precision."""
         array = to_array(X)
         if is_image_array(array):
             return self._read_images(np.asarray(array), reset=reset)
-        if not reset and self._scaler is None:
+        if not reset and self._layout != "vectors":
             raise InputError(f"expected images as in fit, got an array of shape {np.shape(array)}: reshape it")
         values = validate_data(self, array, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1)
         if reset:
-            scale = values.std(0)
-            self._scaler: tuple[Any, Any] | None = (values.mean(0), np.where(scale > 0, scale, 1.0))
-        assert self._scaler is not None
-        return to_tensor((values - self._scaler[0]) / self._scaler[1])
+            self._layout: str | int = "vectors"
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
     def _read_images(self, array: NDArray[Any], *, reset: bool) -> Tensor:
         images = validate_images(array)
         check_complete(images)
         shape = tuple(images.shape[1:])
         if reset:
-            self._scaler, self._image_shape = None, shape
+            self._image_shape = shape
             self._layout = 3 if array.ndim == 3 else "first" if shape == array.shape[1:] else "last"
             self.n_features_in_ = int(np.prod(shape))
-        elif self._scaler is not None or shape != self._image_shape:
-            expected = (
-                f"vectors of {self.n_features_in_}" if self._scaler is not None else f"images {self._image_shape}"
-            )
+        elif self._layout == "vectors" or shape != self._image_shape:
+            are_vectors = self._layout == "vectors"
+            expected = f"vectors of {self.n_features_in_}" if are_vectors else f"images {self._image_shape}"
             raise InputError(f"expected {expected} as in fit, got images {shape}: resize or reshape them")
         return images
 
@@ -227,7 +224,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     def _evidence(self, pair: MFCVAE, items: Tensor) -> NDArray[np.float64]:
         """Every item's z is made from the same standard normal draws, so results do not depend on the other items."""
         buffer, found = pair.model.alpha, []
-        noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim) for facet in pair.model.facets]
+        noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim, dtype=torch.float64) for facet in pair.model.facets]
         with pyro.get_param_store().scope():
             for x in _batches(items):
                 x = as_float(x).to(buffer.device, buffer.dtype)
@@ -269,6 +266,15 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _seeds(random_state: int | np.random.RandomState | None, num: int) -> list[int]:
+    """A seed for every training."""
+    if isinstance(random_state, Integral):
+        if not 0 <= random_state < 2**32:
+            raise InputError(f"expected random_state from 0 to {2**32 - 1}, got {random_state}: choose another")
+        return [(int(random_state) + i) % 2**32 for i in range(num)]
+    return [int(seed) for seed in check_random_state(random_state).randint(2**31 - 1, size=num)]
 
 
 @contextmanager

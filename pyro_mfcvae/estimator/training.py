@@ -11,6 +11,7 @@ from pyro_mfcvae.config.auto import choose_settings
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.initialization import measure_units
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.callbacks import Callback, open_progress_bar
@@ -32,8 +33,6 @@ class Choices(Protocol):
 def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
     """The settings of the preset ``auto`` for items (N, *event_shape), replaced by the parameters that are not "auto".
 
-    Vectors must be standardised.
-
     Raises:
         InputError: a parameter does not fit, or there are fewer items than clusters.
     """
@@ -45,8 +44,7 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
             f"expected at least as many items as clusters, got n_samples={len(items)} and "
             f"num_clusters={max(clusters)}: lower num_clusters"
         )
-    settings = ["training.compile=false", *(["likelihood.standardize=false"] if items.ndim == 2 else [])]
-    settings += [f"facets.num_clusters={clusters}"] if clusters else []
+    settings = [f"facets.num_clusters={clusters}"] if clusters else []
     settings += [f"facets.latent_dim={dims}"] if dims else []
     if not _is_auto("batch_size", choices.batch_size):
         settings.append(f"training.batch_size={_check_whole('batch_size', choices.batch_size)}")
@@ -65,13 +63,15 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
 
 
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:
-    """A pair trained on items (N, *event_shape), on its device.
+    """A pair trained on items (N, *event_shape), on its device, as ``mfcvae fit`` trains it with this seed.
 
     After training, a pair for vectors computes in double precision, so an item's result does not depend on the other
     items.
     """
+    pair = build_pair(config, tuple(items.shape[1:]))
+    measure_units(pair.model, items)
     training = Training(
-        build_pair(config, tuple(items.shape[1:])),
+        pair,
         items,
         schedule=build_schedule(config, steps_per_epoch(len(items), config.training.batch_size)),
         settings=config.training,
@@ -88,7 +88,7 @@ def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose
             record = training.run_epoch(bar.on_steps if bar else None)
             if bar:
                 bar.on_epoch(record)
-    pair = training.pair.eval()
+    pair.eval()
     return pair.double() if items.ndim == 2 else pair
 
 

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -17,8 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_clustering, parametrize_with_checks
 from torch.utils.data import DataLoader, TensorDataset
 
+import pyro_mfcvae
 from pyro_mfcvae import MultiFacetClustering
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.estimator.clustering import _seeds
 
 # The contract is about shapes and errors, and about the same answer to the same question: a few steps show that.
 STEPS = 2
@@ -110,7 +113,7 @@ def test_items_have_evidence_of_their_own_and_drawn_items_have_units(
     X = blobs[0]
     scores = fitted.score_samples(X)
     np.testing.assert_allclose(fitted.score_samples(X[5:9]), scores[5:9], rtol=1e-9)
-    assert fitted.score(X) == pytest.approx(scores.mean()) == pytest.approx(fitted.elbo_, abs=1.0)
+    assert fitted.score(X) == pytest.approx(scores.mean()) == pytest.approx(fitted.evidence_, rel=1e-12)
     assert fitted.score_samples(X[:1] + 100)[0] < scores.min()
     drawn = fitted.sample(40, groups={0: 0})
     assert drawn.shape == (40, 4)
@@ -160,8 +163,8 @@ def test_images_are_taken_in_every_layout(shape: tuple[int, ...]) -> None:
 def test_more_starts_keep_the_best(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     settings = {"num_clusters": 3, "num_steps": 2, "random_state": 0}
-    several = MultiFacetClustering(n_init=3, **settings).fit(blobs[0]).elbo_
-    assert several >= MultiFacetClustering(**settings).fit(blobs[0]).elbo_
+    several = MultiFacetClustering(n_init=3, **settings).fit(blobs[0]).evidence_
+    assert several >= MultiFacetClustering(**settings).fit(blobs[0]).evidence_
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,40 @@ def test_parameters_that_do_not_fit_are_refused(
         MultiFacetClustering(**settings).fit(blobs[0])
 
 
+@pytest.mark.parametrize("kind", [pytest.param("images", marks=pytest.mark.slow), "vectors"])
+def test_it_gives_the_groups_of_a_run_with_this_seed(
+    kind: str, blobs: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    X = blobs[0] if kind == "vectors" else (blobs[0][:, :, None] * np.ones(4) * 8 + 100).clip(0, 255).astype(np.uint8)
+    estimator = MultiFacetClustering(num_facets=2, num_steps=60, random_state=5).fit(X)
+    settings = {"seed": 5, "training.epochs": 20}  # 200 items hold three batches of 64
+    table = pyro_mfcvae.fit(X, settings=settings, out=tmp_path / "run", verbose=False).assignments
+    for name, found in (("group", estimator.labels_), ("cluster", estimator.clusters_)):
+        assert table[[f"facet_{j}_{name}" for j in range(2)]].to_numpy().tolist() == found.tolist()
+
+
+def test_a_seed_numbers_the_trainings_and_a_generator_draws_them() -> None:
+    assert _seeds(7, 3) == [7, 8, 9]
+    assert _seeds(2**32 - 1, 2) == [2**32 - 1, 0]
+    drawn = _seeds(np.random.RandomState(0), 2)
+    assert drawn == np.random.RandomState(0).randint(2**31 - 1, size=2).tolist()
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        _seeds("x", 1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected random_state from 0 to 4294967295, got -1"):
+        _seeds(-1, 1)
+
+
+def test_vectors_go_in_and_come_out_of_the_pair_in_their_own_units() -> None:
+    torch.set_default_dtype(torch.float32)
+    X = 1000 + 50 * np.random.default_rng(0).normal(size=(60, 3))
+    estimator = MultiFacetClustering(num_clusters=2, num_steps=2, random_state=0).fit(X)
+    drawn = estimator.pair_.sample(200)
+    np.testing.assert_allclose(drawn.mean(0), X.mean(0), atol=60)
+    probs = estimator.pair_.assign(torch.as_tensor(X))
+    np.testing.assert_allclose(probs[0].numpy().argmax(1), estimator.clusters_[:, 0])
+
+
 def test_verbose_shows_every_epoch_and_changes_nothing_else(
     blobs: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,4 +230,4 @@ def test_verbose_shows_every_epoch_and_changes_nothing_else(
     # 200 items hold three batches of 64, so two steps are an epoch; both facets train from the first one.
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/1"]
-    assert shown.elbo_ == quiet.elbo_
+    assert shown.evidence_ == quiet.evidence_
