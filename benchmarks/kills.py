@@ -93,6 +93,9 @@ class Outcome:
         stages: how far the runs were then, see `stage_of`.
         too_late: runs that had ended before.
         same: runs that end with the bits of one that nothing stopped.
+        temporary: files that were left.
+        orphans: processes that were left and had to be killed.
+        seconds: until all processes had ended after a random kill, at most.
         failures: a line for every other one.
     """
 
@@ -102,6 +105,7 @@ class Outcome:
     same: int = 0
     temporary: int = 0
     orphans: int = 0
+    seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
@@ -113,6 +117,7 @@ class Outcome:
             "same bits": self.same,
             "temporary files left": self.temporary,
             "processes left": self.orphans,
+            "most seconds until all processes had ended": round(self.seconds, 1),
             "the run had ended before": self.too_late,
             "killed": {stage: self.stages[stage] for stage in STAGES},
         }
@@ -175,7 +180,9 @@ class Killer:
         elif hit:
             with suppress(ProcessLookupError):
                 os.kill(int(generator.choice(members)), signal.SIGKILL)
+        killed = time.monotonic()
         _, orphans = wait_for(group)
+        self.outcome.seconds = max(self.outcome.seconds, time.monotonic() - killed)
         self._finish(out, "random" if hit else "", f"after {share:.0%} of the time", orphans=orphans)
 
     def kill_at_change(self, number: int, *, whole_group: bool) -> None:
@@ -260,7 +267,7 @@ def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
         yield from (generator.permutation(num) + generator.random(num)) / num
 
 
-def measure_kills(scenario: Scenario, folder: Path, *, random: int, chosen: int) -> dict[str, Any]:
+def measure_kills(scenario: Scenario, folder: Path, *, random: int = 0, chosen: int = 0) -> dict[str, Any]:
     """So many random and so many chosen kills of one way to train.
 
     Args:

@@ -31,20 +31,17 @@ Step = Callable[[Path], dict[str, Any]]
 
 
 def _kills() -> dict[str, Step]:
-    """12 random and 12 chosen kills of each way to train; the slowest way has a step for each kind."""
-    steps: dict[str, Step] = {}
-    for scenario in SCENARIOS:
-        if scenario.name == "sweep --together":
-            steps[f"{scenario.name}, random"] = partial(measure_kills, scenario, random=12)
-            steps[f"{scenario.name}, chosen"] = partial(measure_kills, scenario, chosen=12)
-        else:
-            steps[scenario.name] = partial(measure_kills, scenario, random=12, chosen=12)
-    return steps
+    """12 random and 12 chosen kills of each way to train."""
+    return {
+        f"{scenario.name}, {kind}": partial(measure_kills, scenario, **{kind: 12})
+        for scenario in SCENARIOS
+        for kind in ("random", "chosen")
+    }
 
 
 # 60 random and 60 chosen kills, half an hour of training, and so on; each step gets an empty folder.
 STEPS: dict[str, dict[str, Step]] = {
-    "kills": {s.name: partial(measure_kills, s, random=12, chosen=12) for s in SCENARIOS},
+    "kills": _kills(),
     "flips": {"bits": partial(measure_flips, num=400), "swaps": measure_swaps},
     "fuzz": {"mutated": partial(measure_mutated, num=3_000), "crafted": measure_crafted},
     "interpreters": {"assign": measure_interpreters},

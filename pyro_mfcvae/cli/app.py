@@ -66,12 +66,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point; exits with the codes above."""
     from pyro_mfcvae.cli.streams import print_anywhere, print_error
     from pyro_mfcvae.safety.locks import until_end
-    from pyro_mfcvae.safety.stopping import stop_on_signals
+    from pyro_mfcvae.safety.stopping import end_if_stuck, stop_on_signals
 
     print_anywhere()
     args = sys.argv[1:] if args is None else args
     try:
-        with stop_on_signals(), until_end:
+        with stop_on_signals(), end_if_stuck(), until_end:
             _run(args)
     except InputError as error:
         print_error(str(error))

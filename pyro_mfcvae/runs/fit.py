@@ -25,7 +25,7 @@ from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.curves import plot_curves
-from pyro_mfcvae.train.devices import any_rank, on_rank_zero_then_broadcast, open_fabric
+from pyro_mfcvae.train.devices import any_rank, naming_lost_ranks, on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_outcome, check_parameters
 from pyro_mfcvae.train.known import KnownItems, choose_known_items
 from pyro_mfcvae.train.step_log import EpochRecord
@@ -69,18 +69,16 @@ def fit(
         callbacks: called at every step and epoch.
 
     Raises:
-        InputError: the folder is in use or holds a run of another configuration, or the training diverged.
+        InputError: the folder is in use or has another configuration, the training diverged, or a rank was lost.
         StoppedError: a signal stopped the training.
     """
     with ExitStack() as stack:
         if fabric is None or fabric.is_global_zero:
             stack.enter_context(run.lock())
-        data = (
-            data
-            if data is not None
-            else load_dataset(config.data.source, seed=config.seed, size=config.data.size, fit=config.data.fit)
-        )
+        if data is None:
+            data = load_dataset(config.data.source, seed=config.seed, size=config.data.size, fit=config.data.fit)
         fabric = fabric if fabric is not None else open_fabric(device, precision=config.training.precision)
+        stack.enter_context(naming_lost_ranks(fabric))
         callbacks = callbacks if fabric.is_global_zero else ()
         training = start(config, run, data, fabric)
         if fabric.is_global_zero:

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.safety.stopping import StoppedError, stop_on_signals
+from pyro_mfcvae.safety.stopping import StoppedError, end_if_stuck, stop_on_signals
 
 # Seconds that a worker has to save its last step before it is killed.
 _PATIENCE_SECONDS = 10.0
@@ -112,7 +112,7 @@ def _work(pipe: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> N
     """The main function of a worker. It exits without waiting for threads that libraries have started."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = 0
-    with stop_on_signals():
+    with stop_on_signals(), end_if_stuck():
         try:
             pipe.send(_try(act, args))
         except StoppedError as stop:

@@ -1,13 +1,17 @@
 """Stopping a run on a signal: after the current step, with its state saved, or at once outside of a step."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # Seconds to wait for a step; a longer one (such as a compilation) is abandoned.
 _PATIENCE_SECONDS = 5.0
+# Seconds after that until a process ends that runs no Python code, because it waits for another rank, say.
+_MORE_SECONDS = 2.0
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -34,10 +38,12 @@ class StopRequest:
 
     def accept(self) -> None:
         """Stop the time limit: the loop has seen the request and may save without hurry."""
+        _note_answer()
         _set_alarm(0.0)
 
     def raise_stop(self) -> None:
         """Raise `StoppedError` with this process's signal, or with SIGTERM if another rank got one."""
+        _note_answer()
         raise StoppedError(self.signum or signal.SIGTERM)
 
 
@@ -80,6 +86,7 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         _request.signum = signum
         _set_alarm(_PATIENCE_SECONDS)
         return
+    _note_answer()
     raise StoppedError(signum)
 
 
@@ -93,3 +100,71 @@ def _set_alarm(seconds: float) -> None:
         if seconds:
             signal.signal(signal.SIGALRM, _give_up)
         signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+_answered_at = float("-inf")
+_watching = False
+
+
+def _note_answer() -> None:
+    """A signal has had its effect: an error is raised, or the loop saves."""
+    global _answered_at
+    _answered_at = time.monotonic()
+
+
+@contextmanager
+def end_if_stuck() -> Iterator[None]:
+    """Inside, a signal ends this process even if it has no effect, because the main thread runs no Python code.
+
+    Python calls the handlers of signals only between two steps of its own. A process that waits in a library, for a
+    rank that was killed, say, would go on waiting. This is for processes of our own: it ends the interpreter.
+    """
+    global _watching
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer, _watching = _watching, True
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_watch_signals, args=(read,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        _watching = outer
+        os.close(write)  # ends the thread
+
+
+def _watch_signals(pipe: int) -> None:
+    """Read the numbers of signals from a pipe, which the interpreter writes at once, and see that they have effect."""
+    while number := os.read(pipe, 1):
+        signum = number[0]
+        if signum in _SIGNALS and signal.getsignal(signum) is _handle and not _is_answered(time.monotonic()):
+            name = signal.Signals(signum).name
+            text = f"mfcvae: stopped by {name} within a step that did not end; a fit goes on from its last checkpoint\n"
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                os.write(2, text.encode())
+            os._exit(128 + signum)
+    os.close(pipe)
+
+
+def _is_answered(arrival: float) -> bool:
+    """Wait until a signal that arrived just now has effect; False if it has none."""
+    while _answered_at < arrival - 1.0:  # the handler may have been called just before this thread
+        if time.monotonic() > arrival + _PATIENCE_SECONDS + _MORE_SECONDS:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _forget_watcher() -> None:
+    """A forked process must not write its signals to the thread of the one that it was forked from."""
+    global _watching
+    if _watching:
+        _watching = False
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_watcher)

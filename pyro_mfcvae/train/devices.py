@@ -1,11 +1,6 @@
 """Devices to compute on: one, several, or those of several machines; and their random states."""
 
-import atexit
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -17,6 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.safety.ranks import announce_launcher, end_with_launcher, end_with_ranks, explain_lost_rank
 
 T = TypeVar("T")
 
@@ -66,6 +62,19 @@ def any_rank(fabric: Fabric, value: bool) -> bool:
     return bool(total > 0)
 
 
+@contextmanager
+def naming_lost_ranks(fabric: Fabric) -> Iterator[None]:
+    """Inside, an `InputError` says which rank was lost, where torch only says that a connection was closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+        if fabric.world_size == 1 or not is_lost:
+            raise
+        launcher: Any = fabric.strategy.launcher
+        raise InputError(explain_lost_rank(getattr(launcher, "procs", ()))) from None
+
+
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
     """Let the first device change modules in place (a random or slow change); the others copy the result."""
     if fabric.is_global_zero:
@@ -77,64 +86,31 @@ def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *m
 
 
 def _launch(fabric: Fabric) -> None:
-    """Start the other processes of this machine, and make sure that all end when one ends.
+    """Start the other processes of this machine, and make sure that all end when one ends, even while they connect.
 
     Fabric's own monitor would kill all processes, this one too, without a message, so it is disabled.
     """
-    parent = os.getppid()
-    fabric.launch()
     strategy: Any = fabric.strategy  # only the classes for DDP declare these attributes
-    if strategy.launcher is None or strategy.cluster_environment.creates_processes_externally:
-        if fabric.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
-            _start_thread(lambda: _end_with(parent))
+    launcher = strategy.launcher
+    if launcher is None or strategy.cluster_environment.creates_processes_externally:
+        end_with_launcher()
+        fabric.launch()
         return
-    for thread in threading.enumerate():
-        if thread.name == "child-process-observer":
-            thread._finished = True  # type: ignore[attr-defined]
-    processes: Sequence[subprocess.Popen[bytes]] = strategy.launcher.procs
-    atexit.register(_end, processes)
-    _start_thread(lambda: _watch(processes))
+    launch = launcher.launch
 
+    def launch_watched(connect: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def watch_and_connect(*args: Any, **kwargs: Any) -> Any:
+            for thread in threading.enumerate():
+                if thread.name == "child-process-observer":
+                    thread._child_processes = []  # type: ignore[attr-defined]
+            end_with_ranks(launcher.procs)
+            return connect(*args, **kwargs)
 
-def _start_thread(target: Callable[[], None]) -> None:
-    threading.Thread(target=target, daemon=True).start()
+        return launch(watch_and_connect, *args, **kwargs)
 
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it has ended, even if it was killed."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _watch(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End this process when another rank has failed, because it might wait for that rank forever."""
-    while True:
-        for rank, process in enumerate(processes, 1):
-            if code := process.poll():
-                time.sleep(_PATIENCE_SECONDS)  # time for this rank to notice and report the failure itself
-                how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-                sys.stderr.write(f"mfcvae: expected all ranks to train, but rank {rank} {how}: go on with --resume\n")
-                sys.stderr.flush()
-                _end(processes)
-                os._exit(2)
-        time.sleep(0.5)
-
-
-_PATIENCE_SECONDS = 3.0
-
-
-def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End the other ranks, which have nothing to write; a rank that does not end by itself is killed."""
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    announce_launcher()
+    launcher.launch = launch_watched
+    fabric.launch()
 
 
 def set_seed(seed: int) -> None:

@@ -3,14 +3,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from child_processes import processes_of, wait_until
 from command_line import TINY, make_images, save_data
 
-from pyro_mfcvae.safety.stopping import StoppedError, stop_after_step, stop_on_signals
+from pyro_mfcvae.safety.stopping import StoppedError, end_if_stuck, stop_after_step, stop_on_signals
 from pyro_mfcvae.safety.tensor_files import read_tensors
 
 
@@ -48,24 +48,70 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def processes_of(session: int) -> list[int]:
-    """The processes of a session that still run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):  # it has ended meanwhile
-                state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(its_session) == session and state != "Z":
-                    found.append(int(entry.name))
-    return found
+STUCK = """
+import hashlib, signal
+from pyro_mfcvae.safety import stopping
+stopping._PATIENCE_SECONDS, stopping._MORE_SECONDS = 0.2, 0.2
+with stopping.{0}, stopping.end_if_stuck():
+    print("ready", flush=True)
+    {1}
+"""
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
-    """Whether it comes to be so within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return is_so()
+COMPILED, SLEEP = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)", "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize("context", ["stop_on_signals()", "stop_after_step()"])
+@pytest.mark.parametrize(
+    ("act", "code", "message"),
+    [(COMPILED, 143, "within a step that did not end"), (SLEEP, 1, "StoppedError: SIGTERM")],
+)
+def test_a_signal_ends_a_process_that_runs_no_python_code(context: str, act: str, code: int, message: str) -> None:
+    """Compiled code that runs for minutes, against a sleep that Python interrupts."""
+    program = STUCK.format(context, act)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # until it is in the act
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert message in errors
+
+
+def test_a_loop_that_saves_has_all_the_time_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.safety.stopping._PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("pyro_mfcvae.safety.stopping._MORE_SECONDS", 0.1)
+    with stop_after_step() as request, end_if_stuck():
+        signal.raise_signal(signal.SIGTERM)
+        request.accept()
+        time.sleep(0.5)
+
+
+def test_signals_that_others_handle_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.safety.stopping._PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("pyro_mfcvae.safety.stopping._MORE_SECONDS", 0.1)
+    taken: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: taken.append(number))
+    try:
+        with end_if_stuck():
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert taken == [signal.SIGTERM]
+
+
+def test_a_fork_does_not_report_its_signals_to_the_process_before() -> None:
+    with end_if_stuck():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(int(signal.set_wakeup_fd(-1) != -1))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        ours = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(ours)
+        assert ours != -1
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 """Two processes train as one: the same losses and parameters, from either to either."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from child_processes import processes_of, wait_until
 from command_line import TINY, make_images, save_data
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -108,6 +112,40 @@ def test_the_command_line_on_two_processes(tmp_path: Path, launcher: str) -> Non
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["num_devices"], summary["epochs"]) == (2, 4)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="this system does not list its processes in /proc")
+@pytest.mark.parametrize("killed", ["rank 0", "rank 1"])
+@pytest.mark.parametrize("when", ["they connect", "they train"])
+def test_no_rank_outlives_a_killed_one(tmp_path: Path, killed: str, when: str) -> None:
+    save_data(tmp_path / "data.npz", make_images())
+    args = ["fit", "--data", "data.npz", "--out", "run", "--device", "cpu", "--devices", "2"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "pyro_mfcvae", *args, "--set", *TINY, "training.epochs=5000"],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        metrics = tmp_path / "run/metrics.jsonl"
+        begun = (lambda: "Initializing" in log.read_text()) if when == "they connect" else metrics.is_file
+        assert wait_until(begun, 120), log.read_text()
+        (second,) = set(processes_of(first.pid)) - {first.pid}
+        os.kill(first.pid if killed == "rank 0" else second, signal.SIGKILL)
+        assert first.wait(20) == (-signal.SIGKILL if killed == "rank 0" else 2), log.read_text()
+        assert wait_until(lambda: not processes_of(first.pid), 20)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+    messages = [line for line in log.read_text().splitlines() if line.startswith("mfcvae: ")]
+    line = "mfcvae: expected all ranks to train, but rank 1 was killed by signal 9: go on with --resume"
+    assert messages == ([line] if killed == "rank 1" else [])
+    assert "Traceback" not in log.read_text()
 
 
 def test_one_device() -> None:
