@@ -262,8 +262,8 @@ def _kill(*, whole_group: bool) -> None:
 
 
 def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
-    """Numbers between 0 and 1 without an end: of each ``num``, one falls into each of as many equal parts."""
-    while True:
+    """Numbers between 0 and 1 without an end: of each ``num``, one falls into each of as many equal parts; or none."""
+    while num:
         yield from (generator.permutation(num) + generator.random(num)) / num
 
 

@@ -127,6 +127,7 @@ def test_kills_are_spread_evenly() -> None:
     shares = list(islice(spread(5, np.random.default_rng(0)), 10))
     for part in (shares[:5], shares[5:]):
         assert sorted(int(5 * share) for share in part) == [0, 1, 2, 3, 4]
+    assert list(spread(0, np.random.default_rng(0))) == []
 
 
 def test_a_changed_file_is_refused_warned_of_without_effect_or_missed() -> None:
