@@ -35,7 +35,7 @@ NOT_RUN = {
     r"fit (mnist|svhn)": "needs the files of a data set, and trains for minutes or hours",
     r"prior=\w+\.": "its prior is the reader's; tests/config trains with parts of a user",
     r"^fit( --out \S+)?$": "the demo trains for minutes; a slow test of tests/test_benchmarks.py runs it",
-    r"^completion": "tests/cli/test_app.py prints both scripts",
+    r"^completion": "tests/cli/test_app.py runs the scripts",
     r"^explore": "serves until it is stopped; tests/explore opens its pages",
     r"^sweep": "trains several runs; tests/runs/test_sweep.py trains small ones",
     r"supervision\.label": "its data are the reader's; tests/test_known_clusters.py trains with labels",

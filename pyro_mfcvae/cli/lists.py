@@ -3,7 +3,8 @@
 import contextlib
 import io
 from dataclasses import asdict
-from typing import Annotated, Literal
+from importlib.metadata import version
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -11,6 +12,7 @@ from pyro_mfcvae.cli.options import Json, option, registry
 from pyro_mfcvae.cli.terminal import console, print_json, say, table
 from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_names
 from pyro_mfcvae.data.catalogue import DATASETS
+from pyro_mfcvae.errors import InputError
 
 # The script of tyro completes commands, options and their values. Any other word is an operand: a preset, or a file.
 # Answers of the script that do not begin with the typed text are broken lines of help, and are dropped.
@@ -48,6 +50,34 @@ fi
 _ZSH_OPERANDS = "    {commands}) compadd -- {words} ;;"
 _ZSH_CALL = '_tyro_mfcvae "$@"'
 
+_FISH = """
+
+function _mfcvae
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    if test (count $words) -gt 1; and not string match -q -- '-*' $current; and not string match -q -- '-*' $words[-1]
+        switch $words[2]
+OPERANDS
+        end
+        __fish_complete_path $current
+        return
+    end
+    for line in (_tyro_mfcvae)
+        if test (string sub -l (string length -- $current) -- $line) = "$current"
+            echo $line
+        end
+    end
+end
+complete --erase --command mfcvae
+complete --no-files --command mfcvae --arguments "(_mfcvae)"
+"""
+_FISH_OPERANDS = "            case {commands}\n                printf '%s\\n' {words}"
+
+
+Shell = Literal["bash", "zsh", "fish"]
+# How a script lists several commands, the form of a line for them, and what replaces the end of tyro's script.
+_FORMS = {"bash": ("|", _BASH_OPERANDS, _BASH), "zsh": ("|", _ZSH_OPERANDS, _ZSH), "fish": (" ", _FISH_OPERANDS, _FISH)}
+
 
 def presets(json: Json = False) -> None:
     """List the presets that `mfcvae fit` knows."""
@@ -82,7 +112,7 @@ def datasets(json: Json = False) -> None:
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional, option("SHELL")],
+    shell: Annotated[Shell, tyro.conf.Positional, option("SHELL")],
     /,
 ) -> None:
     """Print a script that completes commands, options, presets and files.
@@ -91,12 +121,16 @@ def completion(
 
     In zsh: mfcvae completion zsh > DIR/_mfcvae, with DIR a folder of $fpath
 
+    In fish: mfcvae completion fish > ~/.config/fish/completions/mfcvae.fish
+
     Args:
-        shell: bash or zsh.
+        shell: bash, zsh or fish.
     """
-    form, ending = (_BASH_OPERANDS, _BASH) if shell == "bash" else (_ZSH_OPERANDS, _ZSH)
-    operands = (("fit|sweep", (AUTO, *preset_names())), ("completion", ("bash", "zsh")))
-    cases = "\n".join(form.format(commands=commands, words=" ".join(words)) for commands, words in operands)
+    between, form, ending = _FORMS[shell]
+    operands = ((("fit", "sweep"), (AUTO, *preset_names())), (("completion",), get_args(Shell)))
+    cases = "\n".join(
+        form.format(commands=between.join(commands), words=" ".join(words)) for commands, words in operands
+    )
     print(_script_of_tyro(shell).rstrip().removesuffix(_ZSH_CALL) + ending.replace("OPERANDS", cases), end="")
 
 
@@ -106,7 +140,12 @@ def _script_of_tyro(shell: str) -> str:
     commands = tyro.extras.SubcommandApp()
     for name in COMMANDS:
         commands.command(name=name)(find_command(name))
-    script = io.StringIO()
-    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+    script, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.redirect_stderr(told), contextlib.suppress(SystemExit):
         commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)
+    if "_tyro_mfcvae" not in script.getvalue():
+        raise InputError(
+            f"expected a tyro that writes scripts for {shell}, got tyro {version('tyro')}: run pip install --upgrade "
+            "tyro"
+        )
     return script.getvalue()

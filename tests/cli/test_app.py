@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,11 @@ def test_an_unknown_command_suggests_the_nearest(mfcvae: Run, args: list[str], h
     assert hint in err
 
 
+KNOWS_FISH = find_spec("tyro._backends._completion._tyro_fish") is not None  # version 1.0.12 does not
+
+
 def test_a_script_for_completion_names_commands_and_options(mfcvae: Run) -> None:
-    for shell in ("bash", "zsh"):
+    for shell in ("bash", "zsh", "fish") if KNOWS_FISH else ("bash", "zsh"):
         code, script, err = mfcvae("completion", shell)
         assert (code, err) == (0, "")
         assert all(word in script for word in ("evaluate", "--sort-into", "--num-nodes"))
@@ -115,7 +119,7 @@ def test_bash_completes_commands_options_values_and_presets_and_leaves_files_to_
         "mfcvae assign runs/mine --format ": "csv parquet jsonl",
         "mfcvae fit --da": "--data --data.source --data.size --data.fit",
         "mfcvae fit st": "stickfigures",
-        "mfcvae completion ": "bash zsh",
+        "mfcvae completion ": "bash zsh fish",
         "mfcvae assign ": "",  # readline completes files where a function has no answer
     }
     done = subprocess.run(["bash", "-c", ASK, "ask", script, *expected], capture_output=True, text=True, cwd=tmp_path)
@@ -144,6 +148,37 @@ def test_zsh_completes_commands_options_and_presets(mfcvae: Run, tmp_path: Path,
     (tmp_path / "_mfcvae").write_text(mfcvae("completion", "zsh")[1])
     command = ["zsh", "-f", "-c", TYPE, "type", tmp_path, typed, completed]
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "found\n"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None or not KNOWS_FISH, reason="there is no fish, or tyro is too old")
+def test_fish_completes_commands_options_values_presets_and_files(mfcvae: Run, tmp_path: Path) -> None:
+    script = tmp_path / "mfcvae.fish"
+    script.write_text(mfcvae("completion", "fish")[1])
+    (tmp_path / "stones").mkdir()
+    expected = {
+        "mfcvae ev": "evaluate",
+        "mfcvae assign runs/mine --fo": "--format",
+        "mfcvae assign runs/mine --format ": "csv jsonl parquet",
+        "mfcvae fit --da": "--data --data.fit --data.size --data.source",
+        "mfcvae fit st": "stickfigures stones/",
+        "mfcvae completion z": "zsh",
+        "mfcvae fit --data sto": "stones/",
+    }
+    ask = "source mfcvae.fish; for line in $argv; echo (complete -C $line | string split -f1 \\t); end"
+    # fish reads and writes files in the home folder.
+    place = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", ask, *expected], capture_output=True, text=True, cwd=tmp_path, env=place
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (list(expected.values()), "")
+
+
+def test_an_old_tyro_is_named_for_a_shell_that_it_does_not_know(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.cli.lists.tyro.extras.SubcommandApp.cli", lambda *_, **__: None)
+    code, out, err = mfcvae("completion", "fish")
+    assert (code, out) == (2, "")
+    assert err.startswith("mfcvae: expected a tyro that writes scripts for fish, got tyro ")
+    assert err.endswith(": run pip install --upgrade tyro\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
