@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.draws.psis import effective_share, is_untrusted, log_mean, smooth
+from pyro_mfcvae.draws.psis import is_untrusted, log_mean, monte_carlo_error, smooth
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.plots import COLOURS, FAINT, INK, TEXT_SIZE, make_figure
 
@@ -45,13 +45,9 @@ class Comparison:
 
 
 def smoothed_evidence(log_weights: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """log p(x) of every item, (N,), from Pareto-smoothed weights (N, S), and its Monte Carlo standard error, (N,).
-
-    The error of log mean w is that of mean w over mean w: sqrt((1 / e - 1) / S) with e the effective share of S draws.
-    """
+    """log p(x) of every item, (N,), from Pareto-smoothed weights (N, S), and its `monte_carlo_error`, (N,)."""
     smoothed = smooth(log_weights)[0]
-    share = effective_share(smoothed)
-    return log_mean(smoothed), np.sqrt(np.maximum(1 / share - 1, 0) / smoothed.shape[-1])
+    return log_mean(smoothed), monte_carlo_error(smoothed)
 
 
 def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pyro_mfcvae.atomic_io import as_json
 from pyro_mfcvae.checks.aggregate import check_aggregate, plot_aggregate
 from pyro_mfcvae.checks.calibration import check_calibration, plot_calibration
@@ -30,7 +32,7 @@ from pyro_mfcvae.checks.sentences import (
 )
 from pyro_mfcvae.checks.stability import check_stability, plot_stability
 from pyro_mfcvae.draws.check_data import CheckData
-from pyro_mfcvae.draws.psis import effective_share, pareto_k
+from pyro_mfcvae.draws.psis import effective_share, monte_carlo_error, pareto_k, smooth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,6 +147,11 @@ class Criticism:
         names: tuple[Verdict, ...] = ("good", "warn", "bad")
         return {name: verdicts.count(name) for name in names}
 
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of log p(x) of a typical item (the median), in nats, from the finite number of draws."""
+        return float(np.median(monte_carlo_error(smooth(self.data.log_weights.T)[0])))
+
     def to_json(self) -> str:
         """Sentences, suggestions and checks, as ``checks.json`` holds them.
 
@@ -160,6 +167,7 @@ class Criticism:
                 "sentences": list(self.sentences),
                 "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
                 "counts": self.counts,
+                "monte_carlo_error": self.monte_carlo_error,
                 "checks": records,
             }
         )

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.figures import PANEL_SIZE, describe, draw_histogram
-from pyro_mfcvae.draws.check_data import Array, CheckData
-from pyro_mfcvae.draws.p_values import ALL, groups_of, positive_mean_p_value, worst_place
+from pyro_mfcvae.draws.check_data import Array, CheckData, FacetData
+from pyro_mfcvae.draws.p_values import ALL, MIN_MEMBERS, groups_of, positive_mean_p_value, worst_place
 from pyro_mfcvae.draws.psis import K_HAT, false_flag_rate, is_untrusted, log_mean, pareto_k
 from pyro_mfcvae.plots import COLOURS, SHADE, make_figure
 
@@ -23,7 +23,8 @@ TAIL = Question(
     asks="Does q(z | x) cover the posterior p(z | x), tails included?",
     statistic="(f - f0) / (1 - f0); f = fraction of items with k-hat > 0.7 and an effective sample size below S/2, "
     "f0 = that fraction by chance where every item's true k is 0.5",
-    exact=_EXACT_WEIGHTS + "The p-value is binomial with f0, the worst cluster included.",
+    exact=_EXACT_WEIGHTS + "The p-value is binomial with f0; Bonferroni over clusters and over the less and the more "
+    "confident half of the items of every facet.",
     blind="A mode of p(z | x) that q(z | x) never visits leaves the weights equal: see the width of q(z|x).",
     unit="fraction of items",
     threshold=Threshold(warn=0.05, bad=0.3, source="k-hat 0.7: Vehtari et al. 2024, section 3.2.4; fractions: ours"),
@@ -67,10 +68,10 @@ _FEWEST = 30
 def check_guide(data: CheckData) -> list[Check]:
     """k-hat and the gap between evidence and ELBO of all facets together and of each; q(c | x) against p(c | x)."""
     num_dims = sum(facet.z.shape[-1] for facet in data.facets)
-    labels = [facet.clusters for facet in data.facets]
+    places = [place for j, facet in enumerate(data.facets) for place in _places(facet, j)]
     means = {"evidence": float(data.evidence.mean()), "elbo": float(data.elbo.mean())}
     checks = [
-        _check_tail(data.log_weights.T, labels, None),
+        _check_tail(data.log_weights.T, places, None),
         _check_gap(data.log_weights.T, num_dims, None, means),
     ]
     for j, facet in enumerate(data.facets):
@@ -106,8 +107,17 @@ def check_guide(data: CheckData) -> list[Check]:
     return checks
 
 
-def _check_tail(log_weights: Array, labels: Sequence[NDArray[np.int64]], facet: int | None) -> Check:
-    """k-hat of weights (N, S): of all items, or of the members of the cluster where it is worst."""
+def _places(facet: FacetData, j: int) -> list[tuple[str, NDArray[np.bool_]]]:
+    """The items of every cluster of facet j, and the half of the items that it assigns less, and more, confidently."""
+    confidence = facet.probs.max(-1)
+    less = confidence < np.median(confidence)
+    halves = [(f"the {word} confident half of facet {j}", mask) for word, mask in (("less", less), ("more", ~less))]
+    clusters = [(f"cluster {k} of facet {j}", members) for k, (members,) in groups_of(facet.clusters)]
+    return clusters + [(name, members) for name, members in halves if members.sum() >= MIN_MEMBERS]
+
+
+def _check_tail(log_weights: Array, places: Sequence[tuple[str, NDArray[np.bool_]]], facet: int | None) -> Check:
+    """k-hat of weights (N, S): of all items, or of the place (name, mask of its items) where it is worst."""
     from scipy.stats import binom
 
     flagged, by_chance = is_untrusted(log_weights), false_flag_rate(log_weights.shape[1])
@@ -117,9 +127,7 @@ def _check_tail(log_weights: Array, labels: Sequence[NDArray[np.int64]], facet: 
         p_value = float(binom.sf(found - 1, num, max(by_chance, 1e-3)))
         return max(0.0, (found / num - by_chance) / (1 - by_chance)), p_value
 
-    found = {ALL: judge(np.ones(len(flagged), bool))}
-    for j, label in enumerate(labels):
-        found |= {f"cluster {k} of facet {j}": judge(members) for k, (members,) in groups_of(label)}
+    found = {ALL: judge(np.ones(len(flagged), bool))} | {name: judge(members) for name, members in places}
     where, value, p_value = worst_place(found)
     return Check(
         question=TAIL,

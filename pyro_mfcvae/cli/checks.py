@@ -36,8 +36,8 @@ class Extent:
     Attributes:
         items: How many test items to check on, at most.
         draws: How many draws of the posterior per item, 30 or more.
-        minutes: Time for the draws. It decides the number of draws, from 32 to 256 per item; if even 32 take too long,
-            fewer items are used.
+        minutes: Time for the draws. There are then as many as give log p(x) of a typical item a Monte Carlo error of
+            0.1 nats, from 32 to 256 per item, but no more than fit; if even 32 take too long, fewer items are used.
     """
 
     items: Count = 2000
@@ -54,12 +54,11 @@ class Extent:
 
     def plan(self, pair: "MFCVAE", images: "Tensor") -> tuple[int, int]:
         """The numbers of items and of draws that fit into the time."""
-        from pyro_mfcvae.draws.sizes import plan_sizes, seconds_per_draw
+        from pyro_mfcvae.draws.sizes import plan_sizes, try_draws
 
         if self.minutes is None:
             return self.items, self.draws
-        seconds = seconds_per_draw(pair, images)
-        return plan_sizes(60 * self.minutes, seconds, min(self.items, len(images)), pair.num_facets)
+        return plan_sizes(60 * self.minutes, try_draws(pair, images), min(self.items, len(images)), pair.num_facets)
 
 
 def check(
@@ -128,6 +127,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
     print_criticism(criticism)
     counts = ", ".join(f"{n} {verdict}" for verdict, n in criticism.counts.items())
     say(f"\n{asked}: {counts}")
+    say(f"Monte Carlo error of log p(x) of a typical item, from the number of draws: {criticism.monte_carlo_error:.2g}")
     say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) are in {folder}.")
 
 

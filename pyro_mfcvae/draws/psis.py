@@ -69,6 +69,15 @@ def effective_share(log_weights: NDArray[Any]) -> Array:
     return share
 
 
+def monte_carlo_error(log_weights: NDArray[Any]) -> Array:
+    """Standard error of log (1/S) sum_s w_s from S draws, of log weights (…, S): (…).
+
+    It is the relative error of the mean weight, sqrt((1 / e - 1) / S), with e the `effective_share`.
+    """
+    error: Array = np.sqrt(np.maximum(1 / effective_share(log_weights) - 1, 0) / log_weights.shape[-1])
+    return error
+
+
 def log_mean(log_weights: NDArray[Any]) -> Array:
     """log (1/S) sum_s w_s of log weights (…, S): (…)."""
     weights = np.asarray(log_weights, dtype=np.float64)

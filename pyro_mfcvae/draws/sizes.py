@@ -1,28 +1,53 @@
-"""The numbers of items and draws that fit into a time."""
+"""The numbers of items and draws that reach a Monte Carlo error, and fit into a time."""
 
 from time import perf_counter
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from pyro_mfcvae.draws.items import draw_log_weights
+from pyro_mfcvae.draws.psis import monte_carlo_error, smooth
 from pyro_mfcvae.mfcvae import MFCVAE
 
+ENOUGH = 0.1
+"""Nats: a Monte Carlo error of an item's log p(x) that is small beside the differences between items."""
 
-def seconds_per_draw(pair: MFCVAE, x: Tensor) -> float:
-    """The seconds to weigh one draw of one item, measured on at most 64 of the items ``x``."""
-    some, num = x[:64], 32
-    draw_log_weights(pair, some[:8], num_samples=num)  # the first call includes work that later calls reuse
-    start = perf_counter()
-    draw_log_weights(pair, some, num_samples=num)
-    return (perf_counter() - start) / (num * len(some))
+_FEWEST, _MOST = 32, 256  # draws per item
 
 
-def plan_sizes(seconds: float, seconds_per_draw: float, num_items: int, num_facets: int) -> tuple[int, int]:
-    """The numbers of items, and of draws for each, that fit into a time: 32 to 256 draws; then fewer items, at least
-    200.
+class Pilot(NamedTuple):
+    """What one draw of one item costs and gives.
 
-    Every item takes its draws twice (once to weigh, once to replicate and save), and 4 more per facet.
+    Attributes:
+        seconds: to weigh it.
+        error: Monte Carlo standard error of log p(x) of a typical item (the median) from one draw, in nats; it falls
+            with the root of the number of draws.
     """
-    budget = seconds / seconds_per_draw
-    num_draws = int(min(256, max(32, budget / num_items / 2 - 4 * num_facets)))
+
+    seconds: float
+    error: float
+
+
+def try_draws(pair: MFCVAE, x: Tensor) -> Pilot:
+    """Cost and error of a draw, measured on at most 64 of the items ``x``."""
+    some = x[:64]
+    draw_log_weights(pair, some[:8], num_samples=_FEWEST)  # the first call includes work that later calls reuse
+    start = perf_counter()
+    log_weights = draw_log_weights(pair, some, num_samples=_FEWEST)
+    seconds = (perf_counter() - start) / (_FEWEST * len(some))
+    errors = monte_carlo_error(smooth(log_weights.T.numpy())[0])
+    return Pilot(seconds, float(np.median(errors)) * _FEWEST**0.5)
+
+
+def plan_sizes(seconds: float, pilot: Pilot, num_items: int, num_facets: int) -> tuple[int, int]:
+    """The numbers of items, and of draws for each.
+
+    Draws are as many as give log p(x) of a typical item an error of 0.1 nats, from 32 to 256, but no more than fit into
+    the time. If even 32 do not fit, there are fewer items, at least 200. Every item takes its draws twice (once to
+    weigh, once to replicate and save), and 4 more per facet.
+    """
+    budget = seconds / pilot.seconds
+    fitting = budget / num_items / 2 - 4 * num_facets
+    num_draws = int(min(_MOST, max(_FEWEST, min(fitting, np.ceil((pilot.error / ENOUGH) ** 2)))))
     return int(min(num_items, max(200, budget / (2 * num_draws + 4 * num_facets)))), num_draws

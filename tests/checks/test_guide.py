@@ -67,6 +67,17 @@ def test_one_bad_cluster_is_named() -> None:
     assert check.verdict != "good" and "cluster 1 of facet 0" in check.advice
 
 
+def test_a_bad_half_by_confidence_is_named() -> None:
+    """A fault of the less confident half is spread over all clusters, and is worst where that half is."""
+    data = exact_mixture_arrays()
+    confidence = data.facets[0].probs.max(-1)
+    members = confidence < np.median(confidence)
+    weights = data.log_weights.copy()
+    weights[:, members] += 2.0 * np.random.default_rng(0).standard_exponential((len(weights), members.sum()))
+    check = by_question(replace(data, log_weights=weights))[TAIL.name, None]
+    assert check.verdict == "bad" and "the less confident half of facet 0" in check.advice
+
+
 def test_noise_of_the_draws_is_no_discrepancy_of_q_c() -> None:
     """q(c | x) is exact and q(z | x) 1.3 times too wide, so p(c | x) from 64 weights is noisy."""
     data = exact_mixture_arrays(spread=1.3)
