@@ -18,7 +18,7 @@ from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
 SETTINGS: dict[str, Any] = {
     "facets": {"num_clusters": [3, 2]},
     "prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": True}},
-    "likelihood": {"kind": "gaussian", "options": {"learn_scale": False, "per_channel": False}},
+    "likelihood": {"kind": "gaussian", "options": {"scale": 1.5, "learn_scale": False}},
     "networks": {"kind": "mlp", "options": {"posterior": "diagonal", "head_init_scale": 0.0}},
     "assignment": {"kind": "analytic", "options": {}},
     "training": {"epochs": [3, 5], "free_nats": 0.0},
@@ -90,10 +90,24 @@ def test_settings_are_chosen_from_the_runs_own(check: Check, settings: list[str]
 
 
 def test_what_is_set_already_is_not_suggested() -> None:
-    learned = SETTINGS | {"likelihood": {"kind": "gaussian", "options": {"learn_scale": True, "per_channel": True}}}
+    learned = SETTINGS | {"likelihood": {"kind": "gaussian", "options": {"scale": 1.5, "learn_scale": True}}}
     assert suggest(exact_mixture_arrays(), [off(REPLICATED, statistic="contrast")], learned) == []
     fixed = SETTINGS | {"prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": False}}}
     assert suggest(exact_mixture_arrays(), [off(USE, 0)], fixed)[0].setting == "prior.options.learn_weights=true"
+
+
+@pytest.mark.parametrize(("scale", "residual", "suggested"), [(1.5, 1.0, True), (1.0, 1.5, True), (1.5, 0.5, False)])
+def test_noise_is_learned_only_where_that_changes_little(scale: float, residual: float, suggested: bool) -> None:
+    """A replication has the variance scale² - residual² more than its item."""
+    data = exact_mixture_arrays()
+    observed = np.full_like(data.observed["contrast"], 2.0)
+    replicated = np.full_like(data.replicated["contrast"], (4.0 + scale**2 - residual**2) ** 0.5)
+    data = replace(data, observed={"contrast": observed}, replicated={"contrast": replicated})
+    settings = SETTINGS | {"likelihood": {"kind": "gaussian", "options": {"scale": scale, "learn_scale": False}}}
+    found = [suggestion.setting for suggestion in suggest(data, [off(REPLICATED, statistic="contrast")], settings)]
+    assert found == (["likelihood.options.learn_scale=true"] if suggested else [])
+    settings["likelihood"]["options"]["standardize"] = True  # the scale is then not in the data's units
+    assert suggest(data, [off(REPLICATED, statistic="contrast")], settings) == []
 
 
 def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
