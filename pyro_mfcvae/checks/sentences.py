@@ -216,8 +216,8 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
 def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
     """Scale of the Gaussian noise over that of the residuals, by the variance that it adds to an item's pixels.
 
-    An item's variance over pixels (contrast²) is that of p(x | z)'s mean plus that of the noise, for the item itself and
-    for its replication. None where the scale is not one number in the data's units.
+    An item's variance over pixels (contrast²) is that of the mean of p(x | z) plus that of its noise; of a replication
+    likewise. None where the scale is not one number in the data's units.
     """
     scale, units = run.find("scale", "likelihood"), run.find("standardize", "likelihood")
     if (
