@@ -265,16 +265,6 @@ def test_a_link_out_of_the_run_is_not_followed(client: TestClient, desk: Desk) -
     assert "use it" in client.get("/").text
 
 
-def test_verdicts_that_are_set_aside_stand_in_brackets(client: TestClient, desk: Desk) -> None:
-    record = {"asks": "?", "value": 1, "unit": "", "verdict": "bad", "advice": "", "facet": None}
-    checks = [record | {"name": "one", "set_aside": True}, record | {"name": "two", "set_aside": False}]
-    (desk.run.path / "checks").mkdir()
-    (desk.run.path / "checks" / "checks.json").write_text(json.dumps({"sentences": ["a", "b"], "checks": checks}))
-    text = client.get("/checks").text
-    assert '<span class="verdict aside">(bad)</span>' in text
-    assert '<span class="verdict bad">bad</span>' in text
-
-
 @pytest.mark.parametrize("content", ["{", "[1]", '{"sentences": 1}', '{"checks": []}', "null", "\ud800"])
 def test_spoiled_checks_are_passed_over(client: TestClient, desk: Desk, content: str) -> None:
     (desk.run.path / "checks").mkdir()
