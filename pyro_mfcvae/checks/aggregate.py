@@ -202,7 +202,8 @@ def _check_shape(facet: FacetData, j: int) -> Check:
         value=value,
         p_value=p_value,
         advice=f"The items of a cluster do not lie as the mixture says (in {where}, the {compared[where][2]} of z "
-        "differs): one cluster may stand for two, or its covariance may be too simple.",
+        "differs): one cluster may stand for two, or its covariance may be too simple. The assignment can still be "
+        "right, but new images of the cluster can look unlike yours.",
         facet=j,
         details={"where": where, "clusters": {place: delta for place, (delta, *_) in compared.items() if place != ALL}},
     )

@@ -112,6 +112,8 @@ def print_criticism(criticism: "Criticism") -> None:
     console.print(
         "A check warns or is bad where its effect is above the threshold and chance does not explain it (small p)."
         + (" Verdicts in brackets are set aside, as explained below." if aside else "")
+        + "\nFor an item x, z is its place in a facet and c its cluster; q(z|x) and q(c|x) are what the encoder finds, "
+        "and log p(x) is how probable the model finds the item."
     )
     for (verdict, advice), names in advise(criticism.checks).items():
         colour = _COLOURS.get(verdict, "dim")
