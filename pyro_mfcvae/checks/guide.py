@@ -134,8 +134,8 @@ def _check_tail(log_weights: Array, places: Sequence[tuple[str, NDArray[np.bool_
         value=value,
         p_value=p_value,
         advice=f"For many items{'' if where == ALL else f' of {where}'}, the encoder is too sure of z, or puts z in "
-        "the wrong place, so that their log p(x) comes out too low. Their clusters can still be right. Longer training or "
-        "a richer posterior helps.",
+        "the wrong place, so that their log p(x) comes out too low. Their clusters can still be right. Longer training "
+        "or a richer posterior helps.",
         facet=facet,
         details={
             "median_k_hat": float(np.median(pareto_k(log_weights))),
