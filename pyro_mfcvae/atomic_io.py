@@ -15,6 +15,7 @@ from typing import Any
 from pyro_mfcvae.errors import InputError
 
 _TEMPORARY = ".mfcvae-"
+_MOST_TEXT_BYTES = 64 << 20
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -106,7 +107,18 @@ def _sync(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8."""
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        InputError: it is no regular file, has other bytes, or is larger than any text that this package writes.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"expected a file, got {path}, which is a folder, a pipe or a device: remove it")
+    if (size := path.stat().st_size) > _MOST_TEXT_BYTES:
+        raise InputError(
+            f"expected a text of at most {_MOST_TEXT_BYTES >> 20} MiB, got {path} of {size >> 20} MiB: bring back the "
+            "file that mfcvae wrote"
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

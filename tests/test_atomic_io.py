@@ -1,11 +1,12 @@
 import json
+import os
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyro_mfcvae.atomic_io import check_utf8, expand_user, write_atomically, write_json, write_text
+from pyro_mfcvae.atomic_io import check_utf8, expand_user, read_text, write_atomically, write_json, write_text
 from pyro_mfcvae.errors import InputError
 
 
@@ -93,3 +94,17 @@ def test_paths_that_are_not_utf8_are_refused() -> None:
     check_utf8("Größe/…")
     with pytest.raises(InputError, match=r"expected a path in UTF-8, got bilder_.*: rename the file or folder"):
         check_utf8("bilder_\udce4")
+
+
+def test_a_text_is_a_regular_file_of_a_size_that_fits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match=rf"expected a file, got \S*{name}, which is a folder, a pipe or a device"):
+            read_text(tmp_path / name)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((64 << 20) + (1 << 20))
+    with pytest.raises(InputError, match=r"expected a text of at most 64 MiB, got \S*large of 65 MiB: bring back"):
+        read_text(tmp_path / "large")
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "missing")

@@ -6,24 +6,16 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cached_property
 from html import escape
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tomli_w
 from lightning_fabric.loggers.logger import Logger
 
-from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.api.choices import ARRAY, as_dataset, choose
 from pyro_mfcvae.api.model_files import load_pair_file
-from pyro_mfcvae.config.auto import choose_settings, configure_auto
-from pyro_mfcvae.config.build import adapt_epochs
-from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.text import load_preset, override, takes_auto
-from pyro_mfcvae.data.catalogue import DATASETS, DatasetInfo
+from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
-from pyro_mfcvae.data.images import Split, as_size, resize_all, validate_images
-from pyro_mfcvae.data.labels import read_labels
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.assignments import Assigner, read_assignments
@@ -31,15 +23,13 @@ from pyro_mfcvae.runs.fit import fit as fit_run
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.runs.new_items import image_size, lowest_alike, prepare_like
+from pyro_mfcvae.safety.locks import claimed, claimed_next
 from pyro_mfcvae.train.callbacks import Callback, open_progress_bar, use_loggers
 
 if TYPE_CHECKING:
     import pandas
 
     from pyro_mfcvae.explore.server import InlineExplorer
-
-# Name, in the configuration, of data that were given as an array.
-_ARRAY = "array"
 
 
 class Run:
@@ -128,7 +118,7 @@ class Run:
         config = self.config
         if epochs < 1:
             raise InputError(f"expected epochs ≥ 1, got {epochs}: say how many more to train")
-        if self._data is None and config.data.source == _ARRAY:
+        if self._data is None and config.data.source == ARRAY:
             raise InputError(
                 f"expected the array that the run was trained on: open it as Run({str(self.path)!r}, data=…)"
             )
@@ -138,8 +128,9 @@ class Run:
         *earlier, last = config.stage_epochs
         longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
         config = replace(config, training=replace(config.training, epochs=longer))
-        self.folder.change_config(config)
-        _train(config, self.folder, data, device=device, verbose=verbose)
+        with self.folder.lock():
+            self.folder.change_config(config)
+            _train(config, self.folder, data, device=device, verbose=verbose)
         return Run(self.path, data=self._data)
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -203,68 +194,17 @@ def fit(
     named = isinstance(data, str | Path)
     if named and labels:
         raise InputError("expected labels with an array only, got them with a path: they are read from its files")
-    name, changes = str(data) if named else _ARRAY, dict(settings or {})
-    folder = RunFolder.new(Path(out).expanduser() if out is not None else _new_folder(Path(name).stem))
-    source = name if not named or name in DATASETS else str(Path(data).expanduser().resolve())
-    if takes_auto(preset, name) and named:
-        config, dataset, _ = configure_auto(name, [_as_toml(*change) for change in changes.items()], None)
-    elif takes_auto(preset, name):
-        number = changes.pop("facets.number", len(changes.get("facets.num_clusters", (None, None))))
-        texts, seed = [_as_toml(*change) for change in changes.items()], int(changes.get("seed", 0))
-        images = override(Config(data=DataConfig(source=source)), [s for s in texts if s.startswith("data.")]).data
-        dataset = as_dataset(data, labels=labels, form=images)
-        chosen = choose_settings(dataset.train.images, source=source, num_facets=number, settings=texts, seed=seed)
-        config = chosen.config
-    else:
-        config = load_preset(preset or name)
-        made_for = DATASETS[config.data.source].num_items if config.data.source in DATASETS else None
-        config = replace(config, data=replace(config.data, source=source))
-        config = override(config, [_as_toml(*change) for change in changes.items()])
-        dataset = as_dataset(data, labels=labels, seed=config.seed, form=config.data)
-        if made_for and len(dataset.train) != made_for and "training.epochs" not in changes:
-            config = adapt_epochs(config, made_for=made_for, num_items=len(dataset.train))
-    _train(config, folder, dataset, device=device, verbose=verbose, loggers=loggers)
-    return Run(folder.path, data=None if named else dataset)
+    stem = Path("runs") / Path(str(data) if named else ARRAY).stem
+    with claimed_next(stem) if out is None else claimed(Path(out).expanduser()) as path:
+        config, dataset = choose(data, preset=preset, changes=dict(settings or {}), labels=labels)
+        _train(config, RunFolder(path), dataset, device=device, verbose=verbose, loggers=loggers)
+    return Run(path, data=None if named else dataset)
 
 
 def load(path: str | Path) -> MFCVAE:
     """The fitted pair of a run's folder, or of a file that `MFCVAE.save` wrote, on the CPU and in evaluation mode."""
     path = Path(path).expanduser()
     return RunFolder.open(path).load_pair() if path.is_dir() else load_pair_file(path)
-
-
-def as_dataset(
-    data: Any, *, form: DataConfig, labels: Mapping[str, Any] | None = None, root: Path | None = None, seed: int = 0
-) -> Dataset:
-    """A data set from any data that `fit` accepts. All items of an array are used for training and for scores."""
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, str | Path):
-        return load_dataset(str(data), root=root, seed=seed, size=form.size, fit=form.fit)
-    array = np.asarray(to_array(data))
-    items = validate_images(array) if is_image_array(array) else to_tensor(array)
-    if form.size is not None and items.ndim == 4:
-        items = resize_all(items, as_size(form.size), form.fit, source=_ARRAY)
-    arrays = {name: np.asarray(to_array(values)) for name, values in (labels or {}).items()}
-    found = read_labels(
-        {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in arrays.items()},
-        len(items),
-        path=Path(_ARRAY),
-    )
-    if found.notes:
-        raise InputError(f"expected labels that can be read, but {found.notes[0]}: convert them to one number per item")
-    split = Split(items, found.sets)
-    info = DatasetInfo(
-        name=_ARRAY,
-        description="an array in memory",
-        event_shape=tuple(items.shape[1:]),
-        likelihood=None,
-        label_names=tuple(found.sets),
-        split="all items serve for training and scoring",
-        num_items=len(items),
-        read=lambda root, seed: (split, split),
-    )
-    return Dataset(_ARRAY, split, split, info)
 
 
 def _train(
@@ -281,19 +221,6 @@ def _train(
         if verbose:
             callbacks.append(stack.enter_context(open_progress_bar()))
         fit_run(config, folder, data=data, device=device, callbacks=tuple(callbacks))
-
-
-def _as_toml(key: str, value: Any) -> str:
-    if value is None:
-        return f"{key}=none"  # TOML has no null
-    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-    if plain is None:
-        return f"{key}=none"
-    return tomli_w.dumps({"value": list(plain) if isinstance(plain, tuple) else plain}).replace("value", key, 1).strip()
-
-
-def _new_folder(name: str) -> Path:
-    return next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
 def _path_or_none(path: str | Path | None) -> Path | None:

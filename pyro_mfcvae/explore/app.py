@@ -73,6 +73,7 @@ def build_app(
         exception_handlers={
             InputError: _answer_input_error,
             BodyError: _answer_body_error,
+            OSError: _answer_os_error,
             HTTPException: _answer_http_error,
             Exception: _answer_bug,
         },
@@ -111,6 +112,13 @@ async def _answer_input_error(request: Request, error: Exception) -> Response:
 async def _answer_body_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BodyError)
     return _error(request, error.status, error.message)
+
+
+async def _answer_os_error(request: Request, error: Exception) -> Response:
+    """A full disk, say: nothing was changed."""
+    assert isinstance(error, OSError)
+    where, reason = error.filename or "the run's folder", (error.strerror or "it failed").lower()
+    return _error(request, 507, f"cannot use {where}: {reason}")
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

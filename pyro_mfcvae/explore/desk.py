@@ -58,6 +58,10 @@ class Desk:
     _views: dict[int, tuple[Any, FacetView]] = field(default_factory=dict)
     _change: Lock = field(default_factory=Lock)
     _num_waiting: int = 0  # requests that compute or wait; only the event loop changes it
+    _kept: tuple[str, bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._kept = self.run.groups_state()
 
     @property
     def num_facets(self) -> int:
@@ -90,7 +94,7 @@ class Desk:
                     "changed in another window, so load the page again"
                 )
             edited = edit(self.grouping)
-            self.run.write_grouping(edited)
+            self._keep(edited)
             self._undos = [*self._undos, self.grouping][-_MOST_UNDOS:]
             self.grouping = edited
             self.version += 1
@@ -104,9 +108,19 @@ class Desk:
         """Undo the last change, if there is one."""
         with self._change:
             if self._undos:
-                self.run.write_grouping(self._undos[-1])
+                self._keep(self._undos[-1])
                 self.grouping = self._undos.pop()
                 self.version += 1
+
+    def _keep(self, grouping: Grouping) -> None:
+        """Write the groups, unless another process has changed the run since they were read."""
+        if self.run.groups_state() != self._kept:
+            raise StaleError(
+                f"expected {self.run.groups_path} and the model as this explorer read them, but another program has "
+                "changed them: start mfcvae explore again"
+            )
+        self.run.write_grouping(grouping)
+        self._kept = self.run.groups_state()
 
     def check_facet(self, facet: int) -> int:
         """The facet, if it exists."""

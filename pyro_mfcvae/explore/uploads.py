@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from pyro_mfcvae.data.limits import READ_ERRORS
 from pyro_mfcvae.errors import InputError
 
 MAX_BYTES = 16 * 2**20
 MAX_PIXELS = 32_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_PNG_DEPTH = 24  # place of the byte with the bits per channel
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -40,13 +42,18 @@ def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
                     raise InputError(
                         f"expected at most {MAX_PIXELS:,} pixels, got {image.width} × {image.height}: reduce the image"
                     )
-                upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
-                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BOX)
+                if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[_PNG_DEPTH] > 8):
+                    raise InputError("expected 8 bits per channel, got 16 or more: convert the image to 8 bits")
+                upright = ImageOps.exif_transpose(image)
+                if channels < 4 and upright.has_transparency_data:  # on white, as images of a folder are
+                    upright = upright.convert("RGBA")
+                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+                fitted = ImageOps.fit(upright.convert(_MODES[channels]), (width, height), Image.Resampling.BOX)
     except InputError:
         raise
     except Image.DecompressionBombError:
         raise InputError(f"expected at most {MAX_PIXELS:,} pixels, got many more: reduce the image") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except READ_ERRORS as error:
         kinds = ", ".join(_FORMATS)
         raise InputError(f"expected an image file ({kinds}), got one that cannot be read: choose another") from error
     pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

@@ -159,6 +159,11 @@ class RunFolder:
         """Replace ``groups.json``."""
         grouping.write(self.groups_path, model=self.model_fingerprint())
 
+    def groups_state(self) -> tuple[str, bytes]:
+        """Fingerprint of the model and content of ``groups.json``: they show whether another process has changed the
+        groups."""
+        return self._present_model(), self.groups_path.read_bytes() if self.groups_path.is_file() else b""
+
     def append_metrics(self, record: EpochRecord, *, seconds: float) -> None:
         """Append an epoch's record, with the training time so far."""
         append_line(self.metrics_path, json.dumps({**asdict(record), "seconds": round(seconds, 3)}))

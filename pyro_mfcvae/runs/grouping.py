@@ -181,7 +181,7 @@ class Grouping:
             if content["model"] != model:
                 return None
             return cls(tuple(map(_from_record, content["facets"])))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise InputError(
                 f"expected the groups of a run in {path}, got something else ({error!r}): remove the file, and the "
                 "groups are found again"
@@ -249,5 +249,5 @@ def _from_record(record: dict[str, Any]) -> FacetGroups:
             num_groups=int(tree["num_groups"]),
         ),
         np.array(record["labels"], dtype=np.int64),
-        tuple(map(str, record["names"])),
+        tuple(str(name).encode().decode() for name in record["names"]),  # a lone surrogate cannot be written
     )

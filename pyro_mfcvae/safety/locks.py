@@ -11,6 +11,7 @@ from pyro_mfcvae.atomic_io import is_temporary, naming, sweep_temporaries
 from pyro_mfcvae.errors import InputError
 
 LOCK = ".lock"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _held: set[Path] = set()
 
 until_end = ExitStack()
@@ -109,7 +110,8 @@ def _take(folder: Path) -> int:
     """The handle of the lock's file, locked."""
     path = folder / LOCK
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # A link would make the file that it names ours to overwrite; a pipe would make the opening wait.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
         try:
             if not _lock(handle):
                 holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"

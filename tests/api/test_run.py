@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from PIL import Image
 import pyro_mfcvae
 from pyro_mfcvae import InputError, Run, fit, load
 from pyro_mfcvae.config.build import build_pair
+from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import as_float, load_dataset
+from pyro_mfcvae.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -157,3 +161,49 @@ def test_an_array_is_brought_to_a_size_as_well() -> None:
     epochs = run.summary["epochs"]
     again = Run(run.path, data=images).continue_(epochs=1, verbose=False)
     assert again.summary["epochs"] == epochs + 1
+
+
+def test_a_folder_in_use_is_refused_before_data_are_read_or_settings_change(fitted: Path, place: Path) -> None:
+    """Another process holds the folders."""
+    run, config = Run(fitted), (fitted / "config.toml").read_text()
+    command = [sys.executable, "-c", HOLD, str(fitted), str(place / "new")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with pytest.raises(InputError, match="expected a folder that no other run uses"):
+                run.continue_(epochs=1, verbose=False)
+            with pytest.raises(InputError, match="expected a folder that no other run uses"):
+                fit("there is no such file.npz", out=place / "new")
+        finally:
+            holder.kill()
+    assert (fitted / "config.toml").read_text() == config
+
+
+HOLD = """
+import sys, time
+from contextlib import ExitStack
+from pathlib import Path
+from pyro_mfcvae.safety.locks import locked
+with ExitStack() as stack:
+    for folder in sys.argv[1:]:
+        stack.enter_context(locked(Path(folder)))
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_fits_without_a_folder_get_one_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    folders: list[Path] = []
+
+    def train(config: Config, folder: RunFolder, *_: object, **__: object) -> None:
+        folders.append(folder.path)
+        folder.write_config(config)
+        if len(folders) < 3:
+            fit(images, settings=settings)  # as another process would while this one trains
+
+    settings = {"facets.num_clusters": [3, 2], "facets.latent_dim": [2, 2]}
+    images = make_images(40)
+    monkeypatch.setattr("pyro_mfcvae.api.run._train", train)
+    fit(images, preset="shapes", settings=settings)
+    assert [folder.name for folder in folders] == ["array-1", "array-2", "array-3"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_mfcvae.data.images import as_float
-from pyro_mfcvae.explore.desk import BusyError, Desk
+from pyro_mfcvae.explore.desk import BusyError, Desk, StaleError
 
 
 def test_one_piece_of_work_runs_at_a_time_and_the_loop_goes_on(desk: Desk) -> None:
@@ -83,3 +83,20 @@ def test_groups_that_come_back_get_the_names_that_they_had(desk: Desk) -> None:
     desk.change(1, lambda grouping: grouping.cut(0, 1).recall(0, desk.history))
     desk.change(2, lambda grouping: grouping.cut(0, 4).recall(0, desk.history))
     assert desk.grouping.names(0)[3] == "odd"
+
+
+@pytest.mark.parametrize("changed", ["groups.json", "model.safetensors"])
+def test_what_another_process_has_changed_is_not_overwritten(desk: Desk, changed: str) -> None:
+    """Another explorer names a group, or a training goes on."""
+    desk.change(0, lambda grouping: grouping.rename(0, 0, "mine"))
+    path = desk.run.path / changed
+    if changed == "groups.json":
+        desk.run.write_grouping(desk.grouping.rename(0, 1, "theirs"))
+    else:
+        path.write_bytes(path.read_bytes() + b" ")
+    content = path.read_bytes()
+    for act in (lambda: desk.change(1, lambda grouping: grouping.rename(0, 0, "again")), desk.undo):
+        with pytest.raises(StaleError, match="another program has changed them: start mfcvae explore again"):
+            act()
+    assert path.read_bytes() == content
+    assert desk.version == 1 and desk.grouping.names(0)[0] == "mine"

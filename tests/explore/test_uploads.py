@@ -78,3 +78,21 @@ def test_what_is_no_image_within_bounds_is_refused(content: bytes, message: str)
 def test_a_run_on_vectors_takes_no_image() -> None:
     with pytest.raises(InputError, match="expected a run on images, got one on vectors: use mfcvae assign"):
         read_upload(encode(Image.new("L", (9, 9))), (7,))
+
+
+def test_transparency_is_laid_on_white_as_images_of_a_folder_are() -> None:
+    clear = encode(Image.new("RGBA", (5, 5), (0, 0, 0, 0)))
+    assert (read_upload(clear, (3, 5, 5)) == 1).all()
+    assert (read_upload(clear, (1, 5, 5)) == 1).all()
+    half = read_upload(encode(Image.new("RGBA", (5, 5), (255, 0, 0, 128))), (3, 5, 5))
+    assert (half[0, :, 0, 0] * 255).round().tolist() == [255, 127, 127]
+
+
+def test_more_than_8_bits_are_refused() -> None:
+    grey = encode(Image.fromarray(np.full((4, 4), 40_000, np.uint16)))
+    colour = bytearray(encode(Image.new("RGB", (4, 4))))
+    colour[24] = 16
+    colour[29:33] = struct.pack(">I", zlib.crc32(colour[12:29]))
+    for content in (grey, bytes(colour)):
+        with pytest.raises(InputError, match="expected 8 bits per channel, got 16 or more: convert the image to 8"):
+            read_upload(content, (3, 4, 4))

@@ -6,7 +6,7 @@ import pytest
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.groups import merge_clusters
-from pyro_mfcvae.runs.grouping import FacetGroups, Grouping
+from pyro_mfcvae.runs.grouping import FacetGroups, Grouping, _checksum
 
 
 def make_grouping() -> Grouping:
@@ -150,3 +150,18 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         except InputError:
             continue
         assert found is not None and json.loads(spoiled) == json.loads(content)  # a blank became another one
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("names", ["\ud800", "", ""]), ("labels", [10**30, 0, 0, 0, 0]), ("names", 3), ("labels", [[0, 1], [1, 0]])],
+)
+def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "groups.json"
+    make_grouping().write(path, model="a")
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    content["facets"][0][key] = value
+    path.write_text(json.dumps({**content, "sha256": _checksum(content)}))
+    with pytest.raises(InputError, match=r"expected the groups of a run in .*groups.json, .*: remove the file"):
+        Grouping.read(path, model="a")

@@ -65,3 +65,17 @@ def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> No
     ours.touch()
     with claimed(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", ours.name])
+
+
+def test_a_lock_does_not_follow_links_or_wait_for_pipes(tmp_path: Path) -> None:
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("text")
+    run.mkdir()
+    (run / ".lock").symlink_to(precious)
+    with pytest.raises(OSError, match=r"\.lock"), locked(run):
+        pass
+    assert precious.read_text() == "text"
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    with pytest.raises((OSError, InputError), match=r"\.lock"), locked(run):
+        pass
