@@ -19,7 +19,12 @@ import numpy as np
 _SETTINGS = ["networks.kind=mlp", "networks.encoder_dims=[128, 64]", "networks.decoder_dims=[64, 128]"]
 _SETTINGS += ["networks.hidden_dim=64", "facets.num_clusters=[8, 6]", "facets.latent_dim=[4, 4]"]
 _SETTINGS += ["training.epochs=[20, 100000]", "training.batch_size=100", "mixture_fit.warmup_steps=10"]
-_SETTINGS += ["mixture_fit.refit_steps=[]", "schedule.fade_in_steps=15", "training.compile=false"]
+_SETTINGS += [
+    "mixture_fit.refit_steps=[]",
+    "mixture_fit.joint_refit_steps=[]",
+    "schedule.fade_in_steps=15",
+    "training.compile=false",
+]
 _SECONDS_BETWEEN_SAMPLES = 2.0
 
 

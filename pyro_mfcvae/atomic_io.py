@@ -16,6 +16,7 @@ from pyro_mfcvae.errors import InputError
 
 _TEMPORARY = ".mfcvae-"
 _MOST_TEXT_BYTES = 64 << 20
+_MOST_BYTES = 4 << 30
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -110,19 +111,33 @@ def read_text(path: Path) -> str:
     """The text of a regular file in UTF-8.
 
     Raises:
-        InputError: it is no regular file, has other bytes, or is larger than any text that this package writes.
+        InputError: it is no regular file, is larger than any text that this package writes, or has other bytes.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"expected a file, got {path}, which is a folder, a pipe or a device: remove it")
-    if (size := path.stat().st_size) > _MOST_TEXT_BYTES:
-        raise InputError(
-            f"expected a text of at most {_MOST_TEXT_BYTES >> 20} MiB, got {path} of {size >> 20} MiB: bring back the "
-            "file that mfcvae wrote"
-        )
+    _check_file(path, _MOST_TEXT_BYTES)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"expected text in UTF-8 in {path}, got other bytes ({error.reason}): save it again") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        InputError: it is no regular file, or is larger than any that this package writes.
+    """
+    _check_file(path, _MOST_BYTES)
+    return path.read_bytes()
+
+
+def _check_file(path: Path, max_bytes: int) -> None:
+    if path.exists() and not path.is_file():
+        raise InputError(f"expected a file, got {path}, which is a folder, a pipe or a device: remove it")
+    if (size := path.stat().st_size) > max_bytes:
+        raise InputError(
+            f"expected at most {max_bytes >> 20} MiB in {path}, got {size >> 20} MiB: bring back the file that mfcvae "
+            "wrote"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

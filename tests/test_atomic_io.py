@@ -104,7 +104,7 @@ def test_a_text_is_a_regular_file_of_a_size_that_fits(tmp_path: Path) -> None:
             read_text(tmp_path / name)
     with (tmp_path / "large").open("wb") as file:
         file.truncate((64 << 20) + (1 << 20))
-    with pytest.raises(InputError, match=r"expected a text of at most 64 MiB, got \S*large of 65 MiB: bring back"):
+    with pytest.raises(InputError, match=r"expected at most 64 MiB in \S*large, got 65 MiB: bring back"):
         read_text(tmp_path / "large")
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "missing")

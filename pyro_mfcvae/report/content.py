@@ -1,6 +1,5 @@
 """The contents of the report, read from a run's folder: its numbers, groups and images."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ from pyro_mfcvae.report.strips import Strip, draw_strip, draw_table
 from pyro_mfcvae.runs.assignments import read_assignments
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.safety.json_files import parse_object
 
 if TYPE_CHECKING:
     import pandas
@@ -90,12 +90,12 @@ class RunContent:
     def checks(self) -> dict[str, Any]:
         """The results of ``mfcvae check``; empty if it did not run."""
         path = self.run.path / "checks" / "checks.json"
-        return dict(json.loads(read_text(path))) if path.is_file() else {}
+        return parse_object(read_text(path), path) if path.is_file() else {}
 
     def sweep(self) -> dict[str, Any]:
         """The results of the sweep that the run belongs to; empty if it belongs to none."""
         path = self.run.path.resolve().parent / "sweep.json"
-        return dict(json.loads(read_text(path))) if path.is_file() else {}
+        return parse_object(read_text(path), path) if path.is_file() else {}
 
     @torch.no_grad()
     def facet(self, j: int, sentences: Sequence[str]) -> FacetPart:

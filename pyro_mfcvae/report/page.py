@@ -106,11 +106,12 @@ def _overlaps(content: RunContent) -> list[tuple[int, int, float, bool]]:
 
 
 def _charts(content: RunContent) -> list[Chart]:
-    records = content.run.read_metrics()
+    num_facets = content.pair.num_facets
+    records = [record for record in content.run.read_metrics() if len(record["kl"]) == num_facets]
     if not records:
         return []
     epochs = [record["epoch"] for record in records]
-    facets = range(content.pair.num_facets)
+    facets = range(num_facets)
 
     def per_facet(key: str) -> dict[str, list[float]]:
         joined = [[float(record["alpha"][j]) > 0 for record in records] for j in facets]

@@ -26,6 +26,7 @@ from torch import Tensor
 from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.data.datasets import Dataset
 from pyro_mfcvae.data.images import Split, as_float, check_complete
+from pyro_mfcvae.data.limits import reading
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.mfcvae import MFCVAE
@@ -237,8 +238,9 @@ def read_assignments(
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
     if grouping is not None and not {f"facet_{j}_probs" for j in range(len(grouping.facets))} <= set(names):
         raise InputError(f"expected q(c | x) of every facet in {path}, got a file of an earlier version: {REWRITE}")
-    table = pq.read_table(path, columns=names)
-    return (table if grouping is None else _regroup(table, grouping)).to_pandas()
+    with reading(path, REWRITE):
+        table = pq.read_table(path, columns=names)
+        return (table if grouping is None else _regroup(table, grouping)).to_pandas()
 
 
 _MODEL = "mfcvae.model"

@@ -127,3 +127,35 @@ def _find_best(probs: list[NDArray[np.float64]]) -> list[NDArray[Any]]:
     """The most probable column of every facet's probabilities, and its probability: (N, J) each."""
     best = np.stack([q.argmax(1) for q in probs], 1)
     return [best, np.stack([q[np.arange(len(q)), best[:, j]] for j, q in enumerate(probs)], 1)]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A facet's scores for each label."""
+
+    accuracy: dict[str, float]
+    nmi: dict[str, float]
+    ari: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FacetSummary:
+    """A facet in a ``summary.json``."""
+
+    num_clusters: int
+    clusters_in_use: int
+    num_groups: int
+    groups: Scores
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What every ``summary.json`` has."""
+
+    data: str
+    seed: int
+    facets: list[FacetSummary]
+    elbo: float
+    epochs: int
+    seconds: float
+    device: str

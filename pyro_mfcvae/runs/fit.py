@@ -21,7 +21,6 @@ from pyro_mfcvae.runs.assignments import assign_all
 from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.runs.grouping import Grouping
 from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.curves import plot_curves
@@ -178,7 +177,7 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
     )
     grouping = find_groups(pair, data.train)
     if fabric.is_global_zero:
-        grouping = Grouping.read(run.groups_path, model=run.model_fingerprint()) or grouping
+        grouping = run.kept_grouping() or grouping
         run.write_grouping(grouping)
     evaluation = evaluate(pair, data.test, grouping=grouping)
     check_outcome(pair, data.test, evaluation.elbo)

@@ -19,13 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_mfcvae.atomic_io import append_line, as_json, read_text, write_text
+from pyro_mfcvae.atomic_io import append_line, as_json, read_bytes, read_text, write_text
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import read_config, to_toml
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.checkpoints import Checkpoint, config_digest, load_pair
+from pyro_mfcvae.runs.evaluation import Summary
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.safety.json_files import has_form, parse_object
 from pyro_mfcvae.safety.locks import check_empty, locked
 from pyro_mfcvae.train.step_log import EpochRecord
 
@@ -145,7 +147,7 @@ class RunFolder:
         Args:
             pair: the run's pair, if it is loaded already.
         """
-        if kept := Grouping.read(self.groups_path, model=self.model_fingerprint()):
+        if kept := self.kept_grouping():
             return kept
         if self.groups_path.is_file():
             _log.warning(
@@ -154,6 +156,11 @@ class RunFolder:
                 self.groups_path,
             )
         return Grouping.from_trees((pair or self.load_pair()).groups())
+
+    def kept_grouping(self) -> Grouping | None:
+        """The groups in ``groups.json``; None if there is no such file, or if it belongs to another model."""
+        num_clusters = self.read_config().facets.num_clusters
+        return Grouping.read(self.groups_path, model=self.model_fingerprint(), num_clusters=num_clusters)
 
     def write_grouping(self, grouping: Grouping) -> None:
         """Replace ``groups.json``."""
@@ -175,7 +182,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every epoch's record so far; lines that are not records, such as partial ones, are left out."""
-        return [json.loads(line) for line in self._read_whole_lines()]
+        return [json.loads(line) for line in self._read_whole_lines() if has_form(line, EpochRecord)]
 
     def truncate_metrics(self, num_epochs: int) -> None:
         """Truncate ``metrics.jsonl`` to the first epochs: lines without a checkpoint and partial lines are dropped."""
@@ -203,7 +210,7 @@ class RunFolder:
         """The lines of ``metrics.jsonl`` that are records of consecutive epochs, with their line ends."""
         lines: list[str] = []
         last = 0
-        content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
+        content = read_bytes(self.metrics_path) if self.metrics_path.is_file() else b""
         for line in content.splitlines(keepends=True):
             epoch = _epoch_of(line)
             if last < epoch <= (epoch if num_epochs is None else num_epochs) and line.endswith(b"\n"):
@@ -227,13 +234,13 @@ class RunFolder:
         Raises:
             InputError: the file is damaged, was changed, or belongs to other settings or to another model.
         """
-        summary = _parse(read_text(self.summary_path), self.summary_path)
+        summary = parse_object(text := read_text(self.summary_path), self.summary_path)
         if summary.pop(_CHECKSUM, None) != _checksum(summary):
             raise InputError(
                 f"expected {self.summary_path} as mfcvae fit wrote it, got a file with another checksum, so it was "
                 "damaged or changed: bring a copy back, or write it again with mfcvae fit --resume"
             )
-        if summary.pop("config_digest") != self.config_digest():
+        if summary.pop("config_digest", None) != self.config_digest():
             raise InputError(
                 f"expected {self.summary_path} of the settings in config.toml beside it, got one of other settings: "
                 "bring back the file of this run"
@@ -244,7 +251,12 @@ class RunFolder:
                 f"expected {self.summary_path} and the model beside it of one training, got those of two: bring back "
                 "the files of this run, or write them again with mfcvae fit --resume"
             )
-        self.check_metrics(summary.get("epochs", 0), digest=summary.pop("metrics_digest"))
+        if not has_form(text, Summary) or len(summary["facets"]) != len(self.read_config().facets.num_clusters):
+            raise InputError(
+                f"expected the results of this run in {self.summary_path}, got other fields or facets: write it again "
+                "with mfcvae fit --resume"
+            )
+        self.check_metrics(summary["epochs"], digest=summary.pop("metrics_digest", ""))
         return summary
 
     def _present_model(self) -> str:
@@ -267,16 +279,3 @@ def _epoch_of(line: bytes) -> int:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return 0
     return epoch if complete and type(epoch) is int else 0
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        record = str(error)
-    if not isinstance(record, dict):
-        raise InputError(
-            f"expected a JSON object in {path}, as mfcvae fit writes it, got something else: bring a copy of the file "
-            "back"
-        )
-    return record

@@ -170,8 +170,14 @@ class Grouping:
         write_json(path, {**content, _CHECKSUM: _checksum(content)})
 
     @classmethod
-    def read(cls, path: Path, *, model: str) -> "Grouping | None":
-        """Read the file that `write` wrote; None if there is no file, or if it belongs to another model."""
+    def read(cls, path: Path, *, model: str, num_clusters: Sequence[int]) -> "Grouping | None":
+        """Read the file that `write` wrote; None if there is no file, or if it belongs to another model.
+
+        Args:
+            path: the file.
+            model: fingerprint of the saved model.
+            num_clusters: of each of its facets.
+        """
         if not path.is_file():
             return None
         try:
@@ -180,7 +186,10 @@ class Grouping:
                 raise ValueError("another checksum, so it was damaged or changed")
             if content["model"] != model:
                 return None
-            return cls(tuple(map(_from_record, content["facets"])))
+            grouping = cls(tuple(map(_from_record, content["facets"])))
+            if (found := [len(facet.labels) for facet in grouping.facets]) != list(num_clusters):
+                raise ValueError(f"facets of {found} clusters, where the run has {list(num_clusters)}")
+            return grouping
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise InputError(
                 f"expected the groups of a run in {path}, got something else ({error!r}): remove the file, and the "

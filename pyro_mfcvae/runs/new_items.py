@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_mfcvae.data.images import Size, Split, to_channels
+from pyro_mfcvae.data.limits import reading
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.parquet_files import check_parquet
 
@@ -54,4 +55,5 @@ def lowest_alike(path: Path) -> float:
     if not path.is_file():
         return -math.inf
     check_parquet(path, cure=REWRITE)
-    return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))
+    with reading(path, REWRITE):
+        return float(np.quantile(pq.read_table(path, columns=["evidence"])["evidence"].to_numpy(), _UNLIKE_QUANTILE))

@@ -7,6 +7,7 @@ can read these files. As in `tensor_files`, it detects damage, not forgery.
 import hashlib
 from pathlib import Path
 
+from pyro_mfcvae.atomic_io import read_bytes
 from pyro_mfcvae.errors import InputError
 
 CHECKSUM = "mfcvae.sha256"
@@ -40,7 +41,7 @@ def check_parquet(path: Path, *, cure: str) -> None:
     Raises:
         InputError: the file has no checksum, or was damaged or changed.
     """
-    content = bytearray(path.read_bytes())
+    content = bytearray(read_bytes(path))
     place = _find(content)
     if place is None:
         raise InputError(f"expected a table that mfcvae wrote, got {path} without a checksum: {cure}")

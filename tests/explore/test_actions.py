@@ -67,3 +67,16 @@ def test_names_and_cuts_are_used_in_python(changed: Desk) -> None:
     for j, view in enumerate(map(changed.view, (0, 1))):
         assert table[f"facet_{j}_group"].tolist() == view.groups.tolist()
         np.testing.assert_allclose(table[f"facet_{j}_probability"], view.confidence, atol=1e-5)
+
+
+def test_a_full_disk_is_a_page_and_changes_nothing(
+    client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: RunFolder, grouping: object) -> None:
+        raise OSError(28, "No space left on device", str(self.groups_path))
+
+    monkeypatch.setattr(RunFolder, "write_grouping", fail)
+    answer = client.post("/facet/0/group/0/name", data={"name": "a", "version": "0"})
+    assert answer.status_code == 507
+    assert "groups.json: no space left on device" in answer.text
+    assert desk.version == 0 and not desk.can_undo

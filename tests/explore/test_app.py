@@ -296,16 +296,3 @@ def test_no_page_of_another_kind_is_answered(desk: Desk, visit: Callable[..., Te
     client = visit(build_app(desk))
     assert client.get("/facet/0/cut").status_code == 405
     assert client.delete("/facet/0", headers={"origin": "http://localhost"}).status_code == 405
-
-
-def test_a_full_disk_is_a_page_and_changes_nothing(
-    client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(self: RunFolder, grouping: object) -> None:
-        raise OSError(28, "No space left on device", str(self.groups_path))
-
-    monkeypatch.setattr(RunFolder, "write_grouping", fail)
-    answer = client.post("/facet/0/group/0/name", data={"name": "a", "version": "0"})
-    assert answer.status_code == 507
-    assert "groups.json: no space left on device" in answer.text
-    assert desk.version == 0 and not desk.can_undo

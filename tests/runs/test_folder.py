@@ -13,6 +13,16 @@ from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.train.step_log import EpochRecord
 
+_FACET = {"num_clusters": 4, "clusters_in_use": 3, "num_groups": 2, "groups": {"accuracy": {}, "nmi": {}, "ari": {}}}
+SUMMARY = {
+    "data": "shapes",
+    "seed": 0,
+    "facets": [_FACET, _FACET],
+    "elbo": -2.5,
+    "epochs": 0,
+    "seconds": 1.5,
+    "device": "cpu",
+}
 TINY = override(
     Config(data=DataConfig(source="shapes")), ["networks.encoder_dims=[4, 4]", "networks.decoder_dims=[4, 4]"]
 )
@@ -170,6 +180,28 @@ def test_metrics_of_a_run_that_has_not_begun_are_an_empty_file(tmp_path: Path) -
 
 def test_the_summary_is_replaced(tmp_path: Path) -> None:
     run = started(tmp_path)
-    run.write_summary({"elbo": 1.0})
-    run.write_summary({"elbo": -2.5, "facets": []})
-    assert run.read_summary() == {"elbo": -2.5, "facets": []}
+    run.write_summary({**SUMMARY, "elbo": 1.0})
+    run.write_summary(SUMMARY)
+    assert run.read_summary() == SUMMARY
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARY))
+@pytest.mark.parametrize("value", [None, "7.5", [], ["x"]])
+def test_a_summary_with_other_fields_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    run = started(tmp_path)
+    run.write_summary(SUMMARY | {name: value})
+    if value == SUMMARY[name]:
+        assert run.read_summary() == SUMMARY
+        return
+    if isinstance(value, str) and isinstance(SUMMARY[name], str):
+        return
+    with pytest.raises(InputError, match=r"expected the results of this run in .*summary.json, got other fields"):
+        run.read_summary()
+
+
+def test_lines_that_are_no_records_are_no_metrics(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    lines = [asdict(record(epoch)) | {"seconds": 1.0} for epoch in (1, 2, 3, 4)]
+    lines[0]["elbo"], lines[1]["kl"], lines[2] = "high", None, {"epoch": 3, "elbo": 1.0, "seconds": 2.0}
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [r["epoch"] for r in run.read_metrics()] == [4]

@@ -81,7 +81,7 @@ def test_groups_are_merged_and_split_by_hand() -> None:
 def test_groups_come_back_from_their_file(tmp_path: Path) -> None:
     grouping = make_grouping().merge(0, [0, 2]).rename(1, 1, "grün")
     grouping.write(tmp_path / "groups.json", model="abc")
-    again = Grouping.read(tmp_path / "groups.json", model="abc")
+    again = Grouping.read(tmp_path / "groups.json", model="abc", num_clusters=(5, 2))
     assert again is not None
     assert [again.labels(j).tolist() for j in range(2)] == [grouping.labels(j).tolist() for j in range(2)]
     assert again.names(1) == ("group 0", "grün")
@@ -91,15 +91,15 @@ def test_groups_come_back_from_their_file(tmp_path: Path) -> None:
 
 def test_groups_of_another_model_or_of_none_are_not_read(tmp_path: Path) -> None:
     make_grouping().write(tmp_path / "groups.json", model="abc")
-    assert Grouping.read(tmp_path / "groups.json", model="abd") is None
-    assert Grouping.read(tmp_path / "nothing.json", model="abc") is None
+    assert Grouping.read(tmp_path / "groups.json", model="abd", num_clusters=(5, 2)) is None
+    assert Grouping.read(tmp_path / "nothing.json", model="abc", num_clusters=(5, 2)) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": "abc"}', '{"model": "abc", "facets": [{"labels": [0]}]}'])
 def test_a_spoiled_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "groups.json").write_text(text)
     with pytest.raises(InputError, match=r"expected the groups of a run in .*groups.json, got something else .*remove"):
-        Grouping.read(tmp_path / "groups.json", model="abc")
+        Grouping.read(tmp_path / "groups.json", model="abc", num_clusters=(5, 2))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         spoiled[place // 8] ^= 1 << (place % 8)
         path.write_bytes(spoiled)
         try:
-            found = Grouping.read(path, model="abc")
+            found = Grouping.read(path, model="abc", num_clusters=(5, 2))
         except InputError:
             continue
         assert found is not None and json.loads(spoiled) == json.loads(content)  # a blank became another one
@@ -154,7 +154,13 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("names", ["\ud800", "", ""]), ("labels", [10**30, 0, 0, 0, 0]), ("names", 3), ("labels", [[0, 1], [1, 0]])],
+    [
+        ("names", ["\ud800", "", ""]),
+        ("labels", [10**30, 0, 0, 0, 0]),
+        ("names", 3),
+        ("labels", [[0, 1], [1, 0]]),
+        ("tree", None),
+    ],
 )
 def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "groups.json"
@@ -164,4 +170,11 @@ def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(tmp_path: Pat
     content["facets"][0][key] = value
     path.write_text(json.dumps({**content, "sha256": _checksum(content)}))
     with pytest.raises(InputError, match=r"expected the groups of a run in .*groups.json, .*: remove the file"):
-        Grouping.read(path, model="a")
+        Grouping.read(path, model="a", num_clusters=(5, 2))
+
+
+def test_groups_of_other_facets_are_refused(tmp_path: Path) -> None:
+    make_grouping().write(tmp_path / "groups.json", model="a")
+    for num_clusters in ((2, 5), (5,), (5, 2, 2)):
+        with pytest.raises(InputError, match=r"facets of \[5, 2\] clusters, where the run has"):
+            Grouping.read(tmp_path / "groups.json", model="a", num_clusters=num_clusters)
