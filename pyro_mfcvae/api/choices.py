@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from pyro_mfcvae.api.inputs import is_image_array, to_array, to_tensor
+from pyro_mfcvae.api.inputs import is_image_array, to_array, to_labels, to_tensor
 from pyro_mfcvae.config.auto import choose_settings, configure_auto
 from pyro_mfcvae.config.build import adapt_epochs
 from pyro_mfcvae.config.schema import Config, DataConfig
@@ -69,12 +69,8 @@ def as_dataset(
     items = validate_images(array) if is_image_array(array) else to_tensor(array)
     if form.size is not None and items.ndim == 4:
         items = resize_all(items, as_size(form.size), form.fit, source=ARRAY)
-    arrays = {name: np.asarray(to_array(values)) for name, values in (labels or {}).items()}
-    found = read_labels(
-        {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in arrays.items()},
-        len(items),
-        path=Path(ARRAY),
-    )
+    arrays = {name: to_labels(values) for name, values in (labels or {}).items()}
+    found = read_labels(arrays, len(items), path=Path(ARRAY))
     if found.notes:
         raise InputError(f"expected labels that can be read, but {found.notes[0]}: convert them to one number per item")
     split = Split(items, found.sets)

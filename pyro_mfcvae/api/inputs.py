@@ -1,5 +1,6 @@
 """Items in common containers: arrays, tensors, tables, PyTorch data sets and loaders."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,27 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyro_mfcvae.errors import InputError
 
+_IMAGE_DIM = 2  # an item of a list is an image if it has rows and columns
+
 
 def to_array(items: Any) -> Any:
-    """Convert a tensor, a PyTorch data set or a loader to one NumPy array; return everything else as it is.
+    """Convert a tensor, a list of images, a PyTorch data set or a loader to one NumPy array.
 
     A data set's items may be tensors, arrays or images, or pairs of such an item and a label, which is left out. A
-    loader gives batches of them.
+    loader gives batches of them. Everything else is returned as it is.
 
     Raises:
-        InputError: a data set has no items, or items of different shapes.
+        InputError: a data set has no items, or items of different shapes; or a path was given.
     """
+    if isinstance(items, str | Path):
+        raise InputError(
+            f"expected items in memory, got the path {str(items)!r}: pyro_mfcvae.fit and mfcvae fit read files and "
+            "folders"
+        )
     if isinstance(items, Tensor):
         return items.detach().cpu().numpy()
+    if isinstance(items, list | tuple) and items and np.ndim(items[0]) >= _IMAGE_DIM:
+        return _join([_first(item) for item in items], np.stack)
     if isinstance(items, DataLoader):
         return _join([_first(batch) for batch in items], np.concatenate)
     if isinstance(items, IterableDataset):
@@ -29,6 +39,20 @@ def to_array(items: Any) -> Any:
     if isinstance(items, Dataset):
         return _join([_first(items[i]) for i in range(len(items))], np.stack)  # type: ignore[arg-type]
     return items
+
+
+def to_labels(labels: Any) -> NDArray[Any]:
+    """Labels as an array. Objects, such as those of a table of pandas, are numbered by their text; −1 for a missing
+    one (None, NaN, NA)."""
+    array = np.asarray(to_array(labels))
+    if array.dtype.kind != "O":
+        return array
+    import pandas
+
+    known = ~np.asarray(pandas.isna(array))
+    numbers = np.full(array.shape, -1)
+    numbers[known] = np.unique(array[known].astype(str), return_inverse=True)[1]
+    return numbers
 
 
 def _first(item: Any) -> NDArray[Any]:
@@ -64,5 +88,14 @@ def is_image_array(items: Any) -> bool:
 
 
 def to_tensor(vectors: NDArray[Any]) -> Tensor:
-    """Vectors as a tensor of torch's default type."""
+    """Vectors as a tensor of torch's default type.
+
+    Raises:
+        InputError: they hold something else than numbers.
+    """
+    if vectors.dtype.kind not in "biuf":
+        try:
+            vectors = vectors.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected numbers, got others ({error}): leave out or encode such columns") from None
     return torch.as_tensor(np.ascontiguousarray(vectors), dtype=torch.get_default_dtype())

@@ -162,18 +162,22 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         """Draw items from the model, in the units and the layout of the training items.
 
         Args:
-            n_samples: how many.
+            n_samples: how many, ≥ 1.
             groups: facet → group of all these items; other facets are free.
         """
         check_is_fitted(self)
+        if n_samples < 1:
+            raise InputError(f"expected n_samples ≥ 1, got {n_samples}: ask for one or more")
         generator = check_random_state(self.random_state)
         clusters: dict[int, NDArray[np.int64]] = {}
         for j, g in (groups or {}).items():
-            members = self.grouping_.facets[j].members(g) if 0 <= g < self.num_groups_[j] else []
-            if not members:
+            if not 0 <= j < len(self.num_groups_):
+                raise InputError(f"expected a facet from 0 to {len(self.num_groups_) - 1}, got {j}: choose one")
+            if not 0 <= g < self.num_groups_[j]:
                 raise InputError(
                     f"expected a group of facet {j} from 0 to {self.num_groups_[j] - 1}, got {g}: choose one"
                 )
+            members = self.grouping_.facets[j].members(g)
             shares = self.grouping_.facets[j].tree.shares[members]
             clusters[j] = generator.choice(members, size=n_samples, p=shares / shares.sum())
         with own_randomness(int(generator.randint(2**31 - 1))), torch.no_grad(), pyro.get_param_store().scope():

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
@@ -120,6 +121,10 @@ def test_items_have_evidence_of_their_own_and_drawn_items_have_units(
     assert (np.abs(drawn.mean(0)) < 12).all()
     with pytest.raises(InputError, match="expected a group of facet 0 from 0 to"):
         fitted.sample(1, groups={0: 99})
+    with pytest.raises(InputError, match="expected a facet from 0 to 1, got 7: choose one"):
+        fitted.sample(1, groups={7: 0})
+    with pytest.raises(InputError, match="expected n_samples ≥ 1, got 0"):
+        fitted.sample(0)
 
 
 def test_it_stands_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -143,6 +148,17 @@ def test_tables_of_polars_and_tensors_are_taken(blobs: tuple[np.ndarray, np.ndar
     items = TensorDataset(torch.as_tensor(X), torch.zeros(200))
     assert fit.fit(items).labels_.tolist() == expected
     assert fit.fit(DataLoader(items, batch_size=32)).labels_.tolist() == expected
+
+
+def test_a_list_of_images_is_taken_and_a_path_is_not() -> None:
+    torch.set_default_dtype(torch.float32)
+    X = np.random.default_rng(0).integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
+    fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)
+    expected = fit.fit(X).labels_.tolist()
+    assert fit.fit(list(X)).labels_.tolist() == expected
+    assert fit.fit([Image.fromarray(image) for image in X]).labels_.tolist() == expected
+    with pytest.raises(InputError, match=r"expected items in memory, got the path 'photos/': pyro_mfcvae.fit and"):
+        fit.fit("photos/")
 
 
 @pytest.mark.parametrize("shape", [(30, 8, 8), (30, 8, 8, 3), (30, 3, 8, 8), (30, 16, 16)])
