@@ -51,7 +51,8 @@ SLOW = (r"^fit --data", r"^check ")
 
 # Pages whose Python takes more than a few seconds.
 SLOW_PAGES = {"README.md", "docs/start.md", "docs/checks.md", "docs/python.md", "docs/howto/features.md"} | {
-    "docs/howto/nuts.md"
+    "docs/howto/nuts.md",
+    "docs/howto/own-images.md",
 }
 
 
