@@ -41,7 +41,8 @@ def assign(
     describes worse than 99.9 % of its training items. docs/python.md explains every column.
 
     Args:
-        data: Data to assign: a name, a .npz, .npy or .h5 file, or a folder of images; by default the run's own.
+        data: Data to assign: a name, a .npz, .npy, .h5, .csv or .parquet file, or a folder of images; by default the
+            run's own.
         out: The file to write; by default assignments.FORMAT in the run's folder, with the name of other data.
         format: Format of the file; parquet has small images too, for embedding viewers.
         sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.

@@ -12,7 +12,8 @@ def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = Non
     of clusters; NMI and ARI do not.
 
     Args:
-        data: Another data set's name, .npz, .npy or .h5 file, or folder of images; by default the run's test items.
+        data: Another data set's name, .npz, .npy, .h5, .csv or .parquet file, or folder of images; by default the
+            run's test items.
     """
     import_parts(parts)
 

@@ -105,8 +105,8 @@ def fit(
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name. Other data take
             auto, which chooses settings for them (--facets.number 3 asks for three facets). Without data it is shapes.
-        data: A data set's name (see `mfcvae datasets`), a .npz, .npy or .h5 file, or a folder of images; by default the
-            preset's.
+        data: A data set's name (see `mfcvae datasets`), a .npz, .npy, .h5, .csv or .parquet file, or a folder of
+            images; by default the preset's.
         out: The run's folder. By default a new one below runs/.
         resume: Continue the run in --out from its last checkpoint.
         minutes: Shorten the schedule so that its steps take at most M minutes on this machine.
@@ -175,7 +175,8 @@ def sweep(
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name; auto for other data;
             shapes without data.
         seeds: Number of seeds, which count from 0.
-        data: A data set's name, a .npz, .npy or .h5 file, or a folder of images; by default the preset's.
+        data: A data set's name, a .npz, .npy, .h5, .csv or .parquet file, or a folder of images; by default the
+            preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
     """
     if seeds < 1 or (workers.workers is not None and workers.workers < 1):

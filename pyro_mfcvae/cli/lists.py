@@ -108,7 +108,7 @@ def datasets(json: Json = False) -> None:
         details = f"{shape}, {info.likelihood}; labels {', '.join(info.label_names)}; {info.split}"
         rows.add_row("", details, style="dim")
     console.print(rows)
-    say("\nA path works as well: a .npz, .npy or .h5 file, or a folder of images.")
+    say("\nA path works as well: a .npz, .npy, .h5, .csv or .parquet file, or a folder of images.")
 
 
 def completion(

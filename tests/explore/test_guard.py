@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from pyro_mfcvae.explore import guard
 from pyro_mfcvae.explore.app import build_app
 from pyro_mfcvae.explore.desk import Desk
 from pyro_mfcvae.explore.uploads import MAX_BYTES
@@ -102,6 +103,18 @@ def test_guessing_a_token_is_stopped(desk: Desk, way: str) -> None:
     assert "too many wrong tokens came from your address" in stranger.get("/").text
     assert visitor.get("/").status_code == 200
     assert visitor.get(f"/?token={TOKEN}").status_code == 200  # another address is not held up
+
+
+def test_an_address_that_guessed_is_answered_again_after_a_minute(
+    desk: Desk, visit: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = visit(build_app(desk, token=TOKEN))
+    for n in range(20):
+        client.get(f"/?token=wrong-{n}")
+    assert client.get(f"/?token={TOKEN}").status_code == 429
+    assert guard._WINDOW == 60
+    monkeypatch.setattr(guard, "_WINDOW", 0.0)  # a minute later
+    assert client.get(f"/?token={TOKEN}").status_code == 303
 
 
 def test_a_large_body_is_refused_by_its_header_and_by_its_bytes(client: TestClient) -> None:

@@ -178,6 +178,22 @@ def test_there_is_a_bound_on_connections(desk: Desk, serve: Serve, monkeypatch: 
     assert httpx.get(url).status_code == 200
 
 
+def test_headers_have_a_bound(desk: Desk, serve: Serve) -> None:
+    with connect(serve(build_app(desk))) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2**16)
+        assert client.recv(2**16).startswith(b"HTTP/1.1 4")
+
+
+def test_answers_name_no_software_and_no_header_changes_who_asks(desk: Desk, serve: Serve) -> None:
+    with httpx.Client(base_url=serve(build_app(desk, token="right"))) as client:
+        answers = [
+            client.get("/", params={"token": f"wrong-{n}"}, headers={"x-forwarded-for": f"192.0.2.{n}"})
+            for n in range(21)
+        ]
+    assert [answer.status_code for answer in answers] == [401] * 20 + [429]
+    assert all("server" not in answer.headers for answer in answers)
+
+
 def test_a_slow_body_is_cut_off_and_holds_nobody_up(desk: Desk, serve: Serve) -> None:
     url = serve(build_app(desk, body_seconds=1.0))
 
