@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# A process for each core, of one thread each: what is tested is small, and threads that wait for each other cost more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# One process per core, each with one thread: the tests are small, and threads that wait for each other cost more.
+# Python writes its bytecode even where the environment forbids it: tests start dozens of processes, and each would
+# compile the package again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test slow lint docs gpu wheel sbom
 

@@ -64,7 +64,8 @@ def make_flags() -> type:
         summary = {"__doc__": (inspect.getdoc(_sections()[section]) or "").partition("\n")[0]}
         options = [(name, _option(text), None) for name, text in texts.items()]
         flags = make_dataclass(section, options, eq=False, namespace=summary)
-        of_config.append((section, flags, field(default_factory=flags)))
+        # Without a help text of the field, tyro would search source files for one.
+        of_config.append((section, flags, field(default_factory=flags, metadata={"help": summary["__doc__"]})))
     return make_dataclass("SettingFlags", of_config, eq=False)
 
 
