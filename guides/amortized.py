@@ -33,7 +33,7 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
 
 _NO_GUIDE = "no site of the model stands for the weights of an encoder or a rule: learn them as parameters"
 
-# Number of draws of z that are in memory at once when a rule that depends on the drawn z is averaged.
+# Number of draws of z in memory at once, when a rule that depends on the drawn z is averaged.
 _DRAWS_AT_ONCE = 8
 
 
@@ -109,7 +109,9 @@ class MultiFacetGuide(StoredModule):
         return self._model[0]
 
     def check_model(self, model: object) -> None:
-        """Refuse every model but the guide's own, a copy of that model too, and an encoder that does not fit it."""
+        """Raise an error for any model but the guide's own, even a copy of it, and for an encoder that does not fit the
+        model.
+        """
         if model is not self.model:
             raise InputError(WRONG_MODEL)
         self._reads_mask = _reads_mask(self.model, self.encoder)
@@ -121,7 +123,7 @@ class MultiFacetGuide(StoredModule):
         return not self.assignment.needs_draw and all(p.has_closed_form(covariance) for p in self.model.priors)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> None:
-        """Sample every z_j and c_j for the items ``x`` (N, *event_shape), of which some clusters may be ``known``."""
+        """Sample every z_j and c_j for the items ``x`` (N, *event_shape); clusters that are ``known`` are not drawn."""
         if x is None:
             raise InputError("expected the data x, since the guide is q(z, c | x), got none: pass x")
         model = self.model
@@ -164,7 +166,7 @@ class MultiFacetGuide(StoredModule):
         )
 
     def restart_globals(self, facets: Iterable[int]) -> None:
-        """Move q(theta) of some facets to their priors' values, which were fitted; no effect without q(theta)."""
+        """Move q(theta) of some facets to the values that their priors got in a fit; no effect without q(theta)."""
         if self.globals_guide is not None:
             move_to(self.globals_guide, self.model.starting_point(facets), self.model)
 

@@ -28,10 +28,10 @@ class AssignmentRule(AbstractModule):
     """The rule asks the prior for E[log p(z | c)]."""
 
     needs_draw: ClassVar[bool] = False
-    """The rule looks at the drawn z_j, so the KL has no closed form."""
+    """The rule depends on the drawn z_j, so the KL has no closed form."""
 
     needs_moments: ClassVar[bool] = False
-    """The rule reads mean and standard deviation of q(z_j | x), as a Gaussian has them."""
+    """The rule reads the mean and standard deviation of q(z_j | x), which must be Gaussian."""
 
     @abstractmethod
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:

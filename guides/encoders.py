@@ -48,7 +48,7 @@ class LadderEncoder(AbstractModule):
 
 
 class MLPLadderEncoder(LadderEncoder):
-    """The ladder out of linear layers and ReLUs; any J ≥ 1 and any event shape.
+    """A ladder of linear layers and ReLUs; any J ≥ 1 and any event shape.
 
         h_0 = relu(linear(x)),   h_j = relu(linear(h_{j-1})),   q(z_j | x) = head_j(h_j)
 
@@ -91,7 +91,7 @@ class MLPLadderEncoder(LadderEncoder):
 
 
 class ConvLadderEncoder(LadderEncoder):
-    """The ladder out of strided convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, images of any size.
+    """A ladder of strided convolutions with batch norm and ELU (Li et al. 2020); any J ≥ 1, images of any size.
 
         h_l = down(h_{l-1}),   h_0 = x,   q(z_j | x) = head_j(shrink_j(h_{l(j)}))
 
@@ -151,10 +151,11 @@ class ConvLadderEncoder(LadderEncoder):
 
 
 class SeparateEncoder(LadderEncoder):
-    """No ladder: facet j is read by an encoder of its own, q(z_j | x) = encoders[j](x).
+    """One encoder per facet instead of a ladder: q(z_j | x) = encoders[j](x).
 
     Args:
-        encoders: one of one facet each, shallowest first; all over the same data and of one family.
+        encoders: encoders of one facet each, shallowest first, all with the same in_shape and the same family of q(z |
+            x).
     """
 
     def __init__(self, encoders: Sequence[LadderEncoder]) -> None:
@@ -195,7 +196,7 @@ def scale_head_init(heads: nn.ModuleList, gain: float) -> None:
     """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
 
     With 0 their q(z_j | x) is the same for every x. A facet that joins a trained ladder then starts without information
-    about x, and learns what the deeper facets do not encode yet, instead of repeating what the features hold. With 1
+    about x, and learns what the deeper facets do not encode yet, instead of repeating their information. With 1
     the heads start like other linear layers.
     """
     if gain < 0:

@@ -146,7 +146,8 @@ class ConjugateGuide(PyroModule):
         self.others: AutoNormal | None = None
         if sites.keys() - conjugate:
             others = poutine.block(model.sample_globals, hide_fn=lambda site: site["name"] in conjugate)
-            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))  # type: ignore[no-untyped-call]
+            # type: ignore[no-untyped-call]
+            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))
         self._start_weights(start)
 
     def _add_positive(self, name: str, value: Tensor) -> None:
@@ -184,7 +185,7 @@ class ConjugateGuide(PyroModule):
             count = (getattr(self, f"{name}_concentration") - 1).sum().clamp_min(_INITIAL_COUNT)
             setattr(self, f"{name}_concentration", 1 + count * values[name])
         for name in values.keys() & set(self.sticks):
-            # The first stick counts every item.
+            # The first stick has the counts of all items.
             a, b = getattr(self, f"{name}_a")[:1], getattr(self, f"{name}_b")[:1]
             count = (a + b - 2).clamp_min(_INITIAL_COUNT)
             probs = stick_weights(values[name]).exp()

@@ -14,10 +14,10 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.mixtures import PosteriorCovariance
 from pyro_mfcvae.networks import AbstractModule, density_dtype, like_parameters
 
-# Keeps q(z|x) from collapsing onto a point, where its density overflows in float32.
+# The smallest scale, so that q(z|x) does not collapse onto a point, where its density overflows in float32.
 MIN_SCALE = 1e-4
 
-# Width of the features of x that a flow is conditioned on.
+# Number of features of x on which a flow is conditioned.
 _CONTEXT_DIM = 32
 
 
@@ -27,7 +27,7 @@ class PosteriorHead(AbstractModule):
     Args:
         num_features: F.
         latent_dim: D.
-        num_outputs: of the linear layer.
+        num_outputs: number of outputs of the linear layer.
     """
 
     covariance: ClassVar[PosteriorCovariance | None] = None
@@ -43,7 +43,7 @@ class PosteriorHead(AbstractModule):
         """q(z | x)."""
 
     def outputs(self, h: Tensor, *sizes: int) -> tuple[Tensor, ...]:
-        """The linear layer's outputs, in parts."""
+        """The outputs of the linear layer, split into parts."""
         # Autocast gives low precision, but densities are computed in the precision of the parameters.
         dtype = density_dtype(self.linear.weight.dtype)
         parts: tuple[Tensor, ...] = self.linear(h).to(dtype).split(sizes, -1)

@@ -50,7 +50,7 @@ class BayesianMixturePrior(MixturePrior):
     """
 
     names: ClassVar[tuple[str, ...]] = ("probs", "loc", "scale")
-    """The default of ``random``."""
+    """Names of the parameters that are random by default."""
 
     def __init__(
         self,
@@ -135,10 +135,10 @@ class BayesianMixturePrior(MixturePrior):
         """Draw theta as every prior does; with sticks, also record the weights at the deterministic site
         ``probs_j``."""
         theta = super().draw_theta(j)
-        if "sticks" in theta and am_i_wrapped():  # without a handler, nothing reads or sets the site
+        if "sticks" in theta and am_i_wrapped():  # Without a handler, no one reads or sets the site.
             own = stick_weights(theta["sticks"]).exp()
             probs = pyro.deterministic(global_site("probs", j), own, event_dim=1)
-            if probs is not own:  # a handler has put other weights in their place
+            if probs is not own:  # a handler has replaced the weights
                 theta = {"probs": probs} | {name: value for name, value in theta.items() if name != "sticks"}
         return theta
 

@@ -103,7 +103,8 @@ class MeanNegativeBinomial(dist.TorchDistribution):
         log_mean, r, x = torch.broadcast_tensors(self.log_mean, self.dispersion, value)
         positive, m = x > 0, log_mean.exp()
         x = torch.where(positive, x, 1.0)
-        # In x + r trials, the ratio of expected to observed numbers is 1 + u for one outcome and 1 + w for the other.
+        # Among x + r trials, the expected number over the observed number is 1 + u for one outcome and 1 + w for the
+        # other.
         u = (x - m) / (r + m)
         log_u = _accurate_log1p(u, (x + r).log() - (r + m).log())
         w = -u * r / x

@@ -36,8 +36,10 @@ class LadderDecoder(AbstractModule):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """All linear and convolutional layers except the output layer, in no particular order: these may be
-        rescaled."""
+        """All linear and convolutional layers except the output layer, in no particular order.
+
+        These layers may be rescaled.
+        """
 
 
 class MLPLadderDecoder(LadderDecoder):
@@ -136,7 +138,7 @@ class ConvLadderDecoder(LadderDecoder):
             if level > 1:
                 step += [nn.BatchNorm2d(above[0]), nn.ELU()]
             steps.append(nn.Sequential(*step))
-        self.steps = nn.ModuleList(steps)  # steps[l - 1] leads from level l to level l - 1
+        self.steps = nn.ModuleList(steps)  # steps[l - 1] maps level l to level l - 1
 
     def forward(self, zs: Sequence[Tensor], alpha: Tensor) -> Tensor:
         zs = broadcast_batches(zs)

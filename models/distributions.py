@@ -109,7 +109,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         small, m = self._split(1e-4)
-        below = -torch.log1p(u * torch.expm1(-m)) / m  # a draw at -|l|
+        below = -torch.log1p(u * torch.expm1(-m)) / m  # the draw for logits -|l|
         tilted = u + self.logits * u * (1 - u) / 2  # to first order in l
         return torch.where(small, tilted, torch.where(self.logits > 0, 1 - below, below)).clamp(0.0, 1.0)
 
@@ -126,7 +126,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return torch.where(small, self.logits * (value - 0.5) + near, self.logits * end + far)
 
     def _split(self, bound: float) -> tuple[Tensor, Tensor]:
-        """The mask |l| < bound, and |l| with 1 where the mask is true, so that no gradient is NaN."""
+        """The mask |l| < bound, and |l| with the masked values replaced by 1, so that no gradient is NaN."""
         small = self.logits.abs() < bound
         return small, torch.where(small, 1.0, self.logits.abs())
 

@@ -38,7 +38,7 @@ class FitSettings:
     Attributes:
         unit: standard deviations in which to measure the dimensions of z, (D,); ones if None.
         variance: use the covariances variance · I instead of the fitted ones; None keeps the fitted ones.
-        seed: of the start.
+        seed: seed of the start.
         known: further points (M, D) and their clusters (M,), negative if unknown; None if there are none.
         encoder_inputs: function from indices (K,) of items to the encoder's input for them, (K, *in_shape); None if the
             points z belong to no items.
@@ -53,7 +53,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class GaussianFit:
-    """A fitted mixture of K Gaussians, in float64 on the CPU, its clusters in order of decreasing weight.
+    """A fitted mixture of K Gaussians, in float64 on the CPU; its clusters have descending weights.
 
     Attributes:
         weights: (K,), positive.
@@ -194,7 +194,7 @@ def check_enough(z: Tensor, num_clusters: int) -> None:
 
 
 def read_values(name: str, values: Any, shape: tuple[int, ...], *, like: Tensor) -> Tensor:
-    """Values of a mixture as a tensor on the device of another one, in its own precision.
+    """Values of a mixture as a tensor with the device and precision of another tensor.
 
     Raises:
         InputError: they do not have the shape; or, where no device has to be waited for, they are not finite.

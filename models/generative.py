@@ -96,7 +96,7 @@ class MultiFacetModel(StoredModule):
         self.missing = missing
         self.register_buffer("alpha", torch.ones(len(facets)))
         self.register_buffer("beta", torch.ones(len(facets)))
-        # num_data as a tensor, 0 for None, which a program traced by torch.jit reads again at every call.
+        # num_data as a tensor, with 0 for None; a program traced by torch.jit reads the tensor again at every call.
         self.register_buffer("_num_data", torch.zeros((), dtype=torch.long), persistent=False)
         self.num_data = num_data
 
@@ -128,7 +128,7 @@ class MultiFacetModel(StoredModule):
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> Tensor:
         """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x.
 
-        ``known`` conditions c_j on known[j] (N,): c_j is drawn there, and has the density of the joint distribution.
+        ``known`` conditions c_j on known[j] (N,): c_j takes these values, with the density of the joint distribution.
         """
         self._check_handlers()
         num_items = self.check_items(x, num)
@@ -146,7 +146,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
-        """The same distribution of z and x with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), without c_j.
+        """The same distribution of z and x, with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), without c_j.
 
         Use it for tools that need continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an
         automatic guide over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with
@@ -203,7 +203,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def observation(self, zs: Sequence[Tensor], observed: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x | z) for J tensors (…, D_j), of the ``observed`` elements where given: batch shape (…)."""
+        """p(x | z) for J tensors (…, D_j), batch shape (…); only of the ``observed`` elements, if these are given."""
         distribution: dist.TorchDistribution = self.likelihood(self.decode(zs))
         if observed is not None:
             distribution = distribution.mask(observed)
@@ -211,7 +211,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def log_likelihood(self, zs: Sequence[Tensor], x: Tensor) -> Tensor:
-        """log p(x | z), of the observed elements, for J tensors (…, D_j) and x (N, *event_shape): (…)."""
+        """log p(x | z) of the observed elements, (…), for J tensors (…, D_j) and x (N, *event_shape)."""
         filled, observed = self.split_missing(x)
         log_prob: Tensor = self.observation(zs, observed).log_prob(filled)
         return log_prob

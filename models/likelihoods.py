@@ -74,7 +74,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
 
 class _ScaledLikelihood(Likelihood):
-    """A likelihood with a location, from the output, and a positive scale of its own."""
+    """A likelihood with a location, which the decoder's output gives, and a positive scale of its own."""
 
     scale: Any  # set as a PyroParam, read as a Tensor
 
@@ -102,7 +102,7 @@ class GaussianLikelihood(_ScaledLikelihood):
 
     Args:
         scale: standard deviation, in units of x; > 0. A tensor broadcasts with the data: of shape (C, 1, 1) it gives
-            every channel its own. With ``learn_scale`` its initial value.
+            every channel its own scale. With ``learn_scale`` it is the initial value.
         learn_scale: make the scale a constrained parameter.
         sigmoid_mean: squash the mean into (0, 1): mean(output) = sigmoid(output); otherwise the identity.
     """
@@ -122,7 +122,7 @@ class StandardizedGaussianLikelihood(GaussianLikelihood):
 
     Args:
         event_shape: of the data.
-        scale: standard deviation, in units of ``unit``; > 0. With ``learn_scale`` its initial value.
+        scale: standard deviation, in units of ``unit``; > 0. With ``learn_scale`` it is the initial value.
         learn_scale: make the scale a constrained parameter.
     """
 
@@ -162,11 +162,11 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
     """x ~ DiscretizedLogistic(loc(output), scale): probabilities of bytes, not densities.
 
     Args:
-        scale: of the logistic, in units of x; > 0. A tensor broadcasts with the data. With ``learn_scale`` its initial
-            value.
+        scale: scale of the logistic, in units of x; > 0. A tensor broadcasts with the data. With ``learn_scale`` it is
+            the initial value.
         learn_scale: make the scale a constrained parameter.
         sigmoid_mean: squash the mean into (0, 1).
-        num_levels: how many values x can have, from 0 to 1.
+        num_levels: number of values that x can have, from 0 to 1.
     """
 
     def __init__(
@@ -216,7 +216,8 @@ class NegativeBinomialLikelihood(CountLikelihood):
     """x ~ NegativeBinomial, mean m = exp(output), variance m + m² / dispersion: counts that vary more than Poisson's.
 
     Args:
-        dispersion: > 0, the inverse of the excess; its initial value. A tensor broadcasts with the data. Learned.
+        dispersion: initial value of the dispersion, > 0, which is learned; a larger one means less excess variance. A
+            tensor broadcasts with the data.
     """
 
     dispersion: Any  # set as a PyroParam, read as a Tensor

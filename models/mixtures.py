@@ -29,7 +29,7 @@ class Mixture:
     it one. To change the density, pass other components: this class has no subclasses.
 
     Args:
-        logits: log pi up to a constant, (K,); minus infinity for a cluster without weight.
+        logits: log pi plus any constant, (K,); minus infinity for a cluster without weight.
         components: all p(z | c), batch shape (K,), event shape (D,). Both arguments may have the same further batch
             dimensions on the left.
 
@@ -114,7 +114,8 @@ class Mixture:
             case dist.Normal:
                 covariance, moments = "diagonal", (posterior.mean, posterior.stddev)
             case dist.MultivariateNormal | dist.LowRankMultivariateNormal:
-                covariance, moments = "full", (posterior.mean, posterior.covariance_matrix)  # type: ignore[attr-defined]
+                # type: ignore[attr-defined]
+                covariance, moments = "full", (posterior.mean, posterior.covariance_matrix)
         if covariance is None or not self.has_closed_form(covariance):
             raise InputError(
                 f"expected components and a q(z | x) whose E[log p(z | c)] has a closed form, got "
@@ -124,8 +125,9 @@ class Mixture:
         return _CLOSED_FORMS[_family(self._components), covariance](self._components, *moments)
 
     def expecting(self, posterior: td.Distribution) -> "Mixture":
-        """The same mixture, holding the value of E[log p(z | c)] under ``posterior``, which it then returns without
-        computing it again: the objective and the assignment rule share one evaluation."""
+        """The same mixture with a stored value of E[log p(z | c)] under ``posterior``, which it returns without
+        computing it again. So the objective and the assignment rule share one evaluation.
+        """
         mixture = copy(self)
         mixture._expected = (posterior, self.expected_log_prob_under(posterior))
         return mixture
@@ -278,7 +280,7 @@ def _full_under_full(components: Any, loc: Tensor, covariance: Tensor) -> Tensor
 
 
 def _inverse_scale_tril(components: Any) -> Tensor:
-    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; one for all clusters if they share it."""
+    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; a single one if all clusters share Sigma."""
     scale_tril = components._unbroadcasted_scale_tril
     eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
     return torch.linalg.solve_triangular(scale_tril, eye, upper=False)

@@ -81,7 +81,7 @@ class FacetPrior(AbstractPyroModule):
         return theta
 
     def point(self) -> dict[str, Tensor]:
-        """A value of theta at which a guide over it may start, by name."""
+        """A value of theta, by name, at which a guide over theta may start."""
         return {}
 
 
@@ -107,7 +107,9 @@ class PriorList(PyroModuleList):
 
 
 class StandardNormalPrior(FacetPrior):
-    """z ~ Normal(0, I), a facet without clusters, for what varies smoothly, such as style. It has no parameters.
+    """z ~ Normal(0, I), for a facet without clusters, whose characteristic varies smoothly, such as style.
+
+    It has no parameters.
 
     Args:
         facet: K = 1, and D.

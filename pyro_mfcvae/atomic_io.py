@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            temporary.chmod(0o644)  # files of mkstemp can be read by their owner only
+            temporary.chmod(0o644)  # mkstemp gives read access to the owner only
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -44,7 +44,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file; it is on the disk when the function returns."""
+    """Append a line to a text file; the line is on the disk when the function returns."""
     with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
@@ -53,7 +53,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the name of ``path`` to an OSError without a file name, such as that of a full disk."""
+    """Inside, an OSError without a file name, such as that of a full disk, gets the name of ``path``."""
     try:
         yield
     except OSError as error:
@@ -63,7 +63,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def temporary_prefix() -> str:
-    """Prefix of this process's temporary files. It names the process, see `sweep_temporaries`."""
+    """Prefix of this process's temporary files, with the process id, which `sweep_temporaries` reads."""
     return f"{_TEMPORARY}{os.getpid()}-"
 
 

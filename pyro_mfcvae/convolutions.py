@@ -11,10 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_mfcvae.errors import InputError
 
-# A map is never made smaller than this many pixels along its shorter side.
+# The shorter side of a map never has fewer pixels than this.
 _MIN_SIDE = 3
 
-# The rungs spread over the maps down to this many pixels along the shorter side; more facets reach further down.
+# The rungs are spread over the maps whose shorter side has at least this many pixels; with many facets, also over
+# smaller maps.
 _USUAL_SIDE = 8
 
 
@@ -41,7 +42,7 @@ class Pyramid:
         Args:
             image_shape: (C, H, W).
             num_facets: J ≥ 1.
-            channels: of levels 1, 2, …; the last number also holds for all deeper levels.
+            channels: numbers of channels of levels 1, 2, …; the last number also holds for all deeper levels.
 
         Raises:
             InputError: the items are not images, the images are too small, or there are no channels.
@@ -49,7 +50,8 @@ class Pyramid:
         if len(image_shape) != 3 or min(image_shape[1:]) < 2 * _MIN_SIDE:
             raise InputError(
                 "a convolutional ladder needs images (channels, height, width) of at least "
-                f"{2 * _MIN_SIDE} × {2 * _MIN_SIDE} pixels, got the event shape {tuple(image_shape)}: use an MLP ladder"
+                f"{2 * _MIN_SIDE} × {2 * _MIN_SIDE} pixels, got the event shape {tuple(image_shape)}: use an MLP "
+                f"ladder"
             )
         if not channels or min(channels) < 1:
             raise InputError(f"channels needs at least one number ≥ 1, got {tuple(channels)}")
@@ -96,8 +98,9 @@ def down(num_in: int, num_out: int, *, halve: bool = True) -> nn.Sequential:
 
 
 def up(num_in: int, num_out: int, *, size: Sequence[int], to: Sequence[int]) -> nn.ConvTranspose2d:
-    """The transposed convolution from maps of size ``size`` (H, W) to size ``to``, the sizes after and before
-    `down`."""
+    """The transposed convolution that reverses the sizes of `down`: from maps of ``size`` (H, W) to maps of size
+    ``to``.
+    """
     if tuple(size) == tuple(to):
         return nn.ConvTranspose2d(num_in, num_out, 3, padding=1)
     odd = (to[0] - 2 * size[0], to[1] - 2 * size[1])

@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """An input of the user's does not fit. The message says what was expected, what was given, and what to do.
+    """An input of the user does not fit. The message says what was expected, what was given, and what to do.
 
     The command line prints the message in one line and exits with code 2; every other exception is a bug of ours.
     """

@@ -14,7 +14,7 @@ def lazy_names(
     Args:
         package: its name.
         names: module → the names that are imported from it.
-        modules: submodules that are names of the package.
+        modules: submodules that are themselves names of the package.
     """
     found = {name: module for module, of_module in names.items() for name in of_module}
 

@@ -17,15 +17,16 @@ from pyro_mfcvae.errors import InputError
 def majority_accuracy(
     clusters: ArrayLike, labels: ArrayLike, *, reference: tuple[ArrayLike, ArrayLike] | None = None
 ) -> float:
-    """Share of items whose label is the majority label of their cluster (Falck et al., 2021, section 4; also "purity").
+    """Share of items whose label is the majority label of their cluster (Falck et al. 2021, section 4), also called
+    purity.
 
     It rises with the number of clusters, up to 1 with one item per cluster, so compare it at equal numbers only.
 
     Args:
         clusters: cluster of each item, (N,).
         labels: label of each item, (N,).
-        reference: clusters and labels, (M,) each, from which the majority labels are taken instead, for example the
-            training items. Items in a cluster that is empty in the reference count as wrong.
+        reference: other clusters and labels, (M,) each, from which the majority labels are taken, for example those of
+            the training items. Items in a cluster that is empty in the reference count as wrong.
     """
     clusters, labels = _labelled_pair(clusters, labels)
     known, majority = _majority_labels(*(_labelled_pair(*reference) if reference else (clusters, labels)))
@@ -117,7 +118,7 @@ def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class FacetScores:
-    """Every facet against every label set: facet number = position in each array.
+    """The agreement of every facet with every label set. An entry's position in an array is the number of its facet.
 
     Args:
         num_clusters: K_j of each facet.
@@ -125,7 +126,7 @@ class FacetScores:
         hungarian: label set → Hungarian accuracy per facet, (J,).
         nmi: label set → normalized mutual information per facet, (J,).
         ari: label set → adjusted Rand index per facet, (J,).
-        clusters_in_use: clusters with at least one item per facet, (J,), over all items, labelled or not.
+        clusters_in_use: number of clusters with at least one item, labelled or not, per facet, (J,).
         redundancy: adjusted mutual information between facets, (J, J).
     """
 
@@ -230,7 +231,7 @@ def score_facets(
 
 
 def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The clusters that occur, in order, and the most frequent label of each (in a tie the smallest), (K,) each."""
+    """The clusters that occur, in order, and the most frequent label of each (the smallest of several), (K,) each."""
     from sklearn.metrics.cluster import contingency_matrix
 
     counts = contingency_matrix(labels, clusters)

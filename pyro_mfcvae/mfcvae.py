@@ -33,10 +33,10 @@ from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO, FacetTerms
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Number of draws for the mean of q(c | x) if the rule depends on the drawn z: a standard error of at most 0.05.
+# Number of draws for the mean of q(c | x) if the rule depends on the drawn z; the standard error is at most 0.05.
 _ASSIGN_DRAWS = 128
 
-# Number of draws of q(theta) for the mean of a density if parameters of the priors are random.
+# Number of draws of q(theta) for the mean of a density, if parameters of the priors are random.
 _GLOBAL_DRAWS = 32
 
 
@@ -51,7 +51,7 @@ class MFCVAE(nn.Module):
 
     Args:
         model: p(c, z, x).
-        guide: q(z, c | x), made for this very model.
+        guide: q(z, c | x), made for this model object.
 
     Attributes:
         recipe: the configuration, as TOML, from which the pair was built; None for a pair with parts of your own.
@@ -180,14 +180,15 @@ class MFCVAE(nn.Module):
     def sample(self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0) -> Tensor:
         """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` if given: (num, *event_shape).
 
-        ``temperature`` multiplies every draw's distance to its component's mean: at 0 all images are typical ones.
+        ``temperature`` multiplies the distance of every draw from the mean of its component; at 0 all images are
+        typical.
         """
         return self.render(self.sample_latents(num, clusters=clusters, temperature=temperature))
 
     def sample_latents(
         self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0
     ) -> list[Tensor]:
-        """The z_j, (num, D_j) each, that `sample` renders."""
+        """The z_j, (num, D_j) each, that `sample` decodes."""
         chosen, num = check_clusters(self.model, clusters), check_number("num", num)
         if not 0 <= temperature < math.inf:
             raise InputError(f"expected a finite temperature ≥ 0, got {temperature}: pass 1 for the prior itself")

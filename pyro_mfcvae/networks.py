@@ -40,7 +40,7 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
 
 
 def density_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of densities, given that of their parameters: the same, or float32 instead of half precision."""
+    """The precision of densities: that of their parameters, or float32 if the parameters are in half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -56,11 +56,11 @@ def like_parameters(tensor: Tensor, module: nn.Module) -> Tensor:
 
 
 def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
-    """Expand the batch shapes of ``(…, D_j)`` tensors to their common one, each keeping its own ``D_j``."""
+    """Expand the batch shapes of tensors ``(…, D_j)`` to their common batch shape; every tensor keeps its ``D_j``."""
     batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
     return [z.expand(batch + z.shape[-1:]) for z in zs]
 
 
 def weight_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Every linear and convolutional layer inside a module."""
+    """All linear and convolutional layers inside a module."""
     return (child for child in module.modules() if isinstance(child, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)))

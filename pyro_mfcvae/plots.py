@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, FAINT, SHADE = "#222222", "#6B6B6B", "#F0F0F0"
 TITLE_SIZE, TEXT_SIZE = 11, 9
 _TILE = 0.46  # width of an image, in inches
-_LETTER = 0.075  # width of a letter of a label, in inches, on average
+_LETTER = 0.075  # mean width of a letter of a label, in inches
 _AS_PNG: dict[str, Any] = {
     "format": "png",
     "dpi": 120,
@@ -62,7 +62,7 @@ def plot_cluster_examples(
         title: the title, to which the number of clusters in use is added.
         num_clusters: K of the facet; if given, the title also has the number of empty clusters.
         num_per_cluster: examples per row.
-        max_clusters: the most rows; the title says if clusters are left out.
+        max_clusters: largest number of rows; the title says if clusters are left out.
     """
     return plot_facets(
         images,
@@ -94,9 +94,9 @@ def plot_facets(
         confidence: probability of that cluster, q(c_j|x), (N, J).
         names: title of each block; "facet 0", "facet 1" and so on by default.
         num_clusters: K_j of each facet; if given, the titles also have the numbers of empty clusters.
-        row: the name for a row, "cluster" or "group".
+        row: what a row is called, "cluster" or "group".
         num_per_cluster: examples per row.
-        max_clusters: the most rows per facet.
+        max_clusters: largest number of rows per facet.
     """
     pictures, clusters, certainty = _check_images(images, ndim=4), np.asarray(assignments), np.asarray(confidence)
     if clusters.ndim != 2 or clusters.shape != certainty.shape or len(clusters) != len(pictures) or not len(clusters):

@@ -35,8 +35,8 @@ def write_shapes3d(
     hues = {"floor_hue": floors, "wall_hue": walls, "object_hue": objects}
     chosen = VALUES | {name: VALUES[name][[*numbers]] for name, numbers in hues.items()}
     labels = np.array(list(product(*chosen.values())))
-    numbers = np.stack([labels[:, 0] * 10, labels[:, 4] * 10, (labels[:, 3] - 0.75) * 140], -1).round()
-    board = np.array([[3, 5], [7, 1]])  # mean 4
+    numbers = np.stack([labels[:, 0] * 10, labels[:, 4] * 10, (labels[:, 3] - 0.75) * 140], -1).round().astype(np.uint8)
+    board = np.array([[3, 5], [7, 1]], np.uint8)  # mean 4
     with h5py.File(folder / "3dshapes.h5", "w") as file:
         images = file.create_dataset("images", (len(labels), 64, 64, 3), "uint8", chunks=(100, 64, 64, 3))
         for start in range(0, len(labels), 1000):

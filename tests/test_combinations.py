@@ -32,20 +32,20 @@ def x() -> torch.Tensor:
 
 
 def train(settings: list[str], x: torch.Tensor) -> None:
-    """Eight steps: the loss falls, and every gradient is finite."""
+    """Five steps: the loss falls, and every gradient is finite."""
     torch.manual_seed(0)
     pair = build_pair(override(Config(data=DataConfig(source="shapes")), [*SMALL, *settings]), tuple(x.shape[1:]))
     optimizer = torch.optim.Adam(pair.parameters(), 1e-2)
     elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
     losses = []
-    for _ in range(8):
+    for _ in range(5):
         optimizer.zero_grad()
         loss = elbo.differentiable_loss(pair.model, pair.guide, x)
         loss.backward()
         assert all(p.grad.isfinite().all() for p in pair.parameters() if p.grad is not None)
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-3:]) < sum(losses[:3])
+    assert sum(losses[-2:]) < sum(losses[:2])
 
 
 @pytest.mark.parametrize(

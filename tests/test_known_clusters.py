@@ -75,8 +75,8 @@ def test_it_anchors_a_facet() -> None:
         pyro.clear_param_store()
         prior.set_mixture(torch.tensor([[0.1], [-0.1]]), torch.ones(2, 1, 1), probs=torch.tensor([0.5, 0.5]))
         c = torch.where(torch.arange(40) < 10, (1 - truth) if flipped else truth, -1)
-        svi = SVI(model, guide, Adam({"lr": 0.05}), FacetELBO())
-        for _ in range(100):
+        svi = SVI(model, guide, Adam({"lr": 0.1}), FacetELBO())
+        for _ in range(50):
             svi.step(x, known={0: c})
         found = guide.assignment(0, guide.typical_priors()[0], guide.posteriors(x)[0], x).argmax(-1)
         assert torch.equal(found, (1 - truth) if flipped else truth)

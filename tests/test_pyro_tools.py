@@ -133,7 +133,7 @@ def test_an_automatic_guide_over_z_trains(make_pair: MakePair, make_x: MakeX) ->
     x = make_x(8)
     guide = AutoNormal(poutine.block(model, hide=["c_0", "c_1"]))
     svi = SVI(config_enumerate(model), guide, Adam({"lr": 0.05}), TraceEnum_ELBO(max_plate_nesting=1))
-    losses = [svi.step(x) for _ in range(60)]
+    losses = [svi.step(x) for _ in range(30)]
     assert sum(losses[-10:]) < sum(losses[:10])
 
 

@@ -56,7 +56,7 @@ def to_labels(labels: Any) -> NDArray[Any]:
 
 
 def _first(item: Any) -> NDArray[Any]:
-    """The item from a pair of item and label, or from a dictionary that has it under "image", "x" or "pixel_values"."""
+    """The item of a pair of item and label, or of a dictionary with the key "image", "x" or "pixel_values"."""
     if isinstance(item, dict):
         name = next((name for name in ("image", "x", "pixel_values") if name in item), None)
         if name is None:
@@ -83,7 +83,7 @@ def _join(parts: list[NDArray[Any]], join: Any) -> NDArray[Any]:
 
 
 def is_image_array(items: Any) -> bool:
-    """Whether an array holds images: three dimensions or four."""
+    """Whether an array holds images: it has three or four dimensions."""
     return getattr(items, "ndim", 0) in (3, 4)
 
 

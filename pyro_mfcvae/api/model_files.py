@@ -25,13 +25,13 @@ def load_pair_file(path: str | Path) -> MFCVAE:
 
 
 def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> MFCVAE:
-    """The pair that `MFCVAE.to_bytes` wrote; errors call the bytes by the name ``source``."""
+    """The pair that `MFCVAE.to_bytes` wrote; ``source`` is the name of the bytes in errors."""
     try:
         tensors = deserialize(content)
         # Eight bytes hold the length of the header, which is JSON (the format's own specification).
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"expected safetensors in {source}, got something else ({error}): save it again") from None
+        raise InputError(f"expected safetensors in {source}, got other bytes ({error}): save it again") from None
     metadata = header.get("__metadata__") or {}
     if not {"recipe", "event_shape"} <= metadata.keys():
         raise InputError(

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def scores(self) -> "pandas.DataFrame":
-        """Agreement of each facet's groups with each label: accuracy by majority, NMI and ARI, on the scored items."""
+        """Agreement of each facet's groups with each label, on the scored items: majority accuracy, NMI and ARI."""
         import pandas
 
         rows = [
@@ -89,9 +89,9 @@ class Run:
         return pandas.DataFrame(rows, columns=["facet", "groups", "label", "accuracy", "nmi", "ari"])
 
     def assign(self, data: Any, *, root: str | Path | None = None) -> "pandas.DataFrame":
-        """Assign other items: rows as in `assignments`, and ``unlike``, true for items unlike those that trained.
+        """Assign other items: rows as in `assignments`; ``unlike`` is true for items unlike the training items.
 
-        Images of other sizes are brought to the size of the run's, as `data.fit` of its configuration says.
+        Images of other sizes are brought to the size of the run's images, as `data.fit` of its configuration says.
 
         Args:
             data: a name, a path, an array of images, a PyTorch data set or loader.
@@ -140,7 +140,7 @@ class Run:
         return write_report(self.folder, _path_or_none(path))
 
     def explore(self, *, height: int = 800) -> "InlineExplorer":
-        """Show the explorer in a notebook, in a frame ``height`` pixels high, until its `close`; needs an extra."""
+        """Show the explorer in a notebook, ``height`` pixels high, until `close` is called; needs an extra."""
         from pyro_mfcvae.explore import check_installed
 
         check_installed()
@@ -181,14 +181,14 @@ def fit(
 
     Args:
         data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name; the one named as the data if None, and for all other data ``auto``, which chooses
-            suitable settings.
-        settings: settings of the preset to change: {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
+        preset: a preset's name. If None, it is the preset with the name of the data, or else ``auto``, which chooses
+            settings that suit the data.
+        settings: changes of the preset's settings, such as {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
         out: the run's folder; a new one below ``runs/`` if None.
         labels: name → label of each item, for data in an array; labels are used for scores only.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        loggers: loggers with Lightning Fabric's interface, such as its CSVLogger, or those of W&B and MLflow.
+        loggers: loggers with the interface of Lightning Fabric, such as its CSVLogger, or those of W&B and MLflow.
             They receive the settings, the record of every epoch, and how the training ended.
     """
     named = isinstance(data, str | Path)

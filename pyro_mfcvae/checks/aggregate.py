@@ -1,4 +1,7 @@
-"""Does the prior describe where the data's z lie? The aggregate posterior, E_x[q(z, c | x)], against it."""
+"""Does the prior describe where z of the data lie?
+
+Checks that compare it with the aggregate posterior E_x[q(z, c | x)].
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _AVERAGE = "Averaged over the data, q(z, c | x) is p(z, c). "
-_GUIDE = "Whether model or guide is at fault: see the ranks of z, which concern the guide alone."
+_GUIDE = "Whether the model or the guide is at fault: the ranks of z test the guide alone."
 USE = Question(
     name="use of clusters",
     asks="Are the clusters used as often as their weights say?",
@@ -49,8 +52,8 @@ SHAPE = Question(
     name="shape of clusters",
     asks="Do the items of a cluster lie as the mixture says?",
     statistic="largest |P(X > Y) - P(X < Y)| for a coordinate of z, or a product of two (of coordinates with mean 0 "
-    "and variance 1), X of data and Y of the prior; of all items, or of the assigned cluster where it is largest and "
-    "no chance",
+    "and variance 1), X of data and Y of the prior; over all items, or over the assigned cluster where it is largest "
+    "and significant",
     exact=_AVERAGE + "Mann-Whitney tests; Bonferroni over coordinates, products and clusters.",
     blind=_GUIDE,
     unit="difference of probabilities",
@@ -58,23 +61,24 @@ SHAPE = Question(
 )
 HOLES = Question(
     name="holes of the prior",
-    asks="How much of the prior lies where no data are?",
+    asks="How much of the prior lies where there are no data?",
     statistic="fraction of prior draws whose distance to the nearest posterior draw exceeds the 95 % quantile of that "
     "distance among held-out posterior draws, minus 5 %",
     exact=_AVERAGE + "The number of prior draws beyond is beta-binomial.",
-    blind="Regions with data and little prior: see the aggregate posterior.",
+    blind="Regions with data and little prior: the check of the aggregate posterior sees these.",
     unit="fraction of prior draws",
     threshold=Threshold(warn=0.05, bad=0.2, source="ours"),
 )
-_POINTS = 500  # of each distribution, for pairwise distances
-_MOST_COORDINATES = 20  # whose products are compared
+_POINTS = 500  # points of each distribution, for pairwise distances
+_MOST_COORDINATES = 20  # most coordinates whose products are compared
 _CLOUD = 1000  # points of a picture
-_NUM_PERMUTATIONS = (199, 1999)  # the second number where the first gives a small p-value: then its tail matters
+# The second number is used if the first one gives a small p-value, whose exact size then matters.
+_NUM_PERMUTATIONS = (199, 1999)
 _SMALL = 0.02
 
 
 def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0) -> tuple[float, float]:
-    """(2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| in [0, 1], 0 for equal distributions only, and its p-value.
+    """(2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| in [0, 1], which is 0 only for equal distributions, and its p-value.
 
     Székely and Rizzo 2013; p by permutations, see `DISTANCE`. For points (N, D) and (M, D).
     """
@@ -88,7 +92,7 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
     value = float(_energies_of(distances, np.arange(len(points))[:, None] < len(here))[0])
     p_value = 1.0
     for num_permutations in _NUM_PERMUTATIONS:
-        # The `len(here)` smallest of random numbers: a choice of as many points per column.
+        # Per column, the `len(here)` points with the smallest random numbers are the chosen ones.
         order = np.argsort(generator.random((len(points), num_permutations)), 0)
         p_value = skewed_p_value(value, _energies_of(distances, order < len(here)))
         if p_value > _SMALL:
@@ -97,9 +101,10 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
 
 
 def _energies_of(distances: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The energy coefficient of the points (P, P) chosen in a column (P, B) and of the others, (B,).
+    """The energy coefficient between the points that a column (P, B) chooses and the other points, (B,).
 
-    Without the zeros of the diagonals: unbiased, so 0 on average for equal distributions.
+    The means leave out the distance of a point to itself, so the result is unbiased: 0 on average for equal
+    distributions.
     """
     num = int(chosen[:, 0].sum())
     others = len(chosen) - num
@@ -114,7 +119,7 @@ def _energies_of(distances: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[
 
 
 def hole_fraction(prior: NDArray[Any], posterior: NDArray[Any]) -> tuple[float, float]:
-    """See `HOLES`, for draws (P, D) and (N, D): the fraction before 5 % are taken off, and its p-value."""
+    """See `HOLES`, for draws (P, D) and (N, D): the fraction before 5 % are subtracted, and its p-value."""
     from scipy.spatial import cKDTree
 
     first, second = posterior[::2], posterior[1::2]
@@ -126,7 +131,7 @@ def hole_fraction(prior: NDArray[Any], posterior: NDArray[Any]) -> tuple[float, 
 
 
 def use_p_value(use: NDArray[Any], weights: NDArray[Any], num_items: int) -> float:
-    """Pearson's X² of shares (K,) against weights (K,); clusters of which less than one item is expected are pooled."""
+    """Pearson's X² of shares (K,) against weights (K,). Clusters with less than one expected item are pooled."""
     from scipy.stats import gamma
 
     order = np.argsort(weights)
@@ -168,8 +173,8 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=HOLES,
             value=max(holes - 0.05, 0.0),
             p_value=p_holes,
-            advice="Some z of the prior lie where no data are; images drawn from there can look like none of yours: "
-            "draw with a temperature below 1.",
+            advice="Some z of the prior lie where there are no data; images drawn from there can be unlike all of "
+            "yours: draw with a temperature below 1.",
             facet=j,
         ),
     ]
@@ -183,7 +188,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
                 value=max(away - by_chance, 0.0),
                 p_value=use_p_value(use, weights, num_items),
                 advice="The weights of the mixture are not the shares of the clusters among your items: new images "
-                "come in other proportions.",
+                "show the clusters in other proportions.",
                 facet=j,
                 details={"use": use.tolist(), "weights": weights.tolist(), "chance": by_chance},
             )
@@ -210,7 +215,7 @@ def _check_shape(facet: FacetData, j: int) -> Check:
 
 
 def compare_shapes(here: NDArray[Any], there: NDArray[Any]) -> tuple[float, float, str]:
-    """See `SHAPE`, for draws (n, D) and (m, D): the effect, its p-value, and what differs most."""
+    """The effect that `SHAPE` describes, for draws (n, D) and (m, D); its p-value; and what differs most."""
     from scipy.stats import rankdata
 
     num, others = len(here), len(there)
@@ -257,7 +262,7 @@ def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
                 flat = (points[:_CLOUD] - centre) @ plane
                 below.plot(*flat.T, ".", color=colour, markersize=3, alpha=0.6, label=label)
         describe(below, f"facet {j}: z of prior and data", "", "along the prior's widest axis")
-    # Below the panels: inside them it would lie on some z.
+    # The legend is below the panels, because inside them it would cover some z.
     handles = panels[1, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT_SIZE, markerscale=3)
     return finish(figure, panels)

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 CALIBRATION = Question(
     name="calibration of q(c|x)",
     asks="Are 80 % of the assignments with a probability of 80 % right?",
-    statistic="the larger of the errors of calibration of the most probable cluster and of all clusters (classwise), "
-    "minus the mean of the same where every true cluster is redrawn from q(c | x)",
+    statistic="the larger of two calibration errors, that of the most probable cluster and that of all clusters "
+    "(classwise), minus the mean of the same where every true cluster is redrawn from q(c | x)",
     exact="Given x, the true cluster is a draw from q(c | x). Three tests under that distribution: of the sharpness, "
     "mean q(true c) - mean sum_c q(c)² (normal); of every cluster's frequency (normal); of ten bins of confidence "
     "(normal, or Poisson where few errors are expected). Bonferroni.",
-    blind="Everything is about items that the model draws: where these look unlike the data, see the replicated "
-    "statistics first.",
+    blind="Errors on the data themselves: this check uses items that the model draws. If these look unlike the data, "
+    "read the replicated statistics first.",
     unit="error of a probability",
-    threshold=Threshold(warn=0.02, bad=0.1, source="ours: probabilities are off by 2 and by 10 points on average"),
+    threshold=Threshold(
+        warn=0.02, bad=0.1, source="ours: probabilities are off by 2 and by 10 percentage points on average"
+    ),
 )
 _NUM_REDRAWN = 20
-_NORMAL_VARIANCE = 9.0  # expected count from which on a count is taken as normal
+_NORMAL_VARIANCE = 9.0  # A count is taken as normally distributed if its expected value is at least this.
 _NUM_BINS = 10
 
 
 class Reliability(NamedTuple):
-    """Items sorted by a probability into bins of equal numbers, (B,) each."""
+    """Items sorted by a probability and divided into bins of equal size, (B,) each."""
 
     confidence: NDArray[np.float64]
     frequency: NDArray[np.float64]
@@ -47,11 +49,11 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int = _NUM_BINS) -> Reliability:
-    """Frequencies of an event against the probabilities that it was given.
+    """Frequencies of an event, compared with the probabilities that were predicted for it.
 
     Args:
-        confidence: probability of the event, of every item, (N,).
-        hits: whether the event happened, (N,).
+        confidence: predicted probability of the event for every item, (N,).
+        hits: whether the event happened for the item, (N,).
         num_bins: B; fewer where there are fewer items.
     """
     bins = [part for part in np.array_split(np.argsort(confidence, kind="stable"), num_bins) if len(part)]
@@ -63,14 +65,15 @@ def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int =
 
 
 def calibration_errors(probs: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.float64]:
-    """Expected calibration error of the most probable cluster, and ½ sum_c of those of every cluster c, (R, 2).
+    """Two expected calibration errors, (R, 2): that of the most probable cluster, and half the sum of those of all
+    clusters.
 
-    The second is the classwise error (Kull et al. 2019). The first alone misses a q(c | x) that is too sure of some
-    clusters and too modest about others.
+    The second is the classwise error (Kull et al. 2019). The first alone misses a q(c | x) that is overconfident for
+    some clusters and underconfident for others.
 
     Args:
         probs: q(c | x), (N, K).
-        truths: the true c, in R versions, (R, N).
+        truths: R versions of the true c, (R, N).
     """
     rows, top = np.arange(len(probs)), probs.argmax(-1)
     confidence = _Bins(probs.max(-1, keepdims=True))
@@ -87,7 +90,7 @@ def calibration_errors(probs: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.
 
 
 class _Bins:
-    """Items in bins of equal numbers, by the probability of every column of ``probs`` (N, K)."""
+    """For every column of ``probs`` (N, K), the bin of every item; the bins hold equally many items."""
 
     def __init__(self, probs: NDArray[Any]) -> None:
         num_items, self.width = probs.shape
@@ -99,13 +102,13 @@ class _Bins:
         self.held = np.bincount(self.cells.ravel(), probs.ravel(), minlength=_NUM_BINS * self.width)
 
     def error(self, rows: NDArray[np.int64], columns: NDArray[Any]) -> float:
-        """sum over cells of |probability - hits| / N; hits are the places that ``rows`` and ``columns`` give."""
+        """sum over cells of |probability - hits| / N, where ``rows`` and ``columns`` are the cells of the hits."""
         hits = np.bincount(self.cells[rows, columns], minlength=len(self.held))
         return float(np.abs(self.held - hits).sum() / len(self.cells))
 
 
 def calibration_p_value(probs: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Where the truth (N,) is drawn from probs (N, K): see `CALIBRATION`."""
+    """The p-value that `CALIBRATION` describes, for true clusters (N,) that should be draws from ``probs`` (N, K)."""
     from scipy.stats import poisson
 
     chosen = np.take_along_axis(probs, truth[:, None], 1)[:, 0]
@@ -175,12 +178,12 @@ def check_calibration(data: CheckData) -> list[Check]:
 
 
 def _advise(errors: NDArray[np.float64], confidence: float, accuracy: float) -> str:
-    """What to do about the errors of the most probable cluster and of all clusters, (2,).
+    """The advice that follows from both calibration errors, (2,).
 
     Args:
-        errors: as `calibration_errors` gives them.
+        errors: the result of `calibration_errors`.
         confidence: mean probability of the most probable cluster.
-        accuracy: how often it is the true one.
+        accuracy: how often that cluster is the true one.
     """
     if errors[0] < errors[1] / 2:
         how = "too high for some clusters and too low for others"
@@ -193,7 +196,7 @@ def _advise(errors: NDArray[np.float64], confidence: float, accuracy: float) -> 
 
 
 def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Reliability of the most probable cluster; below it, which clusters are taken for one another."""
+    """Reliability of the most probable cluster; below it, which clusters are confused with each other."""
     figure, panels = make_panels(2, len(checks))
     for (above, below), check in zip(panels.T, checks, strict=True):
         curve = {name: np.array(entry) for name, entry in check.details["curve"].items()}
@@ -205,5 +208,5 @@ def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
         above.set_ylabel("fraction that is right", fontsize=TEXT_SIZE)
         facet = data.facets[check.facet or 0]
         rates = confusion(facet.prior_probs, facet.prior_c)
-        draw_matrix(below, rates, f"facet {check.facet}: confusion", "cluster that is found", "true cluster")
+        draw_matrix(below, rates, f"facet {check.facet}: confusion", "assigned cluster", "true cluster")
     return finish(figure, panels)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 Verdict = Literal["good", "warn", "bad"]
 
 WARN_LEVEL = 0.05
-"""A check may warn where its p-value, times the number of checks in the table, is at most this."""
+"""A check may warn if its p-value times the number of checks in the table is at most this."""
 
 BAD_LEVEL = 0.02
 """The same for "bad"."""
@@ -15,11 +15,11 @@ BAD_LEVEL = 0.02
 
 @dataclass(frozen=True)
 class Threshold:
-    """The sizes from which on an effect matters; a larger effect is worse.
+    """The sizes above which an effect matters; a larger effect is worse.
 
     Attributes:
-        warn: an effect above it that chance does not explain makes the verdict "warn".
-        bad: the same for "bad".
+        warn: a significant effect above this value makes the verdict "warn".
+        bad: the same for the verdict "bad".
         source: the source of both numbers.
     """
 
@@ -33,13 +33,13 @@ class Question:
     """The parts of a check that are the same for every pair and facet.
 
     Attributes:
-        name: in a few words.
+        name: a few words that name the check in tables.
         asks: the question.
         statistic: formula of the effect.
-        exact: the distribution of the test statistic where model and guide are exact.
+        exact: the distribution of the test statistic if model and guide are exact.
         blind: what the check cannot see.
-        unit: of the effect.
-        threshold: of the effect.
+        unit: unit of the effect.
+        threshold: sizes of the effect that matter.
     """
 
     name: str
@@ -58,11 +58,12 @@ class Check:
     Attributes:
         question: what is asked.
         value: the effect.
-        p_value: of an effect this large or larger if model and guide are exact; 0 if an exact pair has no such effect.
-        advice: what to do where the verdict is not "good".
-        facet: the facet that it is about; None for the whole.
-        details: further numbers, as JSON takes them.
-        num_checks: in the table, for which the p-value is corrected (Bonferroni).
+        p_value: probability of an effect this large or larger if model and guide are exact; 0 if an exact pair never
+            has one.
+        advice: what to do if the verdict is not "good".
+        facet: the facet that the check is about; None for the whole model.
+        details: further numbers, of types that JSON has.
+        num_checks: number of checks in the table, for which the p-value is corrected (Bonferroni).
     """
 
     question: Question
@@ -80,12 +81,12 @@ class Check:
 
     @property
     def table_p_value(self) -> float:
-        """min(1, p times the number of checks)."""
+        """The corrected p-value: min(1, p times the number of checks)."""
         return min(1.0, self.p_value * self.num_checks)
 
     @property
     def verdict(self) -> Verdict:
-        """ "bad" or "warn" where the effect is beyond its threshold and chance does not explain it; NaN is "bad"."""
+        """ "bad" or "warn" if the effect is above its threshold and significant, otherwise "good"; NaN is "bad"."""
         threshold = self.question.threshold
         if self.value != self.value:
             return "bad"
@@ -103,5 +104,5 @@ class Check:
 
 
 def correct(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """The checks of one table, each with the table's size."""
+    """The same checks, each with the number of checks in their table."""
     return tuple(replace(check, num_checks=len(checks)) for check in checks)

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside the best one.
+    """The evidence of one run, compared with that of the best run.
 
     Attributes:
-        name: of the run.
-        rank: 1 is the highest evidence.
+        name: name of the run.
+        rank: rank by evidence; 1 is the highest.
         evidence: mean of log p(x) per item, in nats, from Pareto-smoothed weights.
-        standard_error: of that mean, over items.
-        monte_carlo_error: of that mean, from the finite number of draws of each item.
+        standard_error: error of that mean because the items are a sample.
+        monte_carlo_error: error of that mean because each item has finitely many draws.
         difference: evidence of the best run minus this one's, per item.
-        difference_standard_error: of the paired difference, so items that are hard for all runs do not increase it.
-        unreliable: fraction of items whose weights cannot be trusted, whose evidence is too low by an unknown amount.
+        difference_standard_error: standard error of the paired difference; items that are hard for all runs do not
+            increase it.
+        unreliable: fraction of items whose weights cannot be trusted; the evidence of these is too low by an unknown
+            amount.
     """
 
     name: str
@@ -51,13 +53,13 @@ def smoothed_evidence(log_weights: NDArray[Any]) -> tuple[NDArray[np.float64], N
 
 
 def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison]:
-    """Runs from the highest evidence to the lowest, like ``arviz.compare`` does for models with an ELPD.
+    """Rank runs from the highest evidence to the lowest, as ``arviz.compare`` ranks models by their ELPD.
 
     The networks' weights are points, so log p(x) of held-out items is their expected log predictive density itself, and
     no leave-one-out correction is needed.
 
     Args:
-        log_weights: of every run, (S, N), for the same N items: log p(x, z) - log q(z | x) at S draws of z.
+        log_weights: log p(x, z) - log q(z | x) at S draws of z, (S, N), by run; all runs have the same N items.
 
     Raises:
         InputError: fewer than two runs, other items, or weights that are not finite.
@@ -66,12 +68,12 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
         raise InputError(f"expected two runs or more to compare, got {len(log_weights)}: add one")
     num_items = {array.shape[1] for array in log_weights.values()}
     if len(num_items) > 1:
-        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} of them: weigh the same ones")
+        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} items: weigh the same ones")
     for name, array in log_weights.items():
         if infinite := int((~np.isfinite(array)).any(0).sum()):
             raise InputError(
                 f"expected finite weights, got others for {infinite} of {array.shape[1]} items of {name}: these items "
-                "are impossible under that run's likelihood, or it diverged; leave it out"
+                f"are impossible under that run's likelihood, or the run diverged; leave the run out"
             )
     found = {name: smoothed_evidence(array.T) for name, array in log_weights.items()}
     order = sorted(found, key=lambda name: -found[name][0].mean())
@@ -92,7 +94,7 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
 
 
 def plot_comparison(rows: list[Comparison]) -> "Figure":
-    """Evidence per item with one standard error, and below it, hollow, the difference's own standard error."""
+    """Evidence per item with one standard error; the hollow mark below shows the standard error of the difference."""
     figure = make_figure(7, 1.2 + 0.5 * len(rows))
     axes = figure.subplots()
     for row in rows:

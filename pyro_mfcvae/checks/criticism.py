@@ -1,4 +1,7 @@
-"""Should you believe this clustering? All checks of a fitted pair, from its ArviZ data alone, and what follows."""
+"""Should you believe this clustering?
+
+All checks of a fitted pair, made from its ArviZ data alone, and the conclusions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,10 +46,10 @@ class Kind:
     """A kind of check.
 
     Attributes:
-        name: of its picture's file.
-        reading: what its picture asks, and how to read it.
-        check: makes the checks.
-        plot: draws these checks.
+        name: name of the kind and of its picture's file.
+        reading: the question that its picture answers, and how to read the picture.
+        check: function that makes the checks.
+        plot: function that draws these checks.
     """
 
     name: str
@@ -58,36 +61,36 @@ class Kind:
 KINDS = (
     Kind(
         "information",
-        "How much does each facet know about an item? One whose bars all lie below the dotted line (1 nat) is "
-        "nearly empty.",
+        "How much information about an item is in each facet? A facet whose bars all lie below the dotted line (1 "
+        "nat) is nearly empty.",
         check_information,
         plot_information,
     ),
     Kind(
         "predictions",
-        "Do items that the model draws look like yours? The two lines of a panel coincide where they do. Dots far "
-        "above the dotted line are clusters where they do not.",
+        "Do items that the model draws look like yours? If so, the two lines of a panel coincide. Dots far above the "
+        "dotted line are clusters whose items look different.",
         check_predictions,
         plot_predictions,
     ),
     Kind(
         "guide",
-        "Does the encoder find the z that the model implies? Items in the shaded range are doubtful; a perfect encoder "
-        "loses nothing.",
+        "Does the encoder find the z that the model implies? Items in the shaded range are doubtful; a perfect "
+        "encoder loses nothing.",
         check_guide,
         plot_guide,
     ),
     Kind(
         "calibration",
-        "Is a cluster with a probability of 80 % right in 80 % of the cases? Below the diagonal the facet is too sure, "
-        "above it too modest. The lower row shows which clusters are mistaken for each other.",
+        "Is a cluster with a probability of 80 % right in 80 % of the cases? Below the diagonal the facet is "
+        "overconfident, above it underconfident. The lower row shows which clusters are mistaken for each other.",
         check_calibration,
         plot_calibration,
     ),
     Kind(
         "ranks",
-        "Do the encoder's z agree with the true z of items that the model draws? Lines stay within the grey band where "
-        "they do.",
+        "Do the encoder's z agree with the true z of items that the model draws? Lines stay within the grey band "
+        "where they do.",
         check_ranks,
         plot_ranks,
     ),
@@ -100,8 +103,8 @@ KINDS = (
     ),
     Kind(
         "stability",
-        "Would one find the same groups again? Refits agree near 1 if so. Facets that divide the items in different "
-        "ways overlap by 0.",
+        "Would another fit find the same groups? If so, the agreement of refits is near 1. Facets that divide the "
+        "items in different ways have an overlap of 0.",
         check_stability,
         plot_stability,
     ),
@@ -119,7 +122,7 @@ class Criticism:
     """All checks of a fitted pair, and their summary.
 
     Attributes:
-        data: what was checked.
+        data: the arrays that were checked.
         by_kind: the checks of every entry of `KINDS`; p-values are corrected for all of them together.
         suggestions: the settings to change next; none where the run's settings are not known.
     """
@@ -155,7 +158,7 @@ class Criticism:
     def to_json(self) -> str:
         """Sentences, suggestions and checks, as ``checks.json`` holds them.
 
-        A check that is set aside is about items that the model draws, which are unlike the data.
+        A check is set aside if it is about items that the model draws and these are unlike the data.
         """
         unlike, records = is_unlike(self.checks), []
         for check in self.checks:
@@ -205,11 +208,13 @@ class Criticism:
 
 
 def criticise(data: Any, *, settings: Mapping[str, Any] | None = None) -> Criticism:
-    """All checks on what `to_inference_data` made: the same verdicts from memory and from NetCDF, every time.
+    """Make all checks on the result of `to_inference_data`.
+
+    The verdicts are the same from memory and from NetCDF, every time.
 
     Args:
         data: ArviZ data.
-        settings: of the run, section → key → value, from which the next settings to change are chosen.
+        settings: the run's settings, section → key → value; the suggestions of settings to change depend on them.
     """
     view = CheckData.from_arviz(data)
     found = [kind.check(view) for kind in KINDS]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_SIZE = 3.4  # inches
-_LETTERS_PER_INCH = 14  # of text below titles
+_LETTERS_PER_INCH = 14  # inches of text below titles
 
 
 def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple["Figure", NDArray[Any]]:
@@ -64,7 +64,7 @@ def describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
 
 
 def add_reading(figure: "Figure", reading: str) -> "Figure":
-    """A sentence or two above the panels: what they ask, and how to read them."""
+    """Write a sentence or two above the panels: the question that they answer, and how to read them."""
     from textwrap import fill
 
     text = fill(reading, int(_LETTERS_PER_INCH * figure.get_figwidth()))

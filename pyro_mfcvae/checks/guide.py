@@ -1,4 +1,4 @@
-"""Is the guide good on the data themselves? What the importance weights p(x, z) / q(z | x) say about q(z | x)."""
+"""Is the guide good on the data themselves? The importance weights p(x, z) / q(z | x) show the quality of q(z | x)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -33,8 +33,8 @@ GAP = Question(
     name="nats lost by q(z|x)",
     asks="How much of log p(x) does q(z | x) lose?",
     statistic="mean over items of log mean w - mean log w, per latent dimension",
-    exact=_EXACT_WEIGHTS + "The p-value is that of a mean of 0 (Student's t).",
-    blind="A mode that q(z | x) never visits: the evidence is too low by the same amount.",
+    exact=_EXACT_WEIGHTS + "The mean is 0 (Student's t).",
+    blind="A mode that q(z | x) never visits, because the estimated evidence misses it as well.",
     unit="nats per item and dimension",
     threshold=Threshold(
         warn=0.05,
@@ -46,8 +46,8 @@ GAP = Question(
 DISCREPANCY = Question(
     name="q(c|x) against p(c|x)",
     asks="Are the assignments of these items the ones that the model itself implies?",
-    statistic="root of the mean over items of sum_c (q(c|x) - a_c) (q(c|x) - b_c); a, b = p(c|x) by importance weights "
-    "from two halves of the draws, whose errors are independent and cancel",
+    statistic="root of the mean over items of sum_c (q(c|x) - a_c) (q(c|x) - b_c); a, b = p(c|x) by importance "
+    "weights from two halves of the draws, whose errors are independent and cancel",
     exact="The product has mean 0; the p-value is Student's t of the mean over items.",
     blind="Items whose importance weights cannot be trusted are left out.",
     unit="distance of two probability vectors",
@@ -58,15 +58,19 @@ RULE = Question(
     asks="Is q(c | x) the one that maximises the ELBO, for this q(z | x)?",
     statistic="mean over items of KL(q(c|x) || q*(c|x)), q* = the analytic rule",
     exact="0 for the analytic rule and for p(c|z); the p-value is Student's t of the mean over items.",
-    blind="Calibration: a rule that loses nats, such as VaDE's, may have the better probabilities.",
+    blind="Calibration: a rule with a lower ELBO, such as VaDE's, may have better calibrated probabilities.",
     unit="nats per item",
-    threshold=Threshold(warn=0.05, bad=np.inf, source="ours; never bad, since it costs the bound and no assignment"),
+    threshold=Threshold(
+        warn=0.05, bad=np.inf, source="ours; never bad, since it lowers the bound and changes no assignment"
+    ),
 )
 _FEWEST = 30
 
 
 def check_guide(data: CheckData) -> list[Check]:
-    """k-hat and the gap between evidence and ELBO of all facets together and of each; q(c | x) against p(c | x)."""
+    """Checks of k-hat, of the gap between evidence and ELBO, and of q(c | x) against p(c | x), for all facets together
+    and for each.
+    """
     num_dims = sum(facet.z.shape[-1] for facet in data.facets)
     places = [place for j, facet in enumerate(data.facets) for place in _places(facet, j)]
     means = {"evidence": float(data.evidence.mean()), "elbo": float(data.elbo.mean())}
@@ -162,7 +166,7 @@ def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: di
 
 
 def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """k-hat of every item, what q(z | x) loses of its evidence, and k-hat of single facets."""
+    """k-hat of every item, the gap between its evidence and its ELBO, and k-hat of single facets."""
     alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
     rows = 2 if alone else 1
     figure = make_figure(PANEL_SIZE * max(2, len(alone)), 0.9 * PANEL_SIZE * rows)

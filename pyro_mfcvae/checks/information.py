@@ -1,4 +1,7 @@
-"""Does a facet say anything about the items? Information, active units, and what is lost without the facet."""
+"""Does a facet hold information about the items?
+
+Information, active units, and the likelihood lost without the facet.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,15 +16,13 @@ from pyro_mfcvae.plots import COLOURS, FAINT, TEXT_SIZE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NO_NULL = (
-    "The p-value is that of an effect at the threshold (Student's t): small where the facet is empty for certain. "
-)
+_NO_NULL = "The p-value tests an effect at the threshold (Student's t): it is small if the facet is certainly empty. "
 LOSS = Question(
     name="items without the facet",
     asks="Does the decoder use this facet?",
     statistic="exp(-mean over items of (log p(x | z) - log p(x | z with z_j from the prior))), at most 1",
     exact=_NO_NULL + "An exact pair has an effect only if its facet is empty.",
-    blind="A facet that the decoder uses for noise only.",
+    blind="Whether the facet holds more than noise that the decoder reproduces.",
     unit="fraction of the likelihood that is left",
     threshold=Threshold(warn=0.7, bad=0.9, source="ours: a facet worth 0.36 nats per item, and 0.1"),
 )
@@ -34,11 +35,11 @@ CLUSTERS = Question(
     unit="1 / clusters separated",
     threshold=Threshold(warn=0.9, bad=0.9, source="ours: the information of 1.1 equally large clusters"),
 )
-_ACTIVE = 0.01  # variance of the mean of an active unit (Burda, Grosse and Salakhutdinov 2016)
+_ACTIVE = 0.01  # least variance of the mean of an active unit (Burda, Grosse and Salakhutdinov 2016)
 
 
 def check_information(data: CheckData) -> list[Check]:
-    """What is lost without the facet, and the information in its clusters, per facet."""
+    """Two checks per facet: the likelihood lost without the facet, and the information in its clusters."""
     checks = []
     for j, facet in enumerate(data.facets):
         details = describe_information(facet)
@@ -48,8 +49,8 @@ def check_information(data: CheckData) -> list[Check]:
                 question=LOSS,
                 value=float(np.exp(-max(loss.mean(), 0.0))),
                 p_value=_below_p_value(loss, -np.log(LOSS.threshold.warn)),
-                advice="The facet has collapsed: the decoder draws the same items whatever its z. Do not read its "
-                "clusters.",
+                advice="The facet has collapsed: the decoder draws the same items for every z of it. Do not interpret "
+                "its clusters.",
                 facet=j,
                 details=details,
             )
@@ -61,8 +62,8 @@ def check_information(data: CheckData) -> list[Check]:
                     question=CLUSTERS,
                     value=float(np.exp(-max(pointwise.mean(), 0.0))),
                     p_value=_below_p_value(pointwise, -np.log(CLUSTERS.threshold.warn)),
-                    advice="Nearly all items are in one cluster, or every item is in all clusters alike: the facet "
-                    "does not divide the items.",
+                    advice="Nearly all items are in one cluster, or every item is in all clusters with the same "
+                    "probability: the facet does not divide the items.",
                     facet=j,
                 )
             )
@@ -102,7 +103,7 @@ def _below_p_value(values: Array, limit: float) -> float:
 
 
 def plot_information(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Nats per item and facet: KL, information, and what an item loses without the facet."""
+    """Nats per item and facet: KL, information, and the likelihood lost without the facet."""
     figure, panels = make_panels(1, 1, width=7.0)
     axes = panels[0, 0]
     rows = [check.details for check in checks if check.question is LOSS]

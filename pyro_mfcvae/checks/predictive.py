@@ -1,4 +1,7 @@
-"""Are the items what the model draws, and what it was trained on? Distributions of statistics and of the evidence."""
+"""Are the items like those that the model draws, and like those that it was trained on?
+
+Statistics and evidence compared.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,27 +28,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _DISTANCES = Threshold(warn=0.1, bad=0.3, source="a normal shifted by 1/4 and 3/4 of its standard deviation")
-_MOST_COLUMNS = 3  # of panels
-_PLACES = "of all items, or of the cluster where it is largest and no chance"
+_MOST_COLUMNS = 3  # columns of panels
+_PLACES = "over all items, or over the cluster where it is largest and significant"
 REPLICATED = Question(
     name="replicated statistic",
-    asks="Do items that the model draws from the data's own z have the statistic of the data?",
+    asks="Does the statistic have the same distribution in the data and in items that the model draws from z of the "
+    "data?",
     statistic="largest distance between the distribution functions of the statistic of the items and of one "
     "replication of each, at 19 quantiles; " + _PLACES + " (clusters by the drawn z)",
     exact="An item and its replication are independent draws from p(x | z), so they are exchangeable: sign tests, "
     "Bonferroni over quantiles and clusters.",
-    blind="What no statistic measures; a z that no data have: see the aggregate posterior.",
+    blind="What no statistic measures; values of z that no data have, which the check of the aggregate posterior sees.",
     unit="distance of distributions",
     threshold=_DISTANCES,
 )
 TYPICAL = Question(
     name="evidence of the data",
-    asks="Are the data as probable as what the model draws?",
+    asks="Are the data as probable as items that the model draws?",
     statistic="largest distance between the distribution functions of log p(x), importance-weighted with 16 draws, of "
     "the items and of the simulated items; " + _PLACES,
     exact="Items and simulated items have the same distribution, whatever the guide: the two-sample "
     "Kolmogorov-Smirnov test, Bonferroni over clusters.",
-    blind="Which pixels are wrong: see the replicated statistics.",
+    blind="Which pixels are wrong; the replicated statistics show more.",
     unit="distance of distributions",
     threshold=_DISTANCES,
 )
@@ -59,15 +63,15 @@ HELD_OUT = Question(
     threshold=_DISTANCES,
 )
 
-# Where items are more probable than what the model draws, and where they are less probable.
+# Advice if items are more probable than items that the model draws, and if they are less probable.
 _ADVICE = {
     TYPICAL.name: (
-        "Your items are more probable than items that the model draws, as where it adds noise that yours do not have.",
+        "Your items are more probable than items that the model draws. The model may add noise that yours do not have.",
         "Your items are less probable than items that the model draws: they have something that it does not describe.",
     ),
     HELD_OUT.name: (
-        "Half of one of your items predicts the other half better than in items that the model draws, as where it adds "
-        "noise that yours do not have.",
+        "Half of one of your items predicts the other half better than in items that the model draws. The model may "
+        "add noise that yours do not have.",
         "Half of one of your items predicts the other half worse than in items that the model draws: yours have "
         "details that it does not describe.",
     ),
@@ -78,7 +82,7 @@ OVERFITTING = Question(
     asks="Is the evidence of held-out items lower than that of training items?",
     statistic="mean log p(x) of training items minus that of these items, over its standard deviation over items",
     exact="The mean difference is 0; Welch's t, one-sided.",
-    blind="Items that are held out but of another kind: see outliers.",
+    blind="Whether held-out items are of another kind; the check of outliers sees this.",
     unit="standard deviations over items",
     threshold=Threshold(warn=0.1, bad=0.5, source="ours"),
 )
@@ -88,14 +92,17 @@ OUTLIERS = Question(
     statistic="fraction of items whose log p(x) is below the lowest 1 % or above the highest 1 % of training items "
     "(at least one item at either end), minus the fraction that is expected",
     exact="The number of items beyond an end is beta-binomial; Bonferroni over the two ends.",
-    blind="Items of another kind whose evidence is usual (Nalisnick et al. 2019).",
+    blind="Items of another kind with the evidence of training items (Nalisnick et al. 2019).",
     unit="fraction of items",
     threshold=Threshold(warn=0.03, bad=0.15, source="ours"),
 )
 
 
 def check_predictions(data: CheckData) -> list[Check]:
-    """One check per statistic, of the evidence, and of held-out halves; distances of every cluster are details."""
+    """One check per statistic, one of the evidence, and one of held-out halves.
+
+    The details have the distance of every cluster.
+    """
     checks = []
     for name, observed in data.observed.items():
         replicated = data.replicated[name][0]
@@ -128,7 +135,7 @@ def check_predictions(data: CheckData) -> list[Check]:
 
 
 def _compare_sizes(replicated: Array, observed: Array) -> str:
-    """In a word, how a statistic of replications (N,) differs from that of the items."""
+    """A word for how a statistic of replications (N,) differs from that of the items."""
     above = float(np.mean(replicated > observed))
     return "more" if above > 0.6 else "less" if above < 0.4 else "more varied or less varied"
 
@@ -140,7 +147,7 @@ def _bayesian_p_value(observed: Array, replicated: Array) -> float:
 
 
 def _judge(question: Question, found: dict[str, tuple[float, float]], advice: str, details: dict[str, Any]) -> Check:
-    """The distance of all items or of a cluster, wherever it is largest and no chance."""
+    """The check of a distance, over all items or over the cluster where it is largest and significant."""
     where, value, p_value = worst_place(found)
     clusters = {place: distance for place, (distance, _) in found.items() if place != ALL}
     return Check(
@@ -153,10 +160,11 @@ def _judge(question: Question, found: dict[str, tuple[float, float]], advice: st
 
 
 def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """Two-sided p-value of every item's evidence among the reference's, (N,): small for outliers either way.
+    """Two-sided p-value of every item's evidence among the reference items, (N,): small for unusually low or high
+    evidence.
 
-    High evidence is no sign of belonging: plain images often have more of it than the data (Nalisnick et al. 2019).
-    Ties count half.
+    High evidence does not mean that an item belongs to the data: plain images often have a higher one (Nalisnick et al.
+    2019). Ties count half.
     """
     ordered = np.sort(reference)
     below = (np.searchsorted(ordered, evidence, "left") + np.searchsorted(ordered, evidence, "right")) / 2
@@ -165,7 +173,7 @@ def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.fl
 
 
 def check_overfitting(data: CheckData) -> list[Check]:
-    """Overfitting and outliers, where training items were given."""
+    """The checks of overfitting and outliers; none if no training items were given."""
     if data.reference_evidence is None:
         return []
     evidence, reference = data.evidence, data.reference_evidence
@@ -197,14 +205,14 @@ def _check_outliers(evidence: Array, reference: Array) -> Check:
         question=OUTLIERS,
         value=max(sum(beyond) / len(evidence) - expected, 0.0),
         p_value=min(1.0, 2 * min(p_values)),
-        advice="Some items are unlike the training items: look at them in items.parquet, since the clusters of items "
-        "of another kind mean nothing.",
+        advice="Some items are unlike the training items: look at them in items.parquet, because clusters of items of "
+        "another kind have no meaning.",
         details={"outlying_items": order[:20].tolist(), "below": beyond[0], "above": beyond[1]},
     )
 
 
 def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Every statistic of data and replications, and the evidence; below, the distances of every cluster."""
+    """Every statistic and the evidence, of data and of replications; below, the distances of every cluster."""
     rows = [[checks[i] for i in row] for row in np.array_split(range(len(checks)), -(-len(checks) // _MOST_COLUMNS))]
     figure = make_figure(PANEL_SIZE * len(rows[0]), 0.9 * PANEL_SIZE * (len(rows) + 1))
     heights = [1.0] * len(rows) + [1.1]
@@ -249,7 +257,8 @@ def _plot_clusters(data: CheckData, checks: Sequence[Check], figure: "SubFigure"
         axes.set_ylim(0, 1.05)
         describe(axes, f"facet {j}, by cluster", "", f"cluster, of {MIN_MEMBERS} items or more")
     panels[0].set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
-    lines = panels[0].get_legend_handles_labels()  # below the panels: inside them it would lie on some cluster
+    # The legend is below the panels, because inside them it would cover some cluster.
+    lines = panels[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=min(len(checks), 6), frameon=False, fontsize=TEXT_SIZE)
 
 

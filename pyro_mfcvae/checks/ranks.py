@@ -1,4 +1,7 @@
-"""Is q(z | x) the posterior? Simulation-based calibration: where the true z of drawn items lies within q(z | x)."""
+"""Is q(z | x) the posterior?
+
+Simulation-based calibration: ranks of the true z of drawn items among draws of q(z | x).
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _UNIFORM = "The rank of the true z among draws of q(z | x) is uniform, also among items that look alike to the guide. "
-_DRAWN = "Items that the model does not draw: where these look unlike the data, mend that first."
+_DRAWN = "Items that the model does not draw: if drawn items look unlike the data, mend that first."
 SHIFT = Question(
     name="shift of q(z|x)",
     asks="Is q(z | x) centred where the true z are?",
-    statistic="largest mean over items of a coordinate of L⁻¹(z - m), m and L Lᵀ = mean and covariance of q(z | x); of "
-    "all items, or of an assigned cluster or confidence whose ranks are not uniform",
+    statistic="largest mean over items of a coordinate of L⁻¹(z - m), m and L Lᵀ = mean and covariance of q(z | x); "
+    "of all items, or of an assigned cluster or confidence whose ranks are not uniform",
     exact=_UNIFORM + "Normal test of the mean rank; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="standard deviations of q(z|x)",
@@ -30,18 +33,18 @@ SHIFT = Question(
 )
 WIDTH = Question(
     name="width of q(z|x)",
-    asks="Is q(z | x) as wide as the true z are spread?",
-    statistic="standard deviation of a coordinate of L⁻¹(z - m), or its inverse, whichever is larger; of all items, or "
-    "of an assigned cluster or confidence whose ranks are not uniform",
-    exact=_UNIFORM + "Normal test of the ranks' spread, Kolmogorov's test, and both of the rank of log q(z | x), which "
-    "sees all coordinates together; Bonferroni over coordinates, and over clusters.",
+    asks="Is q(z | x) as wide as the distribution of the true z?",
+    statistic="standard deviation of a coordinate of L⁻¹(z - m), or its inverse, whichever is larger; of all items, "
+    "or of an assigned cluster or confidence whose ranks are not uniform",
+    exact=_UNIFORM + "Normal test of the ranks' spread, Kolmogorov's test, and both of the rank of log q(z | x), "
+    "which sees all coordinates together; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="factor",
     threshold=Threshold(warn=1.15, bad=1.4, source="a normal q(z | x) too narrow by it loses 0.02 and 0.09 nats"),
 )
 CORRELATION = Question(
     name="correlation within q(z|x)",
-    asks="Does q(z | x) know how the coordinates of z depend on each other?",
+    asks="Does q(z | x) follow how the coordinates of z depend on each other?",
     statistic="largest mean over items of the product of two coordinates of L⁻¹(z - m), over their root mean squares",
     exact="The mean is 0; Student's t, Bonferroni over pairs of coordinates.",
     blind=_DRAWN + " Dependence without correlation.",
@@ -61,13 +64,13 @@ JOINT = Question(
     name="log p(x, z) of the true z",
     asks="Is the true z as probable as draws of q(z | x), given the data?",
     statistic="Kolmogorov's distance from uniform of the rank of log p(x, z) at the true z among 16 draws of q(z | x)",
-    exact="The rank is uniform (Modrák et al. 2023: test quantities that depend on the data see what ranks of z miss). "
-    "Normal tests of its mean and spread, and Kolmogorov's.",
+    exact="The rank is uniform (Modrák et al. 2023: test quantities that depend on the data see what ranks of z "
+    "miss). Normal tests of its mean and spread, and Kolmogorov's.",
     blind=_DRAWN,
     unit="distance from uniform",
     threshold=Threshold(warn=0.07, bad=0.15, source="ours"),
 )
-_MOST_LINES = 12  # that a legend names
+_MOST_LINES = 12  # most entries of a legend
 
 
 def check_ranks(data: CheckData) -> list[Check]:
@@ -84,7 +87,7 @@ def check_ranks(data: CheckData) -> list[Check]:
 
 
 def _memberships(facet: FacetData) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Items of the same assigned cluster, and the less and more confident half: the guide can tell them by x alone."""
+    """Items by assigned cluster, and the less and more confident half: groups that the guide can form from x alone."""
     confidence = facet.prior_probs.max(-1)
     middle = np.median(confidence)
     found = [(f"cluster {k}", members) for k, (members,) in groups_of(facet.prior_clusters)]
@@ -95,7 +98,10 @@ def _memberships(facet: FacetData) -> list[tuple[str, NDArray[np.bool_]]]:
 def _largest(
     facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_]]], row: int, effects: Callable[[Array], Array]
 ) -> tuple[float, int, str, float]:
-    """Effect, its coordinate, where it is, and p of the groups; ``row`` 0 for the mean rank, 1 for the spread."""
+    """The effect, its coordinate, its place, and the p-value over the groups;
+
+    ``row`` 0 is the mean rank, 1 the spread.
+    """
     overall = effects(facet.residuals)
     value, coordinate, where = float(overall.max()), int(overall.argmax()), "all items"
     tests = {name: uniform_p_values(facet.ranks[members])[row] for name, members in memberships}
@@ -177,7 +183,7 @@ def _check_between(data: CheckData) -> Check:
         value=value,
         p_value=bonferroni(p for _, p, *_ in found),
         advice=f"For a given item, z of facets {i} and {j} depend on each other, and the encoder misses that. No "
-        "posterior of single facets mends it: read z of single items with care.",
+        f"posterior with independent facets can follow it: read z of single items with care.",
         details={"facets": [i, j]},
     )
 
@@ -198,7 +204,7 @@ def _check_joint(data: CheckData) -> Check:
         value=distance,
         p_value=bonferroni([p_value, *uniform_p_values(ranks)]),
         advice=f"The true z of an item is {'less' if ranks.mean() < 0.5 else 'more'} probable than the encoder's z: "
-        "the rows on shift, width and correlation say why.",
+        "the rows for shift, width and correlation show why.",
         details={"mean_rank": float(ranks.mean())},
     )
 

@@ -1,4 +1,6 @@
-"""What the verdicts come to: advice, a sentence per facet, one for the whole, and the settings to change next."""
+"""Conclusions from the verdicts: advice, a sentence per facet, one for the whole model, and the settings to change
+next.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ class Suggestion:
     """A setting to change next.
 
     Attributes:
-        setting: as ``--set`` takes it, ``section.key=value``.
-        reason: a sentence.
+        setting: the change in the form of ``--set``, ``section.key=value``.
+        reason: a sentence that says why.
     """
 
     setting: str
@@ -41,17 +43,17 @@ def is_replicated(check: Check) -> bool:
 
 
 def is_unlike(checks: Iterable[Check]) -> bool:
-    """Whether drawn items differ from the data, so that checks on drawn items are not valid for the data."""
+    """Whether drawn items differ from the data, which makes checks on drawn items invalid for the data."""
     return any(c.verdict == "bad" and (is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)) for c in checks)
 
 
 def is_set_aside(check: Check, *, unlike: bool) -> bool:
-    """Whether a check that is not good is about drawn items while these are unlike the data."""
+    """Whether a check that is not good is set aside: it is about drawn items, and these are unlike the data."""
     return unlike and check.verdict != "good" and check.name in _OF_DRAWN_ITEMS
 
 
 def advise(checks: Sequence[Check]) -> dict[tuple[str, str], list[str]]:
-    """Verdict ("bad", "warn" or "set aside") and advice → the checks that it is for; the gravest come first."""
+    """Verdict ("bad", "warn" or "set aside") and advice → the checks with both; the worst come first."""
     unlike, found = is_unlike(checks), dict[tuple[str, str], list[str]]()
     off = [check for check in checks if check.verdict != "good"]
     for check in sorted(off, key=lambda c: (is_set_aside(c, unlike=unlike), c.verdict != "bad")):
@@ -67,11 +69,11 @@ def _off(checks: Iterable[Check], names: Iterable[str], *, bad: bool = False) ->
 
 
 def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
-    """The sentence of facet j, from its own checks.
+    """The sentence about facet j, which follows from its own checks.
 
     Args:
-        data: what was checked.
-        checks: of the whole table.
+        data: the arrays that were checked.
+        checks: all checks of the table.
         j: the facet.
     """
     own, facet = [check for check in checks if check.facet == j], data.facets[j]
@@ -111,7 +113,7 @@ def _caveats(own: Sequence[Check]) -> list[str]:
 
 
 def describe_whole(checks: Sequence[Check]) -> str:
-    """The sentence of the whole table."""
+    """The sentence about the whole model."""
     whole = [check for check in checks if check.facet is None and check.verdict != "good"]
     unlike = [c for c in whole if is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)]
     parts = []
@@ -136,7 +138,7 @@ def describe_whole(checks: Sequence[Check]) -> str:
 
 
 class _Settings:
-    """The settings of a run, found by their keys, whatever the section."""
+    """The settings of a run by key, without the name of the section."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -153,7 +155,7 @@ class _Settings:
         return None
 
     def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
-        """Set a key to ``new`` of its value; suggest nothing if that is None or the run has no such key."""
+        """Suggest to set a key to ``new`` of its present value; nothing if that is None or the run has no such key."""
         found = self.find(key, section)
         value = None if found is None else new(found[1])
         if found is None or value is None:
@@ -165,11 +167,11 @@ class _Settings:
 def suggest(
     data: CheckData, checks: Sequence[Check], settings: Mapping[str, Any], *, most: int = 2
 ) -> list[Suggestion]:
-    """The most useful settings to change next, chosen from the run's own: what they already are is not suggested.
+    """The most useful settings to change next. A value that a setting of the run already has is not suggested.
 
     Args:
-        data: what was checked.
-        checks: of the whole table.
+        data: the arrays that were checked.
+        checks: all checks of the table.
         settings: section → key → value, as config.toml holds them.
         most: the largest number of suggestions.
     """
@@ -188,8 +190,8 @@ def suggest(
 
 
 def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    free = "A facet is empty; with this the first half nat of what it holds costs nothing."
-    aware = "A facet is empty; with this its z depend on the items from the start."
+    free = "A facet is empty; with this setting the first half nat of its information costs nothing."
+    aware = "A facet is empty; with this setting its z depend on the items from the start."
     return run.change("free_nats", None, lambda v: None if v else 0.5, free) + run.change(
         "head_init_scale", None, lambda v: None if v else 0.1, aware
     )
@@ -204,7 +206,7 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
     """
     kind = run.find("kind", "likelihood")
     if kind and kind[1] == "bernoulli":
-        grey = "Your pixels are shades of grey, and the model draws black and white ones."
+        grey = "Your pixels are shades of grey, but the model draws black and white ones."
         return [Suggestion(f"{kind[0]}=continuous_bernoulli", grey)]
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
@@ -233,9 +235,9 @@ def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
 
 
 def _same(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    reason = "Two facets learned the same; the shallower one then starts from nothing."
+    reason = "Two facets learned the same; with this setting the shallower one starts without information."
     return run.change("head_init_scale", None, lambda v: 0.0 if v else None, reason) or _longer(
-        run, "Two facets learned the same; the deeper one then has more time alone."
+        run, "Two facets learned the same; with this setting the deeper one trains alone for longer."
     )
 
 
@@ -245,22 +247,25 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
         max(2, min(2 * facet.num_groups, len(facet.weights))) if j in facets else len(facet.weights)
         for j, facet in enumerate(data.facets)
     ]
-    reason = "Clusters far beyond the groups that there are differ from run to run."
+    reason = "Clusters that exceed the number of groups by far differ from run to run."
     return run.change("num_clusters", "facets", lambda v: fewer if list(v) != fewer else None, reason)
 
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
     return run.change(
-        "posterior", None, richer.get, "The encoder's z are approximate; with this they take more shapes."
-    ) or _longer(run, "The encoder's z are approximate; with this they have more time to improve.")
+        "posterior", None, richer.get, "The encoder's z are approximate; with this setting q(z|x) can take more shapes."
+    ) or _longer(run, "The encoder's z are approximate; with this setting they have more time to improve.")
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     use = any(check.name == USE.name for check in off)
     reason = "The mixture does not lie where z of your items lie."
     weights = run.change(
-        "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, the use is not even."
+        "learn_weights",
+        "prior",
+        lambda v: None if v else True,
+        "The weights are fixed at 1/K, but the clusters are not used equally.",
     )
     covariance = run.change("covariance", "prior", lambda v: None if v == "full" else "full", reason)
     return (weights if use else []) + covariance or run.change(
@@ -271,7 +276,11 @@ def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[
 def _uncalibrated(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     kind = run.find("kind", "assignment")
     if kind and kind[1] == "analytic":
-        return [Suggestion(f"{kind[0]}=vade", "Its probabilities are closer to chances; the ELBO is a little lower.")]
+        return [
+            Suggestion(
+                f"{kind[0]}=vade", "The probabilities of this rule are better calibrated; its ELBO is a little lower."
+            )
+        ]
     return []
 
 
@@ -279,7 +288,7 @@ def _overfitted(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[S
     def shorter(epochs: Any) -> Any:
         return [max(1, e // 2) for e in epochs] if isinstance(epochs, Sequence) else max(1, epochs // 2)
 
-    return run.change("epochs", None, shorter, "The model knows its training items better than new ones.")
+    return run.change("epochs", None, shorter, "The model describes its training items better than new ones.")
 
 
 def _longer(run: _Settings, reason: str) -> list[Suggestion]:
@@ -287,7 +296,8 @@ def _longer(run: _Settings, reason: str) -> list[Suggestion]:
 
 
 _Rule = Callable[[_Settings, CheckData, Sequence[Check]], list[Suggestion]]
-# The first that apply are taken, so faults that make a facet useless come before those that make numbers inexact.
+# The first suggestions that apply are taken, so faults that make a facet useless come before those that make numbers
+# inexact.
 _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({LOSS.name, CLUSTERS.name}), _collapsed),
     (frozenset({REDUNDANCY.name}), _same),

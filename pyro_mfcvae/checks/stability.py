@@ -1,4 +1,4 @@
-"""Would one find the same clusters again? Redundant facets, refits to resampled items, other seeds."""
+"""Would another fit find the same clusters? Redundant facets, refits to resampled items, other seeds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,20 +20,20 @@ REDUNDANCY = Question(
     name="redundancy of facets",
     asks="Do two facets divide the items in the same way?",
     statistic="largest adjusted mutual information of the assignments of two facets",
-    exact="Facets are independent: 49 permutations of one facet's assignments, continued by a Pearson type III "
+    exact="Facets are independent. 49 permutations of one facet's assignments, continued by a Pearson type III "
     "distribution; Bonferroni over pairs.",
-    blind="Two facets that depend on each other within clusters.",
+    blind="Whether two facets depend on each other within clusters.",
     unit="AMI",
     threshold=Threshold(warn=0.1, bad=0.3, source="ours"),
 )
 REFITS = Question(
     name="refits to resampled items",
-    asks="Do the model's own groups survive if the items are drawn again?",
+    asks="Does the model keep its groups if the items are resampled?",
     statistic="1 - mean ARI between the groups of the items and those after 5 steps of EM, from the model's own "
     "clusters, on resampled items (bootstrap)",
     exact="Refits to items that the model draws are as stable: a normal test of the difference, with the spread that "
     "the refits have.",
-    blind="Solutions that EM does not reach from here: see other seeds.",
+    blind="Solutions that EM does not reach from the model's own; other seeds show these.",
     unit="1 - ARI",
     threshold=Threshold(warn=0.2, bad=0.5, source="ours"),
 )
@@ -41,28 +41,28 @@ SEEDS = Question(
     name="other seeds",
     asks="Do runs with other seeds find the same clusters?",
     statistic="1 - mean ARI of the facet with its match in the other runs of the sweep",
-    exact="None is known: the threshold alone decides.",
-    blind="What all seeds get wrong alike.",
+    exact="No distribution is known, so the threshold alone decides.",
+    blind="Faults that all seeds share.",
     unit="1 - ARI",
     threshold=REFITS.threshold,
 )
 _NUM_REFITS = 6
 _NUM_STEPS = 5
 _NUM_PERMUTATIONS = 49
-_MOST_ITEMS = 2000  # for refits
+_MOST_ITEMS = 2000  # number of refits
 
 
 def refit(z: Array, probs: Array, groups: NDArray[np.int64], generator: np.random.Generator) -> float:
     """ARI of the groups before and after EM on a bootstrap sample of the items.
 
-    EM starts from the responsibilities ``probs``, so it is the model's own clusters that are refitted, as Gaussians
-    with full covariances.
+    EM starts from the responsibilities ``probs``. So the model's own clusters are refitted, as Gaussians with full
+    covariances.
 
     Args:
         z: one draw of every item, (N, D).
         probs: q(c | x), (N, K).
         groups: the group of every cluster, (K,).
-        generator: of the bootstrap.
+        generator: random generator of the bootstrap.
     """
     counts = generator.multinomial(len(z), np.full(len(z), 1 / len(z))).astype(float)
     z = z - z.mean(0)
@@ -78,8 +78,8 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
 
     Args:
         z: with mean 0, (N, D).
-        squares: z zᵀ of every item, (N, D²): densities are then one matrix product.
-        responsibilities: (N, K).
+        squares: z zᵀ of every item, (N, D²), with which densities are one matrix product.
+        responsibilities: the present ones, (N, K).
         counts: the items' weights, (N,).
     """
     dim = z.shape[1]
@@ -88,7 +88,7 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
     mass = weighted.sum(0) + 1e-9
     loc = weighted.T @ z / mass[:, None]
     second = (weighted.T @ squares / mass[:, None]).reshape(-1, dim, dim)
-    # A cluster with few items borrows the pooled covariance, with the weight of D + 1 of them.
+    # The pooled covariance counts like D + 1 items of each cluster, so a cluster with few items is well defined.
     covariance = second - loc[:, :, None] * loc[:, None, :]
     pooled = np.tensordot(mass, covariance, 1) / mass.sum()
     covariance = (mass[:, None, None] * covariance + (dim + 1) * pooled) / (mass + dim + 1)[:, None, None]
@@ -104,7 +104,9 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
 
 
 def check_stability(data: CheckData) -> list[Check]:
-    """Redundancy over all facets; per facet refits, and other seeds where a sweep was given."""
+    """The check of redundancy over all facets; per facet, the check of refits, and that of other seeds if a sweep was
+    given.
+    """
     checks = [_check_redundancy(data)] if len(data.facets) > 1 else []
     for j, facet in enumerate(data.facets):
         if facet.num_groups > 1:
@@ -116,7 +118,8 @@ def check_stability(data: CheckData) -> list[Check]:
                     question=SEEDS,
                     value=1 - agreement,
                     p_value=0.0,
-                    advice="Which of several partitions is found is chance: trust what the seeds have in common.",
+                    advice="The seed decides which of several partitions is found: trust what the seeds have in "
+                    "common.",
                     facet=j,
                     details={"ari": agreement},
                 )
@@ -141,7 +144,8 @@ def _check_redundancy(data: CheckData) -> Check:
         question=REDUNDANCY,
         value=float(table.max()),
         p_value=bonferroni(p_values),
-        advice="Two facets divide the items in the same way: start the shallower one later, or from nothing.",
+        advice="Two facets divide the items in the same way: start the shallower one later, or with "
+        "networks.options.head_init_scale=0.",
         details={"ami": (table + np.eye(len(data.facets))).tolist()},
     )
 
@@ -164,7 +168,7 @@ def _check_refits(facet: FacetData, j: int) -> Check:
         some = generator.permutation(len(facet.prior_z))[:num]
         there.append(refit(facet.prior_z[some], facet.prior_probs[some], facet.groups, generator))
     spread = max(float(np.hypot(np.std(here), np.std(there)) / 2**0.5), 0.01)
-    # The data are one sample of many: their mean has the spread of a refit once more.
+    # The data are one of many samples, so the variance of one more refit is added.
     z = (np.mean(there) - np.mean(here)) / (spread * (2 + 2 / _NUM_REFITS) ** 0.5)
     return Check(
         question=REFITS,
@@ -177,13 +181,13 @@ def _check_refits(facet: FacetData, j: int) -> Check:
 
 
 def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """ARI of refits, to data and to simulated items, and the mutual information of facets."""
+    """ARI of refits to data and to simulated items, and the mutual information of facets."""
     refits = [check for check in checks if check.question is REFITS]
     redundant = [check for check in checks if check.question is REDUNDANCY]
     figure, panels = make_panels(1, max(1, bool(refits) + len(redundant)))
     if refits:
         axes = panels[0, 0]
-        for place, check in enumerate(refits):  # a facet that is one group has none
+        for place, check in enumerate(refits):  # a facet with a single group has no refits
             for offset, name, colour, marker in (
                 (-0.1, "ari", COLOURS[0], "o"),
                 (0.1, "ari_of_simulated_items", FAINT, "^"),

@@ -31,7 +31,7 @@ class Command:
     Attributes:
         module: below `pyro_mfcvae.cli`; its function has the command's name, with `_` for `-`.
         summary: one line for the list of commands.
-        group: the heading that it stands under.
+        group: its heading in the list of commands.
     """
 
     module: str
@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except InputError as error:
         print_error(str(error))
         sys.exit(2)
-    except BrokenPipeError:  # such as `mfcvae presets | head`
+    except BrokenPipeError:  # the reader has ended, as in `mfcvae presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print_error(
-                f"stopped by {str(stop) or 'SIGINT'}; a fit goes on with --resume --out DIR, a sweep with --out DIR"
+                f"stopped by {str(stop) or 'SIGINT'}; resume a fit with --resume --out DIR, a sweep with --out DIR"
             )
         sys.exit(128 + getattr(stop, "signum", 2))
 
@@ -112,7 +112,7 @@ def _run(args: Sequence[str]) -> None:
                 description=summary,
                 args=args[1:],
                 registry=registry,
-                config=(tyro.conf.HelptextFromCommentsOff,),  # no help is in comments, and a search for it takes time
+                config=(tyro.conf.HelptextFromCommentsOff,),  # comments have no help texts, and reading them takes time
             )
         except SystemExit as leave:
             if leave.code == 0 and details:  # help was asked for

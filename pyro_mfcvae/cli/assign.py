@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
     from pyro_mfcvae.data.images import Split
 
-# The number of unlike items that are named; the table has all of them.
+# Number of unlike items that are printed; the table has all of them.
 _NUM_NAMED = 5
 
 
@@ -116,7 +116,7 @@ class _Tally:
 
 
 def _files_of(source: str, dataset: "Dataset") -> Path | None:
-    """The folder that the names of the items are relative to; None if items are not files."""
+    """The folder to which the names of the items are relative; None if items are not files."""
     return None if dataset.train.names is None else expand_user(source)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
 
-# The fewest draws that ArviZ estimates k-hat from.
+# The fewest draws from which ArviZ estimates k-hat.
 _MIN_DRAWS = 30
 _NUM_REFERENCE = 250
 _DENSITIES = {"gaussian", "continuous_bernoulli"}
@@ -45,7 +45,7 @@ class Extent:
     minutes: Annotated[float | None, option("MINUTES")] = None
 
     def check(self) -> None:
-        """Refuse numbers that no check can use."""
+        """Refuse numbers that are too small for the checks."""
         if self.items < 100:
             raise InputError(f"expected --items 100 or more, got {self.items}: fewer items give the checks no power")
         if self.minutes is not None and not self.minutes > 0:
@@ -77,10 +77,10 @@ def check(
     checks/items.parquet (a row per item) and figures below the run's folder. docs/checks.md explains them.
 
     Args:
-        data: Check on another data set's test items, such as data that may be of another kind.
+        data: Check on the test items of another data set, such as data that may be of another kind.
         sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
         statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
-            working folder is searched; give the option once per function.
+            working folder is searched for it. Give the option once per function.
     """
     extent.check()
     _check_single(run)
@@ -132,7 +132,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
 
 
 def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add to the draws of the ``chosen`` items how well other runs agree on their clusters."""
+    """Add to the draws how well the clusters of the ``chosen`` items agree with those of other runs."""
     import numpy as np
 
     from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach
@@ -217,7 +217,7 @@ def compare(
 
 
 def _check_comparable(configs: "Sequence[Config]") -> None:
-    """Refuse runs whose log p(x) are of different quantities."""
+    """Refuse runs whose log p(x) cannot be compared."""
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
     if len(kinds) > 1:
         raise InputError(
@@ -234,7 +234,7 @@ def _check_comparable(configs: "Sequence[Config]") -> None:
 
 
 def _choose(split: "Split", num: int) -> "tuple[Tensor, Split]":
-    """At most ``num`` items, drawn at random, and their indices."""
+    """At most ``num`` items, chosen at random, and their indices."""
     import torch
 
     from pyro_mfcvae.data.images import Split

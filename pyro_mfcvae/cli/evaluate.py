@@ -31,7 +31,7 @@ def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = Non
     if data is None and folder.summary_path.is_file():
         before, now = folder.read_summary().get("data_fingerprint"), dataset.fingerprint()
         if before != now:
-            say(f"These are not the data that the run was trained on (fingerprint {before}, now {now}).")
+            say(f"These data differ from those that the run was trained on (fingerprint {before}, now {now}).")
     result = evaluate_split(pair, dataset.test, grouping=folder.read_grouping(pair))
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     print_scores(result)

@@ -19,12 +19,12 @@ def explore(
 ) -> None:
     """Open a run in the browser: look at groups, name them, merge and split them, compose and draw images.
 
-    The page is served to this machine alone. Names and groups are kept in the run's folder, and every other command
-    uses them. Ctrl-C ends it.
+    The page is served to this machine alone. Names and groups are saved in the run's folder, where every other command
+    uses them. Ctrl-C ends the command.
 
     Args:
         data: Look at another data set's items; by default those that the run trained on.
-        host: Address to serve at. With any but this machine's own, a visitor needs the token that is printed.
+        host: Address to serve at. If other machines can reach it, a visitor needs the token that is printed.
         port: By default 8765, or another port if that one is taken.
         browser: Open the browser.
     """

@@ -99,8 +99,9 @@ def fit(
     """Train a model and show its clusters.
 
     Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. If
-    the data have another size than the preset's, the number of epochs is changed to keep the number of steps, unless
-    you set it. Every setting is an option: --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
+        the number of items differs from that of the preset's data, the number of epochs is changed so that the number
+        of steps stays the same, unless you set it. Every setting is an option: --training.epochs "[5, 9]" is the same
+        as --set "training.epochs=[5, 9]".
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name. Other data take
@@ -113,7 +114,7 @@ def fit(
     """
     settings = changes.as_list()
     if resume and (out is None or preset or data or settings):
-        raise InputError("--resume goes on with the run in --out DIR as it was configured: give --out and no settings")
+        raise InputError("--resume continues the run in --out DIR with its own settings: give --out and no settings")
     import_parts(common.parts)
     chosen = None if resume else _choose_config(preset, data, settings)
 
@@ -204,16 +205,16 @@ def sweep(
     result = run_sweep(config, folder, seeds=range(seeds), root=common.root, on_done=tell, **asdict(workers))
     write_json(folder / "sweep.json", result.summary())
     print_sweep(result)
-    say(f"\nBy its ELBO one would pick seed {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
+    say(f"\nThe seed with the highest ELBO is {result.best_seed}: {folder / f'seed-{result.best_seed}'}")
     say(f"All files of this sweep are in {folder}.")
     if common.json:
         print_json({"sweep": str(folder), **result.summary()})
 
 
 def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config | None:
-    """The configuration of a preset, data and settings, as far as it is known before the data are read.
+    """The configuration that follows from a preset, data and settings before the data are read.
 
-    None for the preset auto, whose settings all follow from the data.
+    The result is None for the preset auto, whose settings follow from the data.
     """
     if takes_auto(preset, data):
         return None
@@ -230,7 +231,8 @@ def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]
 def _suit_data(
     config: Config | None, name: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, "Dataset | None", Sequence[str]]:
-    """The configuration for the data; the data, if they were read for it; and sentences about it for the user.
+    """Three results: the configuration for the data; the data, if they had to be read; and sentences about it for the
+    user.
 
     ``name`` is the name of the preset, or of the data if the configuration is None.
     """

@@ -31,13 +31,13 @@ def sample(
 ) -> None:
     """Draw new images, and put facets of some images into others.
 
-    Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (a column shares
-    everything but the facet), and composed test images (rows: the image; columns: the source of the facet). With
+    Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (the images of a
+    column differ by the facet only), and composed test images (rows: the image; columns: the source of the facet). With
     --clusters it draws images of those clusters instead.
 
     Args:
         clusters: Draw from these clusters only, such as 0=3 1=5; facets that are not named are free.
-        num: How many columns, and how many clusters at most.
+        num: Number of columns, and most clusters.
         temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
     """
     if num < 1:

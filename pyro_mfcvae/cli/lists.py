@@ -14,8 +14,8 @@ from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
 
-# The script of tyro completes commands, options and their values. Any other word is an operand: a preset, or a file.
-# Answers of the script that do not begin with the typed text are broken lines of help, and are dropped.
+# The script of tyro completes commands, options and their values. Any other word is an operand: a preset or a file.
+# Answers of the script that do not begin with the typed text are parts of help texts, and are dropped.
 _BASH = """
 
 _mfcvae() {

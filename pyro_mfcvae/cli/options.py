@@ -12,7 +12,7 @@ from pyro_mfcvae.atomic_io import expand_user
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:
-    """How the help shows an option; a default is shown if it is informative."""
+    """The form of an option in the help; a default is shown if it is informative."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=_hint)
 
 
@@ -45,8 +45,8 @@ Parts = Annotated[
     UseAppendAction,
     option(
         "MODULE",
-        "A module with parts of your own that the run names; it is imported, from the working folder as well. Give the "
-        "option once per module.",
+        "A module with parts of your own that the run names; it is imported, from the working folder as well. Give "
+        "the option once per module.",
     ),
 ]
 Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as one JSON document, and nothing else.")]

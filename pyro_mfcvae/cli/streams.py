@@ -6,7 +6,7 @@ from io import TextIOWrapper
 
 _ERRORS = "mfcvae.plain"
 
-# ASCII forms of the characters in our texts and tables, for terminals and files without these characters.
+# ASCII forms of the characters in our texts and tables, for terminals and files whose encoding lacks these characters.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "±": "+/-", "·": ".", "≥": ">=", "≤": "<=", "•": "*"}
 _PLAIN |= {"’": "'", "“": '"', "”": '"', "²": "2", "→": "->", "█": "#", "━": "-", "─": "-", "│": "|"}
 _PLAIN |= dict.fromkeys("╭╮╰╯╸╺", "+")

@@ -50,9 +50,11 @@ def table(*columns: str) -> Table:
 
 
 def print_scores(result: "Evaluation") -> None:
-    """A row per facet and label: how well groups, and clusters, agree with it; the best facet of a label in bold.
+    """Print a row per facet and label: how well groups and clusters agree with the label.
 
-    Below it is the redundancy of every two facets.
+    The best facet of a label is bold.
+
+    Below the table is the redundancy of every two facets.
     """
     labels, best = list(result.group_scores.accuracy), result.group_scores.best_facets()
     scores = ("accuracy", "NMI", "ARI", "of clusters: accuracy", "NMI", "ARI") if labels else ()
@@ -110,7 +112,7 @@ def print_criticism(criticism: "Criticism") -> None:
     console.print()
     console.print(rows)
     console.print(
-        "A check warns or is bad where its effect is above the threshold and chance does not explain it (small p)."
+        "A check warns or is bad if its effect is above the threshold and significant (small p)."
         + (" Verdicts in brackets are set aside, as explained below." if aside else "")
         + "\nFor an item x, z is its place in a facet and c its cluster; q(z|x) and q(c|x) are what the encoder finds, "
         "and log p(x) is how probable the model finds the item."

@@ -26,7 +26,7 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".dib"}
 ) | frozenset({".tif", ".tiff", ".webp"})
-"""Files with these endings are read as images."""
+"""Endings of the files that are read as images."""
 
 LABEL_TABLE = "labels.csv"
 """A table of this name in the folder labels the images; labels are used for scores only."""
@@ -36,7 +36,7 @@ _DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 
-# Folders that network drives and archive programs put beside the images.
+# Folders that network drives and archive programs add to a folder of images.
 _FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
 
 
@@ -227,7 +227,7 @@ def _bits(file: Path, image: "Image.Image") -> int:
 
 
 def _read_files(files: list[Path], folder: Path, size: Size | None, fit: Fit) -> Tensor:
-    pictures = _read_headers(files)  # headers are quick to read, and every file affects the mode of all
+    pictures = _read_headers(files)  # Headers are quick to read, and the mode of all images depends on every file.
     sizes = [picture.size for picture in pictures]
     if size is None and len(set(sizes)) > 1:
         other = next(picture for picture in pictures if picture.size != sizes[0])

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 _NUM_AT_ONCE = 10_000
 _MAX_SIDE = 1 << 14
 _DTYPES = ("bool", "uint8", "float16", "float32", "float64")
-_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: they distinguish (N, C, H, W) from (N, H, W, C)
+_CHANNELS = (1, 3, 4)  # Numbers of channels (grey, RGB, RGBA), by which (N, C, H, W) is told from (N, H, W, C).
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Split:
         images: (N, C, H, W), uint8 or float in [0, 1]; or vectors (N, P), floats.
         labels: int64 (N,) per label set, negative if unknown; used for scoring only, never for training.
         held_out: for items that are scored: whether none of them is a training item.
-        names: of the items, such as their files; None if they have none.
+        names: names of the items, such as their files; None if they have none.
 
     Raises:
         InputError: if a label set does not have one label per image, or labels none; or the names are not one per item.
@@ -90,7 +90,8 @@ def fingerprint(images: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
     pixels = images.cpu().numpy()
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    for start in range(0, len(pixels), _NUM_AT_ONCE):  # in parts, because a memory-mapped array may not fit into memory
+    # The array is read in parts, because a memory-mapped one may not fit into memory.
+    for start in range(0, len(pixels), _NUM_AT_ONCE):
         digest.update(np.ascontiguousarray(pixels[start : start + _NUM_AT_ONCE]).data)
     return digest.hexdigest()[:16]
 

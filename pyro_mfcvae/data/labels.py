@@ -14,11 +14,11 @@ from pyro_mfcvae.errors import InputError
 Arrays = Mapping[str, NDArray[np.generic]]
 
 NAME_KEYS = ("names", "files", "filenames", "paths")
-"""Arrays of texts under these keys are the items' names."""
+"""An array of texts under one of these keys holds the names of the items."""
 
 # A table of whole numbers with at most this many columns is read as label sets; a wider one is not.
 _MAX_COLUMNS = 16
-# Labels above this value are renumbered, since tables of counts have a column per value.
+# Labels above this value are renumbered, since scores use tables of counts with a column per value.
 _MAX_VALUE = 100_000
 
 

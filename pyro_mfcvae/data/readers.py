@@ -122,7 +122,8 @@ def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
 
 
 def _in_memory(array: NDArray[np.generic]) -> Tensor:
-    return validate_items(np.array(array) if array.dtype.kind in "biuf" else array)  # texts of no length grow
+    # A copy of empty texts takes more memory than the file announces, so only numbers are copied.
+    return validate_items(np.array(array) if array.dtype.kind in "biuf" else array)
 
 
 def _named(path: Path, array: str, error: InputError) -> InputError:

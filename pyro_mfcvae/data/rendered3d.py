@@ -27,7 +27,7 @@ FACTORS: dict[str, int] = {
 SOLIDS = ("cube", "cylinder", "sphere", "capsule")
 """Names of the values of the factor ``shape``, in order."""
 
-_SCALES = (0.75, 1.25)  # lowest and highest
+_SCALES = (0.75, 1.25)  # lowest and highest scale
 _ORIENTATIONS = (-30.0, 30.0)  # degrees; the camera turns around the solid
 _ROOM = 3.4  # half the width of the room; a solid of scale 1 is 2 wide
 _CAMERA = (3.3, 2.2)  # distance from the solid's axis, and height

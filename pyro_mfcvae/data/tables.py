@@ -45,7 +45,7 @@ def read_parquet(path: Path) -> Loaded:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
-        # A column of one repeated value is tiny in the file, and takes eight bytes a row in memory.
+        # A column with one repeated value is tiny in the file, but takes eight bytes per row in memory.
         check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path, packed_bytes=path.stat().st_size)
         return _split_of(file.read(), path)
 

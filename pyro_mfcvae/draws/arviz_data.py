@@ -29,7 +29,7 @@ constant_data           numbers without draws. For items: elbo; bound and held_o
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module  # an import by name makes ArviZ untyped for mypy: 0.23 is typed in part only
+from importlib import import_module  # for ArviZ, which mypy then treats as untyped: 0.23 is only partly typed
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from pyro_mfcvae.infer.asking import Array
     from pyro_mfcvae.mfcvae import MFCVAE
 
-_FACET_ITEMS = 250  # random items for which single facets are weighed: a decoding per facet and draw
+# Number of random items for which single facets are weighed, which takes a decoding per facet and draw.
+_FACET_ITEMS = 250
 
 
 def to_inference_data(
@@ -64,10 +65,10 @@ def to_inference_data(
     labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     pixels: bool = True,
 ) -> Any:
-    """Draws for the items ``x`` (N, *event_shape), and from the model itself, as ArviZ data.
+    """Draw for the items ``x`` (N, *event_shape), and from the model itself; return the draws as ArviZ data.
 
-    The top of this module lists the groups and their variables; `attach_groups` sets other groups of clusters than
-    the ones that ``pair.groups`` finds for these items. For every item, x and S draws of c, z, log weights and
+    The top of this module lists the groups and their variables. The groups of clusters are those that ``pair.groups``
+    finds for these items; `attach_groups` sets others. For every item, x and S draws of c, z, log weights and
     statistics are kept in memory; pixels of draws are kept for one batch only.
 
     Args:
@@ -76,7 +77,7 @@ def to_inference_data(
         reference: items of the training data, (M, *event_shape), to compare the evidence with.
         num_samples: S ≥ 30, draws per item.
         num_simulated: P, items drawn from the model.
-        statistics: by name, on top of those of `statistics_for`.
+        statistics: further statistics by name, besides those of `statistics_for`.
         labels: of the items, (N,) integers by name, see `attach_labels`.
         pixels: keep replicated items, which take S times the memory of ``x``.
 
@@ -132,7 +133,7 @@ def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[
 
 
 def to_arviz(groups: "Groups") -> Any:
-    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; every dim counts from 0."""
+    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; the coordinates of every dim are 0, 1, …."""
     import xarray
 
     arviz = import_module("arviz")
@@ -174,7 +175,7 @@ def load_inference_data(path: Path) -> Any:
 
 
 def to_elpd(data: Any) -> Any:
-    """Evidence and k-hat of every item as ``arviz.loo`` gives them, for ``arviz.plot_khat`` and ``arviz.compare``.
+    """Evidence and k-hat of every item in the form of ``arviz.loo``, for ``arviz.plot_khat`` and ``arviz.compare``.
 
     The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: no item is
     left out, and the effective number of parameters is 0. ArviZ gives sums over items, `Comparison` gives means.
@@ -241,7 +242,7 @@ def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> A
 
 
 def attach_groups(data: Any, groups: "Sequence[NDArray[np.int64]]") -> None:
-    """Set the group that every cluster belongs to, group_j of constant_data, (K_j,) per facet, in place."""
+    """Set, in place, the group that every cluster belongs to: group_j of constant_data, (K_j,) per facet."""
     for j, labels in enumerate(groups):
         attach(data, "constant_data", f"group_{j}", ((f"cluster_{j}",), np.asarray(labels)))
 

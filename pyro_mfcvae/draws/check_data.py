@@ -17,7 +17,7 @@ from pyro_mfcvae.errors import InputError
 
 Array = NDArray[np.float64]
 
-_FEWEST = 20  # with fewer items, or fewer simulated items, no check has any power
+_FEWEST = 20  # With fewer items, or fewer simulated items, no check has power.
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +28,21 @@ class FacetData:
         z: draws of q(z | x), (S, N, D).
         probs: q(c | x), (N, K).
         weighted_probs: p(c | x) by importance weights, (N, K).
-        discrepancy: sum_c (q(c | x) - p(c | x))², by two independent halves of the draws, (N,).
-        rule_loss: nats of the ELBO that the assignment rule loses against the best q(c | x), (N,).
+        discrepancy: estimate of sum_c (q(c | x) - p(c | x))² from two independent halves of the draws, (N,).
+        rule_loss: ELBO with the best q(c | x) minus ELBO with the assignment rule, in nats, (N,).
         drawn_clusters: the most probable cluster given the first draw of z, (N,).
         kl: E_q[log q(z | x) - log p(z)], (N,).
         loss_without: log p(x | z) minus the same with z_j drawn from the prior, (N,).
-        log_weights: of this facet's draws beside the other facets' means, (S, M) for M of the items; None if the
-            model has one facet.
+        log_weights: log weights of this facet's draws, with the other facets at their means, (S, M) for M of the items;
+            None if the model has one facet.
         weights: pi, (K,).
         groups: the group of every cluster, (K,).
         prior_z: z of the simulated items, (P, D).
         prior_c: their clusters, (P,).
         prior_probs: q(c | x) of the simulated items, (P, K).
-        ranks: of the true z among draws of q(z | x), (P, D), uniform on (0, 1) if q(z | x) is exact.
+        ranks: ranks of the true z among draws of q(z | x), (P, D), uniform on (0, 1) if q(z | x) is exact.
         residuals: the true z minus the mean of q(z | x), whitened by its covariance, (P, D).
-        density_ranks: of log q(z | x) at the true z, (P,).
+        density_ranks: ranks of log q(z | x) at the true z, (P,).
     """
 
     z: Array
@@ -80,12 +80,12 @@ class FacetData:
 
     @cached_property
     def num_in_use(self) -> int:
-        """Clusters with a share of the items of at least a tenth of 1/K."""
+        """Number of clusters whose share of the items is at least a tenth of 1/K."""
         return int(np.sum(self.use >= 0.1 / len(self.use)))
 
     @cached_property
     def num_groups(self) -> int:
-        """Groups that items are assigned to."""
+        """Number of groups that have at least one item."""
         return len(np.unique(self.groups[self.clusters]))
 
 
@@ -103,7 +103,7 @@ class CheckData:
         reference_evidence: log p(x) of training items, (M,); None if none were given.
         simulated_bound: `bound` of the simulated items, (P,).
         simulated_held_out: `held_out` of the simulated items, (P,).
-        joint_ranks: of log p(x, z) at the true z among draws of q(z | x), (P,).
+        joint_ranks: ranks of log p(x, z) at the true z among draws of q(z | x), (P,).
         observed: statistic → its value for every item, (N,).
         replicated: statistic → its value for every replication, (S, N).
         seed_agreement: ARI of every facet with its match in runs with other seeds, (J,); None without such runs.
@@ -125,7 +125,7 @@ class CheckData:
 
     @cached_property
     def untrusted(self) -> NDArray[np.bool_]:
-        """Items whose importance weights cannot be trusted, (N,): see `psis.is_untrusted`."""
+        """Whether the importance weights of each item cannot be trusted, (N,), see `psis.is_untrusted`."""
         return is_untrusted(self.log_weights.T)
 
     @property
@@ -162,7 +162,7 @@ class CheckData:
         ).check_size()
 
     def check_size(self) -> "CheckData":
-        """The data themselves; too few items for any check are refused."""
+        """The data themselves; raise an error if there are too few items for any check."""
         for count, name in ((self.num_items, "items"), (len(self.joint_ranks), "simulated items")):
             if count < _FEWEST:
                 raise InputError(f"expected {_FEWEST} or more {name} to check, got {count}: draw more")

@@ -28,26 +28,25 @@ Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
 """The same arrays for a batch, as tensors."""
 
-MAX_BYTES = 2 * 2**30  # of draws in memory
-_ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded: 682 colour images of 32 × 32 pixels
+MAX_BYTES = 2 * 2**30  # bytes of draws in memory at most
+_ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded elements at once: 682 colour images of 32 × 32 pixels
 BOUND_DRAWS = 16
-"""Draws of the bound that compares data and simulated items. Both take equally many, so its bias is the same for
-both."""
+"""Number of draws for the bound, the same for data and simulated items, so that its bias is the same for both."""
 _RAMP = 1e-3  # nats
-_REPLACED_DRAWS = 4  # of z_j from the prior, for the loss without facet j
+_REPLACED_DRAWS = 4  # draws of z_j from the prior, for the loss without facet j
 
 
 @torch.no_grad()
 def draw_items(
     pair: MFCVAE, x: Tensor, *, num_samples: int, statistics: Mapping[str, Statistic], pixels: bool
 ) -> Groups:
-    """S draws of q(z, c | x) for N items, their importance weights, and statistics of as many replicated items.
+    """S draws of q(z, c | x) for N items, their importance weights, and statistics of a replicated item per draw.
 
     Args:
         pair: in evaluation mode.
-        x: (N, *event_shape); bytes count as shares of 255.
+        x: the items, (N, *event_shape); bytes are divided by 255.
         num_samples: S.
-        statistics: by name; they read 0 for missing elements, both in data and in replications.
+        statistics: statistics by name; they read 0 for missing elements, both in data and in replications.
         pixels: also keep the replicated items themselves.
 
     Raises:
@@ -128,7 +127,7 @@ def _ask_facet(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int) -> _F
     log_q_c = pair.guide.assignment(j, prior, posterior, z).expand_as(log_joint)
     probs = marginal_assignment(pair, j, prior, posterior, z)
     weights, posterior_c = draws.log_weights.softmax(0), log_joint.softmax(-1)
-    # Two halves of the draws have independent errors, so the product of their deviations has the mean of the square.
+    # The errors of two halves of the draws are independent, so the product of both deviations has no bias.
     first, second = (
         torch.einsum("sn,snk->nk", draws.log_weights[part].softmax(0), posterior_c[part])
         for part in (slice(0, None, 2), slice(1, None, 2))
@@ -158,10 +157,10 @@ def expected_log_joint(prior: Mixture, posterior: dist.TorchDistribution, log_jo
 
 
 def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
-    """The guide's q(c_j | x), (N, K): given by the rule, averaged over draws z (S, N, D) if it depends on them."""
+    """The guide's q(c_j | x), (N, K): the rule's probabilities, averaged over draws z (S, N, D) if they depend on z."""
     rule = pair.guide.assignment
     if rule.needs_draw:
-        # The softmax of log probabilities is their exp, and underflow does not make it slow.
+        # The softmax of log probabilities is their exp, but underflow does not slow it down.
         return rule(j, prior, posterior, z).softmax(-1).mean(0)
     return rule(j, prior, posterior, posterior.mean).exp()
 
@@ -241,13 +240,13 @@ def _with_ramp(evidence: Tensor, num_samples: int) -> Tensor:
 
 
 def smoothed_evidence(log_weights: Tensor) -> Tensor:
-    """log p(x), (N,), of log weights (S, N) whose largest are Pareto-smoothed, see `psis`."""
+    """log p(x), (N,), from log weights (S, N) whose largest values are Pareto-smoothed, see `psis`."""
     smoothed = smooth(log_weights.T.cpu().numpy())[0]
     return torch.from_numpy(log_mean(smoothed)).to(log_weights)
 
 
 def evidence_of(log_weights: Tensor) -> Tensor:
-    """Importance-weighted log p(x), (N,), of log weights (S, N)."""
+    """Importance-weighted log p(x), (N,), from log weights (S, N)."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
@@ -267,7 +266,7 @@ def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
     if not pair.model.missing:
         check_complete(x)
     most = items_at_a_time(pair)
-    with pyro.get_param_store().scope():  # Pyro's records of the parameters stay in this scope
+    with pyro.get_param_store().scope():  # what Pyro records of the parameters stays in this scope
         # Without items one blank item shows the shapes, and `gather` keeps none of it.
         for images in (x if len(x) else x.new_zeros(1, *x.shape[1:])).split(max(most // num_samples, 1)):
             yield for_densities(as_float(images)).to(pair.model.alpha.device)

@@ -14,11 +14,11 @@ MIN_MEMBERS = 30
 ALL = "all items"
 """The place that stands for the whole, see `worst_place`."""
 
-_CERTAIN = 1e-3  # an effect is taken as real if its p-value, corrected for the number of places, is at most this
+_CERTAIN = 1e-3  # An effect is significant if its p-value, corrected for the number of places, is at most this.
 
 
 def bonferroni(p_values: Iterable[float]) -> float:
-    """p of the smallest of several p-values, min(1, m min p); 1 for none."""
+    """The p-value of the smallest of m p-values, min(1, m min p); 1 if there are none."""
     collected = [float(p) for p in p_values]
     return min(1.0, len(collected) * min(collected)) if collected else 1.0
 
@@ -26,7 +26,7 @@ def bonferroni(p_values: Iterable[float]) -> float:
 def worst_place(found: Mapping[str, tuple[float, float]]) -> tuple[str, float, float]:
     """The place whose effect is largest, that effect, and one p-value for all places.
 
-    Only places whose effect chance does not explain compete; without any, it is the place with the smallest p-value.
+    Only places with a significant effect compete. If there are none, it is the place with the smallest p-value.
 
     Args:
         found: place → effect and p-value. The first is the whole; the others are parts of it, and their p-values are
@@ -95,7 +95,7 @@ def two_sample(here: Array, there: Array) -> tuple[float, float]:
 def paired_distance(here: Array, there: Array, *, num_cuts: int = 19) -> tuple[float, float]:
     """Largest distance of two distribution functions over some cuts, and its p-value where pairs are exchangeable.
 
-    Among the pairs with one member on either side of a cut, the first member is as often below it as the second: a sign
+    In pairs with one member on either side of a cut, the first member is below the cut as often as the second: a sign
     test (McNemar 1947). Bonferroni over the cuts, which are quantiles of both samples.
 
     Args:
@@ -114,7 +114,8 @@ def paired_distance(here: Array, there: Array, *, num_cuts: int = 19) -> tuple[f
 
 
 def beyond_p_value(num_beyond: int, num_here: int, num_extreme: int, num_reference: int) -> float:
-    """P(as many of n exchangeable items lie beyond the m-th most extreme of r reference items), which is beta-binomial.
+    """P(at least ``num_beyond`` of n exchangeable items lie beyond the m-th most extreme of r reference items); their
+    number is beta-binomial.
 
     Args:
         num_beyond: the number of items beyond.
@@ -128,7 +129,8 @@ def beyond_p_value(num_beyond: int, num_here: int, num_extreme: int, num_referen
 
 
 def skewed_p_value(value: float, null: Array) -> float:
-    """P(as large as ``value``) under a Pearson type III distribution with three moments of simulated values (B,).
+    """P(at least ``value``) under the Pearson type III distribution with the first three moments of simulated values
+    (B,).
 
     It can be smaller than 1/B, the smallest p-value that counting gives.
     """

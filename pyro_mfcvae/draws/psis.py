@@ -23,12 +23,12 @@ _EQUAL_WEIGHTS = 1e-3
 
 
 def tail_length(num_samples: int) -> int:
-    """M = ceil(min(S / 5, 3 sqrt S)), the number of weights in the tail (Vehtari et al. 2024, equation 12)."""
+    """The number of weights in the tail, M = ceil(min(S / 5, 3 sqrt S)) (Vehtari et al. 2024, equation 12)."""
     return int(np.ceil(min(num_samples / 5, 3 * num_samples**0.5)))
 
 
 def smooth(log_weights: NDArray[Any]) -> tuple[Array, Array]:
-    """Log weights with smoothed tails, (…, S), and k-hat, (…), of log weights (…, S).
+    """Smooth the tails of log weights (…, S): the new log weights, (…, S), and k-hat, (…).
 
     k-hat is 0 if the largest weights are equal: importance sampling is exact then. It is infinite if a weight is not
     finite; these weights are not changed.
@@ -89,7 +89,7 @@ def log_mean(log_weights: NDArray[Any]) -> Array:
 def is_untrusted(log_weights: NDArray[Any]) -> NDArray[np.bool_]:
     """k-hat > 0.7 and an effective sample size below S / 2, of log weights (…, S): (…).
 
-    Nearly equal weights are harmless for every shape of their tail.
+    Weights that are nearly equal can be trusted, whatever the shape of their tail.
     """
     smoothed, k_hat = smooth(log_weights)
     with np.errstate(invalid="ignore"):
@@ -110,7 +110,7 @@ def false_flag_rate(num_samples: int, k: float = 0.5, num_items: int = 4000) -> 
 def fit_generalised_pareto(tail: Array) -> tuple[Array, Array]:
     """Shape k and scale sigma, (N,), of exceedances (N, M) in ascending order (Zhang and Stephens 2009).
 
-    k is drawn towards 0.5 with the weight of ten observations (Vehtari et al. 2024, appendix C).
+    k is shrunk towards 0.5 with the weight of ten observations (Vehtari et al. 2024, appendix C).
     """
     num = tail.shape[-1]
     num_grid = 30 + int(num**0.5)

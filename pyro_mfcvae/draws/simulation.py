@@ -24,13 +24,14 @@ from pyro_mfcvae.draws.statistics import Statistic
 from pyro_mfcvae.infer.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 
-_RANK_DRAWS = 99  # of q(z | x) for every simulated item: ranks 0 … 99
+_RANK_DRAWS = 99  # draws of q(z | x) for every simulated item: ranks 0 … 99
 _MAX_DENSITIES = 2**24  # log densities of components in memory at once
 
 
 @torch.no_grad()
 def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Statistic]) -> Groups:
-    """P items drawn from the model, and the guide's inference for them; an item is a draw of the prior.
+    """Draw P items from the model, and let the guide infer their z and clusters; in ArviZ's terms an item is a draw of
+    the prior.
 
     If the model takes missing elements, each simulated item misses the same ones as a random item of ``x``. This is
     exact if elements are missing completely at random.
@@ -39,7 +40,7 @@ def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Stat
         pair: in evaluation mode.
         x: the items whose missing elements are copied, (N, *event_shape).
         num: P.
-        statistics: of the drawn items.
+        statistics: statistics of the drawn items, by name.
     """
     priors, dims = pair.priors, event_dims(pair)
 
@@ -82,8 +83,9 @@ def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Stat
 def _weigh_simulated(
     pair: MFCVAE, items: Tensor, zs: Sequence[Tensor], posteriors: Sequence[dist.TorchDistribution]
 ) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-    """The bound and the held-out half, with the same number of draws as for data, and the rank of the true log p(x,
-    z)."""
+    """The bound and the held-out half, with the same number of draws as for data, and the rank of log p(x, z) at the
+    true z.
+    """
     draws = [posterior.sample((BOUND_DRAWS,)) for posterior in posteriors]
     drawn, true = (weigh(pair.model, pair.draw_priors(), posteriors, z, items) for z in (draws, [z[None] for z in zs]))
     log_joint, log_joint_true = (
@@ -111,7 +113,8 @@ def describe_priors(
 
 
 def standardise(draws: Tensor, z: Tensor) -> Tensor:
-    """L⁻¹ (z - m) with mean m and covariance L Lᵀ of draws (R, N, D): (N, D), with covariance I where z is one of them.
+    """L⁻¹ (z - m) with mean m and covariance L Lᵀ of draws (R, N, D): (N, D), with covariance I if z has the
+    distribution of the draws.
 
     The result is scaled for R draws of a normal distribution: (1 + 1/R) (R - 1) / (R - D - 2).
     """
@@ -128,8 +131,9 @@ def standardise(draws: Tensor, z: Tensor) -> Tensor:
 
 
 def _rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """Fraction of draws (R, …) below the truth (…), plus uniform noise within the step. It is uniform if both are
-    alike.
+    """Fraction of draws (R, …) below the truth (…), plus uniform noise of one step.
+
+    It is uniform if the truth has the distribution of the draws.
 
     Cook, Gelman and Rubin 2006; Talts et al. 2018.
     """

@@ -1,4 +1,4 @@
-"""Statistics that summarise an image, for predictive checks, because single pixels say little about a model's draws."""
+"""Statistics that summarise an image, for predictive checks; comparisons of single pixels would show little."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,13 +28,13 @@ def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
 
 def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[int]) -> None:
     """Refuse a statistic that does not give a number per item, or whose name is that of the items."""
-    items = torch.zeros(2, 3, *event_shape)  # draws of items
+    items = torch.zeros(2, 3, *event_shape)  # leading dimensions of draws and items
     for name, statistic in statistics.items():
         if name == "x":
-            raise InputError("a statistic cannot be called 'x', as the items themselves are: give it another name")
+            raise InputError("a statistic cannot be called 'x', which is the name of the items: give it another name")
         try:
             found = statistic(items)
-        except Exception as error:  # a function of the user's own may raise anything
+        except Exception as error:  # a function of the user's own may raise any exception
             raise InputError(
                 f"the statistic {name!r} fails on a tensor of shape {tuple(items.shape)}: {type(error).__name__}: "
                 f"{first_line(error)}"
@@ -56,7 +56,7 @@ def stroke_width(images: Tensor) -> Tensor:
     """Ink over half the length of its outline, in pixels, for light strokes on black: (…, 1, H, W) → (…).
 
     A stroke of width w and length l ≫ w has the ink w l and an outline of length 2 l. The outline is measured along
-    rows and columns, so that of a slanted stroke is up to √2 too long: compare images by it, but do not measure
+    rows and columns, so that of a slanted stroke is up to √2 too long: use it to compare images, not to measure
     lengths.
     """
     outline = sum((d.abs().flatten(-3).sum(-1) for d in _differences(images)), images.new_zeros(()))

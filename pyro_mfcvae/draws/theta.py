@@ -36,7 +36,7 @@ def _values(pair: MFCVAE, guide_trace: poutine.Trace) -> dict[str, Tensor]:
 
 
 def _theta_dims(pair: MFCVAE, name: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """Dims named after clusters, then one or two axes of z, if the sizes are those."""
+    """Names of the dims: clusters, then one or two axes of z, if the sizes are K and D."""
     j = int(name.rpartition("_")[2])
     facet = pair.model.facets[j]
     sizes = (facet.num_clusters, facet.latent_dim, facet.latent_dim)[: len(shape)]

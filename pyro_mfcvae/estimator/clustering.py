@@ -39,11 +39,12 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     "auto" a facet has more clusters than groups.
 
     Args:
-        num_facets: J; 2 if None, or as many as ``num_clusters`` has entries.
-        num_clusters: offered to each facet, shallowest first; or one number for all; or "auto", up to 20.
-        latent_dim: of each facet, or one number for all; or "auto", up to 6.
-        num_steps: of training, all stages together, or "auto". Parameters that are "auto", the likelihood and the
-            networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
+        num_facets: J; if None, the number of entries of ``num_clusters``, or 2 if that has no entries.
+        num_clusters: number of clusters offered to each facet, shallowest first; or one number for all; or "auto", at
+            most 20.
+        latent_dim: D of each facet, or one number for all; or "auto", at most 6.
+        num_steps: number of training steps, all stages together, or "auto". Parameters that are "auto", the likelihood
+            and the networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
         learning_rate: of Adam at the first step, or "auto".
         n_init: number of trainings, each with its own seed; the one with the highest evidence is kept.
@@ -56,7 +57,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     Attributes:
         labels_: group of every item, (n, J); (n,) if J = 1.
         clusters_: cluster of every item, (n, J); (n,) if J = 1.
-        num_groups_: of each facet, (J,).
+        num_groups_: number of groups of each facet, (J,).
         grouping_: which clusters are one group.
         pair_: the fitted `MFCVAE`.
         evidence_: mean log p(x) of the training items in nats, importance-weighted; it is ``score(X)``.
@@ -226,7 +227,9 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
 
     @torch.no_grad()
     def _evidence(self, pair: MFCVAE, items: Tensor) -> NDArray[np.float64]:
-        """Every item's z is made from the same standard normal draws, so results do not depend on the other items."""
+        """Weigh draws of z; every item uses the same standard normal draws, so its result does not depend on the other
+        items.
+        """
         buffer, found = pair.model.alpha, []
         noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim, dtype=torch.float64) for facet in pair.model.facets]
         with pyro.get_param_store().scope():

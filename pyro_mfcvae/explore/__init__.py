@@ -1,4 +1,4 @@
-"""The explorer in the browser, which shows a run's facets, groups and items. It needs the extra `explore`."""
+"""The explorer, which shows a run's facets, groups and items in the browser. It needs the extra `explore`."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Requests that change the groups: cut, name, merge, split, undo. All but the slider end in a page to look at."""
+"""Requests that change the groups: cut, name, merge, split, undo. Each answers with a page, except for the slider's."""
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -14,7 +14,7 @@ _LONGEST_NAME = 60
 
 
 async def cut(request: Request) -> Response:
-    """Cut the merge tree of a facet at a number of groups; groups that were there before get their names back."""
+    """Cut the merge tree of a facet at a number of groups; a group that existed before gets its name back."""
     desk, j = facet_of(request)
     form = await read_form(request)
     num_groups = number(form, "num_groups")

@@ -63,9 +63,9 @@ def build_app(
 
     Args:
         desk: the run, its items and groups.
-        hosts: names that are answered besides addresses as numbers.
-        token: the secret that a visitor needs; None for anybody who can connect.
-        frame_ancestors: of the content policy: the pages that may show this one in a frame.
+        hosts: host names that are answered, besides numeric addresses.
+        token: the secret that a visitor needs; if None, anybody who can connect sees the page.
+        frame_ancestors: the pages that may show this one in a frame, as the content security policy writes them.
         body_seconds: the longest time for the body of a request.
     """
     app = Starlette(
@@ -92,7 +92,7 @@ def build_app(
 
 
 def _static_routes() -> list[Route]:
-    """The static files, read once, so an address never becomes a path."""
+    """The static files, which are read once, so that no address is used as a path."""
     folder = files("pyro_mfcvae.explore") / "static"
     return [_static_route(name, (folder / name).read_bytes(), kind) for name, kind in _STATIC.items()]
 

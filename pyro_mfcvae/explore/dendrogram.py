@@ -1,4 +1,4 @@
-"""The merge tree of a facet as lines: clusters from top to bottom, overlap from left (much) to right (none)."""
+"""The merge tree of a facet as lines: clusters run from top to bottom, overlap from left (high) to right (none)."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Branch:
-    """Two groups that become one: an SVG path, and how much the two overlap."""
+    """A merge of two groups: its SVG path, and the overlap of the two."""
 
     path: str
     overlap: float
@@ -37,7 +37,7 @@ class Dendrogram:
 
 
 def draw_tree(tree: MergeTree) -> Dendrogram:
-    """Place leaves so that no lines cross, and merges by their overlap on a square-root scale."""
+    """Place the leaves so that no lines cross, and each merge at its overlap on a square-root scale."""
     order: dict[int, list[int]] = {k: [k] for k in tree.clusters_in_use}
     for merge in tree.merges:
         order[merge.first] = order[merge.first] + order.pop(merge.second)

@@ -74,7 +74,7 @@ class Desk:
         return bool(self._undos)
 
     def view(self, facet: int) -> FacetView:
-        """The items of a facet by its current groups; computed once after every change."""
+        """The items of a facet by its current groups, which are computed once after every change."""
         own = self.grouping.facets[self.check_facet(facet)]
         cached = self._views.get(facet)
         if cached is None or cached[0] is not own:
@@ -101,7 +101,7 @@ class Desk:
 
     @property
     def history(self) -> tuple[Grouping, ...]:
-        """The groups after each change, as far as it can be undone; those of now are the last."""
+        """The groups after each change that can be undone; the last are the current ones."""
         return (*self._undos, self.grouping)
 
     def undo(self) -> None:
@@ -123,13 +123,13 @@ class Desk:
         self._kept = self.run.groups_state()
 
     def check_facet(self, facet: int) -> int:
-        """The facet, if it exists."""
+        """Return the number of the facet, or raise an error if there is no such facet."""
         if not 0 <= facet < self.num_facets:
             raise InputError(f"expected a facet from 0 to {self.num_facets - 1}, got {facet}: choose one of these")
         return facet
 
     def check_item(self, item: int) -> int:
-        """The item, if it exists."""
+        """Return the number of the item, or raise an error if there is no such item."""
         if not 0 <= item < len(self.items):
             raise InputError(f"expected an item from 0 to {len(self.items) - 1}, got {item}: choose one of these")
         return item
@@ -161,7 +161,7 @@ class Desk:
         return self.pair.log_evidence(x, _REFERENCE_DRAWS).sort().values
 
     def typicality(self, x: torch.Tensor) -> float:
-        """Share of reference items whose evidence is no higher than that of the item ``x`` (1, *event_shape)."""
+        """Share of reference items whose evidence is at most that of the item ``x`` (1, *event_shape)."""
         evidence = self.pair.log_evidence(x, _REFERENCE_DRAWS)
         return float((self.reference_evidence <= evidence).double().mean())
 

@@ -39,11 +39,10 @@ class BodyError(Exception):
 class Guard:
     """Middleware around all pages.
 
-    - Host must name this machine (DNS rebinding): one of ``hosts``, or an address as numbers.
-    - A request that changes something must come from a page of ours (CSRF): its Origin is its Host.
-    - If there is a token, a request must carry it: first as ``?token=…``, then as a cookie. An address that
-      sends 20 wrong ones within a minute, in either form, is refused until the minute is over.
-    - A body is bounded in bytes and in seconds.
+    - Host must name this machine, against DNS rebinding: it is one of ``hosts``, or a numeric address. - A request that
+    changes something must come from a page of ours, against CSRF: its Origin is its Host. - If there is a token, a
+    request must carry it: first as ``?token=…``, then as a cookie. An address that sends 20 wrong tokens within a
+    minute, in either form, is refused until the minute is over. - A body is bounded in bytes and in seconds.
 
     Args:
         app: the pages.
@@ -141,7 +140,7 @@ class Guard:
         return sum(address == client for _, address in self._wrong) >= _WRONG_TOKENS
 
     def _bound(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """``receive`` that stops after too many bytes or seconds."""
+        """A version of ``receive`` that raises an error after too many bytes or seconds."""
         most = self.upload_bytes if scope["path"] == self.upload_path else _SMALL_BODY
         too_large = BodyError(413, f"expected at most {most:,} bytes, got more: send less")
         length = headers.get("content-length", "0")
@@ -151,7 +150,7 @@ class Guard:
         state: dict[str, Any] = {"bytes": 0, "done": False}
 
         async def bounded() -> Message:
-            if state["done"]:  # after the body only the client's disconnection can follow
+            if state["done"]:  # after the body, only the message that the client has disconnected can follow
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))

@@ -31,7 +31,7 @@ class Items:
         probs: q(c_j | x) of every facet, (N, K_j) in single precision.
         means: E[z_j | x] of every facet, (N, D_j).
         planes: the plane in which every facet is drawn.
-        names: of the items, such as their files; None if they have none.
+        names: names of the items, such as their files; None if they have none.
     """
 
     images: Tensor
@@ -51,7 +51,7 @@ class Items:
 
     @cached_property
     def maps(self) -> list[NDArray[np.float64]]:
-        """Every facet's means in its plane, (N, 2), scaled to [0, 1]."""
+        """For every facet, the means E[z_j | x] in the facet's plane, (N, 2), scaled to [0, 1]."""
         return [_scale(plane.project(means)) for plane, means in zip(self.planes, self.means, strict=True)]
 
     def name(self, item: int) -> str:
@@ -70,12 +70,12 @@ class Items:
 def encode_items(
     pair: MFCVAE, split: Split, *, batch_size: int = 1024, on_batch: Callable[[int], None] = lambda done: None
 ) -> Items:
-    """Ask the guide about every item, batch by batch.
+    """Assign every item with the guide, batch by batch.
 
     Args:
         pair: the fitted model and guide.
         split: the items.
-        batch_size: items at once.
+        batch_size: number of items in a batch.
         on_batch: receives the number of items so far.
     """
     pair.eval()
@@ -109,8 +109,9 @@ class FacetView:
         groups: most probable group of every item, (N,).
         confidence: its probability, (N,): the sum of q(c | x) over the group's clusters.
         sizes: items per group, (G,).
-        mean_confidence: of every group's items, (G,); 0 if a group has none.
-        nearest: the other group with the most probability among a group's items, (G,); itself if it is alone.
+        mean_confidence: mean confidence of every group's items, (G,); 0 if a group has none.
+        nearest: for every group, the other group with the highest probability among its items, (G,); the group itself
+            if there is no other.
         order: all items, the most certain first.
     """
 
@@ -143,7 +144,7 @@ class FacetView:
         )
 
     def members(self, group: int, *, least_certain: bool = False) -> NDArray[np.int64]:
-        """The items of a group, sorted by certainty."""
+        """The items of a group, the most certain first."""
         members = self.order[self.groups[self.order] == group]
         return members[::-1] if least_certain else members
 
@@ -185,6 +186,6 @@ def _as_text(name: str) -> str:
 
 
 def _scale(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale points to [0, 1]; the few outermost ones are moved to the edge."""
+    """Scale points to [0, 1]; a few outermost points are moved to the edge."""
     low, high = np.quantile(points, (0.001, 0.999), axis=0)
     return np.clip((points - low) / np.maximum(high - low, 1e-12), 0, 1)

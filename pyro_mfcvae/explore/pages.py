@@ -17,7 +17,7 @@ from pyro_mfcvae.explore.rendering import number, page, thumbs
 PER_PAGE = 60
 _EXAMPLES = 6
 _MOST_CORNERS = 500
-_RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # in percent: the initial rectangle
+_RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # the initial rectangle, in percent
 
 
 def desk_of(request: Request) -> Desk:
@@ -62,7 +62,7 @@ def facet(request: Request) -> HTMLResponse:
 
 
 def show_facet(request: Request, desk: Desk, j: int, sort: str) -> HTMLResponse:
-    """Render the page of `facet`, for an address or after a change."""
+    """Render the page of `facet`, when its address is asked for or after a change."""
     view, own = desk.view(j), desk.grouping.facets[j]
     by = view.mean_confidence if sort == "confidence" else view.sizes
     return page(
@@ -242,7 +242,9 @@ def _shares_of_labels(desk: Desk, members: NDArray[np.int64]) -> list[tuple[str,
 
 
 def _corners(request: Request) -> list[tuple[float, float]]:
-    """Corners of the drawn line, ``points=x,y;x,y;…``, or of a rectangle in percent; none if nothing was drawn."""
+    """Corners of the drawn line, ``points=x,y;x,y;…``, or of a rectangle in percent; an empty list if nothing was
+    drawn.
+    """
     query = request.query_params
     try:
         if points := query.get("points"):

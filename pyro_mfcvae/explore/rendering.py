@@ -40,7 +40,7 @@ def show(template: str, **values: Any) -> HTMLResponse:
 
 
 def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResponse:
-    """A whole page; for a request of htmx only its part ``_name.html`` of the same template's name."""
+    """A whole page; for a request of htmx only the part of it in the template ``_name.html``."""
     part = "HX-Request" in request.headers
     shared = {"desk": desk, "facets": range(desk.num_facets), "run": desk.run.path.resolve().name, "part": part}
     response = show(f"_{template}" if part else template, **shared, **values)
@@ -49,7 +49,7 @@ def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResp
 
 
 def error_page(status: int, message: str, *, part: bool = False) -> Response:
-    """The page of an error; for a request of htmx a part that fits in the place of the answer."""
+    """The page of an error; for a request of htmx a part that replaces the expected one."""
     response = show("_error.html" if part else "error.html", status=status, message=message)
     response.status_code = status
     return response

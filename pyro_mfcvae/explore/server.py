@@ -1,4 +1,4 @@
-"""Opening a run's explorer: in the foreground for the command line, in the background for a notebook."""
+"""Open a run's explorer, in the foreground for the command line or in the background for a notebook."""
 
 import asyncio
 import secrets
@@ -38,9 +38,9 @@ def open_desk(
 
     Args:
         run: the folder.
-        data: other data, or their name or path; by default the items that the run trained on.
+        data: other data, or their name or path; by default the data that the run was trained on.
         root: folder of the data sets' files, as for `load_dataset`.
-        on_batch: receives the number of items that are ready, and of all.
+        on_batch: called with the number of items that are ready, and the number of all.
     """
     pair, config = run.load_pair(), run.read_config()
     if not isinstance(data, Dataset):
@@ -75,7 +75,7 @@ def address_of(listener: socket.socket, host: str, token: str | None) -> str:
 
 
 def token_for(host: str) -> str | None:
-    """A random secret if other machines can connect."""
+    """A random secret if other machines can connect, otherwise None."""
     return None if host in LOOPBACK else secrets.token_urlsafe(32)
 
 
@@ -123,13 +123,13 @@ class TimedProtocol(H11Protocol):
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
-        """The client does not read: wait for a limited time."""
+        """Called when the client does not read: wait for a limited time."""
         super().pause_writing()
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(self.read_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Called when the client reads again."""
         _stop(self._read_timer)
         self._read_timer = None
         super().resume_writing()
@@ -169,7 +169,7 @@ class InlineExplorer:
     """The explorer of a run in a notebook: the page in a frame, served in the background until `close`.
 
     Attributes:
-        url: to open in a browser of this machine.
+        url: the address to open in a browser of this machine.
     """
 
     def __init__(self, desk: Desk, *, height: int = 800) -> None:
@@ -197,7 +197,7 @@ def explore(run: str | Path | RunFolder, *, data: str | Dataset | None = None, h
     Args:
         run: the run's folder.
         data: other data than the run's own, or their name or path.
-        height: of the frame, in pixels.
+        height: height of the frame, in pixels.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     return InlineExplorer(open_desk(folder, data=data), height=height)

@@ -24,7 +24,7 @@ _LARGE = 256
 
 
 async def samples(request: Request) -> HTMLResponse:
-    """New images from the model, each facet in a chosen group or free."""
+    """New images from the model; each facet is in a chosen group, or free."""
     desk = desk_of(request)
     chosen = {}
     for j in range(desk.num_facets):

@@ -23,7 +23,7 @@ def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
     """The image (1, C, H, W), floats in [0, 1]: turned upright, cropped to the middle, resized.
 
     Args:
-        content: of an image file; its first frame counts.
+        content: the bytes of an image file, of which the first frame is used.
         event_shape: (C, H, W) of the run's items.
 
     Raises:
@@ -36,7 +36,7 @@ def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
         raise InputError(f"expected at most {MAX_BYTES // 2**20} MiB, got {len(content) / 2**20:.1f}: reduce the image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(

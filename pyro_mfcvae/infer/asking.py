@@ -20,13 +20,14 @@ from pyro_mfcvae.networks import density_dtype
 
 Array = Tensor | NDArray[Any]
 
-# Most values of x, times draws, in one batch; the activations of the networks take some tens of times as much memory.
+# Largest number of values of x, times the number of draws, in a batch. The activations of the networks take tens of
+# times as much memory.
 _MAX_VALUES = 1_000_000
 _MAX_ITEMS = 4096
 
 _NO_POSTERIOR = "a pair does not know their posterior; replay the model (poutine.replay) with your guide over them"
 
-# Seed of draws in queries, so that an answer is the same at every call.
+# Seed of the draws in queries, so that a query has the same result at every call.
 _SEED = 0
 
 
@@ -42,7 +43,7 @@ def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Inside, evaluation mode holds; afterwards every submodule returns to its own mode."""
+    """Inside, all submodules are in evaluation mode; afterwards each returns to its own mode."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in modes:
@@ -99,7 +100,7 @@ def as_tensor(x: Array) -> Tensor:
 
 
 def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor], torch.Size]:
-    """One z per facet, (…, D_j), as rows (N, D_j) on the model's device, and the common batch shape of N rows.
+    """One z per facet, (…, D_j), as N rows (N, D_j) on the model's device; and their common batch shape.
 
     Raises:
         InputError: there is not one z per facet, of its dimension, or the batch shapes do not broadcast.
@@ -120,7 +121,7 @@ def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor
 
 
 def check_number(name: str, value: Any) -> int:
-    """A whole number ≥ 1, an argument of a query.
+    """Check an argument of a query that must be a whole number ≥ 1.
 
     Raises:
         InputError: ``value`` is not a whole number, or is below 1.
@@ -132,7 +133,7 @@ def check_number(name: str, value: Any) -> int:
 
 
 def check_clusters(model: MultiFacetModel, clusters: Mapping[int, int] | None) -> dict[int, int]:
-    """One cluster for some facets, by facet.
+    """Check the chosen clusters, one for each of some facets, by facet.
 
     Raises:
         InputError: they are not listed by facet, or there is no such facet or cluster.
@@ -172,12 +173,15 @@ def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Itera
 def map_batches(
     model: MultiFacetModel, ask: Callable[..., Tensor], *xs: Tensor, num_draws: int = 1, dim: int = 0
 ) -> Tensor:
-    """The results of ``ask`` for all batches, joined along the dimension of the items."""
+    """The results of ``ask`` for all batches, concatenated along the dimension of the items."""
     return torch.cat([ask(*parts) for parts in in_batches(model, *xs, num_draws=num_draws)], dim)
 
 
 def join_posteriors(parts: Sequence[dist.TorchDistribution]) -> dist.TorchDistribution | None:
-    """One distribution of all items, joined from those of batches; None for a family that cannot be joined."""
+    """The distribution for all items, concatenated from those of batches;
+
+    None for a family that cannot be concatenated.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first

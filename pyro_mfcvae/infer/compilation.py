@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 Named = dict[str, Tensor]
 
 Program = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
-"""Function from parameters, buffers and a batch to the results of the objective and the gradient of the first one."""
+"""Function from parameters, buffers and a batch to the results of the objective and the gradient of its first result.
+"""
 
 
 class CompiledObjective(nn.Module):
@@ -80,8 +81,9 @@ _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
 
 
 def structure(module: nn.Module) -> tuple[Any, ...]:
-    """A key of everything, except the inputs, that decides the operations of a module: the classes, modes, hooks and
-    plain attributes of its submodules, and the shapes of its parameters and whether they are frozen."""
+    """A key of all that decides the operations of a module, except its inputs: the classes, modes, hooks and plain
+    attributes of its submodules, the shapes of its parameters, and which of them are frozen.
+    """
     modules = tuple(
         (
             type(m),
@@ -152,9 +154,9 @@ def compile_whole(
             program: Program = torch.compile(traced, fullgraph=True, options=options)
             if graphs and x.is_cuda:
                 for tensor in (*parameters.values(), *buffers.values()):
-                    torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph reads it in place
+                    torch._dynamo.mark_static_address(tensor)  # a CUDA graph then reads the tensor in place
             call(program, parameters, buffers, *inputs)  # torch compiles at this first call
-    except Exception as error:  # any exception, of torch's compiler or of the C++ compiler
+    except Exception as error:  # any exception, since torch's compiler or the C++ compiler may fail
         _warn(error)
         return None
     finally:
@@ -181,7 +183,7 @@ def call(program: Program, parameters: Named, buffers: Named, *inputs: Tensor) -
 
 
 class _Differentiated(torch.autograd.Function):
-    """Passes the gradient that a program has computed to autograd, and so to its hooks, such as those of DDP."""
+    """Passes the gradient that a program has computed to autograd, whose hooks, such as those of DDP, then see it."""
 
     @staticmethod
     def forward(

@@ -25,7 +25,8 @@ from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Methods whose result a bound computes without calling them, so a subclass's own method would have no effect.
+# Methods that a bound does not call, because it computes their results directly. A subclass's own method would have no
+# effect.
 _MODEL_METHODS = ("forward", "plate", "kl_weight", "sample_globals", "global_sites")
 _GUIDE_METHODS = ("forward", "sample_globals")
 
@@ -35,9 +36,9 @@ _INSTEAD = "use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
 class PairELBO(ELBO):
     """A bound on the evidence of a `MultiFacetModel` and its `MultiFacetGuide`, computed without traces.
 
-    Like every Pyro loss it is minus the bound summed over the items, scaled to ``num_data`` if the model has it.
-    Whatever would change a trace but not this computation is refused: methods of a subclass, further sites, outer
-    handlers such as ``poutine.scale``.
+    Like every Pyro loss, it is minus the bound, summed over the items and scaled to ``num_data`` if the model has that.
+    Anything that would change a trace but not this computation raises an error: methods of a subclass, further sites,
+    outer handlers such as ``poutine.scale``.
 
     Args:
         num_particles: draws of z per item, ≥ 1.
@@ -45,7 +46,7 @@ class PairELBO(ELBO):
             size and whenever the pair changes. Batches with known clusters are never compiled.
     """
 
-    # The arguments in the repr.
+    # Names of the arguments that the repr shows.
     _options: tuple[str, ...] = ("num_particles", "compile")
 
     def __init__(self, *, num_particles: int, compile: bool) -> None:
@@ -71,7 +72,7 @@ class PairELBO(ELBO):
         """Minus the bound, summed over items: a scalar to call ``backward`` on.
 
         Raises:
-            InputError: the pair, the data or the known clusters do not fit, or something would have no effect.
+            InputError: the pair, the data or the known clusters do not fit, or a part would have no effect.
         """
         self.check(model, guide)
         model.check_items(x)
@@ -150,7 +151,9 @@ class PairELBO(ELBO):
 
 
 class PairLoss(nn.Module):
-    """x ↦ (loss, …) of a pair, without Pyro's parameter store. This module is compiled, and Fabric wraps it.
+    """x ↦ (loss, …) of a pair, without Pyro's parameter store.
+
+    This is the module that is compiled, and that Fabric wraps.
 
     Args:
         elbo: the bound.

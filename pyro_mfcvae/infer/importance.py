@@ -18,7 +18,7 @@ from pyro_mfcvae.models.mixtures import Mixture
 
 
 class ImportanceWeightedELBO(PairELBO):
-    """The bound of Rényi's divergence of order alpha from S draws (Li and Turner 2016), the clusters summed out:
+    """The bound from Rényi's divergence of order alpha with S draws (Li and Turner 2016); the clusters are summed out:
 
         L(x) = 1/(1-alpha) log (1/S) sum_s w_s^(1-alpha),   w_s = p(x | z_s) prod_j ( p(z_js) / q(z_js | x) )^beta_j
 
@@ -49,7 +49,7 @@ class ImportanceWeightedELBO(PairELBO):
     def weighted_bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor
     ) -> tuple[Tensor, Tensor, "WeightedDraws"]:
-        """The bound of every item, (N,), without checks; log q(theta) - log p(theta); and its draws."""
+        """Three results, without checks: the bound of every item, (N,); log q(theta) - log p(theta); and the draws."""
         draws, kl_globals = _draw(model, guide, x, self.num_particles)
         log_weights = draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1)
         order = 1 - self.alpha
@@ -64,7 +64,7 @@ class WeightedDraws:
     Attributes:
         posteriors: q(z_j | x) per facet, batch shape (N,).
         zs: per facet, (S, N, D_j).
-        log_likelihood: log p(x | z_s), of the observed elements, (S, N).
+        log_likelihood: log p(x | z_s) over the observed elements, (S, N).
         log_ratios: log p(z_js) - log q(z_js | x) with p(z_j) the whole mixture, (S, N, J).
         log_ratio: log p(z_s) - log q(z_s | x) of all facets together, (S, N): the sum over facets, unless a random
             theta makes them dependent.
@@ -130,7 +130,7 @@ def _marginal(mixture: Mixture, z: Tensor) -> Tensor:
 # This is entered like a method of the model, so that SVI sees which parameters of the model are used.
 @pyro_method
 def _draw(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int) -> tuple[WeightedDraws, Tensor]:
-    """S weighted draws of every item, and log q(theta) - log p(theta) of the one theta that all share."""
+    """S weighted draws for every item, and log q(theta) - log p(theta) at the one theta that all items share."""
     with guide._pyro_context:
         mixtures, kl_globals = draw_globals(model, guide)
         with NoSites():

@@ -17,7 +17,7 @@ from pyro_mfcvae.networks import weight_layers
 def initialize_glorot(module: nn.Module) -> None:
     """Weights of every layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010).
 
-    A mixture prior gets the same treatment: its means ~ Uniform(±sqrt(6 / (K + D))), unit covariances, uniform weights.
+    A mixture prior gets means ~ Uniform(±sqrt(6 / (K + D))), unit covariances and uniform weights.
     """
     for layer in weight_layers(module):
         nn.init.xavier_uniform_(layer.get_parameter("weight"))
@@ -71,7 +71,7 @@ def _standardize(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Ten
     weight, bias = layer.get_parameter("weight"), layer.bias
     units = output.movedim(1, -1).flatten(0, -2)
     loc, scale = units.mean(0), units.std(0)
-    scale = torch.where(scale > 0, scale, 1.0)  # a unit that is constant over the batch is only shifted
+    scale = torch.where(scale > 0, scale, 1.0)  # A unit that is constant over the batch is shifted but not scaled.
     out_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     weight.div_(_along(scale, out_dim, weight))
     if bias is None:

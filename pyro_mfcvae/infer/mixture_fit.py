@@ -44,8 +44,8 @@ class MixtureFit:
     Attributes:
         to_means: fit to E[z_j | x] instead of draws (as the paper does).
         posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) of
-            q(z_j | x) in that dimension. EM does not depend on units, but its start from k-means does. Fits of
-            spherical covariances are the same in both units.
+            q(z_j | x) in that dimension. EM does not depend on units, but its start from k-means does. Spherical
+            covariances are fitted in the units of z in both cases.
         variance: use the covariances variance · I instead of the fitted ones (the paper: 0.01); None keeps the fitted
             ones.
     """
@@ -85,7 +85,7 @@ def initialize_mixtures(
         fit: the kind of points, and their units.
         seed: of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
-        known: by facet, the clusters of ``items``, (M,), negative if unknown.
+        known: clusters of ``items`` by facet, (M,), negative if unknown.
 
     Raises:
         InputError: another model's guide, too few items, no ``fit``, or posterior units without a Gaussian q(z | x).
@@ -186,7 +186,8 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
         mixture, z = prior(), guide.posteriors(x)[j].mean
         probs = (mixture.log_weights() + mixture.log_prob(z)).softmax(-1)
         num_clusters = prior.facet.num_clusters
-        gain = probs.new_zeros(num_clusters, num_clusters)  # the gain if the column's cluster gets the row's number
+        # gain if the cluster of the column gets the number of the row
+        gain = probs.new_zeros(num_clusters, num_clusters)
         gain.index_add_(0, clusters.clamp_min(0), probs * (clusters >= 0).unsqueeze(-1))
         _, order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
         prior.renumber(torch.from_numpy(order).to(z.device))

@@ -36,7 +36,7 @@ class ELBOTerms:
 
     @property
     def kl(self) -> Tensor:
-        """Both KL terms together, unweighted, (N, J)."""
+        """The sum of both KL terms, without beta, (N, J)."""
         return self.kl_z + self.kl_c
 
     @property
@@ -56,9 +56,9 @@ class FacetELBO(PairELBO):
 
         ELBO(x) = E_q[log p(x | z)] + sum_j beta_j ( H[q(z_j | x)] + sum_c q(c_j=c | x) (A_jc - log q(c_j=c | x)) ),
 
-    whose bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the reconstruction
-    is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are evaluated at the
-    drawn z instead, which gives, for every draw, the estimate of ``TraceEnum_ELBO``.
+    where the bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the
+    reconstruction is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are
+    evaluated at the drawn z instead, which gives, for every draw, the estimate of ``TraceEnum_ELBO``.
 
     If parameters of the priors are random (`FacetPrior.hyperprior`), one theta ~ q(theta) is drawn, all terms are
     conditional on it, and the estimate of KL(q(theta) ‖ p(theta)) at that draw is subtracted from the sum over items.
@@ -103,8 +103,8 @@ class FacetELBO(PairELBO):
             model: p.
             guide: q.
             x: the items, (N, *event_shape).
-            known: int64 (N,) by facet.
-            num_weighing: only this many first items have gradients of the mixtures' weights; all by default.
+            known: known clusters by facet, int64 (N,).
+        num_weighing: the gradients of the mixtures' weights come from this many first items only; from all by default.
         """
         return _terms(model, guide, x, known, self, num_weighing)
 
@@ -153,8 +153,8 @@ def _terms(
         zs, kl_z, kl_c = [], [], []
         with NoSites():
             posteriors = read_posteriors(guide, x, filled, observed)
-            # Only the networks may run in low precision, but autocast would also apply to the densities' matrix
-            # products.
+            # Autocast would also lower the precision of the densities' matrix products, but only the networks may have
+            # low precision.
             with torch.autocast(x.device.type, enabled=False):
                 for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
                     z = posterior.rsample((elbo.num_particles,))
@@ -179,8 +179,8 @@ class FacetTerms:
         guide: its rule gives q(c_j | x).
         j: the facet.
         closed_form: evaluate E_q[log p(z | c)] and the entropy in closed form, otherwise at the draws.
-        known: int64 (N,) by facet.
-        num_weighing: only this many first items have gradients of the mixture's weights; all if None.
+        known: known clusters by facet, int64 (N,).
+        num_weighing: the gradient of the mixture's weights comes from this many first items only; from all if None.
     """
 
     guide: MultiFacetGuide

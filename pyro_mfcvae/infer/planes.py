@@ -21,7 +21,7 @@ class FacetPlane:
 
     Attributes:
         origin: mean of the draws, (D,).
-        axes: (D, 2), of unit variance within clusters; the second is zero if D = 1.
+        axes: (D, 2), scaled to unit variance within clusters; the second is zero if D = 1.
     """
 
     origin: NDArray[np.float64]

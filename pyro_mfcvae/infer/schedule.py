@@ -17,12 +17,12 @@ _ALIKE = "; a whole schedule is shortened with schedule.scale"
 
 
 def linear_fade(t: float) -> float:
-    """t, for t in [0, 1]."""
+    """The linear fade: t, for t in [0, 1]."""
     return t
 
 
 def cosine_fade(t: float) -> float:
-    """(1 - cos(pi t)) / 2, for t in [0, 1]: flat at both ends."""
+    """The cosine fade: (1 - cos(pi t)) / 2, for t in [0, 1], which is flat at both ends."""
     return (1.0 - math.cos(math.pi * t)) / 2.0
 
 
@@ -35,7 +35,7 @@ class ProgressiveSchedule:
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
         beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
 
-    Fades are clamped to [0, 1]; alpha of a facet that is there from the start is 1. If the KL fades in later or more
+    Fades are clamped to [0, 1]; alpha of a facet that joins at the start is 1. If the KL fades in later or more
     slowly than the decoder's contribution, the decoder learns to use a facet before the KL counts in full. A weight
     w_j > 1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that explain most. In stage s it is
     kl_weights[s][j].
@@ -294,6 +294,5 @@ class WrittenWeights:
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
-    """Number of full batches in an epoch. The remaining items come in another epoch; a set smaller than a batch is one
-    batch."""
+    """Number of full batches in an epoch, at least 1; the remaining items come in another epoch."""
     return max(num_items // batch_size, 1)

@@ -17,7 +17,7 @@ def tf32_products() -> Iterator[None]:
     The choice holds for the whole process while the context is open, and not for a backward pass outside of it.
     """
     matmul = torch.backends.cuda.matmul
-    # From torch 2.9 on the old flag cannot be read while the new one is set, and the new one replaces it.
+    # From torch 2.9 on a new flag replaces the old one, which cannot be read while the new one is set.
     name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
     before = getattr(matmul, name)
     setattr(matmul, name, value)

@@ -15,7 +15,7 @@ _SKIPPED = 0.05
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of a chart: its points in the drawing, and its name at its end."""
+    """A curve of a chart: its points in the drawing, and the place of its name at its end."""
 
     name: str
     points: str
@@ -30,7 +30,7 @@ class Chart:
     Attributes:
         title: above the chart.
         lines: the curves.
-        marks: fits of mixtures, in pixels from the left.
+        marks: the fits of mixtures, in pixels from the left.
         y_ticks: height in pixels and value of every tick.
         x_ticks: distance from the left in pixels and value of every tick.
         summary: a description for readers who cannot see the chart.
@@ -94,7 +94,7 @@ def draw_chart(
 
 
 def _spread(lines: Sequence[Line]) -> list[Line]:
-    """Names of curves that end close to each other, one below the other."""
+    """Heights for the names of curves: names of curves that end close to each other are put one below the other."""
     placed: list[Line] = []
     for line in sorted(lines, key=lambda line: line.end):
         end = max(line.end, placed[-1].end + 14) if placed else line.end

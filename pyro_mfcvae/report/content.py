@@ -66,12 +66,12 @@ class FacetPart:
 
     @property
     def num_groups(self) -> int:
-        """All groups of the facet, those that are left out as well."""
+        """The number of all groups of the facet, including those that are left out."""
         return len(self.groups) + self.num_left_out
 
 
 class RunContent:
-    """Reads the parts of the report from a run's folder.
+    """Reader of the parts of the report, from a run's folder.
 
     Args:
         run: a finished run with its ``assignments.parquet``.

@@ -13,7 +13,7 @@ from pyro_mfcvae.report.content import RunContent, gather
 from pyro_mfcvae.runs.fit import fit_epochs
 from pyro_mfcvae.runs.folder import RunFolder
 
-# Adjusted mutual information of two facets above which the page says that they repeat each other.
+# The page says that two facets repeat each other if their adjusted mutual information is above this.
 _OVERLAP = 0.1
 
 _CITATION = """\
@@ -37,7 +37,7 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
     """Write the report of a finished run; returns where it is.
 
     Args:
-        run: its folder.
+        run: the run's folder.
         path: the file; ``report.html`` in the folder if None.
     """
     path = path or run.path / "report.html"

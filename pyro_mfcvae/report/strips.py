@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Width of an image in pixels of the screen.
+# Width of an image on the screen, in pixels.
 _TILE = 44
 
 # Up to this width images are compressed without loss; larger ones are taken as photographs, with lossy compression.
@@ -22,7 +22,7 @@ class Strip:
     Attributes:
         source: data URI.
         alt: a description in words.
-        width: pixels of the screen.
+        width: width on the screen, in pixels.
         is_pixelated: whether pixels are shown as squares.
     """
 

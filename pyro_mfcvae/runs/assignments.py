@@ -6,7 +6,7 @@ over the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probabi
 x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which item it is,
 ``evidence`` says how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
 ``label_NAME`` are the labels of the data. In Parquet files ``facet_j_probs`` is q(c_j | x) of all clusters, from which
-other groups can be worked out, and ``image`` is a small PNG as {bytes, path}.
+the probabilities of other groups can be computed, and ``image`` is a small PNG as {bytes, path}.
 """
 
 import io
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet", "jsonl")
 
-# Number of items at once: tables are written in pieces of this size, so memory does not grow with the data.
+# Number of items in a piece: tables are written piece by piece, so memory does not grow with the data.
 _BATCH_SIZE = 1024
 
 # Number of draws for the mean of q(c | x) if the rule depends on the drawn z: a standard error of at most 0.05.
@@ -62,7 +62,7 @@ class Assigner:
         pair: model and guide.
         grouping: which clusters are one group.
         thumbnails: whether rows have an ``image``; items that are not images never have one.
-        lowest: if given, rows have a column ``unlike``, which is true for items whose evidence is lower.
+        lowest: if given, rows have a column ``unlike``, which is true for items whose evidence is below it.
     """
 
     pair: MFCVAE
@@ -150,7 +150,7 @@ def _facet_columns(grouping: Grouping, j: int, probs: NDArray[np.float64]) -> di
 
 
 def _regroup(table: "pa.Table", grouping: Grouping) -> "pa.Table":
-    """The table with the columns of other groups."""
+    """The table, with its columns on groups replaced by those of another grouping."""
     for j in range(len(grouping.facets)):
         probs = table[f"facet_{j}_probs"].combine_chunks().flatten().to_numpy().astype(np.float64)
         for name, values in _facet_columns(grouping, j, probs.reshape(len(table), -1)).items():
@@ -222,7 +222,7 @@ def read_assignments(
         path: the file.
         images: whether the column ``image`` is read.
         model: fingerprint of the saved model that must have made the assignments, if that is known.
-        grouping: the groups of now; those that the file was written with if None.
+        grouping: the current groups; if None, the groups with which the file was written.
 
     Raises:
         InputError: there is no such file, it was damaged or changed, or it belongs to another model.

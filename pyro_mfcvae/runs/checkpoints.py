@@ -62,10 +62,10 @@ def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVA
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training's whole state on disk, and the state before it, which is used if the last file is damaged.
+    """The whole state of a training on disk, and the state before it, which is used if the last file is damaged.
 
     Args:
-        path: of the last state.
+        path: file of the last state.
         config: `config_digest` of the run's configuration.
     """
 
@@ -95,7 +95,8 @@ class Checkpoint:
         ready.replace(self.path)
 
     def sign_for(self, config: str) -> None:
-        """Make the last state belong to another configuration, with this digest; the previous state is not changed.
+        """Record in the last state that it belongs to another configuration, with this digest; the previous state stays
+        as it is.
 
         Raises:
             InputError: the last state is missing, damaged, or belongs to another configuration than this checkpoint.
@@ -212,7 +213,7 @@ def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict
         like = parameters[number]
         check_fit(state, {"step": torch.zeros((), dtype=torch.float32), "exp_avg": like, "exp_avg_sq": like}, path)
         for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = torch.empty_like(like).copy_(state[key])  # in the parameter's layout, for fused Adam
+            state[key] = torch.empty_like(like).copy_(state[key])  # fused Adam needs the memory layout of the parameter
     return states
 
 
@@ -229,7 +230,8 @@ def _random_states(states: dict[str, Tensor], path: Path) -> list[Tensor]:
 
 
 def _check_config(metadata: dict[str, str], digest: str | None, path: Path) -> None:
-    if digest is not None and metadata.get("config") not in ("", digest):  # "" was saved outside of a run
+    # a file that was saved outside of a run has ""
+    if digest is not None and metadata.get("config") not in ("", digest):
         raise InputError(
             f"expected {path} of the settings in config.toml beside it (digest {digest}), got one of other settings "
             f"(digest {metadata.get('config')}): bring back the config.toml, or the file, of this run"

@@ -16,7 +16,7 @@ def generate_clusters(
 ) -> Tensor:
     """Images drawn from clusters of one facet, a row each: (clusters, num, *event_shape).
 
-    All images of a column share one draw of the other facets, so the images of a column differ by the facet only. For
+    All images of a column share one draw of the other facets, so they differ by this facet only. For
     every cluster and column a new z_facet is drawn; ``temperature`` is that of `MFCVAE.sample`.
     """
     shared = pair.sample_latents(num, temperature=temperature)

@@ -75,7 +75,7 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
         pair: model and guide.
         split: the items.
         grouping: the groups of clusters; the model's own groups if None.
-        batch_size: items at once.
+        batch_size: number of items in a batch.
     """
     if not pair.model.missing:
         check_complete(split.images)

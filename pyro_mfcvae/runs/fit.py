@@ -196,7 +196,7 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
     if fabric.is_global_zero:
         assign_all(run, pair, grouping, data)
         _draw(config, run, data, evaluation)
-        run.write_summary(summary)  # this is the last file: for a sweep, a run that has one is finished
+        run.write_summary(summary)  # The last file to be written: a sweep takes a run with this file as finished.
     return Fit(run, data, evaluation, summary)
 
 
@@ -220,7 +220,7 @@ def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) 
         def on_steps(num_steps: int, elbo: float) -> None:
             for callback in callbacks:
                 callback.on_steps(num_steps, elbo)
-            if training.steps_taken < training.steps_per_epoch:  # else the epoch is written first
+            if training.steps_taken < training.steps_per_epoch:  # at the end of an epoch, the epoch is written first
                 _stop_where_asked(run, training, request)
 
         for callback in callbacks:

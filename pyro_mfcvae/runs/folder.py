@@ -55,7 +55,7 @@ class RunFolder:
         return run
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder, see `locked`."""
+        """Lock the folder for this process, see `locked`."""
         return locked(self.path)
 
     @property
@@ -177,7 +177,7 @@ class RunFolder:
 
     @property
     def has_unresumable_work(self) -> bool:
-        """Whether a new start would lose something: a model, or more than an epoch that was not checkpointed."""
+        """Whether a new start would lose work that cannot be resumed: a model, or epochs without a checkpoint."""
         return self.model_path.is_file() or len(self._read_whole_lines()) > 1
 
     def read_metrics(self) -> list[dict[str, Any]]:

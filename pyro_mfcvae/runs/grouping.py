@@ -21,8 +21,8 @@ class FacetGroups:
 
     Attributes:
         tree: the merges of the facet's clusters.
-        labels: the group of every cluster, (K,): 0 … G-1, and every number occurs.
-        names: one per group, (G,); empty if the group has no name.
+        labels: the group of every cluster, (K,), a number from 0 to G-1; every group has a cluster.
+        names: names of the groups, (G,); an empty text if a group has no name.
     """
 
     tree: MergeTree
@@ -49,7 +49,7 @@ class FacetGroups:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the groups are those of a cut through the tree; otherwise the user has merged or split some."""
+        """Whether the groups are those of a cut through the tree. If not, the user has merged or split some."""
         if self.num_groups > len(self.tree.merges) + 1:
             return False
         return {*_members(self.labels)} == {*_members(self.tree.labels(self.num_groups))}
@@ -142,7 +142,9 @@ class Grouping:
         return self._regroup(facet, labels, nameless=labels[chosen[0]])
 
     def recall(self, facet: int, earlier: Sequence["Grouping"]) -> "Grouping":
-        """Groups without a name get the one that the same clusters had last, in groupings from the oldest on."""
+        """Give groups without a name the last name that the same clusters had in earlier groupings, which start with
+        the oldest.
+        """
         own = self._facet(facet)
         known = {
             members: name
@@ -207,7 +209,9 @@ class Grouping:
         return group
 
     def _regroup(self, j: int, labels: NDArray[np.int64], *, nameless: int | None = None) -> "Grouping":
-        """Other groups of a facet; the group ``nameless`` does not take the name of a group that it is a part of."""
+        """Replace the groups of a facet; the group ``nameless`` does not take over the name of the group that it was
+        part of.
+        """
         own = self._facet(j)
         before = dict(zip(_members(own.labels), own.names, strict=True))
         after = _members(labels)

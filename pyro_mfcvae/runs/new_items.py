@@ -26,7 +26,8 @@ def image_size(event_shape: Sequence[int]) -> Size | None:
 
 
 def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
-    """Items in the shape that a model was trained on: grey images become RGB, colours grey, transparency is dropped.
+    """Items with the number of channels that a model was trained on: grey becomes RGB, colours become grey, and
+    transparency is dropped.
 
     Raises:
         InputError: they differ in more than channels.

@@ -30,7 +30,7 @@ class Sweep:
     """The runs of a sweep, all scored on the same test items.
 
     Attributes:
-        seeds: S of them.
+        seeds: the seeds, S of them.
         evaluations: one per seed.
         agreement: `facet_agreement` of every pair of runs, (S, S, J).
     """
@@ -172,7 +172,7 @@ def _fit_side_by_side(
     workers: int | None,
     on_done: Callable[[int, dict[str, Any]], None] | None,
 ) -> dict[int, InputError]:
-    """Fit every seed in a process of its own; returns the failures."""
+    """Fit every seed in a process of its own; return the failures."""
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
@@ -190,7 +190,7 @@ def _fit_side_by_side(
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
-    import_parts(config.own_modules)  # the parent process has imported these modules, see `sweep`
+    import_parts(config.own_modules)  # the parent process has imported the modules of these parts, see `sweep`
     run = _run_of(config, path)
     if run.summary_path.is_file():
         return run.read_summary()
@@ -207,7 +207,7 @@ def _fit_together(
     device: str,
     on_done: Callable[[int, dict[str, Any]], None] | None,
 ) -> dict[int, InputError]:
-    """Fit all seeds in this process at once; returns the failures."""
+    """Fit all seeds in this process at once; return the failures."""
     configs, runs, failures = [], [], {}
     for seed in seeds:
         run = _run_of(replace(config, seed=seed), folder / f"seed-{seed}")

@@ -29,7 +29,8 @@ def describe_load() -> str | None:
 
 
 def estimate_seconds(config: Config, data: Dataset) -> float:
-    """Seconds of all steps of a training on this machine's CPU: the fastest of a few steps, times their number.
+    """Seconds of all steps of a training on this machine's CPU: the fastest time of a few steps, times the number of
+    all.
 
     Fits of mixtures and writing of records are not included. Torch's random state is not changed.
     """

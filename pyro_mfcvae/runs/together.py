@@ -33,7 +33,7 @@ def fit_together(
     Args:
         configs: what to train.
         runs: their folders.
-        data: of each.
+        data: the data of each run.
         device: as for `open_fabric`; one device only.
 
     Raises:

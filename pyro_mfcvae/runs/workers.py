@@ -41,7 +41,7 @@ def run_jobs(
 
     Args:
         act: a function of a module.
-        jobs: number of a job, a seed say, to the function's arguments.
+        jobs: number of a job, such as a seed → the arguments of the function.
         name: the kind of the numbers, such as ``seed``.
         workers: how many at a time.
         on_done: called with the number and the result of every job that succeeded.

@@ -102,7 +102,7 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # by now it has files
+        except OSError:  # the folder has files by now
             return
 
 
@@ -150,7 +150,7 @@ def hold(folder: Path, world_size: int = 1) -> Path:
     """Hold a folder that may have files, until the command ends.
 
     Args:
-        folder: to hold.
+        folder: the folder to hold.
         world_size: how many processes train as one; the first of them holds the folder.
     """
     if _is_first(world_size):

@@ -69,7 +69,10 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_after_step() -> Iterator[StopRequest]:
-    """Inside, the first signal only makes the request true; a second one, or five seconds, raise `StoppedError`."""
+    """Inside, the first signal only sets the request.
+
+    A second signal raises `StoppedError`, and so do five seconds without a check of it.
+    """
     global _request
     outer, request = _request, StopRequest()
     with stop_on_signals():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# The most iterations, and the relative decrease of the cost below which they stop.
+# Largest number of iterations, and the relative decrease of the cost below which they stop.
 _MAX_ITERATIONS = 60
 _TOLERANCE = 1e-6
 

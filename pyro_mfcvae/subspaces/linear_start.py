@@ -1,10 +1,10 @@
 """Linear start: before training, each facet takes its own subspace of the data's principal components.
 
-A ladder that starts from random weights may fold two characteristics into the same few dimensions of z. No linear map
-of z separates them afterwards. In the data themselves they often lie in different directions. So the principal
+A ladder that starts from random weights may put two characteristics into the same few dimensions of z. No linear map of
+z separates them afterwards, although in the data themselves they often lie in different directions. So the principal
 components are divided into subspaces that are the most likely as independent mixtures (`SubspaceScore`), and the
 networks are trained to encode an item by its coordinates in them and to reconstruct it from there. Training by the ELBO
-then continues from a linear multi-facet model and is free to bend it.
+then starts from a linear multi-facet model, which it can make nonlinear.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,12 +12,12 @@ from pyro_mfcvae.data.images import as_float, check_complete
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
-# Number of items that are checked at once, because a memory-mapped array may not fit into memory.
+# Number of items that are checked at once; a memory-mapped array may not fit into memory as a whole.
 _NUM_AT_ONCE = 10_000
 
 
 def check_images(model: MultiFacetModel, images: Tensor) -> None:
-    """Check the shape of all items, and that the likelihood describes their values, once, because the steps do not."""
+    """Check once, since the steps do not, the shape of all items, and that the likelihood describes their values."""
     if not model.missing:
         check_complete(images)
     parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
@@ -28,11 +28,11 @@ def check_images(model: MultiFacetModel, images: Tensor) -> None:
 class Batches:
     """The items of a data set in batches on Fabric's device, as floats in [0, 1], in another order every epoch.
 
-    The order depends on seed and epoch only. Several devices divide every batch among them, in order. The items after
-    the last full batch of an epoch come in another epoch; a set smaller than a batch is one batch.
+    The order depends on seed and epoch only. Several devices divide every batch among themselves, in order. The items
+    after the last full batch of an epoch come in another epoch. A data set smaller than a batch is one batch.
 
-    If all items fit into half of the free memory of a CUDA device, they are kept there, bytes as bytes. Otherwise they
-    stay on the host, in memory or memory-mapped, and a thread gathers the next batch during a step.
+    If all items fit into half of the free memory of a CUDA device, they are kept there in their own type. Otherwise
+    they stay on the host, in memory or memory-mapped, and a thread gathers the next batch during a step.
 
     Args:
         images: (N, *event_shape), uint8 or floats in [0, 1].
@@ -60,7 +60,8 @@ class Batches:
         entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
         if self._on_device:
-            order = order.to(self._images.device)  # copied once an epoch, so that no batch waits for it
+            # The order is copied to the device once an epoch, so that no batch waits for it.
+            order = order.to(self._images.device)
         rank, size = self._fabric.global_rank, self.batch_size // self._fabric.world_size
         shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
         if len(order) % self.batch_size:
@@ -88,7 +89,7 @@ class Batches:
         return self.load(torch.randperm(self.num_items)[:num])
 
     def _gather(self, indices: Tensor) -> Tensor:
-        # NumPy's indexing stays in its thread; torch's would start further threads beside those that compute.
+        # NumPy indexes in this thread; torch would start further threads, which would compete with those that compute.
         items = torch.from_numpy(self._images.numpy()[indices.numpy()])
         return items.pin_memory() if self._fabric.device.type == "cuda" else items
 

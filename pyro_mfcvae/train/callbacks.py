@@ -18,7 +18,7 @@ from pyro_mfcvae.safety.event_file import EventFile
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
-# Without a terminal the bar is replaced by about this many lines over the whole training.
+# Without a terminal, about this many lines over the whole training replace the bar.
 _NUM_LINES = 10
 
 # Seconds between two redraws of a notebook's bar.
@@ -29,7 +29,7 @@ class Callback(Protocol):
     """The functions that a training calls."""
 
     def on_start(self, training: Training) -> None:
-        """Called before the first step; a resumed training already has finished epochs."""
+        """Called before the first step of this process; a resumed training already has finished epochs."""
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
         """Called every few steps (on a CPU after each), with the number of steps since the last call and their mean
@@ -229,12 +229,12 @@ class LoggerCallback:
 def use_loggers(loggers: Sequence[FabricLogger], settings: Mapping[str, Any]) -> Iterator[list[LoggerCallback]]:
     """Give loggers the settings, and yield a callback for each; at the end they learn how the training ended.
 
-    Without that, a run of MLflow or W&B would stay open. Loggers that do not take settings, such as ``CSVLogger``, go
-    without.
+    Without the end, a run of MLflow or W&B would stay open. Loggers that do not take settings, such as ``CSVLogger``,
+    do not get them.
 
     Args:
-        loggers: of Lightning Fabric's interface.
-        settings: of the training, nested by section.
+        loggers: loggers with the interface of Lightning Fabric.
+        settings: settings of the training, nested by section.
     """
     for logger in loggers:
         with suppress(NotImplementedError):

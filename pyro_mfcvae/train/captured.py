@@ -21,7 +21,7 @@ NUM_WARM_UP_STEPS = 3
 
 
 class Recorder(Protocol):
-    """Captures steps. `CUDAGraphs` is the only one outside of tests."""
+    """Protocol of an object that captures steps. `CUDAGraphs` is the only one outside of tests."""
 
     def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
         """Take a step without capture, in a context that prepares captures."""
@@ -66,7 +66,7 @@ class CapturedStep:
     all steps are taken without capture, and the log says why, once.
 
     Args:
-        step: the function. It must not read a tensor's value, nor let a value decide a shape.
+        step: the function. It must not read the value of a tensor, and no shape may depend on a value.
         recorder: captures it.
     """
 
@@ -132,7 +132,7 @@ def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
     elif fabric.world_size > 1:
         _warn(f"expected one device, got {fabric.world_size}: leave training.capture out")
     elif has_known:
-        _warn("expected no items of known clusters, got some: leave training.capture or supervision out")
+        _warn("expected no items with known clusters, got some: leave training.capture or supervision out")
     else:
         return True
     return False

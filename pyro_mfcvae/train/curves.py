@@ -63,7 +63,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
         axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=TEXT_SIZE, colors=FAINT)
-    for axes in (bound, divergence):  # the last panel has the colours of the one above
+    for axes in (bound, divergence):  # the last panel has the colours of the panel above
         columns = len(axes.lines)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, fontsize=TEXT_SIZE)
     return figure

@@ -55,7 +55,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
 
 
 def any_rank(fabric: Fabric, value: bool) -> bool:
-    """Whether the value is true on any device; all devices must call this."""
+    """Whether the value is true on at least one device; all devices must call this."""
     if fabric.world_size == 1:
         return value
     total = cast(Tensor, fabric.all_reduce(torch.tensor(float(value), device=fabric.device), reduce_op="sum"))
@@ -76,7 +76,7 @@ def naming_lost_ranks(fabric: Fabric) -> Iterator[None]:
 
 
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
-    """Let the first device change modules in place (a random or slow change); the others copy the result."""
+    """Let the first device make a random or slow change of modules, in place; the other devices copy the result."""
     if fabric.is_global_zero:
         change()
     if fabric.world_size > 1:

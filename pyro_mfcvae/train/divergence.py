@@ -11,7 +11,7 @@ from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
 
-_NUM_ITEMS = 256  # number of items for the comparison with a model without latent variables
+_NUM_ITEMS = 256  # Number of items for the comparison with a model without latent variables.
 
 _CURE = "lower training.learning_rate, raise likelihood.scale, or set training.on_divergence to retry"
 
@@ -27,7 +27,7 @@ def check_parameters(module: nn.Module, step: int) -> None:
     """Raise if a parameter or a buffer is not finite, so that such a state is not saved.
 
     Raises:
-        DivergedError: it names the first one, and its facet if it belongs to one.
+        DivergedError: the message names the first such tensor, and its facet if it belongs to one.
     """
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -1,4 +1,4 @@
-"""Supervision by few labels: items with known clusters, which tie a facet to a user's own categories."""
+"""Supervision by a few labels: items with known clusters tie a facet to the user's own categories."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class KnownItems:
     """Items whose clusters are known.
 
     Attributes:
-        items: (M, *event_shape), as the training items are.
-        known: by facet, their clusters (M,), negative if unknown.
+        items: the items, (M, *event_shape), in the form of the training items.
+        known: clusters of the items by facet, (M,), negative if unknown.
         batch_size: number of items that join every batch, drawn at random with replacement.
     """
 
@@ -71,11 +71,11 @@ def choose_known_items(
     batch_size: int,
     seed: int = 0,
 ) -> KnownItems:
-    """A few items of every value of a label, at random, as known_items of a facet: value number k to cluster k.
+    """Choose a few random items of every value of a label; value number k becomes the known cluster k of a facet.
 
     Args:
         images: all training items, uint8 or floats in [0, 1].
-        labels: by name, the labels of all items (N,), negative if unknown.
+        labels: labels of all items by name, (N,), negative if unknown.
         label: the name of the label to use.
         facet: the facet to tie it to.
         items_per_value: how many items of each value.

@@ -14,14 +14,14 @@ from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 
-# Compiling takes up to a minute; with fewer steps than these it costs more than it saves (benchmarks/step_time.py).
+# Compilation takes up to a minute. With fewer steps than these it costs more than it saves (benchmarks/step_time.py).
 _MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
 
 
 class Objective(PairLoss):
     """x ↦ (loss, terms): minus the mean ELBO; and the batch's mean ELBO, reconstruction and KL per facet, (2 + J,).
 
-    The first ``free_nats`` of a facet's mean KL are free (Kingma et al. 2016, appendix C):
+    The first ``free_nats`` of a facet's mean KL cost nothing (Kingma et al. 2016, appendix C):
 
         loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
 

@@ -108,7 +108,7 @@ class StackedTraining:
 
     @contextmanager
     def _failure_kept(self, s: int) -> Iterator[None]:
-        """Record the error of a training that fails inside; the others continue."""
+        """Inside, an error of a training is recorded, and the other trainings continue."""
         try:
             yield
         except InputError as error:
@@ -146,7 +146,7 @@ class StackedTraining:
             self._learning_rate = rate
 
     def _forget_moments(self, training: Training, fitted: list[nn.Parameter]) -> None:
-        """Drop the moments of the parameters that a training has fitted, which are the same in all."""
+        """Drop Adam's moments of the fitted parameters, which are the same parameters in all trainings."""
         for name, parameter in _parameters(training).items():
             if any(parameter is other for other in fitted):
                 self._optimizer.state.pop(self._parameters[name], None)
@@ -173,7 +173,7 @@ class StackedTraining:
         for s, training in enumerate(self.trainings):
             for name, tensor in (*_parameters(training).items(), *_buffers(training).items()):
                 part = stacks[name][s]
-                if tensor.data_ptr() != part.data_ptr():  # it is new, or was replaced by another tensor
+                if tensor.data_ptr() != part.data_ptr():  # the tensor is new, or was replaced by another one
                     part.copy_(tensor.detach())
                     tensor.data = part
 

@@ -32,7 +32,9 @@ class EpochRecord:
 
 @torch.no_grad()
 def count_active_clusters(pair: MFCVAE, x: Tensor) -> list[int]:
-    """For each facet, the number of clusters that are the most probable one of an item of ``x`` (N, *event_shape)."""
+    """For each facet, the number of clusters that are the most probable one for at least one item of ``x`` (N,
+    *event_shape).
+    """
     return [len(probs.argmax(-1).unique()) for probs in pair.assign(x)]
 
 
@@ -40,7 +42,7 @@ class StepLog:
     """Keeps the values of the last steps on the device until they are read together.
 
     Args:
-        shape: of the values of a step.
+        shape: shape of the values of a step.
         device: the device that computes the steps.
     """
 

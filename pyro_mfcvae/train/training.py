@@ -36,7 +36,7 @@ from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, count_active_clusters
 
-_NUM_MONITORED = 500  # number of training items on which active clusters are counted
+_NUM_MONITORED = 500  # Number of training items on which active clusters are counted.
 
 
 class Training:
@@ -93,9 +93,9 @@ class Training:
         check_num_items(pair.model, min(len(images), self.mixture_fit.items))
         self.num_epochs = schedule.num_steps // self.steps_per_epoch
         self.epoch = 0
-        self.steps_taken = 0  # of this epoch
+        self.steps_taken = 0  # steps of this epoch
         self.learning_rate_factor = 1.0
-        self.epoch_sums = torch.zeros(2 + pair.num_facets)  # of the terms of its steps
+        self.epoch_sums = torch.zeros(2 + pair.num_facets)  # sums of the terms of its steps
         self._log = StepLog((2 + pair.num_facets,), device)
         self._weights = WrittenWeights(schedule)
         self._on_steps: Callable[[int, float], None] | None = None

@@ -91,7 +91,7 @@ def test_a_pair_is_saved_and_loaded_by_path_or_text(place: Path) -> None:
 def test_what_is_no_model_is_refused(place: Path) -> None:
     with pytest.raises(InputError, match="expected the file of a model, got none"):
         load("none")
-    with pytest.raises(InputError, match=r"expected safetensors in data\.npz, got something else"):
+    with pytest.raises(InputError, match=r"expected safetensors in data\.npz, got other bytes"):
         load("data.npz")
     Path("folder").mkdir()
     with pytest.raises(InputError, match="folder is not a run folder"):

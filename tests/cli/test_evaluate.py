@@ -30,7 +30,9 @@ def test_evaluate_finds_a_runs_data_from_anywhere_and_tells_when_they_have_chang
     monkeypatch.chdir(tmp_path.parent)
     code, out, err = mfcvae("evaluate", run)
     assert (code, err) == (0, "")
-    assert re.match(r"These are not the data that the run was trained on \(fingerprint \w+, now \w+\)\.\n90 items", out)
+    assert re.match(
+        r"These data differ from those that the run was trained on \(fingerprint \w+, now \w+\)\.\n90 items", out
+    )
 
 
 @pytest.mark.usefixtures("fitted")

@@ -132,7 +132,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
         code, _, err = mfcvae("fit", "--data", "data.npz", "--out", "stopped", "--set", *TINY)
         assert (code, err) == (
             130,
-            "mfcvae: stopped by SIGINT; a fit goes on with --resume --out DIR, a sweep with --out DIR\n",
+            "mfcvae: stopped by SIGINT; resume a fit with --resume --out DIR, a sweep with --out DIR\n",
         )
     assert "model.safetensors" not in names(Path("stopped"))
     code, _, err = mfcvae("evaluate", "stopped")
@@ -199,7 +199,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path) -> No
 @pytest.mark.parametrize(
     "settings",
     [
-        ["prior=bayesian", "prior.covariance=full"],
+        pytest.param(["prior=bayesian", "prior.covariance=full"], marks=pytest.mark.slow),
         ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
         ["prior=vamp", "networks.posterior=full"],
         ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
@@ -224,7 +224,9 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: P
     "settings",
     [
         ["likelihood=poisson"],
-        ["likelihood=negative_binomial", "prior=bayesian", "prior.globals_guide=normal"],
+        pytest.param(
+            ["likelihood=negative_binomial", "prior=bayesian", "prior.globals_guide=normal"], marks=pytest.mark.slow
+        ),
         ["likelihood=categorical", "likelihood.num_categories=9", "training.objective=importance_weighted"],
     ],
     ids=" ".join,
@@ -280,7 +282,7 @@ def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], f
     assert lines[0].startswith("Training seeds 0 to 1. ") and lines[0].endswith("/seed-N/metrics.jsonl.")
     assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
     assert "ARI across seeds" in out
-    assert f"By its ELBO one would pick seed {best}: {folder}/seed-{best}" in lines
+    assert f"The seed with the highest ELBO is {best}: {folder}/seed-{best}" in lines
     assert lines[-1] == f"All files of this sweep are in {folder}."
     assert mfcvae("evaluate", str(folder / "seed-1"))[0] == 0
 

@@ -17,7 +17,7 @@ from pyro_mfcvae.errors import InputError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_shapes3d(folder, walls=(4, 5), objects=(6, 7))
+    write_shapes3d(folder, walls=(4, 5), objects=(6,))
     return folder
 
 

@@ -214,7 +214,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
         to_inference_data(pair, x, num_samples=30, num_simulated=0, labels={"side": torch.zeros(4)})
-    with pytest.raises(InputError, match="a statistic cannot be called 'x', as the items themselves are"):
+    with pytest.raises(InputError, match="a statistic cannot be called 'x', which is the name of the items"):
         to_inference_data(pair, x, statistics={"x": lambda x: x.mean(-1)})
     with pytest.raises(
         InputError, match=r"'all' must give a number per item: from \(2, 3, 6\) expected .* got a float"

@@ -47,7 +47,8 @@ def test_the_contract_of_scikit_learn_with_one_facet(estimator: MultiFacetCluste
     check(estimator)
 
 
-@pytest.mark.parametrize("readonly", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("readonly", [False, True])
 def test_with_one_facet_the_check_of_clusterings_passes_as_well(readonly: bool) -> None:
     torch.set_default_dtype(torch.float32)
     check_clustering("one facet", MultiFacetClustering(num_clusters=(3,), num_steps=40), readonly_memmap=readonly)

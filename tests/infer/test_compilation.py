@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from compiled_pairs import CASES, SHAPE, assert_same, complaints, small_pair
+from compiled_pairs import CASES, ONE_FACET, SHAPE, assert_same, complaints, small_pair
 from torch import Tensor, nn
 
 from pyro_mfcvae.guides.assignments import AnalyticAssignment
@@ -34,7 +34,7 @@ def run(
 
 
 # What stands for all cases in the fast tests.
-QUICK = ("mlp", "conv", "one cluster", "monte_carlo")
+QUICK = ("conv", "one cluster", "monte_carlo")
 
 
 class NoCompilerError(Exception):
@@ -79,7 +79,7 @@ def test_compiled_is_as_written(settings: list[str], caplog: pytest.LogCaptureFi
 
 @pytest.mark.usefixtures("as_traced")
 def test_tracing_leaves_nothing_behind() -> None:
-    pair = small_pair(*CASES["conv"])
+    pair = small_pair("networks.kind=conv", *ONE_FACET[:2])
     buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
     compiled = CompiledObjective(Objective(pair, num_items=100))
     state = torch.get_rng_state()
@@ -92,7 +92,7 @@ def test_tracing_leaves_nothing_behind() -> None:
 
 @pytest.mark.usefixtures("as_traced")
 def test_pyro_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     compiled, x = CompiledObjective(Objective(pair, num_items=100)), torch.rand(6, *SHAPE)
     compiled(x)
     monkeypatch.setattr(Objective, "forward", lambda *_: pytest.fail("was called again"))
@@ -109,7 +109,7 @@ class ThresholdPrior(MixturePrior):
 
 
 def test_what_cannot_be_traced_is_computed_as_written_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     for prior in pair.model.priors:
         prior.__class__ = ThresholdPrior
     objective = Objective(pair, num_items=100)
@@ -128,7 +128,7 @@ def test_a_compiler_that_fails_costs_nothing_but_time(
         raise NoCompilerError("no C++ compiler\nand much more")
 
     monkeypatch.setattr("torch.compile", lambda *_, **__: break_down)
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     objective = Objective(pair, num_items=100)
     compiled, x = CompiledObjective(objective), torch.rand(6, *SHAPE)
     assert_same(run(compiled, pair, x), run(objective, pair, x))
@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_costs_nothing_but_time(
 
 @pytest.mark.usefixtures("as_traced")
 def test_the_gradient_is_that_of_whatever_the_loss_enters() -> None:
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     objective, x = Objective(pair, num_items=100), torch.rand(6, *SHAPE)
 
     def scaled(module: nn.Module) -> Callable[[Tensor], list[Tensor]]:
@@ -148,7 +148,7 @@ def test_the_gradient_is_that_of_whatever_the_loss_enters() -> None:
 
 @pytest.mark.usefixtures("as_traced")
 def test_without_gradients_and_in_evaluation_it_is_the_objective() -> None:
-    pair = small_pair(*CASES["conv"])
+    pair = small_pair("networks.kind=conv", *ONE_FACET[:2])
     objective, x = Objective(pair, num_items=100), torch.rand(6, *SHAPE)
     compiled = CompiledObjective(objective)
     compiled(x)
@@ -162,7 +162,7 @@ def test_without_gradients_and_in_evaluation_it_is_the_objective() -> None:
 def test_networks_in_low_precision_and_densities_in_full() -> None:
     """As under autocast: the products of the networks are bf16, those of the densities are not."""
     torch.set_default_dtype(torch.float32)
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     objective, x = Objective(pair, num_items=100), torch.rand(6, *SHAPE)
     compiled = CompiledObjective(objective)
 

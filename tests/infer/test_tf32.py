@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from compiled_pairs import CASES, SHAPE, assert_same, small_pair
+from compiled_pairs import CASES, ONE_FACET, SHAPE, assert_same, small_pair
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -86,7 +86,7 @@ def test_elsewhere_than_on_cuda_nothing_changes(case: str) -> None:
 
 @pytest.mark.usefixtures("as_traced")
 def test_a_traced_objective_keeps_tf32() -> None:
-    pair, x = small_pair(*CASES["mlp"]), torch.rand(6, *SHAPE)
+    pair, x = small_pair("prior.covariance=full", *ONE_FACET), torch.rand(6, *SHAPE)
     objective = Objective(pair, num_items=100, tf32=True)
     traced = trace(objective, x)
     own = sum(node.target is torch.ops.pyro_mfcvae.tf32_product.default for node in traced.graph.nodes)

@@ -123,7 +123,10 @@ def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
     assert draws.std().item() == pytest.approx(spread.item(), rel=0.2)
 
 
-@pytest.mark.parametrize("make", (AutoDelta, AutoNormal, AutoMultivariateNormal, None))
+@pytest.mark.parametrize(
+    "make",
+    [AutoNormal, None, *(pytest.param(make, marks=pytest.mark.slow) for make in (AutoDelta, AutoMultivariateNormal))],
+)
 def test_any_guide_over_the_global_sites(make: type | None) -> None:
     model = make_model(BayesianMixturePrior(FACET, covariance="full"))
     guide = make_guide(model, globals_guide=make(model.sample_globals) if make is not None else None)
@@ -134,8 +137,8 @@ def test_any_guide_over_the_global_sites(make: type | None) -> None:
     assert FacetELBO(closed_form=False).loss(model, guide, x) == pytest.approx(expected, abs=1e-9)
     assert all(p.grad is not None for p in guide.parameters())
     svi = SVI(model, guide, Adam({"lr": 0.01}), FacetELBO())
-    losses = [svi.step(x) for _ in range(60)]
-    assert sum(losses[-20:]) < sum(losses[:20])
+    losses = [svi.step(x) for _ in range(45)]
+    assert sum(losses[-15:]) < sum(losses[:15])
     probs = MFCVAE(model, guide).assign(x)[0]
     torch.testing.assert_close(probs.sum(-1), torch.ones(12))
 

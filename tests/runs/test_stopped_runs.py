@@ -35,13 +35,13 @@ def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("step", [1, 4, 11, 18, *(pytest.param(step, marks=pytest.mark.slow) for step in (8, 13))])
+@pytest.mark.parametrize("step", [11, 18, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 8, 13))])
 def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, step: int) -> None:
     assert_same_run(stop_then_resume(tmp_path, Stopper(step=step)), whole.run)
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("epoch", [3, 6, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (1, 4))])
+@pytest.mark.parametrize("epoch", [6, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (1, 3, 4))])
 def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, epoch: int) -> None:
     assert_same_run(stop_then_resume(tmp_path, Stopper(epoch=epoch)), whole.run)
 

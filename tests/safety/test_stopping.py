@@ -147,7 +147,7 @@ def test_a_signal_ends_all_processes_of_a_command_with_the_steps_saved(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     messages = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("mfcvae: ")]
-    assert messages == [f"mfcvae: stopped by {name}; a fit goes on with --resume --out DIR, a sweep with --out DIR"]
+    assert messages == [f"mfcvae: stopped by {name}; resume a fit with --resume --out DIR, a sweep with --out DIR"]
     assert "Traceback" not in (tmp_path / "log").read_text()
     for run in runs:
         _, metadata = read_tensors(run / "checkpoint/training.safetensors", "epoch")

@@ -28,7 +28,9 @@ def planted(counts: tuple[int, ...], num: int = 900, size: int = 20) -> tuple[np
     return items + SCALE * rng.normal(size=(num, size)), labels
 
 
-@pytest.mark.parametrize(("counts", "dims"), [((3, 2), (2, 2)), ((3, 2, 4), (2, 2, 3))])
+@pytest.mark.parametrize(
+    ("counts", "dims"), [((3, 2), (2, 2)), pytest.param((3, 2, 4), (2, 2, 3), marks=pytest.mark.slow)]
+)
 def test_every_kind_of_label_gets_a_facet_of_its_own(counts: tuple[int, ...], dims: tuple[int, ...]) -> None:
     from sklearn.mixture import GaussianMixture
 
@@ -122,7 +124,7 @@ def test_the_loss_is_what_its_docstring_says() -> None:
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("head", [GaussianHead, FullCovarianceHead])
+@pytest.mark.parametrize("head", [GaussianHead, pytest.param(FullCovarianceHead, marks=pytest.mark.slow)])
 def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead) -> None:
     items, _ = planted((3, 2))
     pair, x = make_pair(GaussianLikelihood(scale=SCALE), head=head), torch.from_numpy(items)
@@ -139,7 +141,7 @@ def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead)
 
 
 def test_missing_elements_take_their_mean_and_count_for_nothing() -> None:
-    items, _ = planted((3, 2))
+    items, _ = planted((3, 2), num=90)
     x = torch.from_numpy(items)
     x[torch.rand(x.shape) < 0.2] = math.nan
     pair = make_pair(GaussianLikelihood(scale=SCALE), missing=True)
@@ -154,7 +156,7 @@ def test_missing_elements_take_their_mean_and_count_for_nothing() -> None:
 
 
 def test_other_likelihoods_start_linearly_too() -> None:
-    items, _ = planted((3, 2))
+    items, _ = planted((3, 2), num=90)
     pair, x = make_pair(BernoulliLikelihood()), (torch.from_numpy(items) > 0).double()
     draw, _ = drawer(x)
     told: list[tuple[str, int, int]] = []

@@ -237,6 +237,7 @@ def test_a_model_that_diverges_does_not_touch_the_others() -> None:
         assert_records_equal([record], expected[1:2])
 
 
+@pytest.mark.slow
 def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
     together = stack()
     with torch.no_grad():
