@@ -146,8 +146,7 @@ class ConjugateGuide(PyroModule):
         self.others: AutoNormal | None = None
         if sites.keys() - conjugate:
             others = poutine.block(model.sample_globals, hide_fn=lambda site: site["name"] in conjugate)
-            # type: ignore[no-untyped-call]
-            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))
+            self.others = _SingleNormal(others, init_loc_fn=init_to_value(values=start))  # type: ignore[no-untyped-call]
         self._start_weights(start)
 
     def _add_positive(self, name: str, value: Tensor) -> None:

@@ -114,8 +114,7 @@ class Mixture:
             case dist.Normal:
                 covariance, moments = "diagonal", (posterior.mean, posterior.stddev)
             case dist.MultivariateNormal | dist.LowRankMultivariateNormal:
-                # type: ignore[attr-defined]
-                covariance, moments = "full", (posterior.mean, posterior.covariance_matrix)
+                covariance, moments = "full", (posterior.mean, posterior.covariance_matrix)  # type: ignore[attr-defined]
         if covariance is None or not self.has_closed_form(covariance):
             raise InputError(
                 f"expected components and a q(z | x) whose E[log p(z | c)] has a closed form, got "
