@@ -200,7 +200,7 @@ def test_known_items_are_not_captured(caplog: pytest.LogCaptureFixture) -> None:
     settings = prepare("training.capture=true").settings
     training = Training(plain.pair, plain.images, schedule=plain.schedule, settings=settings, known_items=known)
     assert not training.captures
-    assert "expected no items of known clusters, got some" in caplog.text
+    assert "expected no items with known clusters, got some" in caplog.text
 
 
 @pytest.mark.gpu
