@@ -45,7 +45,7 @@ class VampPrior(FacetPrior):
             )
         self.j = j
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
-        self._encoder = (encoder,)  # The encoder is not a submodule.
+        self._encoder = (encoder,)  # in a tuple, it is not a submodule
         posteriors = self._posteriors()
         if isinstance(posteriors, torch.distributions.TransformedDistribution):
             raise InputError("expected an encoder with a Gaussian q(z | x), got a flow: take another head")

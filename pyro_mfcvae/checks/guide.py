@@ -25,7 +25,7 @@ TAIL = Question(
     "f0 = that fraction by chance where every item's true k is 0.5",
     exact=_EXACT_WEIGHTS + "The p-value is binomial with f0; Bonferroni over clusters and over the less and the more "
     "confident half of the items of every facet.",
-    blind="A mode of p(z | x) that q(z | x) never visits leaves the weights equal: see the width of q(z|x).",
+    blind="A mode of p(z | x) that q(z | x) never visits: the weights do not show it, but the width of q(z|x) does.",
     unit="fraction of items",
     threshold=Threshold(warn=0.05, bad=0.3, source="k-hat 0.7: Vehtari et al. 2024, section 3.2.4; fractions: ours"),
 )

@@ -1,6 +1,4 @@
-"""Conclusions from the verdicts: advice, a sentence per facet, one for the whole model, and the settings to change
-next.
-"""
+"""Conclusions from the verdicts: advice, a sentence per facet, one for the whole model, and settings to change next."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,7 +209,7 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
         return []
-    reason = "The model does not draw as much noise as your items have; with this it learns the right amount."
+    reason = "The model does not draw as much noise as your items have; with this setting it learns the right amount."
     return run.change("learn_scale", "likelihood", lambda v: None if v else True, reason)
 
 
@@ -262,10 +260,7 @@ def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[
     use = any(check.name == USE.name for check in off)
     reason = "The mixture does not lie where z of your items lie."
     weights = run.change(
-        "learn_weights",
-        "prior",
-        lambda v: None if v else True,
-        "The weights are fixed at 1/K, but the clusters are not used equally.",
+        "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, but the use is not equal."
     )
     covariance = run.change("covariance", "prior", lambda v: None if v == "full" else "full", reason)
     return (weights if use else []) + covariance or run.change(
@@ -276,11 +271,7 @@ def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[
 def _uncalibrated(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     kind = run.find("kind", "assignment")
     if kind and kind[1] == "analytic":
-        return [
-            Suggestion(
-                f"{kind[0]}=vade", "The probabilities of this rule are better calibrated; its ELBO is a little lower."
-            )
-        ]
+        return [Suggestion(f"{kind[0]}=vade", "Its probabilities are better calibrated; its ELBO is a little lower.")]
     return []
 
 
@@ -296,8 +287,7 @@ def _longer(run: _Settings, reason: str) -> list[Suggestion]:
 
 
 _Rule = Callable[[_Settings, CheckData, Sequence[Check]], list[Suggestion]]
-# The first suggestions that apply are taken, so faults that make a facet useless come before those that make numbers
-# inexact.
+# The first suggestions that apply are taken, so faults that make a facet useless come before inexact numbers.
 _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({LOSS.name, CLUSTERS.name}), _collapsed),
     (frozenset({REDUNDANCY.name}), _same),

@@ -32,7 +32,8 @@ class Pilot(NamedTuple):
 def try_draws(pair: MFCVAE, x: Tensor) -> Pilot:
     """Cost and error of a draw, measured on at most 64 of the items ``x``."""
     some = x[:64]
-    draw_log_weights(pair, some[:8], num_samples=_FEWEST)  # the first call includes work that later calls reuse
+    # The first call does work that later calls reuse, so it is not timed.
+    draw_log_weights(pair, some[:8], num_samples=_FEWEST)
     start = perf_counter()
     log_weights = draw_log_weights(pair, some, num_samples=_FEWEST)
     seconds = (perf_counter() - start) / (_FEWEST * len(some))

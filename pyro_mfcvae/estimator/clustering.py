@@ -40,13 +40,12 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
 
     Args:
         num_facets: J; if None, the number of entries of ``num_clusters``, or 2 if that has no entries.
-        num_clusters: number of clusters offered to each facet, shallowest first; or one number for all; or "auto", at
-            most 20.
+        num_clusters: number offered to each facet, shallowest first; or one number for all; or "auto", at most 20.
         latent_dim: D of each facet, or one number for all; or "auto", at most 6.
         num_steps: number of training steps, all stages together, or "auto". Parameters that are "auto", the likelihood
             and the networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
-        learning_rate: of Adam at the first step, or "auto".
+        learning_rate: learning rate of Adam at the first step, or "auto".
         n_init: number of trainings, each with its own seed; the one with the highest evidence is kept.
         merge_groups: whether clusters that overlap form one group; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
@@ -227,9 +226,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
 
     @torch.no_grad()
     def _evidence(self, pair: MFCVAE, items: Tensor) -> NDArray[np.float64]:
-        """Weigh draws of z; every item uses the same standard normal draws, so its result does not depend on the other
-        items.
-        """
+        """Weigh draws of z. All items share the standard normal draws, so none depends on the other items."""
         buffer, found = pair.model.alpha, []
         noise = [torch.randn(_NUM_DRAWS, 1, facet.latent_dim, dtype=torch.float64) for facet in pair.model.facets]
         with pyro.get_param_store().scope():

@@ -57,7 +57,7 @@ class Desk:
     _undos: list[Grouping] = field(default_factory=list)
     _views: dict[int, tuple[Any, FacetView]] = field(default_factory=dict)
     _change: Lock = field(default_factory=Lock)
-    _num_waiting: int = 0  # requests that compute or wait; only the event loop changes it
+    _num_waiting: int = 0  # number of requests that compute or wait; only the event loop changes it
     _kept: tuple[str, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
