@@ -68,7 +68,7 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
         raise InputError(f"expected two runs or more to compare, got {len(log_weights)}: add one")
     num_items = {array.shape[1] for array in log_weights.values()}
     if len(num_items) > 1:
-        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} items: weigh the same ones")
+        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} of them: weigh the same ones")
     for name, array in log_weights.items():
         if infinite := int((~np.isfinite(array)).any(0).sum()):
             raise InputError(
