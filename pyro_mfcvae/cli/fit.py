@@ -99,9 +99,8 @@ def fit(
     """Train a model and show its clusters.
 
     Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. If
-        the number of items differs from that of the preset's data, the number of epochs is changed so that the number
-        of steps stays the same, unless you set it. Every setting is an option: --training.epochs "[5, 9]" is the same
-        as --set "training.epochs=[5, 9]".
+    your data have another size than the preset's, the number of epochs is changed so that the number of steps stays
+    the same, unless you set it. --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name. Other data take

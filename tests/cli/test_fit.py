@@ -16,7 +16,7 @@ from pyro_mfcvae.runs.fit import Fit
 from pyro_mfcvae.runs.folder import RunFolder
 
 cli_fit, runs_fit = import_module("pyro_mfcvae.cli.fit"), import_module("pyro_mfcvae.runs.fit")
-pytestmark = pytest.mark.usefixtures("place")
+pytestmark, slow = pytest.mark.usefixtures("place"), pytest.mark.slow
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path) -> No
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(["prior=bayesian", "prior.covariance=full"], marks=pytest.mark.slow),
+        pytest.param(["prior=bayesian", "prior.covariance=full"], marks=slow),
         ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
         ["prior=vamp", "networks.posterior=full"],
         ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
@@ -224,9 +224,7 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: P
     "settings",
     [
         ["likelihood=poisson"],
-        pytest.param(
-            ["likelihood=negative_binomial", "prior=bayesian", "prior.globals_guide=normal"], marks=pytest.mark.slow
-        ),
+        pytest.param(["likelihood=negative_binomial", "prior=bayesian", "prior.globals_guide=normal"], marks=slow),
         ["likelihood=categorical", "likelihood.num_categories=9", "training.objective=importance_weighted"],
     ],
     ids=" ".join,
@@ -261,8 +259,8 @@ def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "finished"),
     [
-        pytest.param((), False, marks=pytest.mark.slow),
-        pytest.param(("--together",), False, marks=pytest.mark.slow),
+        pytest.param((), False, marks=slow),
+        pytest.param(("--together",), False, marks=slow),
         (("--together",), True),
     ],
 )
