@@ -5,7 +5,8 @@
 
 Labels score, and never train. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
 label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
-facet (leak); and the seconds of training. Records of seeds that are not run again are kept.
+facet (leak), of groups and of clusters; what other criteria for groups find (`python benchmarks/groups.py` compares
+them); and the seconds of training. Records of seeds that are not run again are kept.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 from baselines import RESULTS, score
+from groups import judge
 from provenance import provenance
 
 from pyro_mfcvae.atomic_io import write_json
@@ -37,11 +39,14 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
     config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}"], None)
     with tempfile.TemporaryDirectory() as folder:
         found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device="cpu")
+        criteria = judge(Path(folder) / "run", data=dataset)
     labels = {label: values.numpy() for label, values in dataset.test.labels.items()}
     row = {
         "seed": seed,
         "groups": [facet["num_groups"] for facet in found.summary["facets"]],
         "labels": score(found.evaluation.groups, labels),
+        "clusters": score(found.evaluation.assignments, labels),
+        "criteria": criteria,
         "elbo": found.summary["elbo"],
         "seconds": found.summary["seconds"],
         "data_fingerprint": dataset.fingerprint(),

@@ -4,10 +4,12 @@
     python benchmarks/baselines.py stickfigures
     python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc
 
-The true numbers of clusters are given to all of them, and to ours they are not. Methods with one clustering are scored
+Writes results/baselines-NAME.json after every fit; records of methods and seeds that are not run again are kept. The
+true numbers of clusters are given to all of them, and to ours they are not. Methods with one clustering are scored
 against every label with that label's number of clusters.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,19 +130,27 @@ def main(
     x = as_float(dataset.test.images[np.sort(order)]).flatten(1).numpy()
     labels = {name: values[np.sort(order)].numpy() for name, values in dataset.test.labels.items()}
     sizes = [len(np.unique(values[values >= 0])) for values in labels.values()]
-    rows = []
+    path = RESULTS / f"baselines-{dataset.name}.json"
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    if path.is_file():
+        rows = {(row["method"], row["seed"]): row for row in json.loads(path.read_text())["rows"]}
     for method in methods:
         for seed in seeds:
             start = time.perf_counter()
             scores = score(METHODS[method](x, sizes, seed), labels)
             seconds = round(time.perf_counter() - start, 1)
-            rows.append({"method": method, "seed": seed, "seconds": seconds, "labels": scores})
-            scores = "; ".join(
+            rows[method, seed] = {"method": method, "seed": seed, "seconds": seconds, "labels": scores}
+            said = "; ".join(
                 f"{name}: NMI {s['nmi']:.2f}, ARI {s['ari']:.2f}, leak {s['leak']:.2f}" for name, s in scores.items()
             )
-            print(f"{method}, seed {seed}: {scores} ({seconds:.0f} s)", flush=True)
-    path = RESULTS / f"baselines-{dataset.name}.json"
-    write_json(path, {**provenance(), "data": data, "data_fingerprint": dataset.fingerprint(), "rows": rows})
+            print(f"{method}, seed {seed}: {said} ({seconds:.0f} s)", flush=True)
+            fingerprint = dataset.fingerprint()
+            record = {
+                "data": dataset.name,
+                "data_fingerprint": fingerprint,
+                "rows": [rows[key] for key in sorted(rows)],
+            }
+            write_json(path, {**provenance(), **record})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Criteria for merging clusters into groups, compared on fitted runs.
 
     python benchmarks/groups.py RUN …
+    python benchmarks/groups.py
 
 For every label, in the facet that tells it best: the number of groups that each criterion finds, and their ARI. Labels
-score only.
+score only. Without runs, what benchmarks/auto.py has recorded for its runs is summarised, for the data on which the cut
+was chosen and for the other data.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +21,9 @@ from provenance import provenance
 from scipy.special import logsumexp
 
 from pyro_mfcvae.atomic_io import write_json
-from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.images import Split, as_float
-from pyro_mfcvae.groups import joint_mass, merge_clusters
+from pyro_mfcvae.groups import MERGE_THRESHOLD, joint_mass, merge_clusters
 from pyro_mfcvae.metrics import ari, score_facets
 from pyro_mfcvae.models.mixtures import Mixture
 from pyro_mfcvae.runs.folder import RunFolder
@@ -29,6 +32,9 @@ Array = NDArray[np.float64]
 Partition = list[list[int]]
 RESULTS = Path(__file__).parent / "results"
 MOST_ITEMS = 2000
+
+# The cut of the criterion in use was chosen on runs of these, while looking at their labels.
+CHOSEN_ON = {"stickfigures", "pairs", "shapes", "nrletters", "triples", "rooms-wall", "rooms-floor"}
 
 
 def hard_mass(prior: Mixture, weights: Array) -> Array:
@@ -126,6 +132,14 @@ def by_entropy(probs: Array) -> Partition:
     return partitions[min(range(1, len(counts) - 1), key=misfit)] if len(counts) > 2 else partitions[0]
 
 
+def members(mass: Array, cut: float, *, gaps: bool) -> Partition:
+    """The groups of DEMP; without gaps merging stops at the first overlap below the cut."""
+    tree = merge_clusters(mass, threshold=cut)
+    stop = next((n for n, merge in enumerate(tree.merges) if merge.overlap < cut), len(tree.merges))
+    num_groups = tree.num_groups if gaps else len(tree.merges) + 1 - stop
+    return [[int(k) for k in group] for group in tree.members(num_groups)]
+
+
 def partitions(prior: Mixture, probs: Array) -> dict[str, Partition]:
     """The groups of every criterion, as clusters in use; ``probs`` are q(c|x) of the training items, (N, K)."""
     size = probs.shape[1]
@@ -138,15 +152,15 @@ def partitions(prior: Mixture, probs: Array) -> dict[str, Partition]:
         if covariances is None:
             covariances = torch.diag_embed(components.variance)
         means, spreads = components.mean.double().numpy()[kept], covariances.double().numpy()[kept]
+    shared = joint_mass(prior, weights=torch.from_numpy(use))[inside]
     masses = {
-        "DEMP, shares (ours)": (joint_mass(prior, weights=torch.from_numpy(use)), 0.025),
-        "DEMP, most probable": (hard_mass(prior, use), 0.025),
-        "DEMP, q(c|x) of items": (probs.T @ probs / len(probs), 0.035),
+        "DEMP, 0.04 and gaps (ours)": (shared, MERGE_THRESHOLD, True),
+        "DEMP, 0.04": (shared, MERGE_THRESHOLD, False),
+        "DEMP, 0.025": (shared, 0.025, False),
+        "DEMP, most probable": (hard_mass(prior, use)[inside], 0.025, False),
+        "DEMP, q(c|x) of items": ((probs.T @ probs / len(probs))[inside], 0.035, False),
     }
-    found = {
-        name: [[int(k) for k in group] for group in merge_clusters(mass[inside], threshold=cut).members()]
-        for name, (mass, cut) in masses.items()
-    }
+    found = {name: members(mass, cut, gaps=gaps) for name, (mass, cut, gaps) in masses.items()}
     found["Bhattacharyya"] = by_moments(bhattacharyya, 0.1, use[kept], means, spreads)
     found["ridgeline"] = by_moments(ridgeline, 0.2, use[kept], means, spreads)
     found["entropy"] = by_entropy(probs[:, kept])
@@ -161,12 +175,13 @@ def label_of(groups: Partition, size: int) -> NDArray[np.int64]:
     return labels
 
 
-def judge(path: Path) -> list[dict[str, Any]]:
-    """One row per label and criterion of a run."""
+def judge(path: Path, *, data: Dataset | None = None) -> list[dict[str, Any]]:
+    """One row per label and criterion of a run; the data are read again if None."""
     run = RunFolder.open(path)
     pair, config = run.load_pair(), run.read_config()
     pair.eval()
-    data = load_dataset(config.data.source, seed=config.seed)
+    if data is None:
+        data = load_dataset(config.data.source, seed=config.seed, size=config.data.size, fit=config.data.fit)
 
     def assign(split: Split) -> list[Array]:
         parts = [pair.assign(as_float(x)) for x in split.images[:MOST_ITEMS].split(500)]
@@ -192,24 +207,38 @@ def judge(path: Path) -> list[dict[str, Any]]:
                     "ari": round(ari(found, labels[name]), 3),
                 }
             )
-            print(*rows[-1].values(), sep="  ", flush=True)
     return rows
 
 
-def main(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Compare the criteria on finished runs."""
-    rows = [row for run in runs for row in judge(run)]
+def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For every criterion: how often the number of groups is right, and the mean ARI."""
     summary = {}
     for name in dict.fromkeys(row["criterion"] for row in rows):
         mine = [row for row in rows if row["criterion"] == name]
         right = sum(row["groups"] == row["true"] for row in mine)
-        summary[name] = {
-            "right": right,
-            "of": len(mine),
-            "mean_ari": round(float(np.mean([r["ari"] for r in mine])), 3),
-        }
-        print(f"{name}: number right in {right} of {len(mine)}, mean ARI {summary[name]['mean_ari']}")
-    write_json(RESULTS / "groups.json", {**provenance(), "summary": summary, "rows": rows})
+        mean = round(float(np.mean([row["ari"] for row in mine])), 3)
+        summary[name] = {"right": right, "of": len(mine), "mean_ari": mean}
+        print(f"{name}: number right in {right} of {len(mine)}, mean ARI {mean}")
+    return summary
+
+
+def main(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()) -> None:
+    """Compare the criteria on finished runs, or on the records of benchmarks/auto.py."""
+    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for run in runs:
+        found[False] += judge(run)
+    for path in sorted(RESULTS.glob("auto-*.json")) if not runs else ():
+        record = json.loads(path.read_text())
+        rows = [
+            {**row, "run": f"{record['data']}-{r['seed']}"} for r in record["rows"] for row in r.get("criteria", ())
+        ]
+        found[record["data"] in CHOSEN_ON] += rows
+    summary = {}
+    for seen, name in ((True, "data that the cut was chosen on"), (False, "other data")):
+        if found[seen]:
+            print(name)
+            summary[name] = summarise(found[seen])
+    write_json(RESULTS / "groups.json", {**provenance(), "summary": summary, "rows": found[True] + found[False]})
 
 
 if __name__ == "__main__":

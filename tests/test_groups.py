@@ -45,6 +45,31 @@ def test_merges_by_hand() -> None:
     assert tree.labels(4).tolist() == [0, 3, 1, 2]
 
 
+def chain(*overlaps: float) -> np.ndarray:
+    """Clusters of equal mass, each of which overlaps with the next one by so much."""
+    mass = np.diag(np.full(len(overlaps) + 1, 0.0))
+    for n, overlap in enumerate(overlaps):
+        mass[n, n + 1] = mass[n + 1, n] = overlap
+    return mass + np.diag(1 - mass.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("overlaps", "num_groups"),
+    [
+        ([0.05, 0.03, 0.001], 3),  # the threshold alone: distances of 3.3, 3.8 and 6.2
+        ([0.05, 0.03, 1e-15], 2),  # the distances 3.8 and 15.9: groups that overlap by 0.03 are close in comparison
+        ([0.03, 0.02, 1e-15, 1e-16], 3),
+        ([0.03, 1e-5, 1e-60], 2),  # two gaps: the larger one counts
+        ([1e-15, 1e-16], 3),
+        ([0.03, 0.0], 2),
+        ([0.03], 2),
+        ([0.05], 1),
+    ],
+)
+def test_small_overlaps_are_merged_before_a_gap(overlaps: list[float], num_groups: int) -> None:
+    assert merge_clusters(chain(*overlaps)).num_groups == num_groups
+
+
 def test_groups_are_numbered_by_size() -> None:
     tree = merge_clusters(np.diag([0.1, 0.6, 0.3]))
     assert tree.members() == [[1], [2], [0]]
@@ -101,6 +126,11 @@ def test_the_joint_mass_against_quadrature() -> None:
     exact = (density[:, :, None] * joint.softmax(-1)[:, None, :]).sum(0) * (z[1] - z[0])
     np.testing.assert_allclose(mass, exact.numpy(), atol=1e-3)
     np.testing.assert_allclose(mass.sum(1), weights.numpy(), atol=1e-12)
+
+
+def test_the_joint_mass_of_distant_clusters_in_single_precision() -> None:
+    prior = line([0.0, 40.0]).float()
+    assert 1e-300 < joint_mass(prior())[0, 1] < 1e-100
 
 
 def test_the_draws_leave_the_random_state_alone() -> None:

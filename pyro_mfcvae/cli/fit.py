@@ -24,7 +24,7 @@ from pyro_mfcvae.cli.options import (
     Settings,
     option,
 )
-from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say
+from pyro_mfcvae.cli.terminal import console, print_json, print_scores, print_sweep, say, say_trials
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.config.flags import SettingFlags, as_settings
 from pyro_mfcvae.config.schema import Config
@@ -260,7 +260,7 @@ def _suit_data(
 
 def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Config:
     """The configuration, with a shortened schedule if it would take too long; prints the expected time."""
-    from pyro_mfcvae.runs.timing import estimate_seconds
+    from pyro_mfcvae.runs.trials import estimate_seconds
 
     if minutes is not None and not minutes > 0:
         raise InputError(f"expected --minutes above 0, got {minutes:g}: raise it")
@@ -277,10 +277,11 @@ def _key_of(setting: str) -> str:
 
 
 def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on_cpu: bool) -> None:
-    from pyro_mfcvae.runs.timing import describe_load
+    from pyro_mfcvae.runs.trials import describe_load
 
     hint = describe_load() if on_cpu else None
     hints = [hint] if hint else []
+    say_trials()
     say("\n".join([_describe(config, dataset), *(f"  {reason}" for reason in reasons), *dataset.notes, *hints]))
 
 

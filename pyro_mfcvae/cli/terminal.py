@@ -1,5 +1,6 @@
 """Output of the command line: lines, tables of scores, and JSON. Nothing here imports torch."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,18 @@ _COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 def say(text: str) -> None:
     """Print a text unchanged: without markup, because paths may contain brackets, and without line breaks."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def say_trials() -> None:
+    """Print the result of every trial of a seed, see `pyro_mfcvae.runs.trials`."""
+    logger = logging.getLogger("pyro_mfcvae.runs.trials")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_Said()]
 
 
 def print_json(record: Mapping[str, Any] | Sequence[Any]) -> None:

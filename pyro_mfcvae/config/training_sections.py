@@ -31,6 +31,8 @@ class TrainingConfig:
         learning_rate: learning rate of Adam at the first step.
         final_learning_rate: learning rate of Adam after the last step, reached along a half cosine; the rate is
             constant if None.
+        n_init: number of seeds that short trainings choose from, by their ELBO on held-out items; the run's seed and
+            the next ones.
         data_dependent_init: whether the hidden units are standardised on a first batch.
         objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
             clusters summed out (Burda et al. 2016).
@@ -50,6 +52,7 @@ class TrainingConfig:
     batch_size: Count = 128
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None
+    n_init: Count = 1
     data_dependent_init: bool = False
     objective: Literal["elbo", "importance_weighted"] = "elbo"
     num_particles: Count = 8

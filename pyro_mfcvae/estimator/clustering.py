@@ -23,6 +23,8 @@ from pyro_mfcvae.estimator.training import choose_config, train_pair
 from pyro_mfcvae.infer.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.runs.grouping import Grouping
+from pyro_mfcvae.runs.trials import choose_seed
+from pyro_mfcvae.train.devices import open_fabric
 
 # Number of items at once, and of draws of z per item for estimates of the evidence.
 _BATCH_SIZE = 1024
@@ -46,12 +48,12 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             and the networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
         learning_rate: learning rate of Adam at the first step, or "auto".
-        n_init: number of trainings, each with its own seed; the one with the highest evidence is kept.
+        n_init: number of seeds that short trainings choose from, by their ELBO on held-out items.
         merge_groups: whether clusters that overlap form one group; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        random_state: seed of the first training, as ``seed`` of ``mfcvae fit``; the next trainings take the next
-            numbers. A generator of NumPy's draws the seeds. Global random states stay as they are.
+        random_state: the first seed, as ``seed`` of ``mfcvae fit``; the others are the next numbers. A generator of
+            NumPy's draws the seeds. Global random states stay as they are.
 
     Attributes:
         labels_: group of every item, (n, J); (n,) if J = 1.
@@ -109,16 +111,12 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         if not isinstance(self.n_init, Integral) or self.n_init < 1:
             raise InputError(f"expected n_init as a whole number ≥ 1, got {self.n_init!r}: choose another")
         seeds = _seeds(self.random_state, self.n_init)
-        best: tuple[float, MFCVAE] | None = None
-        for seed in seeds:
-            with own_randomness(seed):
-                pair = train_pair(config, trained, seed=seed, device=self.device, verbose=self.verbose)
-            with own_randomness(0):
-                evidence = float(np.mean(self._evidence(pair, items)))
-            if best is None or evidence > best[0]:
-                best = evidence, pair
-        assert best is not None
-        self.evidence_, self.pair_ = best
+        with own_randomness(seeds[0]):
+            seed = choose_seed(config, trained, seeds, fabric=open_fabric(self.device))
+        with own_randomness(seed):
+            self.pair_ = train_pair(config, trained, seed=seed, device=self.device, verbose=self.verbose)
+        with own_randomness(0):
+            self.evidence_ = float(np.mean(self._evidence(self.pair_, items)))
         self._n_features_out = sum(facet.latent_dim for facet in self.pair_.model.facets)
         probs = self._probs(items)
         self.grouping_ = self._group(items, probs)

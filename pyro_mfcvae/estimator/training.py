@@ -8,15 +8,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pyro_mfcvae.config.auto import choose_settings
-from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.initialization import measure_units
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.trials import prepare
 from pyro_mfcvae.train.callbacks import Callback, open_progress_bar
 from pyro_mfcvae.train.devices import open_fabric
-from pyro_mfcvae.train.training import Training
 
 
 class Choices(Protocol):
@@ -68,17 +66,7 @@ def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose
     After training, a pair for vectors computes in double precision, so an item's result does not depend on the other
     items.
     """
-    pair = build_pair(config, tuple(items.shape[1:]))
-    measure_units(pair.model, items)
-    training = Training(
-        pair,
-        items,
-        schedule=build_schedule(config, steps_per_epoch(len(items), config.training.batch_size)),
-        settings=config.training,
-        mixture_fit=config.mixture_fit,
-        seed=seed,
-        fabric=open_fabric(device),
-    )
+    training = prepare(config, items, seed=seed, fabric=open_fabric(device))
     with ExitStack() as stack:
         bar: Callback | None = None
         if verbose:
@@ -88,7 +76,7 @@ def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose
             record = training.run_epoch(bar.on_steps if bar else None)
             if bar:
                 bar.on_epoch(record)
-    pair.eval()
+    pair = training.pair.eval()
     return pair.double() if items.ndim == 2 else pair
 
 

@@ -81,6 +81,15 @@ class Checkpoint:
         """Whether there is a state to resume from."""
         return self.path.is_file() or self.previous_path.is_file()
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training; None if the last state cannot be read, and then `load` says why."""
+        path = self.path if self.path.is_file() else self.previous_path
+        try:
+            return int(read_tensors(path, "seed")[1]["seed"])
+        except (InputError, ValueError):
+            return None
+
     def save(self, training: Training, *, metrics: str = "") -> None:
         """Write the state after a whole step; the last state becomes the previous one.
 
@@ -144,6 +153,7 @@ def save_training(training: Training, path: Path, *, config: str = "", metrics: 
         "config": config,
         "metrics": metrics,
         "learning_rate_factor": repr(training.learning_rate_factor),
+        "seed": str(training.seed),
     }
     write_tensors(tensors, path, metadata=metadata)
 

@@ -7,20 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 from lightning_fabric import Fabric
 
-from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.build import build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.initialization import measure_units
-from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.plots import plot_facets, save_figure
 from pyro_mfcvae.runs.assignments import assign_all
 from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.evaluation import Evaluation, evaluate, find_groups
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.trials import choose_seed, prepare
 from pyro_mfcvae.safety.stopping import StopRequest, stop_after_step
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.curves import plot_curves
@@ -108,19 +106,12 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
             f"expected the checkpoint {run.checkpoint_path} of a run with finished epochs, got none: bring it back, "
             "or start a run in another folder"
         )
-    pyro.set_rng_seed(config.seed)
-    pair = build_pair(config, data.event_shape)
-    measure_units(pair.model, data.train.images)
-    training = Training(
-        pair,
-        data.train.images,
-        schedule=build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size)),
-        settings=config.training,
-        mixture_fit=config.mixture_fit,
-        seed=config.seed,
-        fabric=fabric,
-        known_items=_choose_known_items(config, data),
-    )
+    seed = run.checkpoint.seed if run.checkpoint.exists else None
+    if seed is None:
+        seeds = [(config.seed + i) % 2**32 for i in range(config.training.n_init)]
+        seed = choose_seed(config, data.train.images, seeds, fabric=fabric)
+    known_items = _choose_known_items(config, data)
+    training = prepare(config, data.train.images, seed=seed, fabric=fabric, known_items=known_items)
     if run.checkpoint.exists:
         metadata = run.checkpoint.load(training)
         run.check_metrics(training.epoch, digest=metadata["metrics"])
@@ -185,6 +176,7 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
         "data": config.data.source,
         "data_fingerprint": data.fingerprint(),
         "seed": config.seed,
+        "training_seed": training.seed,
         "facets": evaluation.facet_records(),
         "redundancy": evaluation.scores.redundancy.tolist(),
         "elbo": evaluation.elbo,

@@ -292,7 +292,7 @@ def test_auto_needs_data(mfcvae: Run) -> None:
 
 
 def test_minutes_shorten_the_schedule(mfcvae: Run, seen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_mfcvae.runs.timing.estimate_seconds", lambda *_: 240.0)
+    monkeypatch.setattr("pyro_mfcvae.runs.trials.estimate_seconds", lambda *_: 240.0)
     _, out, _ = mfcvae("fit", "--data", "data.npz", "--minutes", "1")
     assert seen[0].schedule.scale == 0.25
     assert "time: about 1.0 minutes of steps on this machine's CPU; the schedule was shortened to 25% of its" in out

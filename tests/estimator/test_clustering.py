@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_mfcvae
 from pyro_mfcvae import MultiFacetClustering
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.estimator import clustering
 from pyro_mfcvae.estimator.clustering import _seeds
 
 # The contract is about shapes and errors, and about the same answer to the same question: a few steps show that.
@@ -177,11 +178,21 @@ def test_images_are_taken_in_every_layout(shape: tuple[int, ...]) -> None:
         fit.predict(X.reshape(30, -1))
 
 
-def test_more_starts_keep_the_best(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+def test_several_starts_end_with_the_chosen_seed(
+    blobs: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_default_dtype(torch.float32)
-    settings = {"num_clusters": 3, "num_steps": 2, "random_state": 0}
-    several = MultiFacetClustering(n_init=3, **settings).fit(blobs[0]).evidence_
-    assert several >= MultiFacetClustering(**settings).fit(blobs[0]).evidence_
+    settings = {"num_clusters": 3, "num_steps": 2}
+    tried: list[int] = []
+
+    def choose_last(config: object, items: object, seeds: list[int], **_: object) -> int:
+        tried.extend(seeds)
+        return seeds[-1]
+
+    monkeypatch.setattr(clustering, "choose_seed", choose_last)
+    several = MultiFacetClustering(n_init=3, random_state=8, **settings).fit(blobs[0])
+    assert tried == [8, 9, 10]
+    assert several.evidence_ == MultiFacetClustering(random_state=10, **settings).fit(blobs[0]).evidence_
 
 
 @pytest.mark.parametrize(

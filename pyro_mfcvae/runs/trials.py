@@ -1,0 +1,140 @@
+"""What is tried before a run: how long its steps take, whether the machine is busy, and which seed starts best."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.data.datasets import Dataset
+from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.initialization import measure_units
+from pyro_mfcvae.infer.objective import FacetELBO
+from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.runs.evaluation import evaluate
+from pyro_mfcvae.train.divergence import DivergedError
+from pyro_mfcvae.train.known import KnownItems
+from pyro_mfcvae.train.training import Training
+
+_log = logging.getLogger(__name__)
+
+_NUM_WARMUP, _NUM_TIMED = 2, 4
+
+# A trial has this share of the steps of a training, and one item of ten is held out to score it.
+_TRIAL_SHARE = 0.3
+_ITEMS_PER_HELD_OUT = 10
+
+
+def describe_load() -> str | None:
+    """A hint if other programs use all cores, because then the threads of a training wait for each other."""
+    num_threads, num_cores = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if num_threads == 1 or load < num_cores:
+        return None
+    return (
+        f"this machine is busy (load {load:.1f} on {num_cores} cores), and {num_threads} threads wait for each other: "
+        "with the environment variable OMP_NUM_THREADS=1 a step is often several times faster"
+    )
+
+
+def estimate_seconds(config: Config, data: Dataset) -> float:
+    """Seconds of all steps of a training on this machine's CPU: the fastest of a few steps, times their number.
+
+    The steps of trials of seeds are included. Fits of mixtures and writing of records are not. Torch's random state is
+    not changed.
+    """
+    size = min(config.training.batch_size, len(data.train))
+    x = as_float(data.train.images[:size]).nan_to_num()
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        pair = build_pair(config, data.event_shape)
+        elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
+        optimizer = torch.optim.Adam(pair.parameters(), lr=0.0)
+        seconds = []
+        for _ in range(_NUM_WARMUP + _NUM_TIMED):
+            start = time.perf_counter()
+            loss = -elbo.terms(pair.model, pair.guide, x).mean().total
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+    schedule = build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size))
+    num_trials = config.training.n_init if config.training.n_init > 1 else 0
+    return min(seconds[_NUM_WARMUP:]) * schedule.num_steps * (1 + _TRIAL_SHARE * num_trials)
+
+
+def prepare(
+    config: Config, images: Tensor, *, seed: int, fabric: Fabric, known_items: KnownItems | None = None
+) -> Training:
+    """A training that has not begun, with networks drawn by ``seed``, which also seeds Pyro.
+
+    Args:
+        config: of the run.
+        images: the training items, (N, *event_shape).
+        seed: of the starting values, the order of the items, and the fits.
+        fabric: devices.
+        known_items: see `Training`.
+    """
+    pyro.set_rng_seed(seed)
+    pair = build_pair(config, tuple(images.shape[1:]))
+    measure_units(pair.model, images)
+    return Training(
+        pair,
+        images,
+        schedule=build_schedule(config, steps_per_epoch(len(images), config.training.batch_size)),
+        settings=config.training,
+        mixture_fit=config.mixture_fit,
+        seed=seed,
+        fabric=fabric,
+        known_items=known_items,
+    )
+
+
+def choose_seed(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: Fabric) -> int:
+    """The seed whose short training has the highest ELBO on held-out items.
+
+    A trial takes 0.3 of the steps of the schedule, on nine tenths of the items, and is scored on the others. A trial
+    that diverges loses. Nothing is tried for a single seed. Pyro's and torch's random states are changed.
+
+    Args:
+        config: of the run.
+        images: the training items, (N, *event_shape).
+        seeds: to choose from, all different.
+        fabric: one device.
+
+    Raises:
+        InputError: there are several devices, or fewer than ten items.
+    """
+    if len(seeds) == 1:
+        return seeds[0]
+    if fabric.world_size > 1:
+        raise InputError(
+            f"expected training.n_init = 1 with {fabric.world_size} devices, got {len(seeds)}: choose the seed on one "
+            "device first (mfcvae sweep), or leave training.n_init out"
+        )
+    if len(images) < _ITEMS_PER_HELD_OUT:
+        raise InputError(
+            f"expected {_ITEMS_PER_HELD_OUT} items or more to hold some out for training.n_init, got {len(images)}: "
+            "leave training.n_init out"
+        )
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seeds[0]))
+    held_out, rest = order.split([num := len(images) // _ITEMS_PER_HELD_OUT, len(images) - num])
+    short = replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * _TRIAL_SHARE))
+    elbos = []
+    for seed in seeds:
+        training = prepare(short, images[rest.sort().values], seed=seed, fabric=fabric)
+        try:
+            while not training.is_finished:
+                training.run_epoch()
+            elbos.append(evaluate(training.pair.eval(), Split(images[held_out])).elbo)
+        except DivergedError:
+            elbos.append(-torch.inf)
+        _log.info("trial %d of %d: seed %d, ELBO %.2f on held-out items", len(elbos), len(seeds), seed, elbos[-1])
+    return max(zip(elbos, seeds, strict=True), key=lambda pair: pair[0])[1]
