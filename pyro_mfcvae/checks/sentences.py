@@ -121,8 +121,8 @@ def describe_whole(checks: Sequence[Check]) -> str:
             f"items that the model draws, noise included, look unlike yours ({', '.join(names)}), which does not make "
             "the clusters of yours wrong"
         )
-    if _off(whole, [REDUNDANCY.name]):
-        parts.append("two facets divide the items in the same way")
+    if off := _off(whole, [REDUNDANCY.name]):
+        parts.append("two facets divide the items in the same way" + (" in part" if off[0].verdict == "warn" else ""))
     if _off(whole, [TAIL.name, GAP.name, JOINT.name, BETWEEN.name]):
         parts.append("the encoder's z are approximate, so the evidence log p(x) is a lower bound only")
     if _off(whole, [OVERFITTING.name]):

@@ -144,7 +144,7 @@ def _check_redundancy(data: CheckData) -> Check:
         question=REDUNDANCY,
         value=float(table.max()),
         p_value=bonferroni(p_values),
-        advice="Two facets divide the items in the same way: start the shallower one later, or with "
+        advice="Two facets divide the items in the same way, at least in part: start the shallower one later, or with "
         "networks.options.head_init_scale=0.",
         details={"ami": (table + np.eye(len(data.facets))).tolist()},
     )
