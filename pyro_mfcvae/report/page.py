@@ -64,7 +64,9 @@ def render(run: RunFolder) -> str:
         facets=facets,
         whole=_whole_sentence(content, checks),
         checks=[check for check in checks.get("checks", ()) if check.get("verdict") != "good"],
-        counts=Counter(check.get("verdict") for check in checks.get("checks", ())),
+        counts=Counter(
+            "aside" if check.get("set_aside") else check.get("verdict") for check in checks.get("checks", ())
+        ),
         overlaps=_overlaps(content),
         charts=_charts(content),
         sweep=content.sweep(),

@@ -1,5 +1,6 @@
 """The report in a real browser: wide and narrow, light and dark, on paper, with a checker of accessibility."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="the system has no Chromium"),
 ]
 
+# In how many lines each verdict is written: a word must not be broken.
+LINES_OF_VERDICTS = """[...document.querySelectorAll('td.verdict')].map(cell => {
+  const range = document.createRange(); range.selectNodeContents(cell); return range.getClientRects().length; })"""
+
 
 def open_report(browser: Any, asked: list[str], **options: Any) -> Any:
     page = browser.new_context(**options).new_page()
@@ -26,6 +31,10 @@ def open_report(browser: Any, asked: list[str], **options: Any) -> Any:
 
 def test_every_width_and_scheme_is_readable_and_asks_for_nothing(mfcvae: Run) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the checker is not installed")
+    check = {"verdict": "warn", "name": "a name of some length", "facet": 1, "value": 0.5, "advice": "Advice. " * 40}
+    Path("run/checks").mkdir()
+    checks = {"sentences": ["Facet 0.", "Facet 1.", "All."], "checks": [check, {**check, "set_aside": True}]}
+    Path("run/checks/checks.json").write_text(json.dumps(checks))
     assert mfcvae("report", "run")[0] == 0
     asked: list[str] = []
     with playwright.sync_playwright() as driver:
@@ -36,6 +45,7 @@ def test_every_width_and_scheme_is_readable_and_asks_for_nothing(mfcvae: Run) ->
                 found = axe.Axe().run(page).response["violations"]
                 assert [entry["id"] for entry in found if entry["impact"] in ("serious", "critical")] == []
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
+                assert page.evaluate(LINES_OF_VERDICTS) == [1, 1]
                 page.close()
         page = open_report(browser, asked, color_scheme="dark")
         page.emulate_media(media="print")

@@ -66,7 +66,8 @@ def test_names_checks_and_seeds_are_told() -> None:
     pair = run.load_pair()
     assert pair.num_facets == 2
     check = {"verdict": "bad", "name": "twins", "facet": 1, "value": 0.5, "advice": "Ask for <fewer> clusters."}
-    found = {"sentences": ["Facet 0 is fine.", "Facet 1 is not.", "Believe half of it."], "checks": [check]}
+    aside = {**check, "set_aside": True, "advice": "Leave this."}
+    found = {"sentences": ["Facet 0 is fine.", "Facet 1 is not.", "Believe half of it."], "checks": [check, aside]}
     (run.path / "checks").mkdir()
     (run.path / "checks" / "checks.json").write_text(json.dumps(found))
     seeds = {"best_seed": 0, "stability": [0.5, None], "runs": [{"seed": 0, "elbo": -1.0, "facets": [{}, {}]}]}
@@ -75,7 +76,8 @@ def test_names_checks_and_seeds_are_told() -> None:
     assert "<b>tall</b> & thin 80 items, 100.0 %" in page.text  # as text, and not as a tag
     for sentence in ("Facet 0 is fine.", "Facet 1 is not.", "Believe half of it.", "Ask for <fewer> clusters."):
         assert page.text.count(sentence) == 1
-    assert "0 checks are good, 0 warn, 1 are bad." in page.text
+    assert "0 checks are good, 0 warn, 1 are bad, 1 in brackets are set aside." in page.text
+    assert "(bad) twins, facet 1: 0.5 Leave this." in page.text
     assert "facet 0 0.50, facet 1 –" in page.text
 
 
