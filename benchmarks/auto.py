@@ -1,9 +1,9 @@
-"""The preset ``auto`` with no option beyond the data (and the number of facets, where it is not two), on every set.
+"""The preset ``auto`` with no option except the data, and the number of facets if it is not two, on every data set.
 
     python benchmarks/auto.py stickfigures shapes nrletters mnist fashion_mnist
     python benchmarks/auto.py pairs=pairs.npz faces=cmu_faces.npz photos=photos/ --seeds 0 1 2
 
-Labels score, and never train. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
+Labels are used for scores only. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
 label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
 facet (leak), of groups and of clusters; what other criteria for groups find (`python benchmarks/groups.py` compares
 them); and the seconds of training. Records of seeds that are not run again are kept.
@@ -26,7 +26,7 @@ from pyro_mfcvae.config.text import to_toml
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 
-# What a user says beyond the data: three characteristics are known to be there, or photos are to be made smaller.
+# Settings that a user gives besides the data: three characteristics are known, or photos are to be made smaller.
 SAID: dict[str, tuple[str, ...]] = {
     "nrletters": ("facets.number=3",),
     "photos": ("facets.number=3",),
@@ -51,7 +51,8 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
         "seconds": found.summary["seconds"],
         "data_fingerprint": dataset.fingerprint(),
     }
-    named = replace(config, data=replace(config.data, source=Path(config.data.source).name))  # no path of this machine
+    # without paths of this machine
+    named = replace(config, data=replace(config.data, source=Path(config.data.source).name))
     return row, {"config": to_toml(named)}
 
 

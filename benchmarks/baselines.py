@@ -1,4 +1,5 @@
-"""Other methods on the same data, scored alike: k-means and Gaussian mixtures on PCA, and three methods of ClustPy.
+"""Other methods on the same data, with the same scores: k-means and Gaussian mixtures on PCA, and three methods of
+ClustPy.
 
     pip install "pyro-mfcvae[bench]"
     python benchmarks/baselines.py stickfigures
@@ -30,7 +31,7 @@ Clusterings = NDArray[np.int64]
 """Cluster of every item in each clustering, (N, J)."""
 
 RESULTS = Path(__file__).parent / "results"
-_DIMS = 50  # of PCA
+_DIMS = 50  # components of PCA
 
 
 def reduce(x: Items, seed: int) -> NDArray[Any]:
@@ -91,7 +92,7 @@ METHODS: dict[str, Callable[[Items, Sequence[int], int], Clusterings]] = {
 
 
 def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Share of the pairs of items that both treat alike."""
+    """Share of the pairs of items that both clusterings join, or both separate."""
     from sklearn.metrics import rand_score
 
     return float(rand_score(labels, clusters))

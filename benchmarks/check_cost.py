@@ -1,11 +1,11 @@
-"""Time and memory of `mfcvae check` on runs that are there.
+"""Time and memory of `mfcvae check` on existing runs.
 
     mfcvae fit shapes --out runs/shapes
     python benchmarks/check_cost.py runs/shapes --items 2000
     python benchmarks/check_cost.py runs/shapes --items 20000
 
-The command runs as a process of its own; its figures are the system's. Where there are fewer test images, those of
-`shapes` are drawn again, and training images join those of other data sets.
+The command runs in a process of its own, which the system measures. If there are too few test images, more are drawn
+for `shapes`, and training images are added for other data sets.
 """
 
 import json
@@ -31,9 +31,9 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 
 def write_more(path: Path, source: str, seed: int, num_items: int) -> None:
-    """A data set with that many test items."""
+    """The data set with the given number of test items."""
     if source == "shapes":
-        images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run's own images have
+        images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run has used for its images
     else:
         data = load_dataset(source, seed=seed)
         images = torch.cat([data.test.images, data.train.images])[:num_items]
@@ -50,7 +50,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
     Args:
         run: The run's folder.
         items: How many test items to check.
-        threads: Number of threads; with 2 on 2 cores it takes two thirds of the time where nothing else runs.
+        threads: Number of threads; on 2 idle cores, 2 threads take two thirds of the time of one.
     """
     config = RunFolder.open(run).read_config()
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ def draw_twins(pair: MFCVAE) -> Tensor:
     return pair.model.observation([z, z]).sample()
 
 
-# Kind of check → what is broken, the pair, and the data that it is shown.
+# Kind of check → what is broken, the pair, and its data.
 BROKEN: dict[str, tuple[str, Callable[[], MFCVAE], Callable[[MFCVAE], Tensor]]] = {
     "information": (
         "the decoder ignores facet 1",

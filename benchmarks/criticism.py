@@ -1,13 +1,13 @@
-"""How often do the checks cry wolf, and how often do they see a fault? The two tables of docs/checks.md.
+"""How often do the checks raise a false alarm, and how often do they find a fault? The two tables of docs/checks.md.
 
     python benchmarks/criticism.py exact --seeds 40
     python benchmarks/criticism.py faults --seeds 20
     python benchmarks/criticism.py table
 
 `exact` checks models whose guide is the posterior (known_models.py, trained_models.py): any verdict other than good is
-a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found where a check that
-concerns it, of the facet that it concerns, is not good. Both write every table of checks to results/criticism.json at
-once, go through all cells seed by seed, and go on where they were stopped. `table` prints docs/checks.md's tables.
+a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found if a check that
+concerns it, of the facet that it concerns, is not good. Both go through all cells seed by seed, write every table of
+checks to results/criticism.json at once, and resume after a stop. `table` prints docs/checks.md's tables.
 """
 
 import json
@@ -54,7 +54,7 @@ def of_guide(**fault: Any) -> Callable[[int, int], MFCVAE]:
 
 
 def tempered(exponent: float) -> Case:
-    """Clusters 1 and 2 of facet 1 overlap: where clusters are far apart, no exponent changes a probability."""
+    """Clusters 1 and 2 of facet 1 overlap. If clusters are far apart, an exponent changes no probability."""
 
     def pair(k: int, d: int) -> MFCVAE:
         return make_pair(k, d, fault=Fault(temper=exponent), layout="close")
@@ -91,7 +91,7 @@ FAULTS: dict[str, Case] = {
 
 
 def run_checks(pair: MFCVAE, source: MFCVAE, num: int, seed: int, groups: Any, *, offset: float = 0.0) -> list[Check]:
-    """All checks of a pair on items of another, the source."""
+    """All checks of a pair on items that another pair, the source, draws."""
     pyro.set_rng_seed(seed)
     x, reference = draw(source, num, offset=offset), draw(source, NUM_REFERENCE, offset=offset)
     data = to_inference_data(
@@ -111,7 +111,7 @@ def groups_of(pair: MFCVAE) -> list[Any]:
 
 
 def add_exact(cell: dict[str, Any], checks: list[Check], seed: int) -> None:
-    """Add a table of an exact pair: whether it has any bad, any warn, and which checks these were."""
+    """Add a table of an exact pair: whether it has any bad or any warn, and for which checks."""
     off = {f"{c.name}, {c.facet}": c.verdict for c in checks if c.verdict != "good"}
     if off:
         cell.setdefault("alarms", {})[str(seed)] = off
@@ -120,7 +120,9 @@ def add_exact(cell: dict[str, Any], checks: list[Check], seed: int) -> None:
 
 
 def add_fault(cell: dict[str, Any], checks: list[Check], case: Case) -> None:
-    """Add a table of a pair with a fault: whether a check that concerns it found it, and all that is not good."""
+    """Add a table of a pair with a fault: whether a check that concerns the fault found it, and all checks that are not
+    good.
+    """
     off = [check for check in checks if check.verdict != "good"]
     cell["found"] = cell.get("found", 0) + any(c.name in case.names and c.facet in case.facets for c in off)
     others = cell.setdefault("not_good", {})
@@ -173,10 +175,10 @@ def main(
     """Measure, or print what was measured.
 
     Args:
-        table: Which of the two, or both as Markdown.
-        seeds: How many per cell, 0, 1, ...; those that the file has are not run again.
-        only: Texts of which a cell's name has one, such as "K = 25, D = 2"; all cells where none is given.
-        fresh: Run all seeds again, as is right after the checks were changed.
+        table: One of the two tables, or both as Markdown.
+        seeds: Number of seeds per cell, which count from 0; those in the file are not run again.
+        only: Run only cells whose name contains one of these texts, such as "K = 25, D = 2"; all cells by default.
+        fresh: Run all seeds again, which is necessary after a change of the checks.
     """
     torch.set_num_threads(1)
     path = RESULTS / "criticism.json"
@@ -194,7 +196,7 @@ def main(
         ASK[table](name, cell, seed)
         cell["tables"] += 1
         cell["seconds"] = round(cell["seconds"] + time.process_time() - start, 2)
-        # Read again: the other table may have been written meanwhile.
+        # The file is read again, because another process may have written the other table meanwhile.
         there = json.loads(path.read_text()) if path.is_file() else {}
         sizes = {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
         write_text(path, json.dumps(there | provenance() | sizes | {table: results[table]}, indent=1) + "\n")

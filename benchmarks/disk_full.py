@@ -1,8 +1,9 @@
-"""A disk that is full from some write of a command on: one line, exit code 2, and the same bits once there is room.
+"""A disk that becomes full during a command: the command must end with one line and exit code 2, and with the same bits
+once there is room.
 
 `reliability.py` runs this as its part ``disk``. Two ways: the limit on the size of files (RLIMIT_FSIZE) falls to 0 just
-before the n-th file operation of the command, for every n; and, for root, a small tmpfs has so many blocks left. A
-command is a fork of this process, see `forks.py`.
+before the n-th file operation of the command, for every n; and, for root, a small tmpfs has a given number of free
+blocks. A command is a fork of this process, see `forks.py`.
 """
 
 import os
@@ -20,7 +21,7 @@ from kills import SCENARIOS
 from run_differences import differences, leftovers
 
 _BLOCK = 4096
-# What looks at a run and writes into its folder, {}.
+# Commands that read a run and write into its folder, {}.
 _COMMANDS = (
     ("assign", "{}", "data.npz", "--out", "{}/table.csv"),
     ("assign", "{}", "--format", "parquet"),
@@ -34,14 +35,14 @@ _COMMANDS = (
 
 @dataclass
 class Tally:
-    """What became of the commands on a full disk."""
+    """The outcomes of the commands on a full disk."""
 
     full: int = 0
     unharmed: int = 0
     failures: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, int]:
-        """The same for JSON."""
+        """The same, as values for JSON."""
         return {"full disks": self.full, "nothing to write": self.unharmed, "failures": len(self.failures)}
 
 
@@ -51,11 +52,11 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder, self.operations = folder, Operations()
         self._pipe = folder / "log"
-        os.mkfifo(self._pipe)  # no limit on the size of files holds for it
+        os.mkfifo(self._pipe)  # the limit on the size of files does not apply to it
         self._end = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
 
     def run(self, args: Sequence[str], watched: Path, *, full_at: int = 0) -> tuple[int, str]:
-        """The exit code and the output of a command; no file grows any more from its n-th file operation on."""
+        """The exit code and the output of a command during which, from its n-th file operation on, no file can grow."""
 
         def prepare() -> None:
             os.chdir(self.folder)
@@ -76,7 +77,7 @@ class Disk:
             raise RuntimeError(output)
 
     def judge(self, tally: Tally, name: str, code: int, output: str) -> bool:
-        """Whether a command has failed as it should; notes it otherwise."""
+        """Whether a command has failed in the right way; if not, the problem is recorded."""
         messages = [line for line in output.splitlines() if line.startswith("mfcvae: ")]
         if code == 0:
             tally.unharmed += 1
@@ -88,7 +89,7 @@ class Disk:
 
 
 def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
-    """The command that a user gives once there is room, and whether the run is that of a disk with room."""
+    """Repeat the command, now that there is room, and check whether the run is that of a disk with room."""
     fit = SCENARIOS[0]
     args = fit.go_on(str(place))
     code, output = disk.run(args, place)

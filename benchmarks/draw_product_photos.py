@@ -1,4 +1,4 @@
-"""Draw product photos of mixed sizes and formats: 4 objects × 4 colours × 3 backgrounds, with labels.csv beside them.
+"""Draw product photos of mixed sizes and formats: 4 objects × 4 colours × 3 backgrounds, with a labels.csv.
 
 python benchmarks/draw_product_photos.py photos/
 """
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 OBJECTS = ("mug", "bottle", "bag", "lamp")
 COLOURS = {"red": (200, 40, 45), "blue": (40, 85, 190), "yellow": (235, 190, 40), "black": (38, 38, 38)}
 BACKGROUNDS = ("studio", "wood", "dusk")
-_SCALE = 4  # every photo is drawn larger and then reduced, for smooth edges
+_SCALE = 4  # Every photo is drawn larger and then reduced, which gives smooth edges.
 
 
 def draw_photo(
@@ -88,7 +88,7 @@ def _draw_object(draw: ImageDraw.ImageDraw, kind: str, x: float, y: float, unit:
 
 
 def save_photo(image: Image.Image, path: Path, rng: np.random.Generator, *, grey: bool) -> Path:
-    """Save in one of the formats that folders of photos hold; grey ones are of mode L."""
+    """Save in one of the formats of photos; grey photos have mode L."""
     if grey:
         image = image.convert("L")
         image.save(path.with_suffix(".png"))

@@ -4,9 +4,9 @@ python benchmarks/explorer.py --requests 10000         # drawn items, the untrai
 python benchmarks/explorer.py --run runs/mnist         # a run that exists
 
 Writes results/explorer.json. The first view is measured as the server's answer and, where playwright and Chromium are
-installed, in the browser, until the page and its pictures stand. Every page of tiles is asked for once; its processor
-time is that of client and server together, and does not depend on what else the machine does. For pages that take more
-than 300 ms, the record says how long their threads waited for a processor, and what a second request takes.
+installed, in the browser, until the page and its pictures are shown. Every page of tiles is requested once. Its
+processor time is that of client and server together, and does not depend on other work of the machine. For pages that
+take more than 300 ms, the record says how long their threads waited for a processor, and what a second request takes.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def write_run(folder: Path) -> RunFolder:
 
 
 def seconds_of(client: httpx.Client, path: str) -> float:
-    """From the request to the last byte of the answer."""
+    """Seconds from the request to the last byte of the answer."""
     start = time.perf_counter()
     client.get(path).raise_for_status()
     return time.perf_counter() - start
@@ -105,7 +105,7 @@ def tile_pages(client: httpx.Client, desk: Desk) -> dict[str, Any]:
 
 
 def seconds_in_queue() -> float:
-    """How long the threads of this process were ready to run while the machine ran something else; 0 if unknown."""
+    """Seconds for which the threads of this process waited for a processor; 0 if unknown."""
     total = 0.0
     for file in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # a thread that has ended
@@ -132,7 +132,7 @@ def timed_collections() -> Iterator[list[float]]:
 
 
 def in_chromium(address: str) -> dict[str, list[float]] | None:
-    """Seconds until a page and its pictures stand in a new browser window, three times each."""
+    """Seconds until a page and its pictures are shown in a new browser window, three times each."""
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     try:
         from playwright.sync_api import sync_playwright
@@ -155,9 +155,9 @@ def in_chromium(address: str) -> dict[str, list[float]] | None:
 
 
 def memory_mib() -> int:
-    """What this process holds now."""
+    """Memory of this process now, in MiB."""
     statm = Path("/proc/self/statm")
-    if not statm.exists():  # elsewhere than on Linux: the most that it has held
+    if not statm.exists():  # on other systems than Linux, the largest memory so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
 
@@ -194,7 +194,7 @@ def main(run: Path | None, num_requests: int) -> None:
         print(f"ready after {ready} s, {len(desk.items)} items")
         items = "drawn, the model untrained" if run is None else desk.run.read_config().data.source
         figures = measure(desk, num_requests)
-    load = [round(value, 1) for value in os.getloadavg()]  # of the machine: other work makes answers late
+    load = [round(value, 1) for value in os.getloadavg()]  # load of the machine, because other work makes answers late
     record = {**provenance(), "items": len(desk.items), "data": items, "ready_after": ready, "load": load, **figures}
     write_json(ROOT / "benchmarks" / "results" / "explorer.json", record)
 

@@ -1,8 +1,8 @@
-"""Flipped bits in a run's files, and files of other runs in their place: whether what reads them notices.
+"""Flipped bits in the files of a run, and files replaced by those of other runs: do the readers notice?
 
-`reliability.py` runs this as its part `flips`. A change is found when reading the run is refused, or when a warning
-says so; everything that commands read of a run is read, in a process of its own (see fuzz_worker.py). Figures and
-TensorBoard's events are left out, which no command reads.
+`reliability.py` runs this as its part `flips`. A change is found if reading the run raises an error or logs a warning.
+Everything that commands read of a run is read, in a process of its own (see fuzz_worker.py). Figures and TensorBoard's
+events are left out, because no command reads them.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ Files = Mapping[str, bytes]
 
 @dataclass
 class Tally:
-    """What became of the changes.
+    """The outcomes of the changes.
 
     Attributes:
-        refused: how many were refused.
-        warned: of how many a warning was logged.
-        without_effect: after how many the same was read; such as another notation of the same number.
-        missed: a line for each other one.
+        refused: number of changes that raised an error.
+        warned: number of changes that logged a warning.
+        without_effect: number of changes after which the same content was read, such as another notation of a number.
+        missed: a line for each remaining change.
     """
 
     refused: int = 0
@@ -50,11 +50,11 @@ class Tally:
 
     @property
     def effective(self) -> int:
-        """How many there were to be found."""
+        """Number of changes that should be found."""
         return self.refused + self.warned + len(self.missed)
 
     def add(self, name: str, result: Result, whole: str) -> None:
-        """Judge one more change; ``whole`` is what is read where nothing was changed."""
+        """Count one more change; ``whole`` is the result of reading the unchanged files."""
         if result.outcome == "refused":
             self.refused += 1
         elif result.outcome == "read" and result.warnings:
@@ -76,7 +76,7 @@ class Tally:
 
 
 def read_everything(folder: Path) -> str:
-    """A digest of all that commands read of the run in the folder ``run``."""
+    """A digest of everything that commands read of the run in the folder ``run``."""
     from pyro_mfcvae.api.run import Run
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import start
@@ -114,9 +114,9 @@ class Spoiler:
         self.tally = Tally()
 
     def change(self, name: str, changed: Files) -> None:
-        """Put other files in place of some of the run's, read everything, and judge; then put its own back.
+        """Replace some of the run's files, read everything, count the outcome, and restore the files.
 
-        The state before the last one is read where the last one is damaged: that is then cut off.
+        If the last state is damaged, the state before it is read; that one is truncated here.
         """
         damage = {_LAST: self._files[_LAST][:-1]} if _PREVIOUS in changed else {}
         self._write({**damage, **changed})
@@ -158,14 +158,14 @@ def small_data(seed: int) -> bytes:
 
 
 def flipped(content: bytes, bit: int) -> bytes:
-    """The same with one bit inverted."""
+    """The same content with one bit inverted."""
     data = bytearray(content)
     data[bit // 8] ^= 1 << bit % 8
     return bytes(data)
 
 
 def measure_flips(folder: Path, *, num: int) -> dict[str, Any]:
-    """So many flipped bits that change what is read, the same number in each file."""
+    """Flip bits that change what is read, the same number in each file."""
     data = small_data(0)
     files = train(folder / "trained", [], data)
     spoiler, generator = Spoiler(folder / "spoiled", files, data), np.random.default_rng(0)
@@ -178,7 +178,7 @@ def measure_flips(folder: Path, *, num: int) -> dict[str, Any]:
 
 
 def measure_swaps(folder: Path) -> dict[str, Any]:
-    """Each file, and each set of files, in place of those of another run: of another seed, rate or data."""
+    """Replace each file, and each set of files, by those of a run with another seed, learning rate or data."""
     data = small_data(0)
     files = train(folder / "trained", [], data)
     others = {

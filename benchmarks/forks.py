@@ -1,4 +1,4 @@
-"""Forks of this process that run a command each, and what counts and ends them (see kills.py)."""
+"""Forks of this process that run one command each; they are counted and ended here (see kills.py)."""
 
 import ctypes
 import mmap
@@ -15,19 +15,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
-# A process that was asked to end, or whose parent was killed, has so long.
+# Seconds that a process has to end, after it was asked to or its parent was killed.
 _PATIENCE_SECONDS = 300.0
 _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"})
 
 
 class Operations:
-    """How many file operations a run's processes have made, and before which one something is done to them."""
+    """The number of file operations that the processes of a run have made, and the operation before which an action is
+    taken.
+    """
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 16)  # shared with the forks
 
     def reset(self, chosen: int = 0) -> None:
-        """Count from 0; the chosen operation is the n-th, or none for 0."""
+        """Count from 0; the chosen operation is the n-th, or none if n is 0."""
         self._memory[:16] = struct.pack("qq", 0, chosen)
 
     @property
@@ -61,7 +63,7 @@ class Operations:
 
 
 def import_all() -> None:
-    """Import what a run imports, so that forks need not."""
+    """Import the modules of a run here, so that forks do not have to."""
     import matplotlib.figure  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import scipy.optimize  # noqa: F401
@@ -77,7 +79,7 @@ def import_all() -> None:
 
 
 def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None], log: Path) -> NoReturn:
-    """Everything that a fork does: one command."""
+    """The work of a fork: it runs one command."""
     code = 1
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -104,7 +106,7 @@ def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None]
 
 
 def start(args: Sequence[str], *, ranks: int, log: Path, prepare: Callable[[], None]) -> int:
-    """Fork one process per rank, all in one group of their own; returns its number."""
+    """Fork one process per rank, in a process group of their own; return the number of the group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -150,14 +152,14 @@ def wait_for(group: int) -> tuple[int, bool]:
 
 
 def reap(group: int) -> None:
-    """Take note of the members of a group that have ended."""
+    """Record the members of a group that have ended."""
     for pid in processes(group):
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 
 
 def processes(group: int) -> list[int]:
-    """The processes of a group, those included that have ended and that nobody has waited for."""
+    """The processes of a group, including those that have ended but have not been waited for."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

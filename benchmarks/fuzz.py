@@ -1,4 +1,4 @@
-"""Mutated and crafted inputs of all formats: what each does to the process that reads it, see fuzz_worker.py.
+"""Mutated and crafted inputs of all formats, and the effect of each on the process that reads it (see fuzz_worker.py).
 
 `reliability.py` runs this as its part `fuzz`.
 """
@@ -22,7 +22,7 @@ def mutate(content: bytes, generator: np.random.Generator) -> bytes:
     for _ in range(int(generator.integers(1, 5))):
         place, length = int(generator.integers(len(data) + 1)), int(generator.integers(1, 33))
         kind = int(generator.integers(8))
-        # Formats keep what matters at their ends.
+        # Formats have their important parts at both ends.
         if generator.random() < 0.5:
             place = min(int(generator.integers(96)), len(data))
         elif generator.random() < 0.3:
@@ -55,7 +55,7 @@ _NUMBERS = np.array(
 
 
 def _change_digits(data: bytearray, generator: np.random.Generator) -> bytearray:
-    """Another number in place of one that is written in digits, as in headers."""
+    """Replace a number that is written in digits, as in headers, by another one."""
     digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
     if digits:
         place = int(generator.choice(digits))
@@ -66,7 +66,7 @@ def _change_digits(data: bytearray, generator: np.random.Generator) -> bytearray
 
 @dataclass
 class Tally:
-    """What became of all inputs."""
+    """The outcomes of all inputs."""
 
     outcomes: Counter[str]
     failures: list[tuple[str, Result]]
@@ -87,7 +87,7 @@ class Tally:
             self.failures.append((name, result))
 
     def record(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The same, as values for JSON."""
         return {
             "inputs": self.outcomes.total(),
             **dict(sorted(self.outcomes.items())),
@@ -98,13 +98,13 @@ class Tally:
 
 
 def fuzz(samples: dict[str, Sample], num: int, folder: Path, *, seed: int = 0) -> Tally:
-    """Read so many mutated inputs, the same number of each sample.
+    """Read a number of mutated inputs, equally many of each sample.
 
     Args:
-        samples: see `fuzz_samples.Sample`.
-        num: how many in all.
-        folder: an empty one; what failed stays there.
-        seed: of the mutations.
+        samples: the inputs to mutate, see `fuzz_samples.Sample`.
+        num: number of mutated inputs in all.
+        folder: an empty folder; inputs that fail stay there.
+        seed: seed of the mutations.
     """
     tally, worker = Tally.empty(), Worker()
     read_once(samples.values(), folder / "valid")
@@ -154,13 +154,13 @@ def try_crafted(inputs: Iterable[Crafted], folder: Path) -> Tally:
 
 
 def measure_mutated(folder: Path, *, num: int) -> dict[str, Any]:
-    """Mutated inputs, the same number of each format and of each file of a run."""
+    """Read mutated inputs, equally many of each format and of each file of a run."""
     samples = data_samples() | run_samples(folder)
     return _told(fuzz(samples, num, folder)) | {"formats and files": len(samples)}
 
 
 def measure_crafted(folder: Path) -> dict[str, Any]:
-    """All crafted inputs."""
+    """Read all crafted inputs."""
     read_once((data_samples() | run_samples(folder)).values(), folder / "valid")
     return _told(try_crafted(crafted(), folder))
 

@@ -14,7 +14,7 @@ from kills import SETTINGS
 
 
 def odd_containers() -> Iterator[Crafted]:
-    """All of them."""
+    """All these inputs."""
     yield from _odd_hdf5()
     yield from _odd_tables()
     yield from _odd_idx()
@@ -224,7 +224,7 @@ _LARGE_PARTS = {
 
 
 def _recipe(settings: Sequence[str]) -> str:
-    """A whole configuration, which is in order but for what it needs."""
+    """A whole configuration, which is valid except for the memory that it needs."""
     from pyro_mfcvae.config.text import load_preset, override, to_toml
 
     return to_toml(override(load_preset("shapes"), [*SETTINGS, *settings]))

@@ -1,4 +1,4 @@
-"""Inputs that are built to break a reader: pipes, bombs, false headers, links in circles, names that are no text."""
+"""Inputs that are built to break a reader: pipes, bombs, false headers, links in circles, names that are not text."""
 
 import io
 import os
@@ -17,7 +17,7 @@ _HUGE = (10**12, 10**6, 10**3, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**
 
 
 def crafted() -> Iterator[Crafted]:
-    """All of them."""
+    """All crafted inputs."""
     for number, header in enumerate(_npy_headers()):
         for version in (1, 2):
             content = _npy(header, version)
@@ -226,7 +226,7 @@ _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(hacked
 
 
 def _circular_tiff() -> bytes:
-    """Its only directory names itself as the next."""
+    """A TIFF file whose only directory names itself as the next one."""
     entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200)]
     entries += [(277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)]
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)

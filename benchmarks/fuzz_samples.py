@@ -17,7 +17,7 @@ class Sample:
     """A valid input.
 
     Attributes:
-        files: by path below the input's folder; what is mutated is the first one.
+        files: contents by path below the input's folder; the first file is mutated.
         read: reads everything of the input in a folder.
     """
 
@@ -53,7 +53,7 @@ class Crafted:
 
 
 def crafted_file(name: str, path: str, content: bytes) -> Crafted:
-    """One that is a single file of data."""
+    """An input that is a single file of data."""
     return Crafted(name, lambda folder: (folder / path).write_bytes(content), read_data(path))
 
 
@@ -81,7 +81,7 @@ def _read_named(folder: Path, *, name: str) -> object:
 
 
 def read_run(folder: Path) -> object:
-    """Everything of the run in the folder ``run`` that our commands read."""
+    """Read everything that our commands read of the run in the folder ``run``."""
     from pyro_mfcvae.api.run import Run
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import start
@@ -109,7 +109,7 @@ def read_configuration(folder: Path) -> object:
 
 
 def as_bytes(save: Callable[[Any], object]) -> bytes:
-    """What a function writes into a file."""
+    """The bytes that a function writes into a file."""
     file = io.BytesIO()
     save(file)
     return file.getvalue()

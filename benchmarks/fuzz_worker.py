@@ -1,8 +1,9 @@
-"""A process that reads one input after another, and notes what each does to it (see fuzz.py).
+"""A process that reads one input after another, and records the effects of each (see fuzz.py).
 
-The process is a fork of this one, which should have read a valid input of each format before, so that nothing is left
-to be imported. It lives until an input ends it, or until it keeps more memory than it began with. Its audit hook notes
-files that are opened outside of the input's folder and of the installation, and what starts code or leaves the process.
+The process is a fork of this one, which should have read a valid input of each format before, so that no module is
+imported later. It runs until an input ends it, or until it keeps more memory than at its start. Its audit hook records
+files that are opened outside of the input's folder and of the installation, and actions that start code or leave the
+process.
 """
 
 import ctypes
@@ -24,9 +25,10 @@ from typing import Any, NoReturn
 
 MAX_SECONDS = 10.0
 MAX_BYTES = 1 << 30
-# An input that takes more ends the process: the machine has other work.
+# Bytes; an input that takes more ends the process, because the machine has other work.
 _MOST_BYTES = 4 << 30
-# What a process may keep before the next input gets a new one, so that each begins with about the same memory.
+# Bytes that a process may keep; then the next input gets a new process, so that all inputs start with about the same
+# memory.
 _KEPT_BYTES = 64 << 20
 _POLL_SECONDS = 0.05
 
@@ -36,14 +38,14 @@ _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.sym
 
 @dataclass(frozen=True)
 class Result:
-    """What reading one input did.
+    """The effects of reading one input.
 
     Attributes:
         outcome: ``read``, ``refused``, or what went wrong.
-        seconds: of processor time that it took, or of waiting where it hung.
-        num_bytes: by which the memory's peak was above that before.
+        seconds: processor time, or waiting time if the process hung.
+        num_bytes: increase of the memory's peak.
         message: the one line, the traceback, or the text that the reader returned.
-        warnings: what was logged meanwhile.
+        warnings: messages that were logged.
     """
 
     outcome: str
@@ -54,7 +56,7 @@ class Result:
 
     @property
     def is_fine(self) -> bool:
-        """Whether the input was read or refused, in time and in bounds."""
+        """Whether the input was read or refused, within the limits of time and memory."""
         return self.outcome in ("read", "refused")
 
 
@@ -66,7 +68,7 @@ class Worker:
         self.num_started = 0
 
     def read(self, reader: Callable[[Path], object], folder: Path) -> Result:
-        """What a reader does with the input in a folder; the reader must be one that can be pickled."""
+        """Let a reader read the input in a folder; it must be possible to pickle the reader."""
         if not self._pid:
             self._start()
         seconds_before, begin = _processor_seconds(self._pid), time.monotonic()
@@ -132,7 +134,7 @@ def _memory(pid: int | str, name: str) -> int:
 
 
 class _Watch:
-    """The audit hook: what reading a file must not do."""
+    """The audit hook, which records actions that reading a file must not take."""
 
     def __init__(self) -> None:
         import pyro_mfcvae
@@ -147,7 +149,7 @@ class _Watch:
             "/sys/",
             "/dev/null",
         )
-        self.folder: Path | None = None  # nothing is noted without one
+        self.folder: Path | None = None  # without an input nothing is recorded
         self.breaches: list[str] = []
         sys.addaudithook(self._note)
 
@@ -175,15 +177,15 @@ class _Log(logging.Handler):
 
 
 def _work(pipe: Connection) -> NoReturn:
-    """Everything that the process does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C write there
+    """The main loop of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries write there
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
     watch, log = _Watch(), _Log()
     logger = logging.getLogger("pyro_mfcvae")
     logger.addHandler(log)
     logger.propagate = False
-    gc.freeze()  # what is imported stays, so that a collection is cheap
+    gc.freeze()  # imported modules stay, so they are left out of garbage collections
     first = _memory("self", "VmRSS")
     while True:
         try:
@@ -198,12 +200,12 @@ def _work(pipe: Connection) -> NoReturn:
 
 
 def _read(reader: Callable[[Path], object], folder: Path, watch: _Watch, log: _Log) -> Result:
-    """One input."""
+    """Read one input."""
     from pyro_mfcvae.errors import InputError
 
     outcome, message = "read", ""
     watch.breaches.clear()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+    Path("/proc/self/clear_refs").write_text("5")  # the measurement of the peak starts again
     before, begin = _memory("self", "VmRSS"), time.process_time()
     watch.folder = folder
     try:

@@ -1,9 +1,9 @@
 """The pictures of docs/gallery.md, from runs of the presets `shapes` and `stickfigures`.
 
 python benchmarks/gallery.py                                            # trains both, seed 0
-python benchmarks/gallery.py --shapes runs/a --stickfigures runs/b      # takes runs that exist
+python benchmarks/gallery.py --shapes runs/a --stickfigures runs/b      # takes existing runs
 
-Every picture is one that `mfcvae fit` or `mfcvae sample` writes into a run, brought to 256 colours: examples of every
+`mfcvae fit` and `mfcvae sample` write the pictures into a run; here they are reduced to 256 colours: examples of every
 group, images composed of two, and images drawn from the largest clusters.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from provenance import ROOT
 
-# Run → the figure in its folder, and what follows gallery- in the picture's name.
+# Run → its figure, and the end of the picture's name after gallery-.
 PICTURES = {
     "shapes": (("composed-0", "shapes-figure"), ("composed-1", "shapes-hue"), ("generated-0", "shapes-drawn")),
     "stickfigures": (("clusters", "sticks"), ("composed-1", "sticks-upper"), ("generated-0", "sticks-drawn")),
@@ -29,7 +29,7 @@ def mfcvae(*args: str) -> None:
 
 
 def main(runs: dict[str, Path | None]) -> None:
-    """Train where no run is given, draw, and copy the pictures to docs/."""
+    """Train the presets for which no run is given, draw the pictures, and copy them to docs/."""
     with tempfile.TemporaryDirectory() as folder:
         for preset, given in runs.items():
             run = given or Path(folder) / preset

@@ -1,13 +1,13 @@
-"""All that is to be measured on a GPU, in order of worth, in a given number of minutes.
+"""All measurements on a GPU, the most important first, in a given number of minutes.
 
 python benchmarks/gpu.py --minutes 12
 python benchmarks/gpu.py --rehearse
 python benchmarks/gpu.py --table
 
-Every part runs in a process of its own with a time limit of its own, and writes each figure at once, so that a run that
-is cut short keeps what it has. The result goes to benchmarks/results/gpu.json with card, driver, torch and commit.
-``--rehearse`` runs all parts in miniature, on the CPU or (``--device cuda``) on a GPU: it shows that they work, and its
-figures mean nothing.
+Every part runs in a process of its own with a time limit of its own, and writes each figure at once, so a run that is
+stopped keeps its figures. The result goes to benchmarks/results/gpu.json with card, driver, torch and commit.
+``--rehearse`` runs all parts in miniature, on the CPU or (``--device cuda``) on a GPU: it shows that the parts work,
+but its figures have no meaning.
 
 The script needs no installation of the package: a source checkout and its dependencies on PYTHONPATH are enough.
 """
@@ -33,9 +33,9 @@ class Part:
     """One part of the run.
 
     Attributes:
-        name: of the function in `gpu_parts`.
-        share: of the minutes, at most; what a part leaves over goes to those after it.
-        title: what it measures.
+        name: name of the function in `gpu_parts`.
+        share: largest share of the minutes; time that is left over goes to later parts.
+        title: the measurement in words.
     """
 
     name: str
@@ -55,7 +55,7 @@ PARTS = (
 
 
 def importable(folder: Path) -> Path:
-    """A folder that holds the package as an installation would: models/ and guides/ stand inside pyro_mfcvae/."""
+    """A folder with the package as it is installed: models/ and guides/ are inside pyro_mfcvae/."""
     package = folder / "pyro_mfcvae"
     package.mkdir(parents=True)
     for entry in (ROOT / "pyro_mfcvae").iterdir():
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
 
 
 def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device: str) -> dict[str, Any]:
-    """Run one part in a process of its own for at most so many seconds; what it had measured when it ended."""
+    """Run one part in a process of its own, for a limited time; return its figures so far."""
     rows = folder / f"{part.name}.json"
     command = [sys.executable, __file__, "--part", part.name, "--rows", str(rows), "--seconds", f"{seconds:.0f}"]
     command += ["--device", device]
@@ -95,7 +95,7 @@ def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             why = f"stopped after {seconds:.0f} s"
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes as well
+            os.killpg(process.pid, signal.SIGKILL)  # the processes that it started as well
             process.wait()
         else:
             last = (folder / f"{part.name}.log").read_text(errors="replace").strip().splitlines()[-1:]
@@ -109,7 +109,7 @@ def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device
 
 
 def run_all(minutes: float, only: list[str], result: Path, *, rehearse: bool, device: str) -> bool:
-    """Run the parts one after the other; True where every part came to its end."""
+    """Run the parts one after the other; return whether all of them finished."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

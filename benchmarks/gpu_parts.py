@@ -29,12 +29,12 @@ from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
-# How many items a rehearsal trains on.
+# Number of items that a rehearsal trains on.
 _FEW = 600
 
 
 def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -> None:
-    """Run a part; ``path`` always holds the figures that there are."""
+    """Run a part; ``path`` always holds the figures so far."""
     torch.set_num_threads(1 if rehearse else torch.get_num_threads())
     rows: list[Row] = []
     for row in PARTS[part](Budget(rehearse, time.monotonic() + seconds, device)):
@@ -46,10 +46,14 @@ def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -
 
 
 def tests(budget: Budget) -> Iterator[Row]:
-    """The files with such tests alone, since others need more packages. Without a GPU they are only collected."""
+    """Run only the files with tests marked gpu, since others need more packages.
+
+    Without a GPU the tests are only collected.
+    """
     root = Path(__file__).parents[1]
     files = [str(path) for path in (root / "tests").rglob("test_*.py") if "@pytest.mark.gpu" in path.read_text()]
-    # -P: the package on the path, not the one of the checkout, in which models/ and guides/ stand elsewhere.
+    # With -P, Python imports the package on the path instead of the checkout, where models/ and guides/ have other
+    # places.
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     found = subprocess.run(
         command + ["--collect-only"] * (budget.device == "cpu"),
@@ -66,7 +70,7 @@ def tests(budget: Budget) -> Iterator[Row]:
 
 
 class Clock:
-    """A callback that notes seconds of training and accuracy at the end of every epoch."""
+    """A callback that records seconds of training and accuracy at the end of every epoch."""
 
     def __init__(self, data: Dataset, label: str, wanted: float) -> None:
         self.data, self.label, self.wanted = data, label, wanted
@@ -90,7 +94,7 @@ class Clock:
 
 
 def shortened(config: Config, budget: Budget) -> Config:
-    """Some dozens of steps for a rehearsal."""
+    """The settings for a rehearsal of a few dozen steps."""
     if not budget.rehearse:
         return config
     adapted = adapt_epochs(config, made_for=DATASETS[config.data.source].num_items or 0, num_items=_FEW)
@@ -117,7 +121,7 @@ def available(name: str, budget: Budget) -> Dataset:
 
 
 def accuracy(budget: Budget) -> Iterator[Row]:
-    """Each preset with its step captured, captured and compiled, and as it is written."""
+    """Each preset with its step captured, captured and compiled, and eager."""
     presets = [("mnist", "digit"), ("shapes", "shape")]
     programs = [(True, False), (True, True), (False, False)]
     for (captures, compiles), (preset, label) in itertools.product(programs[: 1 if budget.rehearse else 3], presets):
@@ -201,7 +205,9 @@ def paper(budget: Budget) -> Iterator[Row]:
 
 
 def images(budget: Budget) -> Iterator[Row]:
-    """The larger the images the fewer ways: eager in float32 and bf16, how maps lie and are kept, data streamed."""
+    """The ways to train, fewer for larger images: eager in float32 and bf16, other layouts of the maps, recomputation,
+    streamed data.
+    """
     sides, num, batch = ((32,), 64, 16) if budget.rehearse else ((64, 128, 224), 1024, 128)
     plain: dict[str, object] = {"precision": "float32", "channels_last": False, "recompute": False, "streamed": False}
     changes: list[dict[str, object]] = [
@@ -224,7 +230,7 @@ def images(budget: Budget) -> Iterator[Row]:
 
 
 def images_per_second(budget: Budget, side: int, num: int, batch: int, way: dict[str, object]) -> Row:
-    """An epoch of the ladder of `shapes`, after one to warm up."""
+    """An epoch of the ladder of `shapes`, after a first one for the warm-up."""
     config = override(
         load_preset("shapes"),
         [

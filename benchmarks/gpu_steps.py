@@ -1,4 +1,4 @@
-"""What a training step costs on a GPU, way by way: the part `steps` of benchmarks/gpu.py."""
+"""The time of a training step on a GPU, in several ways: the part `steps` of benchmarks/gpu.py."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ class Budget:
     """How a part is to be run.
 
     Attributes:
-        rehearse: in miniature.
-        end: when it will be stopped, on the clock of `time.monotonic`.
+        rehearse: whether it is run in miniature.
+        end: when it will be stopped, by the clock `time.monotonic`.
         device: "cuda", or "cpu" for a rehearsal.
     """
 
@@ -60,7 +60,7 @@ def captured(loss: Callable[[], torch.Tensor], parameters: list[torch.nn.Paramet
 
 
 def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> dict[str, Step]:
-    """The networks alone, ours as written and ours compiled, each as one CUDA graph."""
+    """The networks alone, our step eager and our step compiled, each as one CUDA graph."""
     x = torch.rand(batch, *image_shape(network, options.side), device=options.device)
     autocast = low_precision(options)
     bare, ours, compiled = (build(network, options.side, 2, clusters, options.device) for _ in range(3))
@@ -87,14 +87,14 @@ def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of what the ways are measured on.
+    """One case on which the ways are measured.
 
     Attributes:
         networks: as in step_time.py.
         batch: items per step.
         clusters: K of both facets.
-        precision: of the networks.
-        compiles_all: whether each way is compiled as well; ours is captured and compiled in any case.
+        precision: precision of the networks.
+        compiles_all: whether each way is compiled as well; our captured step is compiled in any case.
     """
 
     networks: str
@@ -120,7 +120,8 @@ REHEARSED = (Case("tiny", 8, 3, "float32"), Case("tiny", 8, 3, "tf32"))
 def steps(budget: Budget) -> Iterator[Row]:
     """Networks alone, ours eager, compiled and captured, SVI, the published style; by precision, batch and K.
 
-    Every case has a process of its own. All prepare at once, since compilation takes long; then they measure in turn.
+    Every case has a process of its own. All processes prepare at once, since compilation takes long, and then measure
+    one after the other.
     """
     context = get_context("spawn")
     cases = REHEARSED if budget.rehearse else CASES
@@ -136,7 +137,7 @@ def steps(budget: Budget) -> Iterator[Row]:
 
 
 def measure_case(case: Case, budget: Budget, ready: Barrier, turn: Lock, found: "Queue[list[Row]]") -> None:
-    """The rows of one case, or one that says why there are none."""
+    """The rows of one case, or one row that says why there are none."""
     torch.set_num_threads(1)
     pyro.enable_validation(False)
     torch.backends.cudnn.allow_tf32 = case.precision == "tf32"  # torch's default is True
@@ -153,11 +154,11 @@ def measure_case(case: Case, budget: Budget, ready: Barrier, turn: Lock, found: 
             taken |= captured_ways(case.networks, case.batch, case.clusters, options)
         for step in taken.values():
             step()
-        with suppress(BrokenBarrierError):  # a case that failed, or takes too long, stops no other
+        with suppress(BrokenBarrierError):  # a case that failed, or takes too long, does not stop the others
             ready.wait(budget.left() / 2)
         with turn:
             times = {name: round(medians["wall"], 4) for name, medians in measure(taken, options).items()}
-    except Exception as error:  # of any kind: it is a result as well
+    except Exception as error:  # any exception, since a failure is a result as well
         ready.abort()
         found.put([{**named, "failed": f"{type(error).__name__}: {error}"}])
         return

@@ -65,7 +65,9 @@ def bhattacharyya(sizes: list[Any], means: list[Any], covariances: list[Any], a:
 
 
 def ridgeline(sizes: list[Any], means: list[Any], covariances: list[Any], a: int, b: int) -> float:
-    """Least density between two Gaussians over their lower peak, on the ridgeline (Ray and Lindsay 2005; cut 0.2)."""
+    """Smallest density between two Gaussians, divided by their lower peak, on the ridgeline (Ray and Lindsay 2005; cut
+    0.2).
+    """
     precisions = [np.linalg.inv(covariances[k]) for k in (a, b)]
     logs = []
     for share in np.linspace(0, 1, 41):
@@ -83,7 +85,7 @@ def ridgeline(sizes: list[Any], means: list[Any], covariances: list[Any], a: int
 
 
 def by_moments(overlap: Callable[..., float], cut: float, use: Array, means: Array, covariances: Array) -> Partition:
-    """Merge the pair of Gaussians with the largest overlap until it falls under the cut."""
+    """Merge the pair of Gaussians with the largest overlap, until that falls below the cut."""
     sizes, centres, spreads = list(use), list(means), list(covariances)
     names = [[k] for k in range(len(use))]
     while len(names) > 1:
@@ -99,7 +101,7 @@ def by_moments(overlap: Callable[..., float], cut: float, use: Array, means: Arr
 
 
 def by_entropy(probs: Array) -> Partition:
-    """Merge what lowers the entropy of q(c|x) most; stop at the elbow of two lines (Baudry et al. 2010)."""
+    """Merge the clusters that lower the entropy of q(c|x) most; stop at the elbow of two lines (Baudry et al. 2010)."""
 
     def entropy(p: Array) -> Array:
         values: Array = -(p * np.log(np.maximum(p, 1e-30)))

@@ -1,4 +1,5 @@
-"""Whether a run that one interpreter trained gives the same assignments with others, and other releases of packages.
+"""Does a run that one interpreter trained give the same assignments with other interpreters and other releases of
+packages?
 
 `reliability.py` runs this as its part `interpreters`. The environment variable MFCVAE_PYTHONS names the interpreters,
 separated by colons; each must find this checkout.
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# Runs in the other interpreter: the pair's own probabilities beside the command's table.
+# A program for the other interpreter: it writes the table of the command and the probabilities of the pair.
 _ASSIGN = """
 import json, platform, sys
 import numpy as np, torch, pyarrow
@@ -32,7 +33,7 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 
 
 def assign(python: str, run: Path, data: Path, out: Path) -> dict[str, Any]:
-    """Assign items in another interpreter; its own release and those of its packages."""
+    """Assign items in another interpreter; return its release and those of its packages."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
         [python, "-W", "ignore", "-c", _ASSIGN, str(run), str(data), str(out)],
@@ -45,11 +46,11 @@ def assign(python: str, run: Path, data: Path, out: Path) -> dict[str, Any]:
 
 
 def compare(here: Path, there: Path) -> dict[str, Any]:
-    """How far two sets of assignments agree.
+    """The agreement of two sets of assignments.
 
     Args:
         here: path without suffix of a table (``.parquet``) and of the probabilities (``.npz``).
-        there: the same of the other.
+        there: the same for the other interpreter.
     """
     import pyarrow.parquet as pq
 
@@ -67,7 +68,7 @@ def compare(here: Path, there: Path) -> dict[str, Any]:
 
 
 def groups_in_use(place: Path) -> list[int]:
-    """How many groups of each facet have items."""
+    """The number of groups with items, for each facet."""
     import pyarrow.parquet as pq
 
     frame = pq.read_table(place.with_suffix(".parquet")).to_pandas()

@@ -1,10 +1,10 @@
-"""Kills of runs, at random times and at chosen file operations, and whether what is repeated ends with the same bits.
+"""Kills of runs, at random times and at chosen file operations: does the repeated command end with the same bits?
 
-`reliability.py` runs this as its part `kills`. A killed process is a fork of this one, which has imported everything: a
-run then takes a few seconds. The workers of a sweep are forks as well, where `mfcvae sweep` starts new processes. The
-audit hook of the fork counts what changes files (opening for writing, renaming, removing, making folders) and `fsync`,
-in all processes of a run together; a chosen kill falls just before the n-th of these. For n kills the
-run is divided into n equal parts, and a time or a file operation is drawn at random in each part.
+`reliability.py` runs this as its part `kills`. A killed process is a fork of this one, which has imported everything,
+so a run takes a few seconds. The workers of a sweep are forks as well, whereas `mfcvae sweep` starts new processes. The
+audit hook of the fork counts operations that change files (opening for writing, renaming, removing, making folders) and
+`fsync`, in all processes of a run together; a chosen kill happens just before the n-th of these. For n kills the run is
+divided into n equal parts, and a time or a file operation is drawn at random in each part.
 """
 
 import os
@@ -38,11 +38,11 @@ class Scenario:
     """A way to train.
 
     Attributes:
-        name: of the scenario.
-        command: the arguments of ``mfcvae`` that begin it; ``--out`` is added.
+        name: name of the scenario.
+        command: the arguments of ``mfcvae`` that start it; ``--out`` is added.
         runs: the run folders below ``--out``.
-        ranks: how many processes train as one.
-        by_hand: whether it goes on with ``--resume``; a sweep goes on with the command that began it.
+        ranks: number of processes that train as one.
+        by_hand: whether it is resumed with ``--resume``; a sweep is resumed with the command that started it.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Scenario:
     by_hand: bool = True
 
     def begin(self, out: str) -> list[str]:
-        """The command that begins a run in a folder."""
+        """The command that starts a run in a folder."""
         settings = self.command.index("--set")
         return [*self.command[:settings], "--out", out, *self.command[settings:]]
 
     def go_on(self, out: str) -> list[str]:
-        """The command that a user gives after a kill: ``--resume`` where there is a run, else the first one again."""
+        """The command after a kill: with ``--resume`` if there is a run, otherwise the first command again."""
         if self.by_hand and (Path(out) / "config.toml").is_file():
             more = ["--devices", str(self.ranks)] if self.ranks > 1 else []
             return ["fit", "--resume", "--out", out, "--device", "cpu", *more]
@@ -86,17 +86,17 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """What became of some kills.
+    """The outcomes of some kills.
 
     Attributes:
-        kills: how many of each kind fell while a process ran.
-        stages: how far the runs were then, see `stage_of`.
+        kills: number of kills of each kind while a process ran.
+        stages: the progress of the runs at that time, see `stage_of`.
         too_late: runs that had ended before.
-        same: runs that end with the bits of one that nothing stopped.
-        temporary: files that were left.
+        same: runs that end with the bits of a run without a kill.
+        temporary: temporary files that were left.
         orphans: processes that were left and had to be killed.
-        seconds: until all processes had ended after a random kill, at most.
-        failures: a line for every other one.
+        seconds: longest time until all processes had ended after a random kill.
+        failures: a line for every other run.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -109,7 +109,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The same, as values for JSON."""
         return {
             "kills": self.kills.total(),
             "random": self.kills["random"],
@@ -127,11 +127,11 @@ STAGES = ("before the first file", "before the first checkpoint", "in training",
 
 
 def stage_of(runs: Sequence[Path], num_epochs: int) -> str:
-    """How far the least advanced run of a command is; its files say so.
+    """The progress of the least advanced run of a command, as its files show it.
 
     Args:
         runs: the run folders.
-        num_epochs: how many lines ``metrics.jsonl`` has after training.
+        num_epochs: number of lines of ``metrics.jsonl`` after training.
     """
     stages = []
     for run in runs:
@@ -195,7 +195,7 @@ class Killer:
         self._finish(out, "chosen" if hit else "", when, orphans=orphans)
 
     def _time(self, args: Sequence[str], out: str) -> None:
-        """How long a command takes that nothing kills, and how many file operations it makes."""
+        """The time of a command without a kill, and the number of its file operations."""
         self.operations.reset()
         begin = time.monotonic()
         failure, _ = wait_for(self._start(args, out))
@@ -208,7 +208,7 @@ class Killer:
         self._number += 1
         out = f"run-{self._number}"
         args = self.scenario.begin(out)
-        if self._middle:  # what resumes was killed before
+        if self._middle:  # a resumed run was killed before
             self.operations.reset(self._middle)
             wait_for(self._start(args, out))
             args = self._go_on(out)
@@ -230,7 +230,7 @@ class Killer:
         return start(args, ranks=self.scenario.ranks, log=log, prepare=prepare)
 
     def _finish(self, out: str, kind: str, when: str, *, orphans: bool) -> None:
-        """Repeat the command, and compare; ``kind`` is empty where the run had ended before the kill."""
+        """Repeat the command, and compare the results; ``kind`` is empty if the run had ended before the kill."""
         outcome, place = self.outcome, self.folder / out
         runs = [place / run for run in self.scenario.runs]
         if kind:
@@ -262,19 +262,22 @@ def _kill(*, whole_group: bool) -> None:
 
 
 def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
-    """Numbers between 0 and 1 without an end: of each ``num``, one falls into each of as many equal parts; or none."""
+    """An endless sequence of numbers between 0 and 1: of every ``num`` numbers, each of ``num`` equal parts gets one.
+
+    Empty if ``num`` is 0.
+    """
     while num:
         yield from (generator.permutation(num) + generator.random(num)) / num
 
 
 def measure_kills(scenario: Scenario, folder: Path, *, random: int = 0, chosen: int = 0) -> dict[str, Any]:
-    """So many random and so many chosen kills of one way to train.
+    """Make random and chosen kills of one way to train.
 
     Args:
         scenario: the way to train.
-        folder: an empty one.
-        random: kills at random times.
-        chosen: kills just before a file operation, of every other the whole group.
+        folder: an empty folder.
+        random: number of kills at random times.
+        chosen: number of kills just before a file operation; every second one kills the whole group.
     """
     adopt_orphans()
     import_all()

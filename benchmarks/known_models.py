@@ -2,8 +2,8 @@
 
     c_j ~ Categorical(pi_j),  z_j | c_j ~ Normal(mu_jc, diag(s_jc²)),  x_jdr | z ~ Normal(z_jd, sigma²),  r = 1 … 3
 
-Every coordinate of z has three pixels of its own, so coordinates and facets are independent given x and c, whichever
-pixels are missing, and p(z_j | x) is a Gaussian mixture with p(c_j | x) as its weights. With the rule p(c | z) the
+Every coordinate of z has three pixels of its own, so coordinates and facets are independent given x and c, for every
+set of missing pixels, and p(z_j | x) is a Gaussian mixture with p(c_j | x) as its weights. With the rule p(c | z) the
 guide is the posterior itself.
 """
 
@@ -24,17 +24,17 @@ from pyro_mfcvae.models.mixtures import Mixture
 
 PIXELS_PER_DIM = 3
 NOISE = 1.0
-MISSING = 0.3  # of the pixels
+MISSING = 0.3  # share of missing pixels
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a guide; all of it is about facet 1.
+    """A fault of a guide, in facet 1.
 
     Attributes:
-        spread: factor on the scale of q(z | x), components' distances from the mean included.
-        shift: of q(z | x), in its standard deviations.
-        correlation: between the first two coordinates of every component of q(z | x).
+        spread: factor on the scale of q(z | x), including the distances of its components from the mean.
+        shift: shift of q(z | x), in its standard deviations.
+        correlation: correlation between the first two coordinates of every component of q(z | x).
         narrowed: fraction of the items whose q(z | x) has 0.3 of its width.
         dropped: cluster that q(z | x) leaves out.
         temper: exponent of q(c | x); None for the rule p(c | z).
@@ -72,7 +72,7 @@ def fast_logsumexp(x: Tensor) -> Tensor:
 class PosteriorMixture(dist.MixtureSameFamily):
     """A Gaussian mixture that rules may draw from as from any q(z | x); its draws have no gradients.
 
-    Components of independent coordinates are drawn one per draw, not all, and their densities are one matrix product.
+    Each draw draws one component only, and the densities of all components are one matrix product.
     """
 
     has_rsample = True
@@ -210,12 +210,11 @@ def make_pair(
         num_clusters: K.
         latent_dim: D.
         missing: whether pixels may be missing.
-        fault: of the guide.
-        rule: p(c | z) where None.
+        fault: fault of the guide.
+        rule: the assignment rule; p(c | z) if None.
         cut: facets that the decoder ignores; facet 1 then has the weights .999, .001 / (K - 1).
-        noise: of the likelihood.
-        layout: of clusters 0 and 1 of facet 1: "merged" for one cluster that is wide enough for both; "close" for a
-            cluster 2 that overlaps cluster 1.
+        noise: scale of the likelihood. layout: layout of clusters 0 and 1 of facet 1: "merged" for one cluster that is
+            wide enough for both; "close" for a cluster 2 that overlaps cluster 1.
     """
     facets = (Facet(num_clusters=num_clusters, latent_dim=latent_dim),) * 2
     generator = torch.Generator().manual_seed(0)
@@ -226,7 +225,8 @@ def make_pair(
         scale = 0.4 + 0.6 * torch.rand(num_clusters, latent_dim, generator=generator)
         probs = 0.5 + torch.rand(num_clusters, generator=generator)
         if j == 1:
-            # Faults are built into clusters 0 and 1: whatever the seed, they are apart, and have a tenth of the items.
+            # Faults are built into clusters 0 and 1. For every seed these are separate and have a tenth of the items
+            # each.
             loc[0] = loc[2:].amin(0) - 6.0
             loc[1] = loc[0] + 3.0
             probs[:2] = torch.maximum(probs[:2], 0.125 * probs[2:].sum())
@@ -253,7 +253,7 @@ def make_pair(
 
 @torch.no_grad()
 def draw(pair: MFCVAE, num: int, *, offset: float = 0.0) -> Tensor:
-    """Items of the model, (num, 6 D); 30 % of the pixels are missing where they may be.
+    """Items of the model, (num, 6 D); 30 % of the pixels are missing if the model has missing elements.
 
     ``offset`` is added to the first of the three pixels of every coordinate of facet 1, in cluster 0 of facet 1.
     """

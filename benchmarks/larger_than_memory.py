@@ -1,9 +1,9 @@
-"""Trains on an array that is larger than the memory the process is given.
+"""Train on an array that is larger than the memory of the process.
 
 python benchmarks/larger_than_memory.py --gigabytes 2 --limit 1.8
 
-The limit is RLIMIT_DATA: all memory of the process's own, but not pages of files that it maps, which the system takes
-back when it needs them. That the limit holds is shown by reading the same file as a whole, which must fail.
+The limit is RLIMIT_DATA: it includes all private memory of the process, but not pages of mapped files, which the system
+takes back when it needs them. Reading the whole file must fail, which shows that the limit works.
 """
 
 import json
@@ -64,7 +64,7 @@ def main(gigabytes: float = 2.0, limit: float = 1.8) -> None:
 
     Args:
         gigabytes: Size of the array, in GiB.
-        limit: What the process may have of its own, in GiB.
+        limit: Limit on the private memory of the process, in GiB.
     """
     num_items = int(gigabytes * 2**30) // SIDE**2
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,5 @@
-"""A multi-facet mixture whose posterior and evidence are known exactly, with guides that are exact, or off by design.
+"""A multi-facet mixture whose posterior and evidence are known exactly, with guides that are exact or have a known
+fault.
 
     c_j ~ Categorical(pi_j),  z_j | c_j ~ Normal(mu_jc, diag(s_jc²)),  x | z ~ Normal(W z, sigma² I),  WᵀW = I
 
@@ -48,13 +49,13 @@ class PosteriorMixture(dist.MixtureSameFamily):
 
 
 class ExactEncoder(LadderEncoder):
-    """p(z_j | x), drawn together towards its mean, and moved.
+    """p(z_j | x), scaled about its mean and shifted.
 
     Args:
         model: whose posterior.
-        spread: what scales are multiplied by, components' distances from the overall mean included; 1 is exact.
-        shift: to add, in standard deviations of the posterior; 0 is exact.
-        off: the facets that this is done to; the others are exact.
+        spread: factor on the scales, including the distances of components from the overall mean; 1 is exact.
+        shift: shift in standard deviations of the posterior; 0 is exact.
+        off: the facets with this fault; the others are exact.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ def draw(pair: MFCVAE, num: int) -> Tensor:
 
 @torch.no_grad()
 def exact_log_evidence(pair: MFCVAE, x: Tensor) -> Tensor:
-    """log p(x), (N,): what lies off the columns of W is noise, what lies on them a mixture per facet."""
+    """log p(x), (N,): outside of the columns of W it is noise, along them a mixture per facet."""
     projections = x @ pair.model.decoder.weight
     num_off = NUM_PIXELS - projections.shape[-1]
     off = x.square().sum(-1) - projections.square().sum(-1)

@@ -199,7 +199,7 @@ class Criticism:
         return columns
 
     def figures(self) -> "dict[str, Figure]":
-        """Name → picture, one for each kind that made a check."""
+        """Pictures by name, one for each kind of check that was made."""
         found: dict[str, Figure] = {}
         for kind, checks in zip(KINDS, self.by_kind, strict=True):
             if checks:

@@ -31,8 +31,8 @@ REFITS = Question(
     asks="Does the model keep its groups if the items are resampled?",
     statistic="1 - mean ARI between the groups of the items and those after 5 steps of EM, from the model's own "
     "clusters, on resampled items (bootstrap)",
-    exact="Refits to items that the model draws are as stable: a normal test of the difference, with the spread that "
-    "the refits have.",
+    exact="Refits to the items and to items that the model draws are equally stable: a normal test of the difference, "
+    "whose spread is that of the refits.",
     blind="Solutions that EM does not reach from the model's own; other seeds show these.",
     unit="1 - ARI",
     threshold=Threshold(warn=0.2, bad=0.5, source="ours"),

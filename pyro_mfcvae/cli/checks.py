@@ -36,8 +36,9 @@ class Extent:
     Attributes:
         items: How many test items to check on, at most.
         draws: How many draws of the posterior per item, 30 or more.
-        minutes: Time for the draws. There are then as many as give log p(x) of a typical item a Monte Carlo error of
-            0.1 nats, from 32 to 256 per item, but no more than fit; if even 32 take too long, fewer items are used.
+        minutes: Time for the draws. Their number is then chosen so that log p(x) of a typical item has a Monte Carlo
+            error of 0.1 nats, from 32 to 256 per item, but no more than fit; if even 32 take too long, fewer items are
+            used.
     """
 
     items: Count = 2000

@@ -184,7 +184,9 @@ def sweep(
     import_parts(common.parts)
     settings = changes.as_list()
     if "seed" in map(_key_of, settings):
-        raise InputError("the seeds of a sweep count from 0: leave the setting seed out, and say how many with --seeds")
+        raise InputError(
+            "the seeds of a sweep count from 0: leave the setting seed out, and give the number of seeds with --seeds"
+        )
     chosen = _choose_config(preset, data, settings)
 
     from pyro_mfcvae.atomic_io import write_json

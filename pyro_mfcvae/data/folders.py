@@ -161,7 +161,7 @@ def _walk(path: Path, passed_over: Counter[str], above: frozenset[tuple[int, int
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a folder is one that ``mfcvae fit`` wrote, so that its figures are no data."""
+    """Whether a folder is one that ``mfcvae fit`` wrote, so its figures are not data."""
     return (path / "config.toml").is_file() and any(
         (path / name).exists() for name in ("metrics.jsonl", "model.safetensors", "checkpoint")
     )

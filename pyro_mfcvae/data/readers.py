@@ -240,8 +240,8 @@ def _own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
             continue
         if item.file.filename != file.filename or item.external is not None or item.is_virtual:
             raise InputError(
-                f"expected all data in {path}, but {key!r} lies behind a link or in external storage, in another file: "
-                "write it into this file"
+                f"expected all data in {path}, but {key!r} is in another file, behind a link or in external storage: "
+                f"write it into this file"
             )
         found[key] = item
         if len(found) > _MAX_MEMBERS:

@@ -276,7 +276,7 @@ def gather(parts: Iterable[Part], *, along: str, size: int) -> Groups:
     """All batches joined along a dim, on the CPU; arrays with draws get a dim of one chain.
 
     The whole arrays are allocated at the first batch, and batches are written into them. Otherwise the small results of
-    a batch would lie between freed large ones, and their memory could not be given back.
+    a batch would be between freed large ones, whose memory could not be returned to the system.
     """
     groups: Groups = {}
     start = 0

@@ -44,8 +44,8 @@ def try_draws(pair: MFCVAE, x: Tensor) -> Pilot:
 def plan_sizes(seconds: float, pilot: Pilot, num_items: int, num_facets: int) -> tuple[int, int]:
     """The numbers of items, and of draws for each.
 
-    Draws are as many as give log p(x) of a typical item an error of 0.1 nats, from 32 to 256, but no more than fit into
-    the time. If even 32 do not fit, there are fewer items, at least 200. Every item takes its draws twice (once to
+    The number of draws, from 32 to 256, gives log p(x) of a typical item an error of 0.1 nats, but is at most what fits
+    into the time. If even 32 do not fit, there are fewer items, at least 200. Every item takes its draws twice (once to
     weigh, once to replicate and save), and 4 more per facet.
     """
     budget = seconds / pilot.seconds

@@ -168,7 +168,7 @@ class Guard:
 def _name_of(host: str) -> str | None:
     try:
         parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises where the port is no number
+        _ = parts.port  # raises an error if the port is not a number
     except ValueError:
         return None
     return None if parts.username is not None or parts.path or parts.query else parts.hostname

@@ -115,7 +115,7 @@ def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor
         batch = torch.broadcast_shapes(*(shape[:-1] for shape in shapes))
     except RuntimeError:
         raise InputError(
-            f"{wish} whose leading dimensions broadcast, got {shapes}: pass as many items of each"
+            f"{wish} whose leading dimensions broadcast, got {shapes}: pass equally many items of each"
         ) from None
     return [z.expand(*batch, dim).reshape(-1, dim) for z, dim in zip(tensors, dims, strict=True)], batch
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def tf32_products() -> Iterator[None]:
-    """Inside, CUDA computes float32 matrix products in TF32, whatever the process has chosen.
+    """Inside, CUDA computes float32 matrix products in TF32, even if the process has chosen otherwise.
 
     The choice holds for the whole process while the context is open, and not for a backward pass outside of it.
     """

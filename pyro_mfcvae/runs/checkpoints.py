@@ -122,7 +122,7 @@ class Checkpoint:
         """
         if not self.path.is_file():
             metadata = load_training(training, self.previous_path, config=self.config)
-            _log.warning("%s is missing: the training goes on from %s", self.path, self.previous_path)
+            _log.warning("%s is missing: the training resumes from %s", self.path, self.previous_path)
             return metadata
         try:
             return load_training(training, self.path, config=self.config)
@@ -133,7 +133,7 @@ class Checkpoint:
                 metadata = load_training(training, self.previous_path, config=self.config)
             except InputError:
                 raise error from None
-            _log.warning("%s; the training goes on from %s, one checkpoint earlier", error, self.previous_path)
+            _log.warning("%s; the training resumes from %s, one checkpoint earlier", error, self.previous_path)
             return metadata
 
 

@@ -133,7 +133,9 @@ class RunFolder:
     def load_pair(self) -> MFCVAE:
         """The fitted model and guide, on the CPU."""
         if not self.model_path.is_file():
-            raise InputError(f"the run {self.path} is not finished: go on with mfcvae fit --resume --out {self.path}")
+            raise InputError(
+                f"the run {self.path} is not finished: resume it with mfcvae fit --resume --out {self.path}"
+            )
         return load_pair(self.read_config(), self.model_path, digest=self.config_digest())
 
     def model_fingerprint(self) -> str:

@@ -90,7 +90,8 @@ def _result(worker: _Worker, name: str) -> Any:
             hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
             how = f"{signal.Signals(-code).name}{hint}"
             raise InputError(
-                f"expected all processes to go on, but that of {name} was ended by {how}: repeat the command to go on"
+                f"expected all processes to continue, but that of {name} was ended by {how}: repeat the command to "
+                f"resume"
             ) from None
         return InputError(f"its process ended with exit code {code}: what it printed says why")
     worker.process.join()

@@ -88,7 +88,7 @@ def check_empty(folder: Path) -> None:
     if folder.is_dir() and all(path.name == LOCK or is_temporary(path) for path in folder.iterdir()):
         return
     if folder.exists():
-        raise InputError(f"{folder} already exists and is not empty: choose another --out, or go on with --resume")
+        raise InputError(f"{folder} already exists and is not empty: choose another --out, or resume with --resume")
 
 
 def _make(folder: Path) -> list[Path]:

@@ -138,7 +138,7 @@ def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatc
     code, _, err = mfcvae("evaluate", "stopped")
     assert (code, err) == (
         2,
-        "mfcvae: the run stopped is not finished: go on with mfcvae fit --resume --out stopped\n",
+        "mfcvae: the run stopped is not finished: resume it with mfcvae fit --resume --out stopped\n",
     )
     code, out, _ = mfcvae("fit", "--resume", "--out", "stopped")
     assert code == 0

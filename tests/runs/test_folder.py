@@ -65,7 +65,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     with pytest.raises(
-        InputError, match="already exists and is not empty: choose another --out, or go on with --resume"
+        InputError, match="already exists and is not empty: choose another --out, or resume with --resume"
     ):
         RunFolder.new(tmp_path)
 
@@ -132,7 +132,7 @@ def test_the_pair_of_a_finished_run_comes_back(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_has_no_pair_yet(tmp_path: Path) -> None:
     run = started(tmp_path)
-    with pytest.raises(InputError, match=f"the run {tmp_path} is not finished: go on with mfcvae fit --resume --out "):
+    with pytest.raises(InputError, match=f"the run {tmp_path} is not finished: resume it with mfcvae fit --resume --out "):
         run.load_pair()
 
 
