@@ -168,7 +168,7 @@ class MFCVAE(nn.Module):
         return torch.where(data.isnan(), self.reconstruct(data), data)
 
     def render(self, zs: Sequence[Array]) -> Tensor:
-        """E[x | z] for one (…, D_j) per facet, whose leading dimensions broadcast."""
+        """E[x | z] for one z per facet, (…, D_j), whose leading dimensions broadcast."""
         rows, batch = as_latents(self.model, zs)
         with asking(self.model, self.guide):
             images = map_batches(self.model, self._render, *rows)

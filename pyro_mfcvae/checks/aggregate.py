@@ -50,7 +50,7 @@ DISTANCE = Question(
 )
 SHAPE = Question(
     name="shape of clusters",
-    asks="Do the items of a cluster lie as the mixture says?",
+    asks="Are the items of a cluster distributed as in the mixture?",
     statistic="largest |P(X > Y) - P(X < Y)| for a coordinate of z, or a product of two (of coordinates with mean 0 "
     "and variance 1), X of data and Y of the prior; over all items, or over the assigned cluster where it is largest "
     "and significant",
@@ -165,7 +165,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=DISTANCE,
             value=max(distance, 0.0),
             p_value=p_distance,
-            advice="The mixture does not lie where z of your items lie: new images of the facet can look unlike yours.",
+            advice="The mixture is not where z of your items are: new images of the facet can look unlike yours.",
             facet=j,
         ),
         _check_shape(facet, j),
@@ -206,7 +206,8 @@ def _check_shape(facet: FacetData, j: int) -> Check:
         question=SHAPE,
         value=value,
         p_value=p_value,
-        advice=f"The items of a cluster do not lie as the mixture says (in {where}, the {compared[where][2]} of z "
+        advice=f"The items of a cluster are not distributed as in the mixture (in {where}, the {compared[where][2]} "
+        f"of z "
         "differs): one cluster may stand for two, or its covariance may be too simple. The assignment can still be "
         "right, but new images of the cluster can look unlike yours.",
         facet=j,

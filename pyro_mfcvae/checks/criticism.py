@@ -96,8 +96,8 @@ KINDS = (
     ),
     Kind(
         "aggregate",
-        "Does the mixture lie where z of your items lie? If so, dots lie at the tops of the bars, and both clouds "
-        "cover the same places.",
+        "Is the mixture where z of your items are? If so, dots are at the tops of the bars, and both clouds cover the "
+        "same places.",
         check_aggregate,
         plot_aggregate,
     ),

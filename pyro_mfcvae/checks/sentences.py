@@ -258,7 +258,7 @@ def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[S
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     use = any(check.name == USE.name for check in off)
-    reason = "The mixture does not lie where z of your items lie."
+    reason = "The mixture is not where z of your items are."
     weights = run.change(
         "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, but the use is not equal."
     )

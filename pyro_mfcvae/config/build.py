@@ -144,9 +144,9 @@ def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
     for them.
 
     Args:
-        config: made for another data set.
-        made_for: its number of training items.
-        num_items: number of training items.
+        config: a configuration that was made for another data set.
+        made_for: number of training items of that data set.
+        num_items: number of training items of this one.
     """
     before, now = (steps_per_epoch(num, config.training.batch_size) for num in (made_for, num_items))
     epochs = tuple(-(-num * before // now) for num in config.stage_epochs)

@@ -72,7 +72,7 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
     "networks": NETWORKS,
     "assignment": ASSIGNMENTS,
 }
-"""By section."""
+"""The built-in parts of every section that has a ``kind``."""
 
 
 def is_import_path(name: str) -> bool:

@@ -168,7 +168,7 @@ def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> Dataset
         event_shape=None,
         likelihood=None,
         label_names=(),
-        split="test_images of the file where it has them; otherwise all items serve for training and scoring",
+        split="the test_images of the file, if it has any; otherwise all items serve for training and scoring",
         num_items=None,
         read=lambda root, seed: reader(path),
     )

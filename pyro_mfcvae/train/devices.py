@@ -114,7 +114,7 @@ def _launch(fabric: Fabric) -> None:
 
 
 def set_seed(seed: int) -> None:
-    """`pyro.set_rng_seed`, for a seed that a user gives."""
+    """Seed all random states with a seed of the user's, which is checked first."""
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
     pyro.set_rng_seed(seed)

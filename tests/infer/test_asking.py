@@ -136,7 +136,7 @@ def test_latents_of_any_kind_are_rendered() -> None:
     for wrong, message in (
         (zs[:1], r"shapes \(…, 2\), \(…, 3\), got \[\(3, 2\)\]: pass one for every facet"),
         (zs[::-1], r"got \[\(3, 3\), \(3, 2\)\]"),
-        ([zs[0], zs[1][:2]], r"whose leading dimensions broadcast, got \[\(3, 2\), \(2, 3\)\]: pass equally many items"),
+        ([zs[0], zs[1][:2]], r"leading dimensions broadcast, got \[\(3, 2\), \(2, 3\)\]: pass equally many items"),
     ):
         with pytest.raises(InputError, match=message):
             pair.render(wrong)

@@ -132,7 +132,7 @@ def test_the_pair_of_a_finished_run_comes_back(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_has_no_pair_yet(tmp_path: Path) -> None:
     run = started(tmp_path)
-    with pytest.raises(InputError, match=f"the run {tmp_path} is not finished: resume it with mfcvae fit --resume --out "):
+    with pytest.raises(InputError, match=f"the run {tmp_path} is not finished: resume it with mfcvae fit --resume "):
         run.load_pair()
 
 
