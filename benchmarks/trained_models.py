@@ -48,9 +48,9 @@ class GridPosterior(dist.TorchDistribution):
     """A density over a square that is constant within the cells of a grid: batch shape (N,), event shape (2,).
 
     Args:
-        logits: of the cells, (N, G * G).
-        low: of the square, (2,).
-        width: of a cell, (2,).
+        logits: logits of the cells, (N, G * G).
+        low: lower corner of the square, (2,).
+        width: width of a cell, (2,).
     """
 
     has_rsample = True
@@ -118,7 +118,7 @@ class GridEncoder(LadderEncoder):
 
 
 def draw_curves(num: int) -> Tensor:
-    """Items to train on, (num, 12): two independent angles, each in a few arcs, bent into six pixels."""
+    """Training items, (num, 12): two independent angles from a few arcs each, which a curve maps to six pixels each."""
     blocks = []
     for facet in FACETS:
         c = torch.randint(facet.num_clusters, (num,))

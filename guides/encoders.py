@@ -100,7 +100,7 @@ class ConvLadderEncoder(LadderEncoder):
     Args:
         facets: shallowest first.
         in_shape: event shape of the data, (channels, height, width).
-        channels: of h_1, h_2, …; the last number also holds for all further maps.
+        channels: numbers of channels of h_1, h_2, …; the last number also holds for all further maps.
         num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
         head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.

@@ -43,7 +43,7 @@ class BayesianMixturePrior(MixturePrior):
         concentration: > 0; below 1, a Dirichlet favours few clusters.
         loc_scale: > 0, in units of z.
         scale_scale: > 0, in units of z.
-        correlation: of LKJ, > 0; 1 is uniform over correlation matrices.
+        correlation: concentration of LKJ, > 0; 1 is uniform over correlation matrices.
 
     Raises:
         InputError: an unknown name in ``random``, or a setting that does not fit.

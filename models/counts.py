@@ -16,7 +16,7 @@ class LogRatePoisson(dist.TorchDistribution):
     terms are small near the mode (Loader 2000); the usual form subtracts numbers of the size x log x.
 
     Args:
-        log_rate: of any shape.
+        log_rate: log rate of any shape.
     """
 
     arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012  (torch's own way)
@@ -64,7 +64,7 @@ class MeanNegativeBinomial(dist.TorchDistribution):
     usual form subtracts the logarithms of Gamma(x + r) and Gamma(r), which loses all digits in float32 if r is large.
 
     Args:
-        log_mean: of any shape.
+        log_mean: log mean of any shape.
         dispersion: r > 0, broadcasts with ``log_mean``.
     """
 

@@ -107,7 +107,7 @@ class ConvLadderDecoder(LadderDecoder):
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
-        channels: of h_1, h_2, …; the last number also holds for all further maps.
+        channels: numbers of channels of h_1, h_2, …; the last number also holds for all further maps.
         num_residual_blocks: number of `ResidualBlock`s on every map, after facets have joined and before up, ≥ 0.
         gated: give every facet but the deepest a gate.
         recompute: keep only the h_l for the backward pass, and compute the layers between them again.

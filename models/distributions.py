@@ -80,7 +80,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
     normalised for every logit; torch's own distribution clips the logits at ±16.
 
     Args:
-        logits: of any shape.
+        logits: logits of any shape.
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012  (torch's own way)

@@ -121,7 +121,7 @@ class StandardizedGaussianLikelihood(GaussianLikelihood):
     so that new items are standardised like those that trained.
 
     Args:
-        event_shape: of the data.
+        event_shape: event shape of the data.
         scale: standard deviation, in units of ``unit``; > 0. With ``learn_scale`` it is the initial value.
         learn_scale: make the scale a constrained parameter.
     """

@@ -42,7 +42,7 @@ class Merge:
     Attributes:
         first: smallest cluster number of one group.
         second: smallest cluster number of the other, larger than ``first``.
-        overlap: of the two, in [0, 1].
+        overlap: overlap of the two, in [0, 1].
     """
 
     first: int
@@ -203,11 +203,11 @@ def joint_mass(
     no further draws. Only the components of the prior are used, so the family does not matter.
 
     Args:
-        prior: of one facet.
+        prior: prior of one facet.
         weights: w, (K,), such as the share of the items in each cluster; the prior's own if None. A cluster without
             weight gets a millionth, so that its closest cluster can be found.
         num_draws: from every component.
-        seed: of the draws; Pyro's and torch's random state stay as they are.
+        seed: seed of the draws; Pyro's and torch's random state stay as they are.
     """
     log_weights = prior.log_weights()
     if weights is not None:
@@ -238,7 +238,7 @@ def build_groups(
         priors: one per facet.
         weights: see `joint_mass`, one per facet.
         threshold: see `merge_clusters`.
-        seed: of the draws that estimate overlaps.
+        seed: seed of the draws that estimate overlaps.
     """
     per_facet = [None] * len(priors) if weights is None else weights
     masses = [joint_mass(prior, weights=w, seed=seed) for prior, w in zip(priors, per_facet, strict=True)]

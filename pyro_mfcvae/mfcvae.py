@@ -148,7 +148,7 @@ class MFCVAE(nn.Module):
                 are in use; if None, the prior's weights decide.
             threshold: groups that overlap by less are not merged.
             batch_size: number of items per batch of the encoder.
-            seed: of the draws that estimate overlaps; Pyro's random state stays as it is.
+            seed: seed of the draws that estimate overlaps; Pyro's random state stays as it is.
         """
         weights = None
         if x is not None:

@@ -73,7 +73,7 @@ def choose_settings(
         source: name or path of the data, as the configuration records it.
         num_facets: how many clusterings to look for.
         settings: ``section.key=value``, which replace the settings that follow from the data.
-        seed: of the run.
+        seed: seed of the run.
 
     Raises:
         InputError: there are too few items, they are all alike, or a setting does not fit.

@@ -90,9 +90,9 @@ def check_kind(name: str, kind: str, table: Mapping[str, Part]) -> None:
     """Refuse a kind that is neither in the table nor an import path.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         kind: its value.
-        table: of the kinds.
+        table: table of the kinds.
 
     Raises:
         InputError: it is neither.
@@ -110,7 +110,7 @@ def complete_options(section: str, kind: str, given: Mapping[str, Any]) -> dict[
     """The options of a part, checked, with the defaults of those that are not given.
 
     Args:
-        section: of the configuration.
+        section: section of the configuration.
         kind: name of a built-in part, or an import path, whose options are checked when it is built.
         given: the options that are set.
 

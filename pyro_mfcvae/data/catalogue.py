@@ -43,7 +43,7 @@ class LazyReader:
     """A `Reader` that is imported when data are read.
 
     Attributes:
-        path: of a function, below `pyro_mfcvae.data`.
+        path: path of a function, below `pyro_mfcvae.data`.
         args: its first arguments.
     """
 

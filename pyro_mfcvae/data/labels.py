@@ -47,7 +47,7 @@ def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | 
     Args:
         arrays: name → array.
         num_items: N.
-        path: of the file.
+        path: path of the file.
         others: the arrays of the other split, so that texts have the same numbers in both.
 
     Raises:

@@ -54,7 +54,7 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
     """The label sets of a ``labels.csv`` beside images: a column of file names, and a column per label set.
 
     Args:
-        path: of the table. Its first column with the name file, filename, path, name or id names the images.
+        path: path of the table. Its first column with the name file, filename, path, name or id names the images.
         names: paths of the images below the folder, in order.
 
     Returns:

@@ -78,7 +78,7 @@ def to_inference_data(
         num_samples: S ≥ 30, draws per item.
         num_simulated: P, items drawn from the model.
         statistics: further statistics by name, besides those of `statistics_for`.
-        labels: of the items, (N,) integers by name, see `attach_labels`.
+        labels: labels of the items, (N,) integers by name, see `attach_labels`.
         pixels: keep replicated items, which take S times the memory of ``x``.
 
     Returns:

@@ -67,7 +67,7 @@ def initialize_mixtures(
     items: Tensor | None = None,
     known: Known | None = None,
 ) -> None:
-    """Fit every prior to one draw of the aggregate posterior, which is the prior that maximises the ELBO.
+    """Fit every prior to one draw of the aggregate posterior. Among all priors that one maximises the ELBO.
 
     A draw z_j ~ q(z_j | x) of every item goes to the prior's ``fit(z, settings)``. A `MixturePrior` takes the means,
     covariances and, if it learns them, weights of scikit-learn's GaussianMixture, which starts from k-means. A
@@ -83,7 +83,7 @@ def initialize_mixtures(
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: numbers of the facets; all if None.
         fit: the kind of points, and their units.
-        seed: of EM's start; the draws of z use Pyro's random state.
+        seed: seed of EM's start; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: clusters of ``items`` by facet, (M,), negative if unknown.
 

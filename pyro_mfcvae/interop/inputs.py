@@ -79,8 +79,8 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
 
     Args:
         x: data, which should be (N, *event_shape) with N ≥ 1.
-        event_shape: of the model.
-        support: of one element.
+        event_shape: event shape of the model.
+        support: support of one element.
         like: a tensor of the model, for type and device.
         missing: NaN stands for an element that was not observed.
 

@@ -82,7 +82,9 @@ Owned = tuple["StoredModule", Entry]
 
 
 def _refuse_replaced_parameters() -> None:
-    """Pyro would pass the values of poutine.lift and substitute to constrained parameters only, and lose the others."""
+    """Refuse poutine.lift and substitute: Pyro would pass their values to constrained parameters only, and lose the
+    others.
+    """
     for handler in _PYRO_STACK:
         if isinstance(handler, LiftMessenger | SubstituteMessenger):
             raise InputError(

@@ -55,7 +55,7 @@ def draw_chart(
     """Curves over epochs. Values that are not finite interrupt a curve; the first epochs do not affect the range.
 
     Args:
-        title: of the chart.
+        title: title of the chart.
         epochs: (E,).
         curves: name → value at every epoch, (E,).
         marks: epochs at which a mixture was fitted.

@@ -259,7 +259,7 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
     """The times of the fits of mixtures, in epochs: 2.5 is the middle of the third epoch.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         records: its ``metrics.jsonl``.
     """
     if not records:

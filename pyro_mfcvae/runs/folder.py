@@ -250,7 +250,7 @@ class RunFolder:
         model = self._present_model()
         if summary.pop("model_fingerprint", model) != model:
             raise InputError(
-                f"expected {self.summary_path} and the model beside it of one training, got those of two: bring back "
+                f"expected {self.summary_path} and the model beside it from one training, got files of two: bring back "
                 "the files of this run, or write them again with mfcvae fit --resume"
             )
         if not has_form(text, Summary) or len(summary["facets"]) != len(self.read_config().facets.num_clusters):

@@ -178,7 +178,7 @@ class Grouping:
         Args:
             path: the file.
             model: fingerprint of the saved model.
-            num_clusters: of each of its facets.
+            num_clusters: number of clusters of each of its facets.
         """
         if not path.is_file():
             return None

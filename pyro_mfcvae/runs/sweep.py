@@ -95,7 +95,7 @@ def sweep(
     Args:
         config: what to train.
         folder: the runs' folder.
-        seeds: of the runs.
+        seeds: seeds of the runs.
         root: folder of the data sets' files, as for `load_dataset`.
         device: as for `fit`.
         workers: number of parallel runs; by default one per GPU, or one per CPU core. They share the cores evenly.

@@ -20,7 +20,7 @@ class EventFile:
     """A file of events in TensorBoard's format. Its folder is made with the first events. Needs the extra ``log``.
 
     Args:
-        folder: of the run's event files.
+        folder: folder of the run's event files.
         step: the number of steps taken so far: TensorBoard ignores values of later steps in earlier files.
     """
 

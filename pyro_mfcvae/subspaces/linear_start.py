@@ -40,7 +40,7 @@ class LinearFacets:
     """Linear coordinates of items, one slice per facet: t(x) = (x - mean) matrix.
 
     Attributes:
-        mean: of the items, (P,).
+        mean: mean of the items, (P,).
         matrix: (P, D). Its columns have the unit at which the coordinates have a mean square of 1.
         width: standard deviation of q(z | x) in this unit; the same in all directions.
         sizes: best number of components for each facet's slice.
@@ -76,7 +76,7 @@ def find_linear_facets(
         scale: > 0; where None, the maximum-likelihood estimate of probabilistic PCA, the root mean square of what the
             components leave.
         most_clusters: largest number of clusters of a facet.
-        seed: of the draws and of the starts.
+        seed: seed of the draws and of the starts.
         num_tries: number of rotations that are tried.
         on_progress: called after every rotation.
 
@@ -189,10 +189,10 @@ def start_linearly(
         model: p; in training mode.
         guide: its guide; in training mode.
         draw_items: gives so many random items, (N, *event_shape), or all if there are fewer.
-        num_steps: of Adam.
+        num_steps: number of steps of Adam.
         batch_size: items in a step.
-        learning_rate: of the first step; it falls linearly to a fifth.
-        seed: of the search for subspaces.
+        learning_rate: learning rate of the first step; it falls linearly to a fifth.
+        seed: seed of the search for subspaces.
         on_progress: called after every rotation that the search tries, and after every step.
 
     Returns:

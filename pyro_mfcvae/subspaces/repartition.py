@@ -69,8 +69,8 @@ def choose_axes(
         loc: means of q(z | x), (N, D).
         scale: their standard deviations, (N, D).
         dims: D_j of each facet, of the sum D.
-        most_clusters: of any facet.
-        seed: of the draws and of the starts.
+        most_clusters: largest number of clusters of any facet.
+        seed: seed of the draws and of the starts.
         num_tries: how many rotations are tried.
 
     Returns:

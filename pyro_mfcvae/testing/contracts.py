@@ -40,7 +40,7 @@ def check_prior(prior: FacetPrior, *, reads: Sequence[nn.Module] = (), seed: int
     Args:
         prior: in any state.
         reads: modules that it reads but does not own, such as the encoder of a `VampPrior`; they move with it.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     with isolated(seed):
         prior, reads = copy.deepcopy((prior, tuple(reads)))
@@ -125,10 +125,10 @@ def check_likelihood(
 
     Args:
         likelihood: in any state.
-        output: of a decoder, (N, *output_shape), of moderate size.
+        output: output of a decoder, (N, *output_shape), of moderate size.
         x: data in the likelihood's support, (N, *event_shape).
         mean_is_expectation: whether ``mean`` is E[x]; False if it is another typical value, such as a mode.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     with isolated(seed):
         likelihood = copy.deepcopy(likelihood).double()
@@ -178,7 +178,7 @@ def check_assignment(rule: AssignmentRule, facets: Sequence[Facet] = _FACETS, *,
     Args:
         rule: in any state.
         facets: those that it was built for.
-        seed: of parameters and draws.
+        seed: seed of parameters and draws.
     """
     with isolated(seed):
         for j, facet in enumerate(facets):
@@ -220,9 +220,9 @@ def check_pair(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, see
 
     Args:
         model: in any state; its parts are checked one by one by the other checks.
-        guide: of this model.
+        guide: guide of this model.
         x: some items, (N, *event_shape), in the likelihood's support.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     with isolated(seed):
         pair = copy.deepcopy(MFCVAE(model, guide)).double().eval()

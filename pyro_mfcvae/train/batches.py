@@ -36,8 +36,8 @@ class Batches:
 
     Args:
         images: (N, *event_shape), uint8 or floats in [0, 1].
-        batch_size: of all devices together; a multiple of their number.
-        seed: of the order.
+        batch_size: batch size of all devices together; a multiple of their number.
+        seed: seed of the order.
         fabric: the devices.
     """
 

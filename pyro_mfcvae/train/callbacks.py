@@ -173,7 +173,7 @@ class NotebookBar:
 
 
 def open_progress_bar() -> AbstractContextManager[Callback]:
-    """The bar for a notebook, below the cell, or for a terminal, whichever the program runs in."""
+    """The progress bar for a notebook, if the program runs in one, otherwise the one for a terminal."""
     console = Console()
     if not console.is_jupyter:
         return ProgressBar(console)

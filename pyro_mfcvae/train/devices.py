@@ -27,7 +27,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another accelerator of Fabric's.
         devices: number of devices of each machine, ≥ 1; on a CPU, the number of processes.
         num_nodes: number of machines, ≥ 1.
-        precision: of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; Fabric handles only the last one.
+        precision: precision of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; Fabric handles only the last one.
 
     Raises:
         InputError: there is no such device, or there are fewer devices.
@@ -158,7 +158,7 @@ class RandomState:
         """The results of ``act`` with each of the states; afterwards the state before is restored.
 
         Args:
-            states: of one device.
+            states: states of one device.
             act: draws on the types of device in ``kinds`` only, because the other states are not exchanged.
             kinds: "cpu", "cuda".
         """

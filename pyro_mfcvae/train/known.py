@@ -79,8 +79,8 @@ def choose_known_items(
         label: the name of the label to use.
         facet: the facet to tie it to.
         items_per_value: how many items of each value.
-        batch_size: of `KnownItems`.
-        seed: of the random choice.
+        batch_size: batch size of `KnownItems`.
+        seed: seed of the random choice.
 
     Raises:
         InputError: there is no such label, or too few items of a value.

@@ -45,10 +45,10 @@ class Training:
     Args:
         pair: model and guide; moved to Fabric's device.
         images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
-        schedule: of the ladder; the training ends after its number of steps.
+        schedule: schedule of the ladder; the training ends after its number of steps.
         settings: batch size, learning rates and the like.
         mixture_fit: settings of the fits of mixtures; the defaults if None.
-        seed: of the order of the items, which also depends on the epoch.
+        seed: seed of the order of the items, which also depends on the epoch.
         fabric: devices and precision, launched; one CPU if None. Several devices train as one: losses and gradients are
             means over the whole batch, but batch norm and free nats use each device's share of it.
         known_items: items whose clusters are known; some join every batch. With them nothing is compiled.

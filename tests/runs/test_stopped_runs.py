@@ -166,7 +166,7 @@ def test_files_of_another_training_with_the_same_settings_are_noticed(
         next(pair.model.parameters()).add_(1e-3)
     save_pair(pair, mixed.model_path, config=mixed.config_digest())
     with pytest.raises(
-        InputError, match=r"expected .*summary\.json and the model beside it of one training, got those"
+        InputError, match=r"expected .*summary\.json and the model beside it from one training, got files"
     ):
         mixed.read_summary()
     assert mixed.read_grouping().facets[0].names[0] == ""
