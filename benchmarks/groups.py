@@ -33,7 +33,7 @@ Partition = list[list[int]]
 RESULTS = Path(__file__).parent / "results"
 MOST_ITEMS = 2000
 
-# The cut of the criterion in use was chosen on runs of these, while looking at their labels.
+# The cut of our criterion was chosen on runs of these data sets, with their labels in view.
 CHOSEN_ON = {"stickfigures", "pairs", "shapes", "nrletters", "triples", "rooms-wall", "rooms-floor"}
 
 

@@ -1,7 +1,8 @@
 """Rendered rooms like those of the 3D Shapes data (Burgess and Kim 2018), for use without that file.
 
 A solid stands on the floor of a room; floor hue, wall hue, object hue, the solid's scale and shape, and the camera's
-orientation vary, with equally many values. The pictures are not those of 3D Shapes: never report their results as such.
+orientation vary, with the same numbers of values as there. The pictures are not those of 3D Shapes: never report their
+results as such.
 """
 
 import colorsys

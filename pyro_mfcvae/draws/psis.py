@@ -87,7 +87,7 @@ def log_mean(log_weights: NDArray[Any]) -> Array:
 
 
 def is_untrusted(log_weights: NDArray[Any]) -> NDArray[np.bool_]:
-    """k-hat > 0.7 and an effective sample size below S / 2, of log weights (…, S): (…).
+    """Whether log weights (…, S) have a k-hat > 0.7 and an effective sample size below S / 2: (…).
 
     Weights that are nearly equal can be trusted, whatever the shape of their tail.
     """
