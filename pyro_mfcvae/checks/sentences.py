@@ -19,6 +19,7 @@ _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOIN
 _PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
 _MOST_NOISE = 2.0  # factor on the residuals' scale; that of `shapes` is far above
+_FEW_ITEMS = 100  # per cluster, for fits of the mixture: `shapes` has 200 and more, and twice as many changed nothing
 SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
 
 
@@ -198,9 +199,8 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     """Other noise, where that alone is at fault.
 
-    A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in the preset
-    ``shapes``. Learned, it made 15 groups of the four shapes, and q(z | x) far worse; so it is suggested only where it
-    would change little.
+    A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in `shapes`.
+    Learned, it made 15 groups of the four shapes: it is suggested only where it would change little.
     """
     kind = run.find("kind", "likelihood")
     if kind and kind[1] == "bernoulli":
@@ -257,14 +257,13 @@ def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[S
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    use = any(check.name == USE.name for check in off)
     reason = "The mixture is not where z of your items are."
-    weights = run.change(
-        "learn_weights", "prior", lambda v: None if v else True, "The weights are fixed, but the use is not equal."
-    )
+    fixed = "The weights are fixed, but the use is not equal."
+    weights = run.change("learn_weights", "prior", lambda v: None if v else True, fixed)
     covariance = run.change("covariance", "prior", lambda v: None if v == "full" else "full", reason)
-    return (weights if use else []) + covariance or run.change(
-        "items", "mixture_fit", lambda v: 2 * v, f"{reason} More items then decide its fits."
+    few = _FEW_ITEMS * max(len(facet.weights) for facet in data.facets)
+    return (weights if any(check.name == USE.name for check in off) else []) + covariance or run.change(
+        "items", "mixture_fit", lambda v: 2 * v if v < few else None, f"{reason} More items then decide its fits."
     )
 
 

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "networks": {"kind": "mlp", "options": {"posterior": "diagonal", "head_init_scale": 0.0}},
     "assignment": {"kind": "analytic", "options": {}},
     "training": {"epochs": [3, 5], "free_nats": 0.0},
-    "mixture_fit": {"items": 6000},
+    "mixture_fit": {"items": 299},
 }
 
 
@@ -77,7 +77,7 @@ def test_the_whole_is_one_sentence() -> None:
         (off(LOSS, 0), ["training.free_nats=0.5", "networks.options.head_init_scale=0.1"]),
         (off(REPLICATED, statistic="contrast"), ["likelihood.options.learn_scale=true"]),
         (off(REDUNDANCY), ["training.epochs=[6, 10]"]),
-        (off(USE, 0), ["mixture_fit.items=12000"]),
+        (off(USE, 0), ["mixture_fit.items=598"]),
         (off(WIDTH, 0), ["networks.options.posterior=full"]),
         (off(CALIBRATION, 0), ["assignment.kind=vade"]),
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
@@ -94,6 +94,8 @@ def test_what_is_set_already_is_not_suggested() -> None:
     assert suggest(exact_mixture_arrays(), [off(REPLICATED, statistic="contrast")], learned) == []
     fixed = SETTINGS | {"prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": False}}}
     assert suggest(exact_mixture_arrays(), [off(USE, 0)], fixed)[0].setting == "prior.options.learn_weights=true"
+    enough = SETTINGS | {"mixture_fit": {"items": 300}}  # 100 for each of three clusters
+    assert suggest(exact_mixture_arrays(), [off(USE, 0)], enough) == []
 
 
 @pytest.mark.parametrize(("scale", "residual", "suggested"), [(1.5, 1.0, True), (1.0, 1.5, True), (1.5, 0.5, False)])
