@@ -85,9 +85,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print_error(
-                f"stopped by {str(stop) or 'SIGINT'}; resume a fit with --resume --out DIR, a sweep with --out DIR"
-            )
+            trains = list(args[:1]) in (["fit"], ["sweep"])
+            hint = "; resume a fit with --resume --out DIR, a sweep with --out DIR" if trains else ""
+            print_error(f"stopped by {str(stop) or 'SIGINT'}{hint}")
         sys.exit(128 + getattr(stop, "signum", 2))
 
 

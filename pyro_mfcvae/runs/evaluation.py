@@ -137,6 +137,10 @@ class Scores:
     nmi: dict[str, float]
     ari: dict[str, float]
 
+    def __post_init__(self) -> None:
+        if not self.accuracy.keys() == self.nmi.keys() == self.ari.keys():
+            raise ValueError("the three scores have different labels")
+
 
 @dataclass(frozen=True)
 class FacetSummary:

@@ -14,8 +14,10 @@ tensorboard/            the same metrics as TensorBoard events, if tensorboard i
 import hashlib
 import json
 import logging
+import math
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +186,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every epoch's record so far; lines that are not records, such as partial ones, are left out."""
-        return [json.loads(line) for line in self._read_whole_lines() if has_form(line, EpochRecord)]
+        return [json.loads(line) for line in self._read_whole_lines() if has_form(line, _Line)]
 
     def truncate_metrics(self, num_epochs: int) -> None:
         """Truncate ``metrics.jsonl`` to the first epochs: lines without a checkpoint and partial lines are dropped."""
@@ -266,6 +268,19 @@ class RunFolder:
 
 
 _CHECKSUM = "sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line(EpochRecord):
+    """A line of ``metrics.jsonl`` that can be drawn."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        per_facet = (self.kl, self.active_clusters, self.alpha, self.beta)
+        numbers = [self.elbo, self.reconstruction, self.seconds, *chain.from_iterable(per_facet)]
+        if len({*map(len, per_facet)}) > 1 or not all(map(math.isfinite, numbers)):
+            raise ValueError("a number is not finite, or a facet is missing")
 
 
 def _checksum(summary: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pyro_mfcvae.atomic_io import is_temporary, naming, sweep_temporaries
 from pyro_mfcvae.errors import InputError
 
 LOCK = ".lock"
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows lacks it
 _held: set[Path] = set()
 
 until_end = ExitStack()
@@ -109,8 +109,10 @@ def _remove_empty(folders: list[Path]) -> None:
 def _take(folder: Path) -> int:
     """The handle of the lock's file, locked."""
     path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"expected a lock file, got {path}, which is a link, a folder, a pipe or a device: remove it")
     while True:
-        # A link would make the file that it names ours to overwrite; a pipe would make the opening wait.
+        # Opened through a link, another file would be overwritten.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
         try:
             if not _lock(handle):

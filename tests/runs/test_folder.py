@@ -199,9 +199,19 @@ def test_a_summary_with_other_fields_is_refused(tmp_path: Path, name: str, value
         run.read_summary()
 
 
+def test_scores_are_of_the_same_labels(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    scores = {"accuracy": {"side": 1.0}, "nmi": {}, "ari": {}}
+    run.write_summary({**SUMMARY, "facets": [_FACET, {**_FACET, "groups": scores}]})
+    with pytest.raises(InputError, match="got other fields or facets"):
+        run.read_summary()
+
+
 def test_lines_that_are_no_records_are_no_metrics(tmp_path: Path) -> None:
     run = started(tmp_path)
-    lines = [asdict(record(epoch)) | {"seconds": 1.0} for epoch in (1, 2, 3, 4)]
+    lines: list[dict[str, object]] = [asdict(record(epoch)) | {"seconds": 1.0} for epoch in range(1, 9)]
     lines[0]["elbo"], lines[1]["kl"], lines[2] = "high", None, {"epoch": 3, "elbo": 1.0, "seconds": 2.0}
+    lines[3]["seconds"], lines[4]["reconstruction"], lines[5]["beta"] = "2", float("inf"), [1.0] * 9
+    lines[6]["alpha"] = [float("nan")] * len(record(1).alpha)
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [r["epoch"] for r in run.read_metrics()] == [4]
+    assert [r["epoch"] for r in run.read_metrics()] == [8]
