@@ -38,10 +38,14 @@ def read_csv(path: Path) -> Loaded:
 
 def read_parquet(path: Path) -> Loaded:
     """Read a Parquet table."""
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     check_regular(path)
-    with reading(path, "write the table again"), parquet.ParquetFile(path) as file:
+    with reading(path, "write the table again"):
+        fields = parquet.read_schema(path)
+        # One long text in a million rows is tiny in the file; as a dictionary it stays so in memory.
+        texts = [field.name for field in fields if types.is_string(field.type) or types.is_large_string(field.type)]
+    with reading(path, "write the table again"), parquet.ParquetFile(path, read_dictionary=texts) as file:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
@@ -74,7 +78,7 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
         return Labels(notes=[f"passed over {path}: no column names the images (call it file)"])
     labels = Labels()
     for name, values in columns.items():
-        texts = np.array(["" if value is None else str(value) for value in values])
+        texts = _as_array(["" if value is None else str(value) for value in values], path)
         numbers = np.unique(texts[found[found >= 0]], return_inverse=True)[1]
         column = np.full(len(names), -1)
         column[found >= 0] = np.where(texts[found[found >= 0]] == "", -1, numbers)
@@ -88,6 +92,8 @@ def _has_names(path: Path) -> bool:
     """Whether the first line holds names: one of its entries is not a number."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(10_000_000)
+    if (num_columns := first.count(",") + 1) > _MAX_COLUMNS:  # a reader takes long for so many
+        raise InputError(f"expected a table of 1 to {_MAX_COLUMNS} columns in {path}, got {num_columns}: save another")
     return not all(_is_number(entry) for entry in first.strip().split(","))
 
 
@@ -110,7 +116,7 @@ def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
     labels: dict[str, NDArray[np.generic]] = {}
     notes: list[str] = []
     for number, name in enumerate(table.column_names):
-        role, values = _column(name, table.column(number))
+        role, values = _column(name, table.column(number), path)
         if role == "feature":
             features.append(values)
         elif role == "passed over":
@@ -119,25 +125,36 @@ def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
             labels[role if role == "names" else name] = values
     if not features:
         raise InputError(f"expected columns of numbers in {path}, got none: save the features as numbers")
-    items = validate_vectors(np.stack(features, 1))
+    try:
+        items = validate_vectors(np.stack(features, 1))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     found = read_labels(labels, len(items), path=path)
     compact(found.sets, None)
     split = Split(items, found.sets, names=found.names)
     return Loaded(split, split, (*notes, *found.notes))
 
 
-def _column(name: str, column: "pyarrow.ChunkedArray") -> tuple[str, NDArray[Any]]:
+def _as_array(texts: Sequence[str], path: Path) -> NDArray[Any]:
+    """Texts as NumPy holds them: each takes the space of the longest one."""
+    check_bytes(4 * len(texts) * max(map(len, texts), default=0), path, advice="shorten the longest text, or ")
+    return np.array(texts)
+
+
+def _column(name: str, column: "pyarrow.ChunkedArray", path: Path) -> tuple[str, NDArray[Any]]:
     """The use of a column, and its values."""
     import pyarrow
     from pyarrow import types
 
     kind = column.type
     if types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
+        kind = kind.value_type
+        if not (types.is_string(kind) or types.is_large_string(kind)):
+            column = column.cast(kind)
     is_label = name.lower() in LABEL_COLUMNS or name.lower().startswith("label_")
     is_name = name.lower() in _NAME_COLUMNS
     if types.is_string(kind) or types.is_large_string(kind):
-        texts = np.array([value or "" for value in column.to_pylist()])
+        texts = _as_array(_texts_of(column), path)
         return ("names" if is_name else "label"), texts
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         values = column.cast(pyarrow.float64(), safe=False).to_numpy().astype(np.float64)
@@ -147,3 +164,15 @@ def _column(name: str, column: "pyarrow.ChunkedArray") -> tuple[str, NDArray[Any
             return "passed over", values
         return "feature", values
     return "passed over", np.zeros(0)
+
+
+def _texts_of(column: "pyarrow.ChunkedArray") -> list[str]:
+    """The texts of a column, of which those of a dictionary are kept once."""
+    texts: list[str] = []
+    for chunk in column.chunks:
+        if hasattr(chunk, "dictionary"):
+            known = [value or "" for value in chunk.dictionary.to_pylist()]
+            texts += ["" if index is None else known[index] for index in chunk.indices.to_pylist()]
+        else:
+            texts += [value or "" for value in chunk.to_pylist()]
+    return texts

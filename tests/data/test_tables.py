@@ -1,0 +1,47 @@
+"""Tables of vectors whose texts need more memory than the file suggests."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.errors import InputError
+
+
+def test_a_text_that_is_long_in_many_rows_is_refused_before_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is tiny: Parquet keeps a text once, where NumPy keeps the longest one for every row."""
+    monkeypatch.setenv("MFCVAE_MAX_GIB", "0.01")
+    table = pa.table({"a": np.zeros(30_000), "kind": ["x" * 1000] * 30_000})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=["kind"])
+    (tmp_path / "a.csv").write_text("a,kind\n" + "1.5,b\n" * 1_000 + f"2.5,{'x' * 10_000}\n")
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(InputError, match=rf"at most 0.01 GiB of data in \S*{name}, .*: shorten the longest text"):
+            load_dataset(str(tmp_path / name))
+
+
+def test_too_many_columns_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(",".join(map(str, range(100_001))) + "\n")
+    with pytest.raises(InputError, match=r"expected a table of 1 to 100000 columns in \S*a.csv, got 100001: save"):
+        load_dataset(str(path))
+
+
+def test_a_value_that_is_not_finite_is_refused_with_the_name_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,inf\n3,4\n")
+    with pytest.raises(InputError, match=r"^\S*a.csv: expected finite numbers, got 1 of the values"):
+        load_dataset(str(path))
+
+
+def test_texts_of_a_dictionary_and_missing_ones_are_labels(tmp_path: Path) -> None:
+    kinds = ["b", None, "a", "b"]
+    column = pa.array(kinds)
+    for kind in (column, column.dictionary_encode(), column.cast(pa.large_string())):
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0, 4.0], "kind": kind}), tmp_path / "a.parquet")
+        labels = load_dataset(str(tmp_path / "a.parquet")).train.labels["kind"]
+        assert labels[0] == labels[3] != labels[2]
