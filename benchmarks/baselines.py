@@ -99,7 +99,9 @@ def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
-    """Every label in the clustering that a one-to-one matching by NMI gives it, and its largest NMI in any other."""
+    """The scores of every label, in the clustering that a one-to-one matching by NMI gives it; and its largest NMI in
+    any other clustering.
+    """
     from scipy.optimize import linear_sum_assignment
 
     table = np.array([[nmi(column, label) for column in found.T] for label in labels.values()])

@@ -147,8 +147,8 @@ class FloatCategorical(dist.Categorical):
 class KnownCategorical(dist.Categorical):
     """c ~ Categorical(pi), conditioned on the clusters that are known, with the joint density.
 
-    A draw is the known cluster where there is one. Its log_prob is log pi_c as without conditioning, so that the
-    model's trace has the joint density; that of every other cluster of such an item is ``IMPOSSIBLE``.
+    If the cluster of an item is known, every draw is that cluster. Its log_prob is log pi_c as without conditioning, so
+    the model's trace has the joint density; the log_prob of the item's other clusters is ``IMPOSSIBLE``.
 
     Args:
         log_weights: log pi, (K,) or (N, K).

@@ -75,7 +75,8 @@ class Pyramid:
 class ResidualBlock(nn.Module):
     """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))) (He et al. 2016): 3 × 3 to half the channels, and 1 × 1 back.
 
-    As in the residual stacks of van den Oord et al. 2017. It costs less than a third of two 3 × 3 convolutions.
+    The residual stacks of van den Oord et al. 2017 have the same form. A block costs less than a third of two 3 × 3
+    convolutions.
     """
 
     def __init__(self, num_channels: int) -> None:

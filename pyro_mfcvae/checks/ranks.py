@@ -29,7 +29,7 @@ SHIFT = Question(
     exact=_UNIFORM + "Normal test of the mean rank; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="standard deviations of q(z|x)",
-    threshold=Threshold(warn=0.125, bad=0.35, source="a normal q(z | x) shifted so loses 0.008 and 0.06 nats"),
+    threshold=Threshold(warn=0.125, bad=0.35, source="a normal q(z | x) with these shifts loses 0.008 and 0.06 nats"),
 )
 WIDTH = Question(
     name="width of q(z|x)",
@@ -40,7 +40,9 @@ WIDTH = Question(
     "which sees all coordinates together; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="factor",
-    threshold=Threshold(warn=1.15, bad=1.4, source="a normal q(z | x) too narrow by it loses 0.02 and 0.09 nats"),
+    threshold=Threshold(
+        warn=1.15, bad=1.4, source="a normal q(z | x) too narrow by these factors loses 0.02 and 0.09 nats"
+    ),
 )
 CORRELATION = Question(
     name="correlation within q(z|x)",
@@ -49,7 +51,9 @@ CORRELATION = Question(
     exact="The mean is 0; Student's t, Bonferroni over pairs of coordinates.",
     blind=_DRAWN + " Dependence without correlation.",
     unit="correlation",
-    threshold=Threshold(warn=0.15, bad=0.4, source="a normal q(z | x) that misses it loses 0.01 and 0.09 nats"),
+    threshold=Threshold(
+        warn=0.15, bad=0.4, source="a normal q(z | x) without these correlations loses 0.01 and 0.09 nats"
+    ),
 )
 BETWEEN = Question(
     name="correlation between facets",
