@@ -85,7 +85,21 @@ def data_for(pair: MFCVAE) -> Tensor:
     return codes if pair.model.likelihood.support(pair.model.decoder.out_shape).is_discrete else codes / 4
 
 
-@pytest.mark.parametrize("name", PAIRS)
+# One fast test for each solver or family of densities; the others differ by a likelihood or by a shape of covariances.
+SLOW = {
+    "tied covariance",
+    "spherical covariance",
+    "low-rank q(z | x)",
+    "levels",
+    "Poisson",
+    "negative binomial",
+    "codes",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAIRS]
+)
 def test_svi_trains_and_questions_are_answered(name: str) -> None:
     """With data in bfloat16 and in float32, in which draws of the model are; what comes out is in float32."""
     pair = PAIRS[name]().bfloat16()

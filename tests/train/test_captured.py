@@ -135,7 +135,7 @@ def test_what_cannot_be_captured_is_computed_as_written(caplog: pytest.LogCaptur
     "settings",
     [
         pytest.param((), marks=pytest.mark.slow),
-        ("likelihood.kind=gaussian", "prior.covariance=full"),
+        pytest.param(("likelihood.kind=gaussian", "prior.covariance=full"), marks=pytest.mark.slow),
         ("training.compile=false",),
     ],
 )
