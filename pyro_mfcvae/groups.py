@@ -158,7 +158,7 @@ def merge_clusters(
 
 
 def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
-    """How many of the merges make groups, see `merge_clusters`."""
+    """Number of merges, from the first one on, that form the groups, see `merge_clusters`."""
     stop = next((n for n, overlap in enumerate(overlaps) if overlap < threshold), len(overlaps))
     lowest = np.minimum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)) if overlaps else []
     distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in lowest]

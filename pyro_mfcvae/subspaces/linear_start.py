@@ -27,7 +27,7 @@ from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find
 Array = NDArray[np.float64]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, and with how many of how many parts of it are done."""
+"""Called with the name of a task, the number of its finished parts, and the number of all its parts."""
 
 _NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
 
