@@ -181,7 +181,7 @@ def test_an_old_tyro_is_named_for_a_shell_that_it_does_not_know(mfcvae: Run, mon
     assert err.endswith(": run pip install --upgrade tyro\n")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_output_that_is_not_utf8_is_printed(encoding: str) -> None:
     for args in (["--help"], ["fit", "--help"], ["datasets"], ["explode"]):
         done = run_alone(*args, PYTHONIOENCODING=encoding)

@@ -203,7 +203,7 @@ def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path) -> No
         ["prior=bayesian", 'prior.random=["probs"]', "prior.stick_breaking=true"],
         ["prior=vamp", "networks.posterior=full"],
         ["prior=student_t", "assignment=monte_carlo", "networks.separate=true"],
-        ["networks.posterior=spline", "assignment=sample"],
+        pytest.param(["networks.posterior=spline", "assignment=sample"], marks=slow),
         ["supervision.label=side", "supervision.items_per_value=3", "supervision.batch_size=4"],
     ],
     ids=" ".join,

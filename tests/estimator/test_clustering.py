@@ -16,7 +16,15 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_clustering, parametrize_with_checks
+from sklearn.utils.estimator_checks import (
+    check_clustering,
+    check_estimators_dtypes,
+    check_estimators_nan_inf,
+    check_estimators_pickle,
+    check_fit2d_predict1d,
+    check_fit_idempotent,
+    parametrize_with_checks,
+)
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_mfcvae
@@ -31,6 +39,22 @@ STEPS = 2
 EXPECTED_FAILURES = {"check_clustering": "it needs more steps, and a one-dimensional labels_"}
 
 
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_estimators_dtypes,
+        check_estimators_nan_inf,
+        check_estimators_pickle,
+        check_fit2d_predict1d,
+        check_fit_idempotent,
+    ],
+)
+def test_parts_of_the_contract_of_scikit_learn(check: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    check("two facets", MultiFacetClustering(num_clusters=(3, 2), num_steps=STEPS))
+
+
+@pytest.mark.slow
 @parametrize_with_checks(
     [MultiFacetClustering(num_clusters=(3, 2), num_steps=STEPS)], expected_failed_checks=lambda _: EXPECTED_FAILURES
 )
