@@ -267,13 +267,6 @@ def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[
     )
 
 
-def _uncalibrated(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    kind = run.find("kind", "assignment")
-    if kind and kind[1] == "analytic":
-        return [Suggestion(f"{kind[0]}=vade", "Its probabilities are better calibrated; its ELBO is a little lower.")]
-    return []
-
-
 def _overfitted(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     def shorter(epochs: Any) -> Any:
         return [max(1, e // 2) for e in epochs] if isinstance(epochs, Sequence) else max(1, epochs // 2)
@@ -295,5 +288,4 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({OVERFITTING.name}), _overfitted),
     (frozenset({*_LATENT, JOINT.name}), _poor_guide),
     (frozenset(_PRIOR), _other_prior),
-    (frozenset(_PROBABILITIES), _uncalibrated),
 )

@@ -79,7 +79,7 @@ def test_the_whole_is_one_sentence() -> None:
         (off(REDUNDANCY), ["training.epochs=[6, 10]"]),
         (off(USE, 0), ["mixture_fit.items=598"]),
         (off(WIDTH, 0), ["networks.options.posterior=full"]),
-        (off(CALIBRATION, 0), ["assignment.kind=vade"]),
+        (off(CALIBRATION, 0), []),  # the analytic rule divides better; its advice says which probabilities to read
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
     ],
 )
