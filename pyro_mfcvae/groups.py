@@ -160,7 +160,7 @@ def merge_clusters(
 def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
     """Number of merges, from the first one on, that form the groups, see `merge_clusters`."""
     stop = next((n for n, overlap in enumerate(overlaps) if overlap < threshold), len(overlaps))
-    lowest = np.minimum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)) if overlaps else []
+    lowest = np.minimum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)) if overlaps else np.empty(0)
     distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in lowest]
     gaps = {n: distances[n] / distances[n - 1] for n in range(stop + 1, len(overlaps))}
     last = max(gaps, key=gaps.__getitem__, default=stop)

@@ -267,7 +267,7 @@ class Training:
 
     def _start_linearly(self) -> None:
         pair, rate = self.pair.train(), self.settings.learning_rate * self.learning_rate_factor
-        sizes = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
+        sizes: Any = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
         others: Any = {"seed": self.seed, "on_progress": self.on_linear_start}
         with divergence_told(pair, 0):
             start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, **others)
