@@ -7,6 +7,9 @@ Labels are used for scores only. Writes results/auto-NAME.json after every seed:
 label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
 facet (leak), of groups and of clusters; what other criteria for groups find (`python benchmarks/groups.py` compares
 them); and the seconds of training. Records of seeds that are not run again are kept.
+
+With ``--trials`` only the short trainings are run by which ``training.n_init`` chooses a seed. Their held-out ELBOs
+stand beside the seeds' records.
 """
 
 import json
@@ -25,11 +28,14 @@ from pyro_mfcvae.config.auto import configure_auto
 from pyro_mfcvae.config.text import to_toml
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.trials import try_seeds
+from pyro_mfcvae.train.devices import open_fabric
 
 # Settings that a user gives besides the data: three characteristics are known, or photos are to be made smaller.
 SAID: dict[str, tuple[str, ...]] = {
     "nrletters": ("facets.number=3",),
     "photos": ("facets.number=3",),
+    "triples": ("facets.number=3",),
     "faces": ("data.size=32",),
 }
 
@@ -56,12 +62,28 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
     return row, {"config": to_toml(named)}
 
 
-def main(data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+def measure_trials(name: str, data: str, seeds: tuple[int, ...]) -> list[float]:
+    """The ELBOs of the trials; the data are those of seed 0."""
+    config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), "seed=0"], None)
+    elbos = try_seeds(config, dataset.train.images, seeds, fabric=open_fabric("cpu"))
+    return [round(elbo, 2) for elbo in elbos]
+
+
+def main(
+    data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2), trials: bool = False
+) -> None:
     """Run auto on data sets, each a name, or NAME=PATH."""
     for item in data:
         name, _, path = item.partition("=")
         target = RESULTS / f"auto-{name}.json"
-        rows = {row["seed"]: row for row in json.loads(target.read_text())["rows"]} if target.is_file() else {}
+        record = json.loads(target.read_text()) if target.is_file() else {"rows": []}
+        if trials:
+            record["trials"] = {"seeds": seeds, "elbo": measure_trials(name, path or name, seeds)}
+            print(f"{name}: held-out ELBO of the trials {record['trials']['elbo']}", flush=True)
+            write_json(target, record)
+            continue
+        rows = {row["seed"]: row for row in record["rows"]}
+        kept = {"trials": record["trials"]} if "trials" in record else {}
         for seed in seeds:
             rows[seed], chosen = measure(name, path or name, seed)
             scores = "; ".join(
@@ -70,7 +92,9 @@ def main(data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[in
             )
             seconds = rows[seed]["seconds"]
             print(f"{name}, seed {seed}: groups {rows[seed]['groups']}; {scores} ({seconds:.0f} s)", flush=True)
-            write_json(target, {**provenance(), "data": name, **chosen, "rows": [rows[s] for s in sorted(rows)]})
+            write_json(
+                target, {**provenance(), "data": name, **chosen, **kept, "rows": [rows[s] for s in sorted(rows)]}
+            )
 
 
 if __name__ == "__main__":

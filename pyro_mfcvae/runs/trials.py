@@ -1,6 +1,7 @@
 """What is tried before a run: how long its steps take, whether the machine is busy, and which seed starts best."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -98,22 +99,28 @@ def prepare(
 
 
 def choose_seed(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: Fabric) -> int:
-    """The seed whose short training has the highest ELBO on held-out items.
+    """The seed with the highest result of `try_seeds`; nothing is tried for a single seed."""
+    if len(seeds) == 1:
+        return seeds[0]
+    elbos = try_seeds(config, images, seeds, fabric=fabric)
+    return max(zip(elbos, seeds, strict=True), key=lambda pair: pair[0])[1]
+
+
+def try_seeds(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: Fabric) -> list[float]:
+    """The mean ELBO of held-out items, in nats, after a short training with each seed.
 
     A trial takes 0.3 of the steps of the schedule, on nine tenths of the items, and is scored on the others. A trial
-    that diverges loses. Nothing is tried for a single seed. Pyro's and torch's random states are changed.
+    that diverges has an ELBO of -inf. Pyro's and torch's random states are changed.
 
     Args:
         config: of the run.
         images: the training items, (N, *event_shape).
-        seeds: to choose from, all different.
+        seeds: of the trials; the first one also decides which items are held out.
         fabric: one device.
 
     Raises:
         InputError: there are several devices, or fewer than ten items.
     """
-    if len(seeds) == 1:
-        return seeds[0]
     if fabric.world_size > 1:
         raise InputError(
             f"expected training.n_init = 1 with {fabric.world_size} devices, got {len(seeds)}: choose the seed on one "
@@ -127,7 +134,7 @@ def choose_seed(config: Config, images: Tensor, seeds: Sequence[int], *, fabric:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seeds[0]))
     held_out, rest = order.split([num := len(images) // _ITEMS_PER_HELD_OUT, len(images) - num])
     short = replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * _TRIAL_SHARE))
-    elbos = []
+    elbos: list[float] = []
     for seed in seeds:
         training = prepare(short, images[rest.sort().values], seed=seed, fabric=fabric)
         try:
@@ -135,6 +142,6 @@ def choose_seed(config: Config, images: Tensor, seeds: Sequence[int], *, fabric:
                 training.run_epoch()
             elbos.append(evaluate(training.pair.eval(), Split(images[held_out])).elbo)
         except DivergedError:
-            elbos.append(-torch.inf)
+            elbos.append(-math.inf)
         _log.info("trial %d of %d: seed %d, ELBO %.2f on held-out items", len(elbos), len(seeds), seed, elbos[-1])
-    return max(zip(elbos, seeds, strict=True), key=lambda pair: pair[0])[1]
+    return elbos
