@@ -4,9 +4,9 @@
     python benchmarks/groups.py
 
 For every label, in the facet that tells it best: the number of groups that each criterion finds, and their ARI. Labels
-score only. A label counts if the clusters tell it with an accuracy of 0.9 or more; other labels cannot be told by groups
-of these clusters. Without runs, what benchmarks/auto.py has recorded for its runs is summarised, for the data on which the cut
-was chosen and for the other data.
+score only. A label counts if the clusters tell it with an accuracy of 0.9 or more, since their groups cannot tell
+other labels. Without runs, what benchmarks/auto.py has recorded for its runs is summarised, for the data on which
+the cut was chosen and for the other data.
 """
 
 import json
@@ -235,10 +235,11 @@ def main(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()) -> None:
         found[False] += judge(run)
     for path in sorted(RESULTS.glob("auto-*.json")) if not runs else ():
         record = json.loads(path.read_text())
-        rows = [
-            {**row, "run": f"{record['data']}-{r['seed']}"} for r in record["rows"] for row in r.get("criteria", ())
-        ]
-        found[record["data"] in CHOSEN_ON] += rows
+        for run_row in record["rows"]:
+            named = {"run": f"{record['data']}-{run_row['seed']}"}
+            for row in run_row.get("criteria", ()):
+                if told := run_row["clusters"].get(row["label"]):
+                    found[record["data"] in CHOSEN_ON].append({**row, **named, "accuracy": told["accuracy"]})
     summary = {}
     for seen, name in ((True, "data that the cut was chosen on"), (False, "other data")):
         if found[seen]:
