@@ -20,9 +20,9 @@ from pyro_mfcvae.models.mixtures import Mixture
 MERGE_THRESHOLD = 0.04
 """Groups that overlap by less stay apart, unless `merge_clusters` finds a gap among smaller overlaps."""
 
-# Groups that overlap by less than the threshold are still merged if the next merge joins groups that are at least this
-# many times as far apart.
-_GAP = 2.0
+# Groups that overlap by less than the threshold, but at least by this, are still merged if the next merge joins groups
+# that are twice as far apart or more.
+_MIN_CLOSE, _GAP = 1e-3, 2.0
 _MIN_OVERLAP = 1e-300  # smaller ones are equal for the gap
 
 # A cluster is in use if its share of the items is at least this fraction of 1/K.
@@ -137,7 +137,8 @@ def merge_clusters(
         joint_mass: M[a, b] = P(drawn from cluster a, assigned to cluster b), (K, K); any positive scale.
         threshold: merging stops for `num_groups` when the largest overlap first falls below it. It goes on where a gap
             follows: with d(o) = 2 Φ⁻¹(1 - o), the distance of two standard normals whose misclassification probability
-            is o, a later merge m counts if d(o_{m+1}) ≥ 2 d(o_m), and merging stops after the m with the largest ratio.
+            is o, a later merge m of an overlap o_m ≥ 0.001 counts if d(o_{m+1}) ≥ 2 d(o_m), and merging stops after the
+            m with the largest ratio.
         min_share: clusters with a smaller share of the mass are not in use, except the largest; a tenth of 1/K if None.
             A cluster that is not in use joins the group that most of its mass is assigned to.
 
@@ -162,7 +163,8 @@ def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
     stop = next((n for n, overlap in enumerate(overlaps) if overlap < threshold), len(overlaps))
     lowest = np.minimum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)) if overlaps else np.empty(0)
     distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in lowest]
-    gaps = {n: distances[n] / distances[n - 1] for n in range(stop + 1, len(overlaps))}
+    later = (n for n in range(stop + 1, len(overlaps)) if lowest[n - 1] >= _MIN_CLOSE)
+    gaps = {n: distances[n] / distances[n - 1] for n in later}
     last = max(gaps, key=gaps.__getitem__, default=stop)
     return last if gaps.get(last, 0) >= _GAP else stop
 

@@ -59,7 +59,8 @@ def chain(*overlaps: float) -> np.ndarray:
         ([0.05, 0.03, 0.001], 3),  # the threshold alone: distances of 3.3, 3.8 and 6.2
         ([0.05, 0.03, 1e-15], 2),  # the distances 3.8 and 15.9: groups that overlap by 0.03 are close in comparison
         ([0.03, 0.02, 1e-15, 1e-16], 3),
-        ([0.03, 1e-5, 1e-60], 2),  # two gaps: the larger one counts
+        ([0.03, 0.002, 1e-60], 2),  # two gaps: the larger one counts
+        ([0.03, 1e-9, 1e-60], 3),  # groups that overlap by 1e-9 are apart, however far others are
         ([1e-15, 1e-16], 3),
         ([0.03, 0.0], 2),
         ([0.03], 2),
