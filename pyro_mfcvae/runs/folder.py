@@ -279,7 +279,7 @@ class _Line(EpochRecord):
     def __post_init__(self) -> None:
         per_facet: tuple[list[Any], ...] = (self.kl, self.active_clusters, self.alpha, self.beta)
         numbers = [self.elbo, self.reconstruction, self.seconds, *chain.from_iterable(per_facet)]
-        if len({*map(len, per_facet)}) > 1 or not all(map(math.isfinite, numbers)):
+        if len({len(values) for values in per_facet}) > 1 or not all(map(math.isfinite, numbers)):
             raise ValueError("a number is not finite, or a facet is missing")
 
 
