@@ -85,7 +85,8 @@ def main(
         rows = {row["seed"]: row for row in record["rows"]}
         kept = {"trials": record["trials"]} if "trials" in record else {}
         for seed in seeds:
-            rows[seed], chosen = measure(name, path or name, seed)
+            row, chosen = measure(name, path or name, seed)
+            rows[seed] = {**row, **{key: provenance()[key] for key in ("commit", "machine")}}
             scores = "; ".join(
                 f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
                 for label, s in rows[seed]["labels"].items()

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_mfcvae.config.build import build_schedule
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.spectrum import NATS, choose_scale, measure_spectrum
 from pyro_mfcvae.config.text import override, parse_config
@@ -118,10 +119,10 @@ def choose_settings(
 
 def _describe_schedule(config: Config, num_items: int) -> str:
     size = config.training.batch_size
-    steps = sum(config.stage_epochs) * steps_per_epoch(num_items, size)
-    start = config.schedule.linear_start_steps
+    schedule = build_schedule(config, steps_per_epoch(num_items, size))
+    start = schedule.linear_start_steps
     before = f"{start} steps of a linear start, then " if start else ""
-    return f"schedule: {before}{steps} steps of {min(size, num_items)} items"
+    return f"schedule: {before}{schedule.num_steps} steps of {min(size, num_items)} items"
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:

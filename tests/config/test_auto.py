@@ -63,6 +63,21 @@ def test_many_items_get_more_steps() -> None:
     assert config.stage_epochs == (0, 7)  # 3800 steps, rounded up
 
 
+def test_the_steps_that_are_announced_are_those_of_the_schedule() -> None:
+    images = torch.rand(640, 1, 6, 6)
+    settings = [
+        "training.epochs=10",
+        "schedule.scale=0.5",
+    ]  # 10 steps an epoch; 400 / 1900 of them for the linear start
+    chosen = choose_settings(images, source="x", settings=settings)
+    schedule = build_schedule(chosen.config, 10)
+    said = (
+        f"schedule: {schedule.linear_start_steps} steps of a linear start, then {schedule.num_steps} steps of 64 items"
+    )
+    assert chosen.reasons[-1] == said
+    assert schedule.num_steps == 50
+
+
 def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
     chosen = choose_settings(
         torch.rand(60, 4), source="x", settings=["likelihood.scale=0.5", "networks.posterior=full"], seed=3
