@@ -137,9 +137,9 @@ def by_entropy(probs: Array) -> Partition:
 
 
 def members(mass: Array, cut: float, *, gaps: bool) -> Partition:
-    """The groups of DEMP; without gaps merging stops at the first overlap below the cut."""
+    """The groups of DEMP; without gaps merging stops where all later overlaps are below the cut."""
     tree = merge_clusters(mass, threshold=cut)
-    stop = next((n for n, merge in enumerate(tree.merges) if merge.overlap < cut), len(tree.merges))
+    stop = max((n + 1 for n, merge in enumerate(tree.merges) if merge.overlap >= cut), default=0)
     num_groups = tree.num_groups if gaps else len(tree.merges) + 1 - stop
     return [[int(k) for k in group] for group in tree.members(num_groups)]
 

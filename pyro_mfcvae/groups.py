@@ -135,10 +135,11 @@ def merge_clusters(
 
     Args:
         joint_mass: M[a, b] = P(drawn from cluster a, assigned to cluster b), (K, K); any positive scale.
-        threshold: merging stops for `num_groups` when the largest overlap first falls below it. It goes on where a gap
-            follows: with d(o) = 2 Φ⁻¹(1 - o), the distance of two standard normals whose misclassification probability
-            is o, a later merge m of an overlap o_m ≥ 0.001 counts if d(o_{m+1}) ≥ 2 d(o_m), and merging stops after the
-            m with the largest ratio.
+        threshold: merging stops for `num_groups` where all later overlaps are below it (a merged group may overlap more
+            with a third one than its parts did). It goes on where a gap follows: with o_m the largest overlap of the
+            merge m and all later ones, and d(o) = 2 Φ⁻¹(1 - o), the distance of two standard normals whose
+            misclassification probability is o, a merge of o_m ≥ 0.001 counts if d(o_{m+1}) ≥ 2 d(o_m), and merging
+            stops after the m with the largest ratio.
         min_share: clusters with a smaller share of the mass are not in use, except the largest; a tenth of 1/K if None.
             A cluster that is not in use joins the group that most of its mass is assigned to.
 
@@ -159,11 +160,11 @@ def merge_clusters(
 
 
 def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
-    """Number of merges, from the first one on, that form the groups, see `merge_clusters`."""
-    stop = next((n for n, overlap in enumerate(overlaps) if overlap < threshold), len(overlaps))
-    lowest = np.minimum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)) if overlaps else np.empty(0)
-    distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in lowest]
-    later = (n for n in range(stop + 1, len(overlaps)) if lowest[n - 1] >= _MIN_CLOSE)
+    """How many of the merges make groups, see `merge_clusters`."""
+    largest = np.maximum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)[::-1])[::-1] if overlaps else np.empty(0)
+    stop = int((largest >= threshold).sum())
+    distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in largest]
+    later = (n for n in range(stop + 1, len(overlaps)) if largest[n - 1] >= _MIN_CLOSE)
     gaps = {n: distances[n] / distances[n - 1] for n in later}
     last = max(gaps, key=gaps.__getitem__, default=stop)
     return last if gaps.get(last, 0) >= _GAP else stop

@@ -71,6 +71,14 @@ def test_small_overlaps_are_merged_before_a_gap(overlaps: list[float], num_group
     assert merge_clusters(chain(*overlaps)).num_groups == num_groups
 
 
+def test_a_merged_group_may_overlap_more_with_a_third_one() -> None:
+    mass = np.array([[0.927, 0.038, 0.035], [0.038, 0.927, 0.035], [0.035, 0.035, 0.93]])
+    tree = merge_clusters(mass)
+    assert [merge.overlap for merge in tree.merges] == pytest.approx([0.038, 0.07])
+    assert tree.num_groups == 1
+    assert merge_clusters(mass, threshold=0.071).num_groups == 3
+
+
 def test_groups_are_numbered_by_size() -> None:
     tree = merge_clusters(np.diag([0.1, 0.6, 0.3]))
     assert tree.members() == [[1], [2], [0]]
