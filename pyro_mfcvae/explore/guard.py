@@ -39,10 +39,11 @@ class BodyError(Exception):
 class Guard:
     """Middleware around all pages.
 
-    - Host must name this machine, against DNS rebinding: it is one of ``hosts``, or a numeric address. - A request that
-    changes something must come from a page of ours, against CSRF: its Origin is its Host. - If there is a token, a
-    request must carry it: first as ``?token=…``, then as a cookie. An address that sends 20 wrong tokens within a
-    minute, in either form, is refused until the minute is over. - A body is bounded in bytes and in seconds.
+    - Host must name this machine, against DNS rebinding: it is one of ``hosts``, or a numeric address.
+    - A request that changes something must come from a page of ours, against CSRF: its Origin is its Host.
+    - If there is a token, a request must carry it: first as ``?token=…``, then as a cookie. An address that sends 20
+      wrong tokens within a minute, in either form, is refused until the minute is over.
+    - A body is bounded in bytes and in seconds.
 
     Args:
         app: the pages.
