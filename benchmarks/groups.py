@@ -238,8 +238,8 @@ def main(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()) -> None:
         for run_row in record["rows"]:
             named = {"run": f"{record['data']}-{run_row['seed']}"}
             for row in run_row.get("criteria", ()):
-                if told := run_row["clusters"].get(row["label"]):
-                    found[record["data"] in CHOSEN_ON].append({**row, **named, "accuracy": told["accuracy"]})
+                if scores := run_row["clusters"].get(row["label"]):
+                    found[record["data"] in CHOSEN_ON].append({**row, **named, "accuracy": scores["accuracy"]})
     summary = {}
     for seen, name in ((True, "data that the cut was chosen on"), (False, "other data")):
         if found[seen]:

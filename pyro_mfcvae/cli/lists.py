@@ -140,8 +140,8 @@ def _script_of_tyro(shell: str) -> str:
     commands = tyro.extras.SubcommandApp()
     for name in COMMANDS:
         commands.command(name=name)(find_command(name))
-    script, told = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(script), contextlib.redirect_stderr(told), contextlib.suppress(SystemExit):
+    script, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.redirect_stderr(errors), contextlib.suppress(SystemExit):
         commands.cli(prog="mfcvae", args=["--tyro-print-completion", shell], registry=registry)
     if "_tyro_mfcvae" not in script.getvalue():
         raise InputError(

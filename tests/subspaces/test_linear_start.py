@@ -35,12 +35,12 @@ def test_every_kind_of_label_gets_a_facet_of_its_own(counts: tuple[int, ...], di
     from sklearn.mixture import GaussianMixture
 
     items, labels = planted(counts)
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     facets = find_linear_facets(
-        items, dims, scale=SCALE, most_clusters=8, num_tries=10, on_progress=lambda *part: told.append(part)
+        items, dims, scale=SCALE, most_clusters=8, num_tries=10, on_progress=lambda *part: reported.append(part)
     )
     tries = 10 if len(dims) == 2 else 10 + 3 * 8  # the axes of three pairs of facets are divided again
-    assert told == [("search for subspaces", n, tries) for n in range(1, tries + 1)]
+    assert reported == [("search for subspaces", n, tries) for n in range(1, tries + 1)]
     z = (items - facets.mean) @ facets.matrix
     slices = np.split(z, np.cumsum(dims)[:-1], 1)
     table = np.array(
@@ -159,7 +159,7 @@ def test_other_likelihoods_start_linearly_too() -> None:
     items, _ = planted((3, 2), num=90)
     pair, x = make_pair(BernoulliLikelihood()), (torch.from_numpy(items) > 0).double()
     draw, _ = drawer(x)
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     facets = start_linearly(
         pair.model,
         pair.guide,
@@ -167,8 +167,8 @@ def test_other_likelihoods_start_linearly_too() -> None:
         num_steps=2,
         batch_size=64,
         learning_rate=1e-3,
-        on_progress=lambda *part: told.append(part),
+        on_progress=lambda *part: reported.append(part),
     )
     assert 0 < facets.width < 1
-    assert told[:1] == [("search for subspaces", 1, 30)]
-    assert told[29:] == [("search for subspaces", 30, 30), ("linear start", 1, 2), ("linear start", 2, 2)]
+    assert reported[:1] == [("search for subspaces", 1, 30)]
+    assert reported[29:] == [("search for subspaces", 30, 30), ("linear start", 1, 2), ("linear start", 2, 2)]
