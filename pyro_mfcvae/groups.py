@@ -161,10 +161,10 @@ def merge_clusters(
 
 def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
     """How many of the merges make groups, see `merge_clusters`."""
-    largest = np.maximum.accumulate(np.clip(overlaps, _MIN_OVERLAP, 0.5)[::-1])[::-1] if overlaps else np.empty(0)
+    largest = np.maximum.accumulate(overlaps[::-1])[::-1] if overlaps else np.empty(0)
     stop = int((largest >= threshold).sum())
-    distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in largest]
-    later = (n for n in range(stop + 1, len(overlaps)) if largest[n - 1] >= _MIN_CLOSE)
+    distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in np.clip(largest, _MIN_OVERLAP, 0.5)]
+    later = (n for n in range(stop + 1, len(overlaps)) if _MIN_CLOSE <= largest[n - 1] < 0.5)
     gaps = {n: distances[n] / distances[n - 1] for n in later}
     last = max(gaps, key=gaps.__getitem__, default=stop)
     return last if gaps.get(last, 0) >= _GAP else stop

@@ -26,6 +26,14 @@ FOUR = np.array(
 )
 
 
+# Clusters of masses 0.001, 0.01, 0.1 and 1. The first overlaps with the second by 0.9, their union with the third by
+# 0.7, and the union of these three with the last by 0.6.
+FALLING = np.zeros((4, 4))
+for n, (mass, overlap) in enumerate([(0.001, 0.9), (0.011, 0.7), (0.111, 0.6)]):
+    FALLING[n, n + 1] = FALLING[n + 1, n] = mass * overlap
+FALLING += np.diag([0.001, 0.01, 0.1, 1.0] - FALLING.sum(1))
+
+
 def line(means: list[float], *, scale: float = 1.0) -> MixturePrior:
     """Normals on a line."""
     prior = MixturePrior(Facet(num_clusters=len(means), latent_dim=1))
@@ -69,6 +77,11 @@ def chain(*overlaps: float) -> np.ndarray:
 )
 def test_small_overlaps_are_merged_before_a_gap(overlaps: list[float], num_groups: int) -> None:
     assert merge_clusters(chain(*overlaps)).num_groups == num_groups
+
+
+@pytest.mark.parametrize(("threshold", "num_groups"), [(0.95, 4), (0.85, 3), (0.65, 2), (0.55, 1), (0.0, 1)])
+def test_large_thresholds(threshold: float, num_groups: int) -> None:
+    assert merge_clusters(FALLING, threshold=threshold, min_share=0.0).num_groups == num_groups
 
 
 def test_a_merged_group_may_overlap_more_with_a_third_one() -> None:

@@ -106,9 +106,9 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
             f"expected the checkpoint {run.checkpoint_path} of a run with finished epochs, got none: bring it back, "
             "or start a run in another folder"
         )
-    seed = run.checkpoint.seed if run.checkpoint.exists else None
+    seeds = [(config.seed + i) % 2**32 for i in range(config.training.n_init)]
+    seed = run.checkpoint.seed if len(seeds) > 1 and run.checkpoint.exists else None
     if seed is None:
-        seeds = [(config.seed + i) % 2**32 for i in range(config.training.n_init)]
         seed = choose_seed(config, data.train.images, seeds, fabric=fabric)
     known_items = _choose_known_items(config, data)
     training = prepare(config, data.train.images, seed=seed, fabric=fabric, known_items=known_items)
