@@ -49,7 +49,7 @@ SEEDS = Question(
 _NUM_REFITS = 6
 _NUM_STEPS = 5
 _NUM_PERMUTATIONS = 49
-_MOST_ITEMS = 2000  # number of refits
+_MOST_ITEMS = 2000  # most items in a refit
 
 
 def refit(z: Array, probs: Array, groups: NDArray[np.int64], generator: np.random.Generator) -> float:

@@ -21,11 +21,8 @@ Size = tuple[int, int]
 _NUM_AT_ONCE = 10_000
 _MAX_SIDE = 1 << 14
 _DTYPES = ("bool", "uint8", "float16", "float32", "float64")
-_CHANNELS = (
-    1,
-    3,
-    4,
-)  # Numbers of channels (grey, RGB, RGBA); they show whether images are (N, C, H, W) or (N, H, W, C).
+# Numbers of channels (grey, RGB, RGBA); they show whether images are (N, C, H, W) or (N, H, W, C).
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ MAX_IMAGE_BYTES = 256 << 20
 # The exceptions that readers raise for wrong files, besides classes of packages that are imported late.
 READ_ERRORS = (
     struct.error,
-    tokenize.TokenError,  # most bytes in the header of an .npy file
+    tokenize.TokenError,  # raised for the header of an .npy file
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
