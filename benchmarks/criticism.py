@@ -1,13 +1,15 @@
 """How often do the checks raise a false alarm, and how often do they find a fault? The two tables of docs/checks.md.
 
-    python benchmarks/criticism.py exact --seeds 40
-    python benchmarks/criticism.py faults --seeds 20
+    python benchmarks/criticism.py exact --first 40 --seeds 40
+    python benchmarks/criticism.py faults --first 20 --seeds 20
     python benchmarks/criticism.py table
 
 `exact` checks models whose guide is the posterior (known_models.py, trained_models.py): any verdict other than good is
 a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found if a check that
 concerns it, of the facet that it concerns, is not good. Both go through all cells seed by seed, write every table of
-checks to results/criticism.json at once, and resume after a stop. `table` prints docs/checks.md's tables.
+checks to results/criticism.json at once, and resume after a stop. The file has a record per commit, since the rates are
+those of one version of the checks; `table` prints docs/checks.md's tables from the newest record, with the sums of the
+earlier ones.
 """
 
 import json
@@ -23,7 +25,7 @@ import pyro
 import torch
 import tyro
 from known_models import Fault, draw, make_pair
-from provenance import provenance
+from provenance import commit, provenance
 from reproduction import RESULTS
 from trained_models import exact_trained_pair
 
@@ -168,17 +170,17 @@ CELLS = {
 def main(
     table: Annotated[Literal["exact", "faults", "table"], tyro.conf.Positional],
     /,
+    first: int = 0,
     seeds: int = 40,
     only: tuple[str, ...] = (),
-    fresh: bool = False,
 ) -> None:
     """Measure, or print what was measured.
 
     Args:
         table: One of the two tables, or both as Markdown.
-        seeds: Number of seeds per cell, which count from 0; those in the file are not run again.
+        first: The first seed; take one that no earlier commit had, and the sums are over data sets that all differ.
+        seeds: Number of seeds per cell; those that this commit's record has are not run again.
         only: Run only cells whose name contains one of these texts, such as "K = 25, D = 2"; all cells by default.
-        fresh: Run all seeds again, which is necessary after a change of the checks.
     """
     torch.set_num_threads(1)
     path = RESULTS / "criticism.json"
@@ -186,39 +188,44 @@ def main(
     if table == "table":
         print("\n".join([*markdown_exact(results["exact"]), "", *markdown_faults(results["faults"])]))
         return
-    if fresh:
-        results[table] = {}
-    for seed, name in product(range(seeds), CELLS[table]):
-        cell = results.setdefault(table, {}).setdefault(name, {"tables": 0, "seconds": 0.0})
-        if cell["tables"] > seed or (only and not any(text in name for text in only)):
+    sizes = {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
+    new = {**provenance(), **sizes, "first_seed": first, "cells": {}}
+    record = results.setdefault(table, {}).setdefault(commit(), new)
+    for number, name in product(range(seeds), CELLS[table]):
+        cell = record["cells"].setdefault(name, {"tables": 0, "seconds": 0.0})
+        if cell["tables"] > number or (only and not any(text in name for text in only)):
             continue
         start = time.process_time()
-        ASK[table](name, cell, seed)
+        ASK[table](name, cell, record["first_seed"] + number)
         cell["tables"] += 1
         cell["seconds"] = round(cell["seconds"] + time.process_time() - start, 2)
         # The file is read again, because another process may have written the other table meanwhile.
         there = json.loads(path.read_text()) if path.is_file() else {}
-        sizes = {"draws": NUM_DRAWS, "simulated": NUM_SIMULATED, "reference": NUM_REFERENCE}
-        write_text(path, json.dumps(there | provenance() | sizes | {table: results[table]}, indent=1) + "\n")
-        print(seed, name, cell, flush=True)
+        write_text(path, json.dumps(there | {table: results[table]}, indent=1) + "\n")
+        print(record["first_seed"] + number, name, cell, flush=True)
 
 
-def markdown_exact(cells: dict[str, Any]) -> list[str]:
-    """The table of false alarms."""
+def markdown_exact(records: dict[str, Any]) -> list[str]:
+    """The table of false alarms: the cells of the newest record, and the sums of all records."""
     rows = ["| cell | tables | any *bad* | any *warn* | rows that were not good |", "|---|---|---|---|---|"]
-    ran = {name: cell for name, cell in cells.items() if cell["tables"]}
-    for name, cell in ran.items():
+    *earlier, newest = ({name: cell for name, cell in r["cells"].items() if cell["tables"]} for r in records.values())
+    for name, cell in newest.items():
         alarms = sorted({key for found in cell.get("alarms", {}).values() for key in found})
         which = "; ".join(key.replace(", None", "").replace(", ", ", facet ") for key in alarms) or "-"
         row = f"| {name} | {cell['tables']} | {cell['any_bad']} | {cell['any_warn']} | {which} |"
         rows.append(row.replace("|x)", "\\|x)"))
-    num, bad, warn = (sum(cell[key] for cell in ran.values()) for key in ("tables", "any_bad", "any_warn"))
-    rows.append(f"| all | {num} | {bad} ({100 * bad / num:.1f} %) | {warn} ({100 * warn / num:.1f} %) | |")
+    now, before = list(newest.values()), [cell for cells in earlier for cell in cells.values()]
+    sums = {"**all, this version**": now, "all, earlier versions": before, "all versions": [*now, *before]}
+    for title, cells in sums.items():
+        num, bad, warn = (sum(cell[key] for cell in cells) for key in ("tables", "any_bad", "any_warn"))
+        if num:
+            rows.append(f"| {title} | {num} | {bad} ({100 * bad / num:.1f} %) | {warn} ({100 * warn / num:.1f} %) | |")
     return rows
 
 
-def markdown_faults(cells: dict[str, Any]) -> list[str]:
-    """The table of faults: a row per fault, a column per size."""
+def markdown_faults(records: dict[str, Any]) -> list[str]:
+    """The table of faults, of the newest record: a row per fault, a column per size."""
+    cells = list(records.values())[-1]["cells"]
     sizes = sorted({name.partition("; ")[2] for name in cells}, key=len)
     rows = [f"| fault | {' | '.join(sizes)} | checks that are most often not good |", "|---" * (len(sizes) + 2) + "|"]
     for fault in FAULTS:
