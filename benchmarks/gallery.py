@@ -1,19 +1,23 @@
-"""The pictures of docs/gallery.md, from runs of the presets `shapes` and `stickfigures`.
+"""The pictures of docs/gallery.md and README, from runs of the presets `shapes` and `stickfigures`.
 
 python benchmarks/gallery.py                                            # trains both, seed 0
 python benchmarks/gallery.py --shapes runs/a --stickfigures runs/b      # takes existing runs
 
 `mfcvae fit` and `mfcvae sample` write the pictures into a run; here they are reduced to 256 colours: examples of every
-group, images composed of two, and images drawn from the largest clusters.
+group, images composed of two, and images drawn from the largest clusters. README's picture shows the same images twice:
+the first item of every pair of groups, sorted by the groups of facet 0 and by those of facet 1.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import pandas
+from PIL import Image, ImageDraw, ImageFont
 from provenance import ROOT
 
 # Run → its figure, and the end of the picture's name after gallery-.
@@ -22,10 +26,35 @@ PICTURES = {
     "stickfigures": (("clusters", "sticks"), ("composed-1", "sticks-upper"), ("generated-0", "sticks-drawn")),
 }
 
+# README's picture, in pixels: an image with its margin, a title, and the space between the two facets.
+CELL, TITLE, GAP = 78, 44, 40
+
 
 def mfcvae(*args: str) -> None:
     """Run a command of the package."""
     subprocess.run([sys.executable, "-m", "pyro_mfcvae", *args], check=True)
+
+
+def draw_twice(run: Path) -> Image.Image:
+    """The same images sorted by two facets, side by side; a row is a group, and its images are in random order."""
+    items = pandas.read_parquet(run / "assignments.parquet")
+    groups = ["facet_0_group", "facet_1_group"]
+    shown = items.drop_duplicates(groups).sample(frac=1, random_state=0)
+    panels = [
+        [[Image.open(BytesIO(image["bytes"])) for image in members["image"]] for _, members in shown.groupby(group)]
+        for group in groups
+    ]
+    widths = [CELL * max(len(row) for row in panel) for panel in panels]
+    height = TITLE + CELL * max(len(panel) for panel in panels)
+    picture = Image.new("RGB", (sum(widths) + GAP, height), "white")
+    draw = ImageDraw.Draw(picture)
+    for j, (panel, left) in enumerate(zip(panels, (0, widths[0] + GAP), strict=True)):
+        draw.text((left, 0), f"facet {j}: {len(panel)} groups", fill="black", font=ImageFont.load_default(30))
+        for y, x in np.ndindex(len(panel), max(len(row) for row in panel)):
+            if x < len(panel[y]):
+                image = panel[y][x].convert("RGB").resize((CELL - 4, CELL - 4), Image.Resampling.BICUBIC)
+                picture.paste(image, (left + CELL * x, TITLE + CELL * y))
+    return picture
 
 
 def main(runs: dict[str, Path | None]) -> None:
@@ -40,6 +69,8 @@ def main(runs: dict[str, Path | None]) -> None:
                 with Image.open(run / "figures" / f"{figure}.png") as picture:
                     small = picture.convert("RGB").quantize(256)
                 small.save(ROOT / "docs" / f"gallery-{name}.png", optimize=True)
+            if preset == "shapes":
+                draw_twice(run).quantize(256).save(ROOT / "docs" / "two-facets.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,16 @@ def test_worked_numbers_are_right(page: Path) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     text = re.sub(r"`[^`\n]*`", "", re.sub(r"\$\$?[^$]*\$\$?", "", text))
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]:
         if not target.startswith(("https://", "http://", "#", "api/")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_names_the_two_commands_and_fits_a_screen() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "`make demo`" in text and "`make test`" in text
+    unfolded = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert len(unfolded.splitlines()) <= 42  # 900 pixels high where the text is 832 pixels wide
 
 
 def test_the_index_for_language_models_names_pages_that_exist() -> None:
