@@ -186,6 +186,6 @@ def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) 
         return (500,) * (len(facets) - 1) + (2000,)
     if len(dims) != len(facets):
         raise InputError(
-            f"expected one width per facet in {name}, {len(facets)} in all, got {len(dims)}: pass as many as facets"
+            f"expected one width per facet in {name}, {len(facets)} in all, got {len(dims)}: pass one per facet"
         )
     return tuple(dims)

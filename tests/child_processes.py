@@ -19,7 +19,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
-    """Whether it comes to be so within so many seconds."""
+    """Whether a condition becomes true within a number of seconds."""
     deadline = time.monotonic() + seconds
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -52,7 +52,7 @@ def assert_same(here: Any, there: Any) -> None:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged of compiling, torch's own notes left out."""
+    """The log messages about compiling, without torch's own."""
     records = caplog.get_records("call")
     return [record.getMessage() for record in records if record.name == "pyro_mfcvae.infer.compilation"]
 

@@ -1,4 +1,4 @@
-"""Every test runs in float64, seeded, with an empty parameter store and Pyro's validation on; and finds small pairs."""
+"""Every test runs in float64, seeded, with an empty parameter store and validation; fixtures make small pairs."""
 
 import gc
 import shutil
@@ -59,7 +59,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def build_facets(num_facets: int) -> tuple[Facet, ...]:
-    """Facets that differ in K and in D, so that no two axes can be mixed up unseen: K = 3, 4, 5, D = 2, 3, 4."""
+    """Facets that differ in K and in D, so that two exchanged axes are noticed: K = 3, 4, 5, D = 2, 3, 4."""
     return tuple(Facet(num_clusters=3 + j, latent_dim=2 + j) for j in range(num_facets))
 
 
@@ -132,7 +132,7 @@ def make_x() -> Callable[[int], Tensor]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder but for `data.npz`; single precision and a wide screen, no data folder."""
+    """A working folder with `data.npz` only; single precision, a wide terminal, and no data folder."""
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MFCVAE_DATA", raising=False)

@@ -22,7 +22,7 @@ def exact_mixture_data(
     reference: bool = True,
     num_samples: int = 64,
 ) -> Any:
-    """200 items, 2,000 simulated items. Shared by tests: never to be changed."""
+    """200 items, 2,000 simulated items. Tests share it, so they must not change it."""
     assert torch.get_default_dtype() == torch.float64
     pyro.set_rng_seed(seed)
     pair = linear_pair(spread=spread, shift=shift, off=off, rule=SampleAssignment())
@@ -38,5 +38,5 @@ def exact_mixture_data(
 def exact_mixture_arrays(
     *, spread: float = 1.0, shift: float = 0.0, off: tuple[int, ...] = (0, 1), seed: int = 0, reference: bool = True
 ) -> CheckData:
-    """The same, as the checks read it."""
+    """The same data in the form that the checks read."""
     return CheckData.from_arviz(exact_mixture_data(spread=spread, shift=shift, off=off, seed=seed, reference=reference))

@@ -48,7 +48,7 @@ def write_shapes3d(
 def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, *, num: tuple[int, int]) -> None:
     """Some training and test images: grey i of image i, but for the spot (4, 5), which is blue; digit i modulo 10.
 
-    torchvision is told the files' checksums.
+    torchvision compares the files with these checksums.
     """
     (folder / "SVHN").mkdir()
     for split, size in zip(("train", "test"), num, strict=True):

@@ -1,4 +1,4 @@
-"""A pair whose encoder gives z away, so that clusters that are apart are as good as seen."""
+"""A pair whose encoder returns z almost exactly, so that clusters that are apart are practically observed."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from pyro_mfcvae.models import BayesianMixturePrior, GaussianLikelihood, MLPLadd
 
 
 class Identity(LadderEncoder):
-    """q(z | x) = Normal(x, 0.01): the clusters are as good as seen."""
+    """q(z | x) = Normal(x, 0.01): the clusters are practically observed."""
 
     def __init__(self, facet: Facet) -> None:
         super().__init__([facet], (facet.latent_dim,))

@@ -40,7 +40,7 @@ WEIGHTS = {  # beta, alpha, num_data
 
 
 def every_case(test: Callable[..., None]) -> Callable[..., None]:
-    """Fast are two facets, and one and three with the settings that leave least out; all others are slow."""
+    """Two facets are fast, and so are one and three with the fullest settings; all others are slow."""
     cases = [
         case if case[0] == 2 or case[1:] == ("full", "weighted") else pytest.param(*case, marks=pytest.mark.slow)
         for case in product((1, 2, 3), COVARIANCES, WEIGHTS)

@@ -6,7 +6,7 @@ from pyro_mfcvae.infer.schedule import ProgressiveSchedule
 
 
 class Model:
-    """All of a model that a schedule touches."""
+    """The parts of a model that a schedule changes."""
 
     def __init__(self, num_facets: int) -> None:
         self.alpha = torch.full((num_facets,), 7.0)
@@ -14,7 +14,7 @@ class Model:
 
 
 def weights(schedule: ProgressiveSchedule, step: int) -> list[float]:
-    """alpha, and beta the same, that a fresh model has at a step."""
+    """alpha of a new model at a step, which equals beta."""
     model = Model(schedule.num_facets)
     schedule.apply(model, step)
     assert torch.equal(model.alpha, model.beta)

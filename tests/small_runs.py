@@ -63,7 +63,7 @@ class StopError(Exception):
 
 
 class Stopper:
-    """Raises after a number of steps, or of epochs, of one sitting."""
+    """Raises after a number of steps or epochs, counted from the start or the resume."""
 
     def __init__(self, *, step: int | None = None, epoch: int | None = None) -> None:
         self.step, self.epoch = step, epoch
@@ -83,7 +83,7 @@ class Stopper:
 
 
 def metrics(run: RunFolder) -> list[dict[str, Any]]:
-    """The records without the one value that is a clock's."""
+    """The records without their seconds."""
     return [{key: value for key, value in record.items() if key != "seconds"} for record in run.read_metrics()]
 
 

@@ -1,4 +1,4 @@
-"""What README promises of real input holds: whole trainings, minutes each."""
+"""The results that README and benchmarks/README.md state hold: whole trainings of minutes each."""
 
 import json
 import os

@@ -46,7 +46,7 @@ COPIES = (copy.deepcopy, through_pickle, through_torch, averaged)
 def test_a_copy_is_a_pair_of_its_own(
     make: Callable[..., MFCVAE], make_x: MakeX, make_copy: Callable[[MFCVAE], MFCVAE], name: str | None
 ) -> None:
-    """Trained further or asked, neither touches the other; SVI trains every parameter of the copy."""
+    """Neither changes when the other is trained or queried; SVI trains every parameter of the copy."""
     x, pair = make_x(16), make(name=name)
     fit(pair, x)
     twin = make_copy(pair)

@@ -1,4 +1,4 @@
-"""What pins the code down: Pyro's estimate = the sum written out = ours; the closed form."""
+"""Exact equalities: Pyro's estimate, the sum written out, and ours; and the closed form is their mean."""
 
 import math
 from collections.abc import Callable

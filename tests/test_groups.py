@@ -54,7 +54,7 @@ def test_merges_by_hand() -> None:
 
 
 def chain(*overlaps: float) -> np.ndarray:
-    """Clusters of equal mass, each of which overlaps with the next one by so much."""
+    """Clusters of equal mass, each of which overlaps with the next one by a given amount."""
     mass = np.diag(np.full(len(overlaps) + 1, 0.0))
     for n, overlap in enumerate(overlaps):
         mass[n, n + 1] = mass[n + 1, n] = overlap

@@ -101,7 +101,7 @@ SLOW = {
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAIRS]
 )
 def test_svi_trains_and_questions_are_answered(name: str) -> None:
-    """With data in bfloat16 and in float32, in which draws of the model are; what comes out is in float32."""
+    """Data are in bfloat16, or in float32 like the model's draws; answers are in float32."""
     pair = PAIRS[name]().bfloat16()
     model, guide, x = pair.model, pair.guide, data_for(pair)
     for data in (x, x.bfloat16()):
@@ -134,7 +134,7 @@ def test_densities_are_those_of_the_rounded_parameters(name: str, dtype: torch.d
 
 @pytest.mark.parametrize("name", ("diagonal covariance", "full covariance", "full q(z | x)", "amortised rule"))
 def test_answers_are_those_of_the_same_pair_in_single_precision(name: str) -> None:
-    """bfloat16 has 8 significant bits: after four layers answers differ by per cents."""
+    """bfloat16 has 8 significant bits: after four layers answers differ by a few per cent."""
     half = PAIRS[name]().bfloat16()
     single, x = copy.deepcopy(half).float(), torch.rand(6, *SHAPE)
     for ours, theirs in zip(half.assign(x), single.assign(x), strict=True):

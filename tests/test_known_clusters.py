@@ -1,4 +1,4 @@
-"""Clusters that are known for some items: conditioning, as Pyro's own."""
+"""Clusters that are known for some items: the result equals Pyro's own conditioning."""
 
 from collections.abc import Callable
 

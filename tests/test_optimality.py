@@ -150,7 +150,7 @@ def test_the_analytic_kl_is_the_smallest_for_every_single_item(
 def test_the_sample_rule_is_the_collapsed_mixture(
     make_pair: MakePair, make_x: Callable[[int], Tensor], num_facets: int, covariance: Covariance
 ) -> None:
-    """Draw by draw, with gradients; q(c|z) is detached in ours and not there at all in the collapsed mixture."""
+    """Losses and gradients are equal at every draw; q(c|z) is detached in ours, and the collapsed mixture has none."""
     model, guide = make_pair(num_facets, covariance=covariance, rule=SampleAssignment)
     x = make_x(4)
     pyro.set_rng_seed(1)

@@ -102,7 +102,7 @@ def test_two_models_side_by_side_both_train(make_pair: MakePair, make_x: MakeX) 
 
 
 def test_of_two_models_with_one_name_the_second_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
-    """In Pyro it would not train, or share some parameters. A cleared store is free for it."""
+    """In plain Pyro it would not train, or would share some parameters. After the store is cleared, it trains."""
     first, second = make_pair(name="same"), make_pair(name="same")
     x = make_x(16)
     SVI(*first, Adam({"lr": 0.01}), FacetELBO()).step(x)
@@ -173,7 +173,7 @@ def test_parts_that_were_used_alone_work_in_a_model(make_x: MakeX, likelihood: C
 
 
 def test_two_likelihoods_that_are_used_alone_keep_their_own_scales() -> None:
-    """Nameless, both would read the parameter "scale" of the store: the first one's."""
+    """Without names, both would read the parameter "scale" of the store, which is the first one's."""
     scales = [GaussianLikelihood(scale=scale, learn_scale=True)(torch.zeros(1)).scale.item() for scale in (1.0, 0.25)]
     assert scales == pytest.approx([1.0, 0.25])
 

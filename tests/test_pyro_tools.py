@@ -1,4 +1,4 @@
-"""One row of docs/pyro_tools.md after the other: what works gives the right value, what is refused says why."""
+"""A test per row of docs/pyro_tools.md: what works gives the right value, and what is refused gives the reason."""
 
 import copy
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_tmc_with_enumerated_clusters_is_the_bound_of_the_collapsed_mixture(make
 
 
 def test_known_clusters_condition_the_models_trace(make_pair: MakePair, make_x: MakeX) -> None:
-    """Draws and infer_discrete give them; the joint density is that of c in the data."""
+    """Draws and infer_discrete return the known clusters, and the joint density is the density at them."""
     model, guide = make_pair()
     x, c = make_x(6), torch.tensor([0, 2, -1, 1, -1, 0])
     trace = poutine.trace(model).get_trace(x, known={0: c})
@@ -128,7 +128,7 @@ def test_nuts_samples_theta_and_z() -> None:
 
 
 def test_an_automatic_guide_over_z_trains(make_pair: MakePair, make_x: MakeX) -> None:
-    """With the clusters enumerated in the model; all other pairs of ours stay usable beside it."""
+    """The clusters are enumerated in the model; all other pairs stay usable beside it."""
     model, _ = make_pair()
     x = make_x(8)
     guide = AutoNormal(poutine.block(model, hide=["c_0", "c_1"]))

@@ -1,4 +1,4 @@
-"""The harnesses of benchmarks/reliability.py notice what they are there to notice."""
+"""The harnesses of benchmarks/reliability.py detect the faults that they look for."""
 
 import json
 import os

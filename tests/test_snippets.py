@@ -1,4 +1,4 @@
-"""README and docs/ hold what was run as printed, on small data. What takes too long is listed with the reason."""
+"""Every snippet of README and docs/ is run as printed, on small data. The others are listed with reasons."""
 
 import re
 import shutil

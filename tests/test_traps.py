@@ -1,4 +1,4 @@
-"""Pyro's known traps (DESIGN, section 2): each is shown to be real where that costs nothing, and ours to be safe."""
+"""Known traps of Pyro: tests show that they exist, where that is cheap, and that this package avoids them."""
 
 from collections.abc import Callable
 from pathlib import Path

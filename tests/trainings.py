@@ -14,7 +14,7 @@ STILL = 1e-300  # a learning rate that moves nothing, in double precision
 
 
 def draw_images(num: int) -> Tensor:
-    """Grey images whose first pixel tells their number: number / num."""
+    """Grey images whose first pixel is their number, divided by num."""
     images = torch.rand(num, 1, 6, 6)
     images[:, 0, 0, 0] = torch.arange(num) / num
     return images

@@ -19,7 +19,7 @@ _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOIN
 _PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
 _PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
 _MOST_NOISE = 2.0  # factor on the residuals' scale; that of `shapes` is far above
-_FEW_ITEMS = 100  # per cluster, for fits of the mixture: `shapes` has 200 and more, and twice as many changed nothing
+_FEW_ITEMS = 100  # per cluster, for fits of the mixture: `shapes` has at least 200, and 400 changed nothing
 SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
 
 

@@ -46,12 +46,12 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.names is not None and len(self.names) != len(self):
-            raise InputError(f"expected one name for each of {len(self)} items, got {len(self.names)}; give one each")
+            raise InputError(f"expected one name for each of {len(self)} items, got {len(self.names)}: give one each")
         for name, labels in self.labels.items():
             if labels.shape != (len(self),):
                 raise InputError(
                     f"expected one {name!r} label for each of {len(self)} images, got labels of shape "
-                    f"{tuple(labels.shape)}; give as many labels as images"
+                    f"{tuple(labels.shape)}: give one label per image"
                 )
             if not (labels >= 0).any():
                 raise InputError(

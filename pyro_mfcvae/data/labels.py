@@ -68,8 +68,8 @@ def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | 
                 labels.notes.append(f"passed over {name!r} of {path}: {len(column)} entries for {num_items} items")
                 continue
             raise InputError(
-                f"expected one {name!r} label for each of {num_items} items of {path}, got {len(column)}; give as many "
-                "labels as items, or leave the array out"
+                f"expected one {name!r} label for each of {num_items} items of {path}, got {len(column)}: give one "
+                "label per item, or leave the array out"
             )
         else:
             labels.sets |= {key: torch.from_numpy(values) for key, values in found.items()}

@@ -150,7 +150,7 @@ class ProgressiveSchedule:
         return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
 
     def stretched(self, factor: float, *, unit: int = 1) -> "ProgressiveSchedule":
-        """The same schedule over ``factor`` > 0 times as many steps, with fades, warm-ups and fits scaled accordingly.
+        """The same schedule with all numbers of steps multiplied by ``factor`` > 0: stages, fades, warm-ups and fits.
 
         Stages are rounded up to multiples of ``unit`` steps (an epoch), all other numbers down. Fits at the same step
         become one.

@@ -37,7 +37,7 @@ def check_parameters(module: nn.Module, step: int) -> None:
 
 
 @contextmanager
-def divergence_told(module: nn.Module, step: int) -> Iterator[None]:
+def report_divergence(module: nn.Module, step: int) -> Iterator[None]:
     """Raise torch's complaint about a distribution's parameters, which prints all their values, as a `DivergedError`.
 
     Args:

@@ -30,7 +30,7 @@ from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
-from pyro_mfcvae.train.divergence import check_parameters, divergence_told
+from pyro_mfcvae.train.divergence import check_parameters, report_divergence
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
@@ -161,7 +161,7 @@ class Training:
             return self.finish_epoch()
 
     def _take_step(self, *batch: Any) -> Tensor:
-        with divergence_told(self.pair, self.step):
+        with report_divergence(self.pair, self.step):
             loss, terms = self._objective(*batch)
         self._stepper.zero_grad()
         self.fabric.backward(loss)
@@ -251,7 +251,7 @@ class Training:
         total = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
         monitored = self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images))))
-        with divergence_told(self.pair, self.step):
+        with report_divergence(self.pair, self.step):
             active_clusters = count_active_clusters(self.pair.eval(), monitored)
         return EpochRecord(
             epoch=self.epoch,
@@ -269,7 +269,7 @@ class Training:
         pair, rate = self.pair.train(), self.settings.learning_rate * self.learning_rate_factor
         sizes: Any = {"num_steps": self.schedule.linear_start_steps, "batch_size": self.settings.batch_size}
         others: Any = {"seed": self.seed, "on_progress": self.on_linear_start}
-        with divergence_told(pair, 0):
+        with report_divergence(pair, 0):
             start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, **others)
         check_parameters(pair, 0)
 

@@ -33,7 +33,7 @@ def test_fewer_items_than_bins() -> None:
 
 
 def test_a_preference_for_a_cluster_is_found_that_the_most_probable_one_hides() -> None:
-    """q = (0.7, 0.3) or (0.3, 0.7) where 0.9, 0.1 and 0.5, 0.5 are true: right on average, wrong for each."""
+    """q of cluster 0 is 0.7 or 0.3, the truth 0.9 or 0.5: only the confidence of the more probable one is right."""
     probs = np.repeat([[0.7, 0.3], [0.3, 0.7]], 1000, 0)
     truth = np.concatenate([np.arange(1000) % 10 == 0, np.arange(1000) % 2 == 0]).astype(int)
     hits = probs.argmax(1) == truth

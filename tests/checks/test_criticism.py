@@ -30,7 +30,7 @@ PANELS = {
 
 @contextmanager
 def float32() -> Iterator[None]:
-    """As the benchmark runs."""
+    """Single precision, which the benchmark uses."""
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(torch.float64)
@@ -128,7 +128,7 @@ def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["N = 200, K = 3, D = 2, missing = yes", "N = 200, K = 25, D = 2, missing = no"])
 def test_false_alarms_are_rare(name: str) -> None:
-    """A small version of `benchmarks/criticism.py exact`: of 6 tables none has a bad, at most one a warn."""
+    """A small version of `benchmarks/criticism.py exact`: in six tables no verdict is bad, and at most one is warn."""
     cell: dict[str, Any] = {}
     with float32():
         for seed in range(6):

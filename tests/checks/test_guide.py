@@ -25,8 +25,8 @@ def test_the_exact_guide_passes() -> None:
 
 @pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
 @pytest.mark.parametrize("off", range(2))
-def test_a_facet_that_is_off_is_told_from_one_that_is_exact(guide: dict[str, float], off: int) -> None:
-    """The facets are independent a posteriori, so the exact one has equal weights wherever the other is held."""
+def test_a_facet_that_is_off_is_distinguished_from_one_that_is_exact(guide: dict[str, float], off: int) -> None:
+    """The facets are independent a posteriori, so the exact facet has equal weights at any value of the other one."""
     checks = by_question(exact_mixture_arrays(**guide, off=(off,)))  # type: ignore[arg-type]
     gaps = [checks[GAP.name, j] for j in range(2)]
     assert gaps[off].verdict != "good" and checks[GAP.name, None].verdict != "good"
@@ -68,7 +68,7 @@ def test_one_bad_cluster_is_named() -> None:
 
 
 def test_a_bad_half_by_confidence_is_named() -> None:
-    """A fault of the less confident half is spread over all clusters, and is worst where that half is."""
+    """The fault is spread over all clusters, so the half is named and not a cluster."""
     data = exact_mixture_arrays()
     confidence = data.facets[0].probs.max(-1)
     members = confidence < np.median(confidence)

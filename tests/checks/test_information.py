@@ -12,7 +12,7 @@ GENERATOR = np.random.default_rng(0)
 
 
 def with_facet(**changes: np.ndarray) -> dict[str, Check]:
-    """The checks of facet 0 with other arrays."""
+    """The checks of facet 0 after some of its arrays are replaced."""
     data = exact_mixture_arrays()
     facets = (replace(data.facets[0], **changes), data.facets[1])  # type: ignore[arg-type]
     return {check.name: check for check in check_information(replace(data, facets=facets)) if check.facet == 0}

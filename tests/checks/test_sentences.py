@@ -100,7 +100,7 @@ def test_what_is_set_already_is_not_suggested() -> None:
 
 @pytest.mark.parametrize(("scale", "residual", "suggested"), [(1.5, 1.0, True), (1.0, 1.5, True), (1.5, 0.5, False)])
 def test_noise_is_learned_only_where_that_changes_little(scale: float, residual: float, suggested: bool) -> None:
-    """A replication has the variance scale² - residual² more than its item."""
+    """The variance of a replication exceeds that of its item by scale² - residual²."""
     data = exact_mixture_arrays()
     observed = np.full_like(data.observed["contrast"], 2.0)
     replicated = np.full_like(data.replicated["contrast"], (4.0 + scale**2 - residual**2) ** 0.5)

@@ -37,7 +37,7 @@ def test_the_exact_guide_passes() -> None:
 
 
 def test_groups_less_stable_than_the_model_says_are_found() -> None:
-    """The model holds its clusters to be 20 standard deviations apart; the data are one cloud, cut in four."""
+    """The model's clusters are 20 standard deviations apart; the data are one cloud that was divided into four."""
     data = exact_mixture_arrays()
     cloud = GENERATOR.standard_normal((1, 200, 1))
     cuts = np.eye(4)[np.digitize(cloud[0, :, 0], [-0.7, 0, 0.7])]

@@ -250,7 +250,7 @@ def test_json_is_all_that_is_printed(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_run_s_own_parts_are_imported_only_when_told(mfcvae: Run, place: Path) -> None:
+def test_a_run_s_own_parts_are_imported_only_on_request(mfcvae: Run, place: Path) -> None:
     (place / "of_me.py").write_text(
         "from pathlib import Path\nfrom pyro_mfcvae.models import MixturePrior\n"
         "Path('imported').touch()\nclass Mine(MixturePrior):\n    pass\n"

@@ -34,7 +34,7 @@ def test_every_item_of_a_run_is_assigned(mfcvae: Run) -> None:
     assert [table[f"facet_{j}_group"].nunique() <= num_groups[j] for j in range(2)] == [True, True]
 
 
-def test_photos_are_named_and_sorted_and_strange_ones_are_told_apart(mfcvae: Run, place: Path) -> None:
+def test_photos_are_named_and_sorted_and_strange_ones_are_distinguished(mfcvae: Run, place: Path) -> None:
     make_photos(place / "photos")
     assert mfcvae("fit", "--data", "photos", "--out", "run", "--set", *TINY)[0] == 0
     run = RunFolder(Path("run"))
@@ -53,12 +53,12 @@ def test_photos_are_named_and_sorted_and_strange_ones_are_told_apart(mfcvae: Run
     kept = pd.read_parquet("run/assignments.parquet")
     kept["evidence"] = 1e6  # as if the run had described its items very well
     replace_assignments(run, kept)
-    code, out, err = mfcvae("assign", "run", "new", "--format", "jsonl", "--sort-into", "told")
+    code, out, err = mfcvae("assign", "run", "new", "--format", "jsonl", "--sort-into", "sorted")
     assert (code, err) == (0, "")
     assert "5 items of new: run/assignments-new.jsonl" in out
     assert "Unlike the training items, so do not rely on their groups: a/00.png, a/02.png, a/stripes.png, b/01" in out
-    assert names(Path("told")) == {"unlike"}
-    assert "b-03.png" in names(Path("told/unlike"))
+    assert names(Path("sorted")) == {"unlike"}
+    assert "b-03.png" in names(Path("sorted/unlike"))
 
 
 @pytest.mark.usefixtures("fitted")

@@ -139,7 +139,7 @@ def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, ar
 
 @pytest.mark.parametrize("suffix", ["npz", pytest.param("npy", marks=pytest.mark.slow)])
 def test_items_that_trained_are_not_held_out(mfcvae: Run, quick: None, suffix: str) -> None:
-    """Also where some are missing, and where fewer are scored than train, as in an .npy file of more than 10,000."""
+    """Some values are missing; of the 10,050 items of the .npy file, all train and 10,000 are scored."""
     images = (make_images(10_050 if suffix == "npy" else 100) / 255).astype(np.float32)
     images[::7, 2, 3] = np.nan
     if suffix == "npz":
@@ -186,7 +186,7 @@ def test_compare_ranks_runs(mfcvae: Run, without_figures: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (
             ["check", "run", "--items", "99"],
@@ -218,10 +218,10 @@ def test_compare_ranks_runs(mfcvae: Run, without_figures: None) -> None:
         (["compare", "run", "x", "--draws", "3"], "expected --draws 30 or more"),
     ],
 )
-def test_mistakes_are_one_line(mfcvae: Run, args: list[str], told: str) -> None:
+def test_mistakes_are_one_line(mfcvae: Run, args: list[str], message: str) -> None:
     code, _, err = mfcvae(*args)
     assert code == 2
-    assert err.startswith(f"mfcvae: {told}") and err.count("\n") == 1
+    assert err.startswith(f"mfcvae: {message}") and err.count("\n") == 1
 
 
 def test_data_and_likelihoods_must_fit(mfcvae: Run) -> None:

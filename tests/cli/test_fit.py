@@ -102,7 +102,7 @@ def test_data_of_another_size_get_as_many_steps(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_facet_that_is_not_faded_in_is_told(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_facet_that_is_not_faded_in_is_reported(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "schedule.fade_in_steps=80")[0] == 0
     assert "facet 0 will be faded in to 0.1 only: schedule.fade_in_steps outlasts its stage" in caplog.text
 
@@ -157,7 +157,7 @@ def test_settings_may_stand_together_or_apart(mfcvae: Run, seen: list[Config], g
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--data", "data.npz"], "data.npz would go to runs/data-1"),
         (["stickfigures", "--data", "data.npz"], "data.npz would go to runs/stickfigures-1"),
@@ -165,10 +165,10 @@ def test_settings_may_stand_together_or_apart(mfcvae: Run, seen: list[Config], g
     ],
 )
 def test_a_run_without_out_gets_a_folder_of_its_own(
-    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], told: str
+    mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
 ) -> None:
     monkeypatch.setattr(runs_fit, "fit", stop_before_training)
-    assert mfcvae("fit", *args)[::2] == (2, f"mfcvae: {told}\n")
+    assert mfcvae("fit", *args)[::2] == (2, f"mfcvae: {message}\n")
 
 
 def test_the_next_free_folder_is_taken(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: P
     ids=" ".join,
 )
 def test_tables_of_counts_and_codes_are_fitted(mfcvae: Run, place: Path, settings: list[str]) -> None:
-    """With the importance-weighted bound and a guide over the globals of one's own choice; and opened again."""
+    """Fit with the importance-weighted bound, or with a chosen guide over the global sites; then open the run again."""
     counts = np.random.default_rng(0).integers(0, 9, size=(80, 5))
     lines = ["a,b,c,d,e", *(",".join(map(str, row)) for row in counts)]
     (place / "counts.csv").write_text("\n".join(lines))
@@ -265,7 +265,7 @@ def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
     ],
 )
 def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], finished: bool) -> None:
-    """Both when it trains the seeds and when it finds them finished."""
+    """The sweep trains the seeds, or finds them finished."""
     folder = Path("seeds" if finished else "runs/data-sweep-1")
     args = ("--data", "data.npz", "--set", *TINY)
     if finished:

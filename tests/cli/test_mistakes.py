@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["nope"], "expected a preset out of .*shapes.*, got 'nope': choose one of them"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
@@ -71,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("place")
         (["--data", "data.npz", "--out", "text.txt"], "text.txt already exists and is not empty: choose another .*"),
     ],
 )
-def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
+def test_a_wrong_fit_is_reported_and_writes_nothing(mfcvae: Run, place: Path, args: list[str], message: str) -> None:
     nan, wide = make_images() / 255, make_images() / 255
     nan[3, 0, 0], wide[0, 0, :2] = np.nan, (0, 2)
     save_data(place / "nan.npz", nan)
@@ -83,13 +83,13 @@ def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: 
     before = sorted(place.rglob("*"))
     code, _, err = mfcvae("fit", *args)
     assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
+    assert re.fullmatch(f"mfcvae: {message}\n", err)
     assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("fitted")
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["nowhere"], "nowhere is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
         (["run", "--data", "nope"], "no data set, file or folder is called 'nope'; .*"),
@@ -102,7 +102,7 @@ def test_a_wrong_fit_is_told_and_writes_nothing(mfcvae: Run, place: Path, args: 
         (["gone"], "no data set, file or folder is called '.*gone.npz'; .*"),
     ],
 )
-def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: list[str], told: str) -> None:
+def test_a_wrong_evaluation_is_reported_in_one_line(mfcvae: Run, place: Path, args: list[str], message: str) -> None:
     save_data(place / "large.npz", make_images(size=7))
     model, config = Path("run/model.safetensors").read_bytes(), Path("run/config.toml").read_text()
     for name, content, text in (
@@ -115,11 +115,11 @@ def test_a_wrong_evaluation_is_told_in_one_line(mfcvae: Run, place: Path, args: 
         (place / name / "config.toml").write_text(text)
     code, _, err = mfcvae("evaluate", *args)
     assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
+    assert re.fullmatch(f"mfcvae: {message}\n", err)
 
 
 @pytest.mark.usefixtures("fitted")
-def test_a_spoiled_checkpoint_is_told_in_one_line(mfcvae: Run) -> None:
+def test_a_damaged_checkpoint_is_reported_in_one_line(mfcvae: Run) -> None:
     for name in ("training", "previous"):
         checkpoint = Path(f"run/checkpoint/{name}.safetensors")
         checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
@@ -146,8 +146,8 @@ def test_a_wrong_command_line_is_explained(mfcvae: Run, place: Path, args: list[
     assert names(place) == before
 
 
-def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
-    for args, told in (
+def test_a_wrong_sweep_is_reported(mfcvae: Run) -> None:
+    for args, message in (
         (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
         (["--data", "nope"], "no data set, file or folder is called 'nope'"),
         (["--seed", "3"], "the seeds of a sweep count from 0: leave the setting seed out"),
@@ -155,12 +155,12 @@ def test_a_wrong_sweep_is_told(mfcvae: Run) -> None:
     ):
         code, _, err = mfcvae("sweep", *args)
         assert code == 2
-        assert err.startswith(f"mfcvae: {told}")
+        assert err.startswith(f"mfcvae: {message}")
         assert err.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_seed_fails_is_told(mfcvae: Run) -> None:
+def test_a_sweep_whose_seed_fails_is_reported(mfcvae: Run) -> None:
     code, _, err = mfcvae(
         *("sweep", "--seeds", "1", "--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]")
     )
@@ -171,7 +171,7 @@ def test_a_sweep_whose_seed_fails_is_told(mfcvae: Run) -> None:
 
 @pytest.mark.usefixtures("fitted")
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--clusters", "0"], r"expected a cluster such as 0=3 \(facet 0, cluster 3\), got '0': write FACET=CLUSTER"),
         (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: draw them one by one"),
@@ -181,10 +181,10 @@ def test_a_sweep_whose_seed_fails_is_told(mfcvae: Run) -> None:
         (["--temperature", "-1"], "expected a finite temperature ≥ 0, got -1.0: pass 1 for the prior itself"),
     ],
 )
-def test_a_wrong_sample_is_told(mfcvae: Run, args: list[str], told: str) -> None:
+def test_a_wrong_sample_is_reported(mfcvae: Run, args: list[str], message: str) -> None:
     code, _, err = mfcvae("sample", "run", *args)
     assert code == 2
-    assert re.fullmatch(f"mfcvae: {told}\n", err)
+    assert re.fullmatch(f"mfcvae: {message}\n", err)
 
 
 @pytest.mark.usefixtures("fitted")
@@ -194,7 +194,7 @@ def test_a_sweep_does_not_go_into_a_single_runs_folder(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_what_was_trained_is_not_begun_anew_where_the_checkpoint_is_gone(mfcvae: Run) -> None:
+def test_what_was_trained_is_not_started_again_where_the_checkpoint_is_gone(mfcvae: Run) -> None:
     kept = [Path("run", name) for name in ("model.safetensors", "metrics.jsonl", "summary.json")]
     before = [path.read_bytes() for path in kept]
     for checkpoint in Path("run/checkpoint").iterdir():
@@ -208,7 +208,7 @@ def test_what_was_trained_is_not_begun_anew_where_the_checkpoint_is_gone(mfcvae:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_a_spoiled_configuration_is_told(mfcvae: Run) -> None:
+def test_a_damaged_configuration_is_reported(mfcvae: Run) -> None:
     Path("run/config.toml").write_bytes(b'description = "caf\xe9"')
     code, _, err = mfcvae("fit", "--resume", "--out", "run")
     assert code == 2
@@ -217,7 +217,7 @@ def test_a_spoiled_configuration_is_told(mfcvae: Run) -> None:
 
 @pytest.mark.usefixtures("fitted")
 @pytest.mark.parametrize("content", [b"garb{\n" * 4, b"\xff\xfe\n" * 4, b""])
-def test_spoiled_metrics_do_not_keep_a_run_from_its_end(mfcvae: Run, content: bytes) -> None:
+def test_damaged_metrics_do_not_keep_a_run_from_its_end(mfcvae: Run, content: bytes) -> None:
     before = Path("run/model.safetensors").read_bytes()
     Path("run/metrics.jsonl").write_bytes(content)
     code, _, _ = mfcvae("fit", "--resume", "--out", "run")
@@ -225,7 +225,7 @@ def test_spoiled_metrics_do_not_keep_a_run_from_its_end(mfcvae: Run, content: by
     assert Path("run/model.safetensors").read_bytes() == before
 
 
-def test_a_linear_start_that_diverges_is_told(mfcvae: Run) -> None:
+def test_a_linear_start_that_diverges_is_reported(mfcvae: Run) -> None:
     settings = [*TINY, "training.epochs=40", "training.learning_rate=1e30"]
     code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings)
     assert code == 2
@@ -234,8 +234,8 @@ def test_a_linear_start_that_diverges_is_told(mfcvae: Run) -> None:
     )
 
 
-def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_told(mfcvae: Run) -> None:
-    """Its ELBO was found before the step."""
+def test_a_training_that_diverges_in_the_last_step_of_an_epoch_is_reported(mfcvae: Run) -> None:
+    """The ELBO of a step is computed before the step changes the parameters, so it is still finite."""
     settings = [*TINY, "mixture_fit.warmup_steps=0", "training.batch_size=80", "training.learning_rate=1e30"]
     code, _, err = mfcvae("fit", "--data", "data.npz", "--set", *settings, "schedule.fade_in_steps=1")
     assert code == 2

@@ -47,7 +47,7 @@ kind = "{}"
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the user's in the working folder, which is not imported yet."""
+    """A user's module in the working folder that is not imported yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "of_a_user", raising=False)
     (tmp_path / "of_a_user.py").write_text(PART)
@@ -76,7 +76,7 @@ def test_the_search_path_is_left_alone(module: str) -> None:
 
 
 def test_a_file_imports_nothing(module: str) -> None:
-    """Only the modules that are imported already are looked at, the working folder is not."""
+    """Only modules that are already imported are searched; the working folder is not."""
     for path in (f"{module}.Mine", "subprocess.getoutput", "antigravity.geohash"):
         config = read_config(OPENED.format(path), source="config.toml")
         loaded = set(sys.modules)

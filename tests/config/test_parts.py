@@ -44,7 +44,7 @@ class LaplacePrior(MixturePrior):
     ids=lambda value: value.path if isinstance(value, Part) else "",
 )
 def test_options_are_the_arguments_of_what_is_built(part: Part, base: type) -> None:
-    """A function that is called with all options is compared by the class that it makes, which has some of them."""
+    """A function that takes all options is replaced by the class of its result, which takes some of them."""
     assert part.options is not None
     make = find_part(part.path, base)
     parameters = inspect.signature(make).parameters

@@ -11,7 +11,7 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 
 
 def num_items(config: Config) -> int:
-    """That train, of a preset's data."""
+    """The number of training items in a preset's data."""
     num = DATASETS[config.data.source].num_items
     assert num is not None
     return num
@@ -22,7 +22,7 @@ def test_names_are_sorted_and_hold_the_default() -> None:
     assert DEFAULT in preset_names()
 
 
-def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
+def test_an_unknown_preset_is_reported_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"^expected a preset out of .*shapes.*, got 'nope': choose one"):
         load_preset("nope")
 

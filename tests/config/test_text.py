@@ -258,13 +258,13 @@ def test_one_number_of_epochs_serves_all_stages() -> None:
         ("networks.decoder_dims=[8]", "names 2 facets but networks.options.decoder_dims = \\[8\\] has 1 values"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None:
+def test_wrong_settings_are_reported_in_one_line(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         override(BASE, [setting])
     assert "\n" not in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(InputError, match=r"^--set: seed: .*, got -1; training.batch_size: .*, got 0$"):
         override(BASE, ["training.batch_size=0", "seed=-1"])
 
@@ -281,7 +281,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ('data.source = "x"\n[facets]\nnum_clusters = [2]', "^my.toml: facets.num_clusters names 1 facets but"),
     ],
 )
-def test_wrong_files_are_told_in_one_line(text: str, message: str) -> None:
+def test_wrong_files_are_reported_in_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read_config(text, source="my.toml")
     assert "\n" not in str(caught.value)

@@ -55,12 +55,14 @@ def test_texts_under_the_key_names_are_the_items_names() -> None:
 
 
 def test_numbers_in_one_dimension_are_one_per_item() -> None:
-    with pytest.raises(InputError, match=r"expected one 'y' label for each of 4 items of a.npz, got 3; give as many"):
+    with pytest.raises(
+        InputError, match=r"expected one 'y' label for each of 4 items of a.npz, got 3: give one label per item"
+    ):
         read_labels({"y": np.arange(3)}, 4, path=Path("a.npz"))
 
 
 def test_very_large_values_are_numbered_alike_in_both_splits() -> None:
-    """Tables of counts have a column per value: ten thousand millions of them do not fit into memory."""
+    """Tables of counts have a column per value, and 10¹⁰ columns do not fit into memory."""
     train = {"y": torch.tensor([10**12, 7, -3, 5]), "small": torch.tensor([3, 1, 0, 2])}
     test = {"y": torch.tensor([7, 10**12, 10**11]), "small": torch.tensor([9, 9, 9])}
     compact(train, test)

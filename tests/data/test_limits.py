@@ -1,4 +1,4 @@
-"""What is read has an end, and lies in the file that was named."""
+"""Readers stop at their limits, and read only the file that was named."""
 
 from collections.abc import Callable
 from pathlib import Path

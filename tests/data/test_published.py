@@ -56,8 +56,8 @@ def test_each_file_may_be_packed_or_not(tmp_path: Path) -> None:
     assert sorted(path.name for path in raw.iterdir()) == before
 
 
-def test_a_processed_file_of_old_does_not_replace_the_published_ones(tmp_path: Path) -> None:
-    """Some libraries keep one beside ``raw``, and it is a pickle."""
+def test_a_processed_file_does_not_replace_the_published_ones(tmp_path: Path) -> None:
+    """Older versions of torchvision wrote it beside ``raw``; it is a pickle."""
     root = write_idx(tmp_path)
     (root / "MNIST" / "processed").mkdir()
     for name in ("training.pt", "test.pt"):
@@ -121,7 +121,7 @@ def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytes
     assert data.train.labels["digit"].tolist() == [0, 1, 2]  # the file calls the digit 0 by the number 10
 
 
-def test_svhn_that_is_missing_or_spoiled_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_that_is_missing_or_damaged_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"expected SVHN/train_32x32.mat in .* \(fetch train_32x32.mat and test"):
         load_dataset("svhn", root=tmp_path)
     write_svhn(tmp_path, monkeypatch, num=(3, 2))

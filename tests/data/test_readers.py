@@ -42,7 +42,7 @@ def test_mapping_takes_no_memory(tmp_path: Path) -> None:
     before = resident_bytes()
     train, test, _ = read_npy(path)
     fingerprint(train.images)
-    assert resident_bytes() - before < 40e6  # 10,000 items to score on, and as many at a time to tell the data apart
+    assert resident_bytes() - before < 40e6  # 10,000 items to score, and batches of 10,000 for the fingerprint
     assert (len(train), len(test)) == (num_items, 10_000)
 
 

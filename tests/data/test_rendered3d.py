@@ -9,13 +9,13 @@ from pyro_mfcvae.errors import InputError
 
 
 def scene(**changed: int) -> Tensor:
-    """One scene of 64 by 64 pixels, (3, 64, 64) in [0, 1]: green floor, blue wall, red solid of scale 1.04, ahead."""
+    """One scene of 64 by 64 pixels, (3, 64, 64) in [0, 1]: green floor, blue wall, red solid, from the front."""
     factors = {"floor_hue": 3, "wall_hue": 7, "object_hue": 0, "scale": 4, "shape": 2, "orientation": 7} | changed
     return render_scenes({name: torch.tensor([value]) for name, value in factors.items()}, size=64)[0] / 255.0
 
 
 def hue(pixel: Tensor) -> float:
-    """On the colour circle, in [0, 1)."""
+    """The hue of a pixel, in [0, 1)."""
     red, green, blue = pixel.tolist()
     return math.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue) / (2 * math.pi) % 1
 

@@ -43,7 +43,7 @@ def test_the_floor_selection_has_every_combination_once_in_a_split_of_four_to_on
 
 
 def test_the_split_is_that_of_numpys_legacy_generator_with_seed_0(floor: Dataset) -> None:
-    """Whatever the seed of the data is."""
+    """The seed of the data does not change it."""
     data = floor
     np.random.seed(0)
     train = np.random.choice(4800, 3840, replace=False)

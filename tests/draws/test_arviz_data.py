@@ -138,7 +138,7 @@ def test_arvizs_own_checks_and_tables_take_our_groups() -> None:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """ArviZ warns about itself, and draws."""
+    """ArviZ's own warnings are ignored, and figures need no screen."""
     with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -207,7 +207,7 @@ def test_no_items_and_no_simulated_items_leave_empty_groups() -> None:
     assert data["posterior"]["z_0"].shape == (1, 30, 0, 2) and data["prior"]["z_0"].shape == (1, 0, 2)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     pair = linear_pair()
     x = draw(pair, 5)
     with pytest.raises(InputError, match="expected num_samples ≥ 30, the fewest draws that k-hat can be"):

@@ -57,7 +57,7 @@ print(arviz.__version__.split(".")[0])
 
 
 def other_python() -> str:
-    """An interpreter that takes the other ArviZ, from the search path or from pyenv."""
+    """A Python interpreter that the other ArviZ supports, from the search path or from pyenv."""
     for version in OTHERS:
         if found := shutil.which(f"python{version}"):
             works = subprocess.run([found, "-c", ""], check=False, capture_output=True).returncode == 0

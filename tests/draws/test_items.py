@@ -154,8 +154,8 @@ def test_evidence_of_equal_weights_is_their_value() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_pixels_of_the_draws() -> None:
-    """Twice as many items of 12 kB, which replicated would be 360 MB more. Items, draws and statistics are 14 kB each;
-    allocators and caches make some MiB of noise."""
+    """1,000 more items of 12 kB, whose 30 replications would take 360 MB. An item, its draws and its statistics take
+    14 kB; allocators and caches add some MiB of noise."""
     program = """
 import resource, torch
 from pyro_mfcvae.config.build import build_pair

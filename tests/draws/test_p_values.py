@@ -42,7 +42,7 @@ def test_uniform_ranks_have_uniform_p_values() -> None:
         assert np.mean(row < 0.01) == pytest.approx(0.01, abs=0.006)
 
 
-def test_shift_and_width_are_told_apart() -> None:
+def test_shift_and_width_are_distinguished() -> None:
     normal = norm.ppf((np.arange(500) + 0.5) / 500)
     shifted, wide = norm.cdf(normal + 0.5), norm.cdf(normal / 2)
     assert uniform_p_values(shifted)[0] < 1e-10
@@ -58,7 +58,7 @@ def test_paired_distance_is_a_sign_test() -> None:
 
 
 def test_exchangeable_pairs_are_rejected_as_rarely_as_stated() -> None:
-    """However much the members of a pair depend on each other."""
+    """The members of a pair may depend on each other."""
     rejected = 0
     for _ in range(400):
         common = GENERATOR.standard_normal(100)
@@ -68,7 +68,7 @@ def test_exchangeable_pairs_are_rejected_as_rarely_as_stated() -> None:
 
 
 def test_items_beyond_a_reference_are_counted_exactly() -> None:
-    """Of n items and r = 1 reference item, all n lie beyond with probability 1 / (n + 1)."""
+    """All of n items lie beyond the one reference item with probability 1 / (n + 1)."""
     assert beyond_p_value(4, 4, 1, 1) == pytest.approx(1 / 5)
     assert beyond_p_value(0, 4, 1, 1) == 1
 

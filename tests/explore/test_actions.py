@@ -1,4 +1,4 @@
-"""What a person does to groups in the browser is what every command shows afterwards."""
+"""Every command shows the groups as they were changed in the browser."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every page and every change, through the whole application; and what strangers may send."""
+"""Every page and every change through the whole application, and requests of attackers."""
 
 import csv
 import io
@@ -266,7 +266,7 @@ def test_a_link_out_of_the_run_is_not_followed(client: TestClient, desk: Desk) -
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"sentences": 1}', '{"checks": []}', "null", "\ud800"])
-def test_spoiled_checks_are_passed_over(client: TestClient, desk: Desk, content: str) -> None:
+def test_damaged_checks_are_passed_over(client: TestClient, desk: Desk, content: str) -> None:
     (desk.run.path / "checks").mkdir()
     (desk.run.path / "checks" / "checks.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     assert client.get("/").status_code == 200

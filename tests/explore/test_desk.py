@@ -87,7 +87,7 @@ def test_groups_that_come_back_get_the_names_that_they_had(desk: Desk) -> None:
 
 @pytest.mark.parametrize("changed", ["groups.json", "model.safetensors"])
 def test_what_another_process_has_changed_is_not_overwritten(desk: Desk, changed: str) -> None:
-    """Another explorer names a group, or a training goes on."""
+    """Another explorer has named a group, or a training has changed the model."""
     desk.change(0, lambda grouping: grouping.rename(0, 0, "mine"))
     path = desk.run.path / changed
     if changed == "groups.json":

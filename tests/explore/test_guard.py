@@ -1,4 +1,4 @@
-"""Who is answered: Host, Origin, token, sizes and times, headers."""
+"""Which requests are answered: Host, Origin, token, limits on size and time; and the headers of answers."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Any guide over the global sites: what is typical of it, and how it is moved to fitted mixtures."""
+"""Any guide over the global sites: its typical values, and how it is moved to fitted mixtures."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -75,7 +75,7 @@ def test_shapes_and_draws(encoder: LadderEncoder) -> None:
 
 
 def test_the_density_integrates_to_one(encoder: LadderEncoder) -> None:
-    """On a fine grid over the two dimensions of facet 0, fresh points, so that no transform knows them."""
+    """Summed over a fine grid in the two dimensions of facet 0, whose points no transform has cached."""
     posterior = encoder(torch.rand(1, *SHAPE))[0]
     centre, width = posterior.sample((2000,)).mean(0)[0], 8.0
     steps = torch.linspace(-width, width, 401)
@@ -219,7 +219,7 @@ def test_errors() -> None:
 
 @pytest.mark.parametrize("loc", (0.0, 5.0, -40.0))
 def test_a_flow_bends_a_posterior_wherever_it_lies(loc: float) -> None:
-    """At eps = ±1.5 the spline's density differs from the Gaussian's by as much at any location; it is normalised."""
+    """At eps = ±1.5 the spline's density differs from the Gaussian's equally at every location; it is normalised."""
     torch.manual_seed(2)
     head = FlowHead(4, 1)
     torch.nn.init.constant_(head.linear.bias[:1], loc)

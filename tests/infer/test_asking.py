@@ -58,7 +58,7 @@ def test_a_question_leaves_everything_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training mode batch norm would make it so; nor does it depend on the size of batches."""
+    """In training mode batch norm would make it depend on them. The size of batches makes no difference either."""
     pair, x = make().train(), torch.rand(7, *SHAPE)
     whole = QUESTIONS[name](pair, x)
     torch.testing.assert_close(QUESTIONS[name](pair, x[2:4]), whole[2:4], rtol=0, atol=1e-12)
@@ -69,7 +69,7 @@ def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: p
 
 @pytest.mark.parametrize("name", (*QUESTIONS, "log_evidence"))
 def test_memory_is_bounded(name: str) -> None:
-    """Networks see no more than a million values at once: 10,000 items with 64 draws each take 40 passes and more."""
+    """Networks see no more than a million values at once: 10,000 items with 64 draws each take at least 40 passes."""
     pair, seen = make(), []
 
     def count(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -114,7 +114,7 @@ def test_bytes_are_shares_of_255_where_the_likelihood_is_of_the_unit_interval() 
 
 
 def test_what_is_masked_or_not_dense() -> None:
-    """Masked values are missing, not what lies under the mask; zeros of a sparse tensor are zeros."""
+    """Masked values are missing, whatever number lies under the mask; the zeros of a sparse tensor are zeros."""
     pair, x = make(), torch.rand(5, *SHAPE)
     under = np.ma.masked_greater(x.numpy(), 0.9)
     assert under.mask.any()

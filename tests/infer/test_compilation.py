@@ -1,4 +1,4 @@
-"""Compiled and as written, the objective says the same; what cannot be compiled trains all the same."""
+"""The compiled objective equals the one as written; what cannot be compiled trains without compilation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from pyro_mfcvae.train.objective import Objective
 def run(
     objective: Callable[[Tensor], Any], pair: MFCVAE, x: Tensor
 ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Results, gradients, and buffers afterwards, which are put back."""
+    """Results, gradients, and the buffers after the call; then the buffers are restored."""
     before = {name: buffer.clone() for name, buffer in pair.named_buffers()}
     pair.zero_grad()
     pyro.set_rng_seed(1)
@@ -102,7 +102,7 @@ def test_pyro_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class ThresholdPrior(MixturePrior):
-    """A user's own, whose Python looks at a value."""
+    """A user's decoder whose Python code reads the value of a tensor."""
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
         return super().components(loc, spread if spread.max().item() < 1e9 else spread.clamp_max(1e9))
@@ -160,7 +160,7 @@ def test_without_gradients_and_in_evaluation_it_is_the_objective() -> None:
 
 @pytest.mark.usefixtures("as_traced")
 def test_networks_in_low_precision_and_densities_in_full() -> None:
-    """As under autocast: the products of the networks are bf16, those of the densities are not."""
+    """Under autocast the matrix products of the networks are in bf16, and those of the densities are not."""
     torch.set_default_dtype(torch.float32)
     pair = small_pair(*ONE_FACET)
     objective, x = Objective(pair, num_items=100), torch.rand(6, *SHAPE)

@@ -51,7 +51,7 @@ SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior
     "case", ["mlp", *(pytest.param(case, marks=pytest.mark.slow) for case in ("conv", "constrained parameters"))]
 )
 def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, and all that is in Pyro's store, under the same names; the objective itself is called no more."""
+    """Losses and Pyro's store are the same, with the same names; once compiled, the objective itself is not called."""
     batches = list(torch.rand(6, 8, *SHAPE))
     found = []
     for loss in (FacetELBO(), FacetELBO(compile=True)):

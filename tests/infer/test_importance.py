@@ -63,7 +63,7 @@ def test_one_particle_is_the_elbo_of_the_sample_rule(make_pair: MakePair, make_x
 
 
 def test_it_tightens_with_particles_towards_the_evidence(make_pair: MakePair, make_x: MakeX) -> None:
-    """Over 400 copies of an item: 1,000 particles take more than half of the gap to what 200,000 give."""
+    """Over 400 copies of an item: 1,000 particles close more than half of the gap to the bound of 200,000."""
     model, guide = make_pair(2)
     x = make_x(1).expand(400, -1, -1, -1)
     bounds = [-loss(ImportanceWeightedELBO(num_particles=s), model, guide, x) / 400 for s in (1, 10, 1000)]
@@ -83,7 +83,7 @@ def test_gradients_and_training(make_pair: MakePair, make_x: MakeX) -> None:
 
 
 def test_particles_of_pyros_elbo_agree_with_ours(make_pair: MakePair, make_x: MakeX) -> None:
-    """Averages over particles: the same at the same draws, one facet."""
+    """With one facet and the same draws, the averages over particles are equal."""
     model, guide = make_pair(1)
     x = make_x(4)
     pyros = TraceEnum_ELBO(num_particles=6, vectorize_particles=True, max_plate_nesting=1)

@@ -101,7 +101,7 @@ def test_a_unit_that_is_constant_is_only_shifted(make_pair: MakePair, make_x: Ma
 
 
 def test_layers_without_bias_are_scaled(make_x: MakeX) -> None:
-    """As those of a ResNet, whose batch norms follow: deviation 1, means as they fall."""
+    """A ResNet has such layers before its batch norms: their outputs get a deviation of 1 and keep their means."""
     facets = (Facet(num_clusters=3, latent_dim=2),)
 
     class Unbiased(MLPLadderEncoder):

@@ -1,4 +1,4 @@
-"""What FacetELBO is as an object; that its numbers are right is shown in test_exactness.py."""
+"""FacetELBO as an object; test_exactness.py shows that its numbers are right."""
 
 from collections.abc import Callable
 
@@ -146,7 +146,7 @@ def test_a_step_evaluates_the_expectation_of_each_facet_and_the_mask_once(
 
 
 def last_cluster_off(num_clusters: int, rule: type, *, learn_weights: bool) -> tuple[MultiFacetModel, MultiFacetGuide]:
-    """Three clusters with weight, the same for every ``num_clusters``; further ones have none."""
+    """Three clusters have the same weights for every ``num_clusters``; further ones have weight 0."""
     pyro.set_rng_seed(0)
     facet = Facet(num_clusters=num_clusters, latent_dim=2)
     decoder = MLPLadderDecoder([facet], (1, 2, 3), rung_dims=(9,), hidden_dim=8)
@@ -171,7 +171,7 @@ def last_cluster_off(num_clusters: int, rule: type, *, learn_weights: bool) -> t
 def test_a_cluster_without_weight_is_as_if_it_were_not_there(
     make_x: MakeX, rule: type, elbo: ELBO, learn_weights: bool
 ) -> None:
-    """The loss, and the gradients of all others; minus infinity times a probability of 0 would be NaN."""
+    """It changes neither the loss nor the other gradients; minus infinity times a probability of 0 would be NaN."""
     x, found = make_x(6), []
     for num_clusters in (4, 3):
         model, guide = last_cluster_off(num_clusters, rule, learn_weights=learn_weights)

@@ -1,4 +1,4 @@
-"""Every call refuses parts that were set later and do not fit, and weights of facets that are none."""
+"""Every call refuses parts that were set later and do not fit, and invalid weights of facets."""
 
 from collections.abc import Callable
 
@@ -82,7 +82,7 @@ def test_all_priors_are_replaced_at_once(make_pair: MakePair, make_x: MakeX, con
 
 
 def test_a_guide_over_parameters_that_are_no_longer_random_is_refused(make_x: MakeX) -> None:
-    """Their log q would be part of the loss, and no log p."""
+    """Their log q would be part of the loss, without a log p."""
     decoder = MLPLadderDecoder([FACET], (1, 2, 3), rung_dims=(9,), hidden_dim=8)
     model = MultiFacetModel([BayesianMixturePrior(FACET)], decoder, GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=MLPLadderEncoder([FACET], (1, 2, 3), rung_dims=(9,)))

@@ -1,4 +1,4 @@
-"""A parameter store restores all of a pair, or refuses; what is frozen stays frozen."""
+"""A parameter store restores a whole pair or raises an error; frozen parameters stay frozen."""
 
 import copy
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_a_store_that_cannot_restore_all_is_refused(make: Callable[..., MFCVAE],
 )
 @pytest.mark.parametrize("after", (0, 2))
 def test_what_is_frozen_stays_frozen(make: Callable[..., MFCVAE], make_x: MakeX, loss: Any, after: int) -> None:
-    """From the start, and after steps whose momentum would go on to move it."""
+    """A parameter is frozen from the start, or after steps whose momentum would move it further."""
     x, pair = make_x(16), make()
     svi = SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss)
     for _ in range(after):
@@ -147,7 +147,7 @@ def test_what_is_frozen_stays_frozen_when_compiled(
 def test_what_was_frozen_from_the_start_is_trained_when_it_is_freed(
     make: Callable[..., MFCVAE], make_x: MakeX, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that was compiled while it was frozen has no gradient for it."""
+    """A program that was compiled while a parameter was frozen does not compute its gradient."""
     monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
     x, pair, loss = make_x(16), make(), FacetELBO(compile=True)
     pair.model.priors.requires_grad_(False)

@@ -23,7 +23,7 @@ MakeX = Callable[[int], Tensor]
 
 
 def make_random(module: nn.Module) -> None:
-    """Standard normal priors for all of a module's weights, which are their starting values no more."""
+    """Standard normal priors for all weights of a module, instead of its starting values."""
     to_pyro_module_(module)  # type: ignore[no-untyped-call]
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False)):

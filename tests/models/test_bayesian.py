@@ -92,7 +92,7 @@ def test_the_point_is_where_the_mixture_was_set_and_the_guide_starts_there(covar
 @slow
 @pytest.mark.parametrize(("stick_breaking", "batch_size"), [(True, 20), (True, 60), (False, 60), (False, 20)])
 def test_conjugate_weights(stick_breaking: bool, batch_size: int) -> None:
-    """With clusters that are as good as seen, q(probs) ends at the exact posterior: Dirichlet(2 + n), or sticks
+    """With clusters that are practically observed, q(probs) ends at the exact posterior: Dirichlet(2 + n), or sticks
     Beta(1 + n_k, 2 + n_{k+1} + …). Means, averaged over the last 350 steps, within 0.02, a third of the posterior's
     standard deviation; that one within 20 %, which is the noise of the last step. None of 20 runs failed (5 seeds)."""
     x = items(30, 20, 10)
@@ -203,7 +203,7 @@ def test_a_hierarchical_hyperprior_by_its_formula() -> None:
 @slow
 @pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal, None])
 def test_a_hierarchical_hyperprior_is_learned(make: type | None) -> None:
-    """The clusters lie around 5, so q(center) moves there, to about 5 · 3 / (3 + 1) with as many levels' variances."""
+    """The clusters lie around 5, so q(center) moves to about 5 · 3 / (3 + 1): all variances are equal."""
     prior = BayesianMixturePrior(Facet(num_clusters=3, latent_dim=1), random=("loc", "center"), loc_scale=1.0)
     prior.set_mixture(torch.tensor([[4.0], [5.0], [6.0]]), torch.full((3, 1, 1), 0.01))
     model = make_model(prior)

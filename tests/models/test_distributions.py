@@ -21,7 +21,7 @@ LOGITS = (-500.0, -30.0, -16.0, -3.0, -0.0999, -0.01, -1e-6, 0.0, 1e-9, 1e-3, 0.
 @BOTH
 @pytest.mark.parametrize("logit", LOGITS)
 def test_continuous_bernoulli_is_normalised_and_has_its_mean(logit: float, dtype: torch.dtype) -> None:
-    """Gauss-Legendre quadrature on pieces that the exponential's width of 1/|logit| cuts off the nearer end."""
+    """Gauss-Legendre quadrature over the end of [0, 1] that has the mass; 40 / |logit| are 40 widths of it."""
     from numpy.polynomial.legendre import leggauss
 
     nodes, masses = (torch.from_numpy(values) for values in leggauss(40))

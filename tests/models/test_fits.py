@@ -16,7 +16,7 @@ UNITS = torch.tensor([0.1, 10.0], dtype=torch.float64)
 
 
 def test_units_are_undone_exactly() -> None:
-    """One component has the moments of the draws whatever they were measured in; spherical ones are fitted as ever."""
+    """One component has the moments of the draws in any units; spherical components ignore the units."""
     z = torch.randn(300, 2) * torch.tensor([1.0, 20.0])
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
     prior.fit(z, FitSettings(unit=UNITS))
@@ -92,7 +92,7 @@ def test_em_starts_as_ever_where_too_few_points_are_known(monkeypatch: pytest.Mo
 def record_start(
     monkeypatch: pytest.MonkeyPatch, prior: MixturePrior, z: Tensor, seen: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
-    """What scikit-learn's mixture is made with."""
+    """The arguments with which scikit-learn's mixture is made."""
     made: dict[str, Tensor] = {}
 
     class Recording(GaussianMixture):

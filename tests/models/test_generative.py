@@ -28,7 +28,7 @@ MakeX = Callable[[int], Tensor]
 
 
 def log_probs(model: MultiFacetModel, x: Tensor, cs: list[Tensor], zs: list[Tensor]) -> dict[str, Tensor]:
-    """What the model's trace says of every site, weighted and scaled, summed over the items."""
+    """The log probability of every site of the model's trace, weighted and scaled, summed over the items."""
     values = {cluster_site(j): c for j, c in enumerate(cs)} | {latent_site(j): z for j, z in enumerate(zs)}
     trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x)
     trace.compute_log_prob()

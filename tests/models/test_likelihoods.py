@@ -179,7 +179,7 @@ def test_categorical_has_the_codes_in_the_outputs_last_dimension() -> None:
         ),
     ],
 )
-def test_wrong_settings_are_told(make: Callable[[], Likelihood], message: str) -> None:
+def test_wrong_settings_are_reported(make: Callable[[], Likelihood], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 

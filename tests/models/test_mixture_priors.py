@@ -39,7 +39,7 @@ def positive_definite() -> Tensor:
 
 
 def shaped(covariance: Covariance, full: Tensor) -> Tensor:
-    """What of a full covariance a prior keeps."""
+    """The part of a full covariance that a prior can represent."""
     variance = full.diagonal(dim1=-2, dim2=-1)
     match covariance:
         case "full":

@@ -24,14 +24,14 @@ FACET = Facet(num_clusters=4, latent_dim=3)
 
 
 class Sharp(dist.Normal):  # type: ignore[misc]
-    """A density of one's own below a Gaussian."""
+    """A subclass of the Gaussian with another density."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return dist.Laplace(self.loc, self.scale).log_prob(value)
 
 
 class LaplacePrior(MixturePrior):
-    """An overridden density below a Gaussian mixture."""
+    """A subclass of the Gaussian mixture with other components."""
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
         return dist.Laplace(loc, spread).to_event(1)
@@ -93,7 +93,7 @@ def test_a_mixture_has_no_subclasses_and_checks_its_shapes() -> None:
 
 
 def test_components_of_any_family_are_selected_alike() -> None:
-    """The general road, by gathering, against the rows of the parameters: moments, densities, draws and gradients."""
+    """Gathered parameters against the rows of the parameters: moments, densities, draws and gradients."""
     loc, c = torch.randn(4, 3, requires_grad=True), torch.tensor([[0, 3], [2, 1], [0, 0]])
     selected = SelectedComponent(dist.Laplace(loc, 0.7).to_event(1), c)
     direct = dist.Laplace(loc[c], 0.7).to_event(1)

@@ -238,7 +238,7 @@ def test_saved_and_loaded_and_in_single_precision(prior: FacetPrior) -> None:
 
 
 def test_a_prior_is_replaced_at_its_place(make_pair: Callable[..., tuple]) -> None:
-    """Pyro's own list would put the new prior last, so that facets of equal sizes trade their priors."""
+    """Pyro's own list would put the new prior last, so that facets of equal sizes exchange their priors."""
     model, guide = make_pair(3)
     old, other = list(model.priors), StudentTMixturePrior(model.facets[0])
     model.priors[0] = other

@@ -60,7 +60,7 @@ def test_the_command_writes_one_page_that_asks_for_nothing(mfcvae: Run) -> None:
     assert "What the facet changes" in page.text and "@inproceedings{falck2021multifacet" in page.text
 
 
-def test_names_checks_and_seeds_are_told() -> None:
+def test_names_checks_and_seeds_are_reported() -> None:
     run = RunFolder(Path("run"))
     run.write_grouping(run.read_grouping().cut(1, 1).rename(1, 0, "<b>tall</b> & thin"))
     pair = run.load_pair()

@@ -1,4 +1,4 @@
-"""A run that nothing stopped."""
+"""A run that was not interrupted."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """A run that nothing stopped, with its figures."""
+    """A run that was not interrupted, with its figures."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     try:

@@ -99,7 +99,7 @@ def test_loading_a_pair_leaves_random_numbers_to_come_from_the_state_on_disk_alo
     assert_same(state(load_pair(TINY, tmp_path / "model.safetensors")), state(pair))
 
 
-def test_a_pair_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_pair_of_another_configuration_is_reported_in_one_line(tmp_path: Path) -> None:
     save_pair(build_pair(WIDER, (1, 6, 6)), tmp_path / "model.safetensors")
     message = (
         r"expected 'model.decoder.*' of float64 \(8, 8\) in .*model.safetensors, got float64 \(9, 8\): bring back the"
@@ -110,7 +110,7 @@ def test_a_pair_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_model_file_is_told(tmp_path: Path, how: str) -> None:
+def test_a_damaged_model_file_is_reported(tmp_path: Path, how: str) -> None:
     save_pair(build_pair(TINY, (1, 6, 6)), tmp_path / "model.safetensors")
     spoil(tmp_path / "model.safetensors", how)
     with pytest.raises(
@@ -120,14 +120,14 @@ def test_a_spoiled_model_file_is_told(tmp_path: Path, how: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"expected the saved tensors .*model.safetensors, got no such file: bring it back"
     ):
         load_pair(TINY, tmp_path / "model.safetensors")
 
 
-def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
+def test_files_of_another_kind_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "some.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(
@@ -205,7 +205,7 @@ def test_moments_lie_as_the_weights_of_convolutions_do(tmp_path: Path) -> None:
     assert_same(state(resumed.pair), state(whole.pair))
 
 
-def test_a_training_on_other_data_is_told(tmp_path: Path) -> None:
+def test_a_training_on_other_data_is_reported(tmp_path: Path) -> None:
     training, other = prepare(), prepare()
     save_training(training, tmp_path / "training.safetensors")
     other.images = other.images.flip(0)
@@ -231,7 +231,7 @@ def test_a_prior_that_was_just_refitted_has_no_moments_to_bring_back(tmp_path: P
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_checkpoint_is_told(tmp_path: Path, how: str) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path, how: str) -> None:
     save_training(prepare(), tmp_path / "training.safetensors")
     spoil(tmp_path / "training.safetensors", how)
     with pytest.raises(
@@ -240,7 +240,7 @@ def test_a_spoiled_checkpoint_is_told(tmp_path: Path, how: str) -> None:
         load_training(prepare(), tmp_path / "training.safetensors")
 
 
-def test_a_checkpoint_of_another_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_configuration_is_reported_in_one_line(tmp_path: Path) -> None:
     training = prepare()
     training.run_epoch()
     save_training(training, tmp_path / "training.safetensors")

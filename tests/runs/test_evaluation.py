@@ -22,7 +22,7 @@ MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 
 @pytest.fixture
 def make(make_pair: MakePair) -> Callable[..., MFCVAE]:
-    """A factory of pairs of two facets whose decoder does not look at z, so that the ELBO needs no draws."""
+    """A factory of pairs of two facets whose decoder ignores z, so that the ELBO needs no draws."""
 
     def make(rule: type[AssignmentRule] | None = None) -> MFCVAE:
         pair = MFCVAE(*(make_pair(2) if rule is None else make_pair(2, rule=rule)))
@@ -53,7 +53,7 @@ def test_an_evaluation_is_what_the_pair_says(make: Callable[..., MFCVAE], split:
 
 
 def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Split) -> None:
-    """Whatever weight a facet trained with, so that runs can be compared."""
+    """The weights of the facets in training do not enter it, so that runs can be compared."""
     pair = make()
     expected = evaluate(pair, split).elbo
     pair.model.beta.copy_(torch.tensor([0.5, 8.0]))

@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(whole: Fit, tm
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_monitors_are_told_of_everything_in_order(tmp_path: Path) -> None:
+def test_callbacks_are_called_for_everything_in_order(tmp_path: Path) -> None:
     calls: list[str] = []
 
     class Notes:
@@ -140,7 +140,7 @@ def test_images_with_transparency_are_fitted_and_drawn(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_written(
+def test_what_does_not_fit_is_reported_before_anything_is_written(
     tmp_path: Path, settings: list[str], device: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_gpu_is_told(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot compute on the device 'cuda': "):
         fit(TINY, RunFolder.new(tmp_path / "run"), data=make_data(), device="cuda")
 

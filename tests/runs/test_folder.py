@@ -87,7 +87,7 @@ def test_the_configuration_comes_back(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path / "run").read_config() == TINY
 
 
-def test_a_spoiled_configuration_is_told_with_its_path(tmp_path: Path) -> None:
+def test_a_damaged_configuration_is_reported_with_its_path(tmp_path: Path) -> None:
     run = started(tmp_path)
     run.config_path.write_text("data = ")
     with pytest.raises(InputError, match=r"config.toml is not valid TOML"):

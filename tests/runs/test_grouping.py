@@ -96,7 +96,7 @@ def test_groups_of_another_model_or_of_none_are_not_read(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": "abc"}', '{"model": "abc", "facets": [{"labels": [0]}]}'])
-def test_a_spoiled_file_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "groups.json").write_text(text)
     with pytest.raises(InputError, match=r"expected the groups of a run in .*groups.json, got something else .*remove"):
         Grouping.read(tmp_path / "groups.json", model="abc", num_clusters=(5, 2))
@@ -142,14 +142,14 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     content = path.read_bytes()
     generator = np.random.default_rng(0)
     for place in generator.choice(8 * len(content), 400, replace=False):
-        spoiled = bytearray(content)
-        spoiled[place // 8] ^= 1 << (place % 8)
-        path.write_bytes(spoiled)
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
         try:
             found = Grouping.read(path, model="abc", num_clusters=(5, 2))
         except InputError:
             continue
-        assert found is not None and json.loads(spoiled) == json.loads(content)  # a blank became another one
+        assert found is not None and json.loads(damaged) == json.loads(content)  # a blank became another one
 
 
 @pytest.mark.parametrize(

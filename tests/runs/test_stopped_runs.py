@@ -1,4 +1,4 @@
-"""A run that was stopped or damaged ends with the bits of one that was not."""
+"""A run that was stopped or damaged, and resumed, equals one that was not, bit by bit."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
     for stopper in stoppers:
         with pytest.raises(StopError):
             fit(TINY, RunFolder(folder), data=make_data(), device="cpu", callbacks=(stopper,))
-        pyro.set_rng_seed(99)  # what other work does to the random state between the sittings
+        pyro.set_rng_seed(99)  # what other work does to the random state between the sessions
     return fit(TINY, RunFolder.open(folder), data=make_data(), device="cpu").run
 
 
@@ -92,7 +92,7 @@ def test_a_run_stopped_after_its_training_is_finished_without_training(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_seconds_add_up_over_the_sittings(tmp_path: Path) -> None:
+def test_seconds_add_up_over_the_sessions(tmp_path: Path) -> None:
     run = stop_then_resume(tmp_path, Stopper(epoch=3))
     seconds = [record["seconds"] for record in run.read_metrics()]
     assert seconds == sorted(seconds)
@@ -100,7 +100,7 @@ def test_seconds_add_up_over_the_sittings(tmp_path: Path) -> None:
 
 
 class Signal(Stopper):
-    """Sends this process a signal after a number of steps of one sitting."""
+    """Sends this process a signal after a number of steps."""
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
         self.steps += num_steps

@@ -61,7 +61,7 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
 def test_runs_that_train_together_are_those_of_fit(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where they were stopped, one went on alone, and the others catch up with it."""
+    """They are stopped after an epoch; one is continued alone, and the others catch up with it."""
     torch.set_default_dtype(torch.float64)
     config = override(config, ["training.epochs=[2, 2]", "mixture_fit.refit_steps=[2]"])
     for seed in (2, 5, 7):

@@ -29,9 +29,9 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
     path = tmp_path / "b.parquet"
     generator = np.random.default_rng(0)
     for place in generator.choice(8 * len(content), 400, replace=False):
-        spoiled = bytearray(content)
-        spoiled[place // 8] ^= 1 << (place % 8)
-        path.write_bytes(spoiled)
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
         with pytest.raises(InputError, match="mfcvae assign RUN --format parquet writes it again"):
             read_assignments(path)
     for length in range(0, len(content), 7):

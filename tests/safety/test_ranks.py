@@ -40,7 +40,7 @@ def test_a_rank_runs_on_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_rank_of_torchrun_ends_with_its_agent() -> None:
-    """The agent is killed, which nothing can catch."""
+    """The agent is ended by SIGKILL, which no process can catch."""
     rank_program = f"from pyro_mfcvae.safety import ranks; ranks.end_with_launcher(); {WAIT}"
     agent = f"""
 import subprocess, sys

@@ -67,7 +67,7 @@ COMPILED, SLEEP = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)", "import ti
     [(COMPILED, 143, "within a step that did not end"), (SLEEP, 1, "StoppedError: SIGTERM")],
 )
 def test_a_signal_ends_a_process_that_runs_no_python_code(context: str, act: str, code: int, message: str) -> None:
-    """Compiled code that runs for minutes, against a sleep that Python interrupts."""
+    """Compiled code runs for minutes and must be killed; Python itself interrupts a sleep."""
     program = STUCK.format(context, act)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -36,9 +36,9 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     generator = np.random.default_rng(0)
     for place in generator.choice(8 * len(content), 400, replace=False):
-        spoiled = bytearray(content)
-        spoiled[place // 8] ^= 1 << (place % 8)
-        path.write_bytes(spoiled)
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
         with pytest.raises(InputError):
             read_tensors(path, "kind")
 

@@ -1,4 +1,4 @@
-"""Ours pass the contracts, and parts with the faults that they are for fail them."""
+"""Parts of the package pass the contracts, and parts with the faults that the contracts look for fail them."""
 
 import re
 from collections.abc import Callable
@@ -209,7 +209,7 @@ class NotNormalised(SampleAssignment):
 
 
 class Sharpened(AnalyticAssignment):
-    """Not the optimum that it claims to be."""
+    """A rule that claims to be the optimum and is not."""
 
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         return (2 * super().forward(j, prior, posterior, z)).log_softmax(-1)

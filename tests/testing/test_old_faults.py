@@ -1,4 +1,4 @@
-"""Faults that parts of ours once had: each fails the contract that is to find it."""
+"""Faults that parts of the package once had: for each, a contract fails."""
 
 import pyro
 import pyro.distributions as dist
@@ -100,7 +100,7 @@ class DetachedOptimum(SampleAssignment):
 
 
 def test_a_rule() -> None:
-    """Whose q(c | x) is right for FacetELBO alone."""
+    """A pair whose q(c | x) is right for FacetELBO alone."""
     with pytest.raises(AssertionError, match="gradient"):
         check_assignment(DetachedOptimum())
 
@@ -113,7 +113,7 @@ class ExtraFactor(MultiFacetModel):
 
 
 def test_a_pair() -> None:
-    """What FacetELBO does not see it refuses, and so does the contract."""
+    """FacetELBO refuses what it would ignore, and so does the contract."""
     decoder = MLPLadderDecoder([FACET], (1, 2, 3), rung_dims=(5,), hidden_dim=4)
     model = ExtraFactor([MixturePrior(FACET)], decoder, BernoulliLikelihood())
     guide = MultiFacetGuide(model, encoder=MLPLadderEncoder([FACET], (1, 2, 3), rung_dims=(5,)))

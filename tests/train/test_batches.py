@@ -16,7 +16,7 @@ from pyro_mfcvae.train.batches import Batches
 
 @dataclass
 class Place:
-    """As much of Fabric as batches ask for."""
+    """The part of Fabric that batches use."""
 
     global_rank: int = 0
     world_size: int = 1

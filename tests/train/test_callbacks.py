@@ -37,7 +37,7 @@ def record(epoch: int, *, elbo: float = -12.345) -> EpochRecord:
 
 
 def training(num_epochs: int, *, epoch: int = 0) -> Training:
-    """All of a training that a callback reads."""
+    """The parts of a training that callbacks read."""
     stub = SimpleNamespace(num_epochs=num_epochs, steps_per_epoch=3, epoch=epoch, step=3 * epoch, on_linear_start=None)
     return stub  # type: ignore[return-value]
 
@@ -120,7 +120,7 @@ def test_the_bar_is_taken_down_when_the_training_fails() -> None:
 
 
 class Display:
-    """What IPython's ``display`` does, with every state that is shown kept."""
+    """Behaves like IPython's ``display`` and keeps every state that was shown."""
 
     def __init__(self) -> None:
         self.shown: list[list[str]] = []

@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 class Recorder:
-    """Records a step without taking it; a replay takes it, with no look at the host, on the memory of the capture.
+    """Records a step without taking it; a replay takes it on the memory of the capture, and the host reads no value.
 
     Args:
         addresses: of all tensors that the step reads or changes and that must stay where they are.
@@ -140,7 +140,7 @@ def test_what_cannot_be_captured_is_computed_as_written(caplog: pytest.LogCaptur
     ],
 )
 def test_a_captured_training_is_the_training(recorder: Recorder, settings: tuple[str, ...]) -> None:
-    """Through warm-up, fits, fades and a falling learning rate; all but the inputs stay where they lie."""
+    """Through warm-up, fits, fades and a falling learning rate; all tensors but the inputs keep their addresses."""
     trainings = []
     for capture_it in ("false", "true"):
         pyro.set_rng_seed(3)

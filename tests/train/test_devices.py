@@ -1,4 +1,4 @@
-"""Two processes train as one: the same losses and parameters, from either to either."""
+"""Two processes train as one: losses and parameters are equal, and a run may continue with another number of them."""
 
 import json
 import os
@@ -67,10 +67,10 @@ if fabric.is_global_zero:
 """
 
 
-def train(folder: Path, name: str, *sittings: tuple[int, int], settings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The last of several sittings, each of so many processes and epochs."""
+def train(folder: Path, name: str, *calls: tuple[int, int], settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The report of the last of several calls, each with its numbers of processes and epochs."""
     (folder / "program.py").write_text(PROGRAM)
-    for world_size, num_epochs in sittings:
+    for world_size, num_epochs in calls:
         command = [sys.executable, folder / "program.py", str(world_size), str(num_epochs), folder / name, *settings]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0 and "not compiled" not in result.stderr, result.stderr
@@ -80,7 +80,7 @@ def train(folder: Path, name: str, *sittings: tuple[int, int], settings: tuple[s
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Also where the gradients come out of a compiled program: the two are, the one is not."""
+    """The two processes are compiled, so that their gradients come from a compiled program; the one process is not."""
     one = train(tmp_path, "one", (1, 10))
     two = train(tmp_path, "two", (2, 10), settings=("training.compile=true",))
     assert one["steps"] == two["steps"] == 50
@@ -92,8 +92,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_training_goes_on_with_more_processes_or_fewer(tmp_path: Path) -> None:
     whole = train(tmp_path, "whole", (1, 10))
-    for name, sittings in {"fewer": [(2, 5), (1, 5)], "more": [(1, 5), (2, 5)]}.items():
-        stopped = train(tmp_path, name, *sittings)
+    for name, calls in {"fewer": [(2, 5), (1, 5)], "more": [(1, 5), (2, 5)]}.items():
+        stopped = train(tmp_path, name, *calls)
         assert np.allclose(whole["parameters"], stopped["parameters"], rtol=0, atol=1e-9), name
         assert np.allclose(whole["elbo"][5:], stopped["elbo"], rtol=0, atol=1e-9), name
 
@@ -159,7 +159,7 @@ def test_devices_that_are_not_there(device: str) -> None:
         open_fabric(device)
 
 
-def test_a_number_beyond_the_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_beyond_the_gpus_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Fabric says on a machine with one GPU that is asked for another."""
 
     def refuse(**_: object) -> None:

@@ -52,7 +52,7 @@ def test_anchors_join_a_batch_with_their_clusters() -> None:
     assert known[1][3:].tolist() == [values[int(LABELS["sort"][n])] for n in numbers]
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_reported() -> None:
     with pytest.raises(InputError, match="the data have no labels 'kind': expected one of sort"):
         choose(label="kind")
     with pytest.raises(InputError, match=r"expected 4 items with sort = 2, got 3: lower supervision\.items_per_value"):

@@ -23,7 +23,7 @@ MakeX = Callable[[int], Tensor]
 def test_known_items_neither_move_the_weights_nor_enter_the_record(
     make_pair: MakePair, make_x: MakeX, rule: type
 ) -> None:
-    """The weights' gradient is that of the other items alone, per item of the whole batch; so are the terms."""
+    """Only the other items enter the gradient of the weights and the terms, divided by the size of the whole batch."""
     model, guide = make_pair(rule=rule)
     pair, x = MFCVAE(model, guide), make_x(9)
     known = {0: torch.tensor([-1] * 6 + [0, 1, 2])}

@@ -70,7 +70,7 @@ def train_alone(*settings: str, seed: int, epochs: int = 4) -> tuple[Training, l
 
 
 def wandering_biases(pair: MFCVAE) -> set[str]:
-    """Biases that batch norm takes off again, whose gradient is rounding alone: they wander, and its means follow."""
+    """Biases that batch norm subtracts again: their gradient is rounding error, so they and its running means drift."""
     names = set()
     for path, module in pair.named_modules():
         if isinstance(module, nn.Sequential):
@@ -82,7 +82,7 @@ def wandering_biases(pair: MFCVAE) -> set[str]:
 
 
 def assert_equal(here: Training, there: Training) -> None:
-    """Parameters, buffers (batch norm's among them) and all that Adam knows."""
+    """Parameters, buffers (batch norm's among them) and the state of Adam."""
     biases, ours, theirs = wandering_biases(here.pair), here.pair.state_dict(), there.pair.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -218,7 +218,7 @@ def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason
 
 @pytest.mark.slow
 def test_a_model_that_diverges_does_not_touch_the_others() -> None:
-    """Neither while it is still among them nor, from the next epoch on, without it."""
+    """It does so neither in its last epoch nor in the epochs after it has left."""
     together = stack(seeds=(*SEEDS, 5))
     together.run_epoch()
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_an_epoch_ends_with_the_last_model_that_has_not_diverged() -> None:
 
 @pytest.mark.slow
 def test_rare_reads_change_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: an epoch of three steps, of which the second is stopped after, is read at its end only."""
+    """Values are read at the end of an epoch only, as on a GPU. The epoch is stopped after two of three steps."""
     monkeypatch.setitem(step_log.READ_EVERY, "cpu", 50)
     together = stack()
     with pytest.raises(StopIteration):
