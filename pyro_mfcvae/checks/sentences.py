@@ -79,25 +79,25 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     start = f"facet {j}: "
     if off := _off(own, [LOSS.name], bad=True):
         return start + "do not use it: it is empty, for the decoder draws the same items whatever it holds."
+    if is_unlike(checks):
+        own = [check for check in own if check.name not in _OF_DRAWN_ITEMS]
+    end = "".join(f"; {caveat}" for caveat in _caveats(own)) + "."
     if off := _off(own, [CLUSTERS.name], bad=True):
         num = 1 / max(off[0].value, 1e-12)
-        return start + f"do not use its clusters: they separate items no better than {num:.1f} clusters would."
+        return start + f"do not use its clusters: they separate items no better than {num:.1f} clusters would{end}"
     if facet.num_groups == 1:
-        return start + f"no division: its {facet.num_in_use} clusters overlap so much that they are one group."
+        return start + f"no division: its {facet.num_in_use} clusters overlap so much that they are one group" + end
     groups = f"{facet.num_groups} groups, made of {facet.num_in_use} clusters"
     if off := _off(own, [SEEDS.name, REFITS.name], bad=True):
         again = "runs with other seeds" if off[0].name == SEEDS.name else "refits to resampled items"
-        return start + f"do not rely on its {groups}: {again} find others (ARI {1 - off[0].value:.2f}; 1 is the same)."
+        agreement = f"(ARI {1 - off[0].value:.2f}; 1 is the same)"
+        return start + f"do not rely on its {groups}: {again} find others {agreement}{end}"
     seeds = [check for check in own if check.name == SEEDS.name]
     stable = (
         f"other seeds agree to {1 - seeds[0].value:.2f} (ARI; 1 is the same)" if seeds else "other seeds not compared"
     )
-    if is_unlike(checks):
-        own = [check for check in own if check.name not in _OF_DRAWN_ITEMS]
     weak = bool(_off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name]))
-    caveats = _caveats(own)
-    text = f"{'use with care' if weak else 'usable'}: {groups}; {stable}"
-    return start + text + ("".join(f"; {caveat}" for caveat in caveats)) + "."
+    return start + f"{'use with care' if weak else 'usable'}: {groups}; {stable}{end}"
 
 
 def _caveats(own: Sequence[Check]) -> list[str]:
@@ -113,7 +113,8 @@ def _caveats(own: Sequence[Check]) -> list[str]:
 
 def describe_whole(checks: Sequence[Check]) -> str:
     """The sentence about the whole model."""
-    whole = [check for check in checks if check.facet is None and check.verdict != "good"]
+    aside = [check for check in checks if is_set_aside(check, unlike=is_unlike(checks))]
+    whole = [check for check in checks if check.facet is None and check.verdict != "good" and check not in aside]
     unlike = [c for c in whole if is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)]
     parts = []
     if unlike:
@@ -121,6 +122,7 @@ def describe_whole(checks: Sequence[Check]) -> str:
         parts.append(
             f"items that the model draws, noise included, look unlike yours ({', '.join(names)}), which does not make "
             "the clusters of yours wrong"
+            + (f" ({len(aside)} rows about drawn items are set aside: they do not apply to yours)" if aside else "")
         )
     if off := _off(whole, [REDUNDANCY.name]):
         parts.append("two facets divide the items in the same way" + (" in part" if off[0].verdict == "warn" else ""))

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from exact_mixture import exact_mixture_arrays
 
-from pyro_mfcvae.checks.aggregate import HOLES, USE
+from pyro_mfcvae.checks.aggregate import DISTANCE, HOLES, SHAPE, USE
 from pyro_mfcvae.checks.calibration import CALIBRATION
 from pyro_mfcvae.checks.check import Check, Question
-from pyro_mfcvae.checks.guide import GAP
+from pyro_mfcvae.checks.guide import DISCREPANCY, GAP, TAIL
 from pyro_mfcvae.checks.information import CLUSTERS, LOSS
-from pyro_mfcvae.checks.predictive import OVERFITTING, REPLICATED
-from pyro_mfcvae.checks.ranks import WIDTH
+from pyro_mfcvae.checks.predictive import HELD_OUT, OUTLIERS, OVERFITTING, REPLICATED, TYPICAL
+from pyro_mfcvae.checks.ranks import BETWEEN, CORRELATION, JOINT, SHIFT, WIDTH
 from pyro_mfcvae.checks.sentences import SET_ASIDE, advise, describe_facet, describe_whole, suggest
 from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
 
@@ -61,6 +61,38 @@ def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str)
     data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
     assert part in describe_facet(data, [check], 0)
     assert describe_facet(data, [check], 1).startswith("facet 1: usable")
+
+
+OF_DIVISION = (LOSS, CLUSTERS, REFITS, SEEDS)
+OF_FACET = (WIDTH, SHIFT, CORRELATION, TAIL, GAP, CALIBRATION, DISCREPANCY, DISTANCE, SHAPE, HOLES, USE)
+
+
+@pytest.mark.parametrize("question", [*OF_DIVISION, *OF_FACET])
+@pytest.mark.parametrize("groups", [[0, 1, 2], [0, 0, 0]])
+def test_every_bad_row_of_a_facet_changes_its_sentence(question: Question, groups: list[int]) -> None:
+    """Also where the facet divides nothing, except for rows about the division itself."""
+    if groups == [0, 0, 0] and question in (REFITS, SEEDS):
+        return
+    data = exact_mixture_arrays()
+    data = replace(data, facets=(replace(data.facets[0], groups=np.array(groups)), data.facets[1]))
+    assert describe_facet(data, [off(question, 0)], 0) != describe_facet(data, [], 0)
+
+
+@pytest.mark.parametrize(
+    "question", [REPLICATED, TYPICAL, HELD_OUT, REDUNDANCY, TAIL, GAP, JOINT, BETWEEN, OVERFITTING, OUTLIERS]
+)
+def test_every_bad_row_of_the_whole_changes_its_sentence(question: Question) -> None:
+    details = {"statistic": "contrast"} if question is REPLICATED else {}
+    assert describe_whole([off(question, **details)]) not in (describe_whole([]), describe_whole([off(WIDTH, 0)]))
+
+
+def test_the_sentence_counts_the_rows_that_are_set_aside() -> None:
+    """log p(x, z) of the true z is about drawn items, so it does not make the encoder's z approximate."""
+    text = describe_whole([off(REPLICATED, statistic="contrast"), off(JOINT), off(WIDTH, 0)])
+    assert text == (
+        "whole: items that the model draws, noise included, look unlike yours (contrast), which does not make the "
+        "clusters of yours wrong (2 rows about drawn items are set aside: they do not apply to yours)."
+    )
 
 
 def test_the_whole_is_one_sentence() -> None:
