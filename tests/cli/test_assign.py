@@ -53,12 +53,12 @@ def test_photos_are_named_and_sorted_and_strange_ones_are_distinguished(mfcvae: 
     kept = pd.read_parquet("run/assignments.parquet")
     kept["evidence"] = 1e6  # as if the run had described its items very well
     replace_assignments(run, kept)
-    code, out, err = mfcvae("assign", "run", "new", "--format", "jsonl", "--sort-into", "sorted")
+    code, out, err = mfcvae("assign", "run", "new", "--format", "jsonl", "--sort-into", "distinguished")
     assert (code, err) == (0, "")
     assert "5 items of new: run/assignments-new.jsonl" in out
     assert "Unlike the training items, so do not rely on their groups: a/00.png, a/02.png, a/stripes.png, b/01" in out
-    assert names(Path("sorted")) == {"unlike"}
-    assert "b-03.png" in names(Path("sorted/unlike"))
+    assert names(Path("distinguished")) == {"unlike"}
+    assert "b-03.png" in names(Path("distinguished/unlike"))
 
 
 @pytest.mark.usefixtures("fitted")
