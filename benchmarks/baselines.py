@@ -3,7 +3,8 @@ ClustPy.
 
     pip install "pyro-mfcvae[bench]"
     python benchmarks/baselines.py stickfigures
-    python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc
+    python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc --seeds 0 1 2
+    python benchmarks/baselines.py photos/ --size 32
 
 Writes results/baselines-NAME.json after every fit; records of methods and seeds that are not run again are kept. The
 true numbers of clusters are given to all of them, and to ours they are not. Methods with one clustering are scored
@@ -13,6 +14,7 @@ against every label with that label's number of clusters.
 import json
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +34,7 @@ Clusterings = NDArray[np.int64]
 
 RESULTS = Path(__file__).parent / "results"
 _DIMS = 50  # components of PCA
+_EPOCHS = {"pretrain_epochs": 100, "clustering_epochs": 150}  # the defaults of ClustPy
 
 
 def reduce(x: Items, seed: int) -> NDArray[Any]:
@@ -67,28 +70,37 @@ def nr_kmeans(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
     return np.asarray(model.labels_, np.int64)[:, : len(sizes)]
 
 
-def enrc(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
+def enrc(x: Items, sizes: Sequence[int], seed: int, *, epochs: float) -> Clusterings:
     """ENRC: an autoencoder whose embedding holds a clustering per subspace."""
     from clustpy.deep import ENRC
 
-    model = ENRC(list(sizes), random_state=seed).fit(x)
+    model = ENRC(list(sizes), random_state=seed, **_share_of_epochs(epochs)).fit(x)
     return np.asarray(model.labels_, np.int64)[:, : len(sizes)]
 
 
-def vade(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
-    """VaDE: one clustering, fitted once per number of clusters."""
+def vade(x: Items, sizes: Sequence[int], seed: int, *, epochs: float) -> Clusterings:
+    """VaDE: one clustering, trained for each number of clusters from the same autoencoder."""
     from clustpy.deep import VaDE
 
-    return np.stack([VaDE(k, random_state=seed).fit(x).labels_ for k in sizes], 1).astype(np.int64)
+    numbers = _share_of_epochs(epochs)
+    start = VaDE(sizes[0], random_state=seed, **{**numbers, "clustering_epochs": 0}).fit(x).neural_network_trained_
+    fits = {
+        k: VaDE(k, random_state=seed, neural_network=deepcopy(start), **numbers).fit(x).labels_
+        for k in dict.fromkeys(sizes)
+    }
+    return np.stack([fits[k] for k in sizes], 1).astype(np.int64)
 
 
-METHODS: dict[str, Callable[[Items, Sequence[int], int], Clusterings]] = {
+def _share_of_epochs(share: float) -> dict[str, int]:
+    return {name: round(share * number) for name, number in _EPOCHS.items()}
+
+
+SHALLOW: dict[str, Callable[[Items, Sequence[int], int], Clusterings]] = {
     "kmeans": k_means,
     "gmm": gaussian_mixture,
     "nrkmeans": nr_kmeans,
-    "enrc": enrc,
-    "vade": vade,
 }
+DEEP: dict[str, Callable[..., Clusterings]] = {"enrc": enrc, "vade": vade}
 
 
 def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
@@ -123,12 +135,20 @@ def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str,
 
 def main(
     data: Annotated[str, tyro.conf.Positional],
-    methods: tuple[str, ...] = tuple(METHODS),
+    methods: tuple[str, ...] = (*SHALLOW, *DEEP),
     seeds: tuple[int, ...] = (0,),
     num: int = 10_000,
+    size: int | None = None,
+    epochs: float = 1.0,
 ) -> None:
-    """Run the methods on a data set's items; MFCVAE_DATA names the folder of the data sets' files."""
-    dataset = load_dataset(data)
+    """Run the methods on a data set's items; MFCVAE_DATA names the folder of the data sets' files.
+
+    Args:
+        num: most items.
+        size: height and width that images are resized to, in pixels.
+        epochs: share of ClustPy's default numbers of epochs that ENRC and VaDE train for.
+    """
+    dataset = load_dataset(data, size=size)
     order = np.random.default_rng(0).permutation(len(dataset.test))[:num]
     x = as_float(dataset.test.images[np.sort(order)]).flatten(1).numpy()
     labels = {name: values[np.sort(order)].numpy() for name, values in dataset.test.labels.items()}
@@ -140,9 +160,11 @@ def main(
     for method in methods:
         for seed in seeds:
             start = time.perf_counter()
-            scores = score(METHODS[method](x, sizes, seed), labels)
+            deep = {"epochs": epochs} if method in DEEP else {}
+            found = DEEP[method](x, sizes, seed, **deep) if deep else SHALLOW[method](x, sizes, seed)
+            scores = score(found, labels)
             seconds = round(time.perf_counter() - start, 1)
-            rows[method, seed] = {"method": method, "seed": seed, "seconds": seconds, "labels": scores}
+            rows[method, seed] = {"method": method, "seed": seed, "seconds": seconds, **deep, "labels": scores}
             said = "; ".join(
                 f"{name}: NMI {s['nmi']:.2f}, ARI {s['ari']:.2f}, leak {s['leak']:.2f}" for name, s in scores.items()
             )
