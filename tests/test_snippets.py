@@ -35,6 +35,7 @@ NOT_RUN = {
     r"fit (mnist|svhn)": "needs the files of a data set, and trains for minutes or hours",
     r"prior=\w+\.": "its prior is the reader's; tests/config trains with parts of a user",
     r"^fit( --out \S+)?$": "the demo trains for minutes; a slow test of tests/test_benchmarks.py runs it",
+    r"--num-groups": "its numbers of groups are the reader's; tests/cli/test_evaluate.py cuts trees",
     r"^completion": "tests/cli/test_app.py runs the scripts",
     r"^explore": "serves until it is stopped; tests/explore opens its pages",
     r"^sweep": "trains several runs; tests/runs/test_sweep.py trains small ones",

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "fit": Command("fit", "train a model and show its clusters", "train"),
     "sweep": Command("fit", "train several seeds and compare them", "train"),
     "evaluate": Command("evaluate", "score a run: facet by label", "look at a run"),
+    "groups": Command("evaluate", "list a run's groups; change their number, and name them", "look at a run"),
     "assign": Command("assign", "write which item is in which group", "look at a run"),
     "report": Command("report", "write one HTML page about a run", "look at a run"),
     "explore": Command("explore", "open a run in the browser: look, name, merge, split, compose", "look at a run"),

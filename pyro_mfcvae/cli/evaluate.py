@@ -1,8 +1,15 @@
-"""Scores on the command line: ``mfcvae evaluate``."""
+"""Scores and groups on the command line: ``mfcvae evaluate`` and ``mfcvae groups``."""
 
-from pyro_mfcvae.cli.options import Data, Json, Parts, Root, Run
-from pyro_mfcvae.cli.terminal import console, print_json, print_scores, say
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pyro_mfcvae.cli.options import Data, Flag, Json, Parts, Root, Run, option, parse_choices
+from pyro_mfcvae.cli.terminal import console, print_groups, print_json, print_scores, say
 from pyro_mfcvae.config.custom_parts import import_parts
+from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_mfcvae.runs.grouping import Grouping
 
 
 def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = None, json: Json = False) -> None:
@@ -36,7 +43,80 @@ def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = Non
     say(f"{len(dataset.test)} items of {dataset.name}; ELBO {result.elbo:.2f} nats per item")
     print_scores(result)
     if json:
-        facets = result.facet_records()
-        print_json(
-            {"run": str(run), "data": dataset.name, "items": len(dataset.test), "elbo": result.elbo, "facets": facets}
+        scores = {"elbo": result.elbo, "facets": result.facet_records(), **result.redundancy_record()}
+        print_json({"run": str(run), "data": dataset.name, "items": len(dataset.test), **scores})
+
+
+def groups(
+    run: Run,
+    /,
+    num_groups: Annotated[tuple[str, ...], option("FACET=NUMBER ...")] = (),
+    name: Annotated[tuple[str, ...], option("FACET.GROUP=NAME ...")] = (),
+    reset: Flag = False,
+    parts: Parts = (),
+    json: Json = False,
+) -> None:
+    """List the groups of every facet with their clusters; change their number, and name them.
+
+    Groups are made by merging the clusters that overlap most, one pair at a time. The table has the overlap of a
+    group with the one that it merges with next. Changes are kept in the run's folder, and all other commands use them.
+
+    Args:
+        num_groups: Numbers of groups, such as 0=5; a facet that is not named stays as it is.
+        name: Names of groups, such as 0.2=cats for group 2 of facet 0; an empty name removes one.
+        reset: Go back to the groups that the model suggests, before any other change.
+    """
+    import_parts(parts)
+
+    from pyro_mfcvae.runs.folder import RunFolder
+
+    console.quiet = json
+    folder = RunFolder.open(run)
+    grouping = before = folder.read_grouping()
+    if reset:
+        for j in range(len(grouping.facets)):
+            grouping = grouping.reset(j)
+    for j, number in parse_choices(num_groups, "number of groups").items():
+        grouping = grouping.cut(j, number)
+    for j, group, text in _parse_names(name):
+        grouping = grouping.rename(j, group, text)
+    if grouping is not before:
+        folder.write_grouping(grouping)
+    records = _describe_groups(grouping)
+    print_groups(records)
+    if json:
+        print_json({"run": str(run), "facets": records})
+
+
+def _parse_names(texts: Iterable[str]) -> list[tuple[int, int, str]]:
+    named = []
+    for text in texts:
+        place, equals, name = text.partition("=")
+        facet, _, group = place.partition(".")
+        if not (equals and facet.isdecimal() and group.isdecimal()):
+            raise InputError(
+                f"expected a name such as 0.2=cats (facet 0, group 2), got {text!r}: write FACET.GROUP=NAME"
+            )
+        named.append((int(facet), int(group), name))
+    return named
+
+
+def _describe_groups(grouping: "Grouping") -> list[list[dict[str, Any]]]:
+    """A record per group of every facet: its name, its share of the items, its clusters, and its next merge."""
+    facets = []
+    for j, own in enumerate(grouping.facets):
+        shares = own.tree.shares / own.tree.shares.sum()
+        overlaps = own.next_overlaps()
+        facets.append(
+            [
+                {
+                    "group": g,
+                    "name": own.names[g],
+                    "share": float(shares[own.members(g)].sum()),
+                    "clusters": own.members(g),
+                    "next_overlap": overlaps[g],
+                }
+                for g in range(grouping.num_groups[j])
+            ]
         )
+    return facets

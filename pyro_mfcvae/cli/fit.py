@@ -165,11 +165,11 @@ def sweep(
     workers: Annotated[Workers, tyro.conf.arg(name="")] = Workers(),
     common: Common = COMMON,
 ) -> None:
-    """Train several seeds and compare them: mean ± standard deviation, and the agreement of their clusters.
+    """Train several seeds and compare them: mean ± standard deviation, and the agreement of their groups.
 
     Given the folder of an earlier sweep, it continues the runs that are not finished. All runs are scored on the
-    same test items. ARI across seeds is the agreement of a facet's clusters with those of the facet that matches it in
-    another run: 1 where both cluster alike.
+    same test items. ARI across seeds is the agreement of a facet's groups, or clusters, with those of the facet that
+    matches it in another run: 1 where both sort the items alike.
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name; auto for other data;

@@ -1,9 +1,9 @@
 """Images on the command line: ``mfcvae sample``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mfcvae.cli.options import Count, Json, Parts, Root, Run, Seed, option
+from pyro_mfcvae.cli.options import COMMON, Common, Count, Run, Seed, option, parse_choices
 from pyro_mfcvae.cli.terminal import console, print_json, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
@@ -21,50 +21,51 @@ _Table = tuple[str, str, "Tensor", list[str] | None]
 def sample(
     run: Run,
     /,
+    groups: Annotated[tuple[str, ...], option("FACET=GROUP ...")] = (),
     clusters: Annotated[tuple[str, ...], option("FACET=CLUSTER ...")] = (),
     num: Count = 10,
     temperature: Annotated[float, option("T")] = 1.0,
     seed: Seed = 0,
-    parts: Parts = (),
-    root: Root = None,
-    json: Json = False,
+    common: Common = COMMON,
 ) -> None:
     """Draw new images, and put facets of some images into others.
 
     Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (the images of a
     column differ by the facet only), and composed test images (rows: the image; columns: the source of the facet). With
-    --clusters it draws images of those clusters instead.
+    --groups or --clusters it draws images of those instead.
 
     Args:
-        clusters: Draw from these clusters only, such as 0=3 1=5; facets that are not named are free.
+        groups: Draw from these groups only, such as 0=3 1=0; facets that are not named are free. The clusters of a
+            group are drawn in proportion to their items.
+        clusters: Draw from these clusters only, such as 0=3 1=5.
         num: Number of columns, and most clusters.
         temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
     """
     if num < 1:
         raise InputError(f"expected --num 1 or more, got {num}")
-    chosen = _parse_clusters(clusters)
-    import_parts(parts)
-
-    import torch
+    chosen, of_groups = parse_choices(clusters, "cluster"), parse_choices(groups, "group")
+    if both := sorted(chosen.keys() & of_groups.keys()):
+        raise InputError(f"expected a group or a cluster of facet {both[0]}, got both: leave one of them out")
+    import_parts(common.parts)
 
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.plots import image_grid, save_figure
+    from pyro_mfcvae.runs.compositions import draw_groups
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.train.devices import set_seed
 
-    console.quiet = json
+    console.quiet = common.json
     folder = RunFolder.open(run)
     pair, config = folder.load_pair(), folder.read_config()
     set_seed(seed)
-    if chosen:
-        with torch.no_grad():
-            images = pair.sample(num, clusters=chosen, temperature=temperature)[None]
-        name = "-".join(f"{j}-{k}" for j, k in chosen.items())
-        title = ", ".join(f"facet {j} in cluster {k}" for j, k in chosen.items())
-        tables: Iterable[_Table] = [(f"drawn-{name}", title, images, None)]
+    if chosen or of_groups:
+        drawn = draw_groups(
+            pair, folder.read_grouping(pair), of_groups, num=num, clusters=chosen, temperature=temperature
+        )
+        tables: Iterable[_Table] = [(*_describe(of_groups, chosen), drawn[None], None)]
     else:
         split = load_dataset(
-            config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit
+            config.data.source, root=common.root, seed=config.seed, size=config.data.size, fit=config.data.fit
         ).test
         tables = _draw_tables(pair, split, num, temperature)
     written = []
@@ -73,8 +74,15 @@ def sample(
         save_figure(image_grid(images[:, :, :3].numpy(), row_labels=row_labels, title=title), path)
         say(f"{title}: {path}")
         written.append({"figure": str(path), "title": title})
-    if json:
+    if common.json:
         print_json(written)
+
+
+def _describe(groups: Mapping[int, int], clusters: Mapping[int, int]) -> tuple[str, str]:
+    """File name and title of images drawn from groups and clusters, by facet."""
+    parts = sorted([(j, "group", g) for j, g in groups.items()] + [(j, "cluster", k) for j, k in clusters.items()])
+    name = "-".join(f"{j}-{number}" if kind == "cluster" else f"{j}-{kind}-{number}" for j, kind, number in parts)
+    return f"drawn-{name}", ", ".join(f"facet {j} in {kind} {number}" for j, kind, number in parts)
 
 
 def _draw_tables(pair: "MFCVAE", split: "Split", num: int, temperature: float) -> Iterator[_Table]:
@@ -100,17 +108,3 @@ def _draw_tables(pair: "MFCVAE", split: "Split", num: int, temperature: float) -
             compose(pair, rows, columns, facet=j),
             None,
         )
-
-
-def _parse_clusters(texts: Iterable[str]) -> dict[int, int]:
-    chosen = {}
-    for text in texts:
-        facet, _, cluster = text.partition("=")
-        if not (facet.isdigit() and cluster.isdigit()):
-            raise InputError(f"expected a cluster such as 0=3 (facet 0, cluster 3), got {text!r}: write FACET=CLUSTER")
-        if int(facet) in chosen:
-            raise InputError(
-                f"expected one cluster of every facet, got two of facet {int(facet)}: draw them one by one"
-            )
-        chosen[int(facet)] = int(cluster)
-    return chosen

@@ -1,5 +1,6 @@
 """The options that commands share, and how the command line reads a path. Nothing here imports torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from pyro_mfcvae.atomic_io import expand_user
+from pyro_mfcvae.errors import InputError
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:
@@ -64,6 +66,28 @@ class CommonOptions:
 # With an empty name the options of a group get no prefix, so they look like the command's own.
 Common = Annotated[CommonOptions, tyro.conf.arg(name="")]
 COMMON = CommonOptions()
+
+
+def parse_choices(texts: Iterable[str], what: str) -> dict[int, int]:
+    """Facet → number, from texts such as 0=3.
+
+    Args:
+        texts: one for each facet that is named.
+        what: what the number is, "cluster", "group" or "number of groups".
+    """
+    chosen = {}
+    for text in texts:
+        facet, _, number = text.partition("=")
+        if not (facet.isdecimal() and number.isdecimal()):
+            raise InputError(
+                f"expected a {what} such as 0=3 (facet 0, {what} 3), got {text!r}: "
+                f"write FACET={what.split()[0].upper()}"
+            )
+        if int(facet) in chosen:
+            raise InputError(f"expected one {what} of every facet, got two of facet {int(facet)}: give them one by one")
+        chosen[int(facet)] = int(number)
+    return chosen
+
 
 registry = ConstructorRegistry()
 """Reads paths: ``~`` stands for the home folder, also in ``--out=~/x``, where no shell expands it."""

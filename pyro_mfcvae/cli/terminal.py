@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -83,13 +84,27 @@ def print_scores(result: "Evaluation") -> None:
             rows.add_row(*head)
     console.print()
     console.print(rows)
-    overlaps = [
-        f"facets {i} and {j}: {result.group_scores.redundancy[i, j]:z.2f}"
-        for i in range(len(result.grouping.facets))
-        for j in range(i + 1, len(result.grouping.facets))
-    ]
+    _say_redundancy(result.group_scores.redundancy, "\nInformation that groups share")
+
+
+def print_groups(facets: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """A row per group: number, name, share of the items, clusters, and the overlap at which it merges next."""
+    rows = table("facet", "group", "name", "items", "merges at overlap", "clusters")
+    for j, groups in enumerate(facets):
+        for g in groups:
+            overlap = "–" if g["next_overlap"] is None else f"{g['next_overlap']:.4f}"
+            clusters = " ".join(map(str, g["clusters"]))
+            first = str(j) if g["group"] == 0 else ""
+            rows.add_row(first, str(g["group"]), Text(printable(g["name"])), f"{g['share']:.1%}", overlap, clusters)
+    console.print(rows)
+
+
+def _say_redundancy(redundancy: "NDArray[np.float64]", what: str) -> None:
+    """Print the adjusted mutual information of every two facets; nothing if there is one facet."""
+    pairs = combinations(range(len(redundancy)), 2)
+    overlaps = [f"facets {i} and {j}: {redundancy[i, j]:z.2f}" for i, j in pairs]
     if overlaps:
-        say(f"\nInformation that groups share (0: none, 1: the same groups): {', '.join(overlaps)}")
+        say(f"{what} (0: none, 1: the same groups): {', '.join(overlaps)}")
 
 
 def _score_cells(record: dict[str, Any], label: str) -> list[str]:
@@ -97,14 +112,18 @@ def _score_cells(record: dict[str, Any], label: str) -> list[str]:
 
 
 def print_sweep(result: "Sweep") -> None:
-    """The facet × label table over seeds: accuracy and NMI, mean ± standard deviation; and the agreement of seeds."""
-    accuracy, nmi = result.scores("accuracy"), result.scores("nmi")
-    rows = table("facet", "ARI across seeds", *(f"{label}: accuracy, NMI" for label in accuracy))
-    for j, stability in enumerate(result.stability()):
-        cells = [f"{_spread(accuracy[label][:, j])}, {_spread(nmi[label][:, j])}" for label in accuracy]
-        rows.add_row(str(j), "–" if stability != stability else f"{stability:.2f}", *cells)
+    """The facet × label table over seeds, mean ± standard deviation; agreement of seeds; redundancy of facets."""
+    metrics = [result.scores(name) for name in ("accuracy", "nmi", "ari")]
+    labels = list(metrics[0])
+    headings = ("ARI across seeds: groups", "clusters", "groups")
+    rows = table("facet", *headings, *(f"{label}: accuracy, NMI, ARI of groups" for label in labels))
+    for j, agreement in enumerate(zip(result.group_stability(), result.stability(), strict=True)):
+        numbers = sorted({evaluation.grouping.num_groups[j] for evaluation in result.evaluations})
+        cells = [", ".join(_spread(metric[label][:, j]) for metric in metrics) for label in labels]
+        rows.add_row(str(j), *("–" if x != x else f"{x:z.2f}" for x in agreement), ", ".join(map(str, numbers)), *cells)
     console.print()
     console.print(rows)
+    _say_redundancy(result.redundancy(), "\nInformation that groups share, mean of the seeds")
 
 
 def print_criticism(criticism: "Criticism") -> None:

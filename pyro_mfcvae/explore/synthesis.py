@@ -8,7 +8,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
-from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.errors import InputError
@@ -17,6 +16,7 @@ from pyro_mfcvae.explore.pages import desk_of, facet_of, group_record, place
 from pyro_mfcvae.explore.pictures import to_data_uri
 from pyro_mfcvae.explore.rendering import decimal, number, page, thumbs
 from pyro_mfcvae.explore.uploads import read_upload
+from pyro_mfcvae.runs.compositions import draw_groups
 
 _NUM_SAMPLES = 24
 _STEPS = 9
@@ -38,28 +38,14 @@ async def samples(request: Request) -> HTMLResponse:
         raise InputError(f"expected a temperature from 0 to 2, got {temperature:g}: choose another")
 
     def draw() -> list[str]:
-        return [to_data_uri(image, _LARGE) for image in _draw_groups(desk, chosen, temperature)]
+        drawn = draw_groups(desk.pair, desk.grouping, chosen, num=_NUM_SAMPLES, temperature=temperature)
+        return [to_data_uri(image, _LARGE) for image in drawn]
 
     images = await desk.compute(draw)
     names = [list(desk.grouping.names(j)) for j in range(desk.num_facets)]
     return page(
         request, desk, "samples.html", images=images, chosen=chosen, names=names, temperature=f"{temperature:g}"
     )
-
-
-def _draw_groups(desk: Desk, groups: dict[int, int], temperature: float) -> Tensor:
-    """Images from the prior; facet j is drawn from the clusters of a group, in proportion to their items."""
-    zs = desk.pair.sample_latents(_NUM_SAMPLES, temperature=temperature)
-    for j, g in groups.items():
-        clusters = desk.grouping.facets[j].members(g)
-        sizes = np.array([(desk.items.clusters[:, j] == k).sum() for k in clusters], float) + 1e-3
-        drawn = torch.multinomial(torch.from_numpy(sizes), _NUM_SAMPLES, replacement=True)
-        for index, k in enumerate(clusters):
-            rows = drawn == index
-            if rows.any():
-                own = desk.pair.sample_latents(int(rows.sum()), clusters={j: k}, temperature=temperature)
-                zs[j][rows] = own[j]
-    return desk.pair.render(zs)
 
 
 async def swap(request: Request) -> HTMLResponse:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_mfcvae.atomic_io import read_text
+from pyro_mfcvae.explore.dendrogram import Dendrogram, draw_tree
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.report.strips import Strip, draw_strip, draw_table
 from pyro_mfcvae.runs.assignments import read_assignments
@@ -54,13 +55,15 @@ class GroupPart:
 
 @dataclass(frozen=True)
 class FacetPart:
-    """A facet: sentences, groups, scores against labels, and images composed with it."""
+    """A facet: sentences, groups, tree of merges, group of every cluster, scores, and images composed with it."""
 
     number: int
     place: str
     sentences: tuple[str, ...]
     groups: tuple[GroupPart, ...]
     num_left_out: int
+    tree: Dendrogram
+    group_of_cluster: tuple[int, ...]
     scores: tuple[tuple[str, ...], ...]
     composed: Strip | None
 
@@ -119,6 +122,8 @@ class RunContent:
             sentences=(own, *sentences),
             groups=groups,
             num_left_out=max(len(counts) - _MOST_GROUPS, 0),
+            tree=draw_tree(self.grouping.facets[j].tree),
+            group_of_cluster=tuple(self.grouping.labels(j).tolist()),
             scores=tuple(
                 (label, *(f"{scores[name][label]:z.{n}f}" for name, n in (("accuracy", 3), ("nmi", 2), ("ari", 2))))
                 for label in scores.get("accuracy", {})

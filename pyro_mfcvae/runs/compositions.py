@@ -1,6 +1,6 @@
 """Tables of new images from a fitted pair: drawn from clusters, or with facets of one image put into another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.runs.grouping import Grouping
 
 
 @torch.no_grad()
@@ -25,6 +26,32 @@ def generate_clusters(
         own = pair.sample_latents(num, clusters={facet: k}, temperature=temperature)[facet]
         rows.append(pair.render([own if j == facet else z for j, z in enumerate(shared)]))
     return torch.stack(rows)
+
+
+@torch.no_grad()
+def draw_groups(
+    pair: MFCVAE,
+    grouping: Grouping,
+    groups: Mapping[int, int],
+    *,
+    num: int,
+    clusters: Mapping[int, int] | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Images with facet j in group ``groups[j]`` or in cluster ``clusters[j]`` if given: (num, *event_shape).
+
+    The clusters of a group are drawn in proportion to their shares of the items; ``temperature`` is that of
+    `MFCVAE.sample`.
+    """
+    zs = pair.sample_latents(num, clusters=clusters, temperature=temperature)
+    for j, g in groups.items():
+        members = torch.tensor(grouping.members(j, g))
+        shares = torch.from_numpy(grouping.facets[j].tree.shares)[members]
+        drawn = members[torch.multinomial(shares, num, replacement=True)]
+        for k in drawn.unique().tolist():
+            rows = drawn == k
+            zs[j][rows] = pair.sample_latents(int(rows.sum()), clusters={j: k}, temperature=temperature)[j]
+    return pair.render(zs)
 
 
 @torch.no_grad()

@@ -66,6 +66,13 @@ class Evaluation:
             for clusters, groups in zip(self.scores.facet_records(), self.group_scores.facet_records(), strict=True)
         ]
 
+    def redundancy_record(self) -> dict[str, Any]:
+        """Adjusted mutual information between facets, of clusters and of groups, as lists (J, J)."""
+        return {
+            "redundancy": self.scores.redundancy.tolist(),
+            "group_redundancy": self.group_scores.redundancy.tolist(),
+        }
+
 
 @torch.no_grad()
 def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, batch_size: int = 1024) -> Evaluation:

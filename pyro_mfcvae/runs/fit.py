@@ -178,7 +178,7 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
         "seed": config.seed,
         "training_seed": training.seed,
         "facets": evaluation.facet_records(),
-        "redundancy": evaluation.scores.redundancy.tolist(),
+        **evaluation.redundancy_record(),
         "elbo": evaluation.elbo,
         "epochs": training.epoch,
         "seconds": round(seconds, 1),

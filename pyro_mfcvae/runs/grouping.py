@@ -62,6 +62,19 @@ class FacetGroups:
         """The clusters of a group, in order."""
         return np.flatnonzero(self.labels == group).tolist()
 
+    def next_overlaps(self) -> list[float | None]:
+        """The overlap at which each group takes part in its next merge, (G,); None where there is none: a facet of one
+        group, and groups that are not a cut through the tree.
+        """
+        found: list[float | None] = [None] * self.num_groups
+        if self.is_cut:
+            in_use = self.tree.clusters_in_use
+            for merge in self.tree.merges[len(in_use) - self.num_groups :]:
+                for cluster in (merge.first, merge.second):
+                    g = int(self.labels[cluster])
+                    found[g] = merge.overlap if found[g] is None else found[g]
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
@@ -99,6 +112,11 @@ class Grouping:
         """The names of a facet's groups, (G,); a group without a name has its number."""
         groups = self._facet(facet)
         return tuple(map(groups.name, range(groups.num_groups)))
+
+    def members(self, facet: int, group: int) -> list[int]:
+        """The clusters of a group, in order."""
+        own = self._facet(facet)
+        return own.members(self._check_group(own, group))
 
     def of_clusters(self, assignments: ArrayLike) -> NDArray[np.int64]:
         """The group of the cluster of each item in each facet: (N, J) → (N, J)."""

@@ -32,7 +32,7 @@ class Sweep:
     Attributes:
         seeds: the seeds, S of them.
         evaluations: one per seed.
-        agreement: `facet_agreement` of every pair of runs, (S, S, J).
+        agreement: `facet_agreement` of the clusters of every pair of runs, (S, S, J).
     """
 
     seeds: tuple[int, ...]
@@ -45,8 +45,8 @@ class Sweep:
             f"  seed {seed}: ELBO {evaluation.elbo:.2f} nats per item, groups {evaluation.grouping.num_groups}"
             for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
         )
-        agreement = ", ".join(f"facet {j} {value:.2f}" for j, value in enumerate(self.stability()))
-        return "\n".join([f"Sweep, best seed {self.best_seed}", *lines, f"  ARI across seeds: {agreement}"])
+        agreement = ", ".join(f"facet {j} {value:.2f}" for j, value in enumerate(self.group_stability()))
+        return "\n".join([f"Sweep, best seed {self.best_seed}", *lines, f"  ARI of groups across seeds: {agreement}"])
 
     @property
     def best_seed(self) -> int:
@@ -54,23 +54,42 @@ class Sweep:
         return self.seeds[int(np.argmax([evaluation.elbo for evaluation in self.evaluations]))]
 
     def scores(self, metric: str) -> Mapping[str, NDArray[np.float64]]:
-        """Label → one of ``accuracy``, ``hungarian``, ``nmi``, ``ari`` of every run and facet, (S, J)."""
-        tables = [getattr(evaluation.scores, metric) for evaluation in self.evaluations]
+        """Label → one of ``accuracy``, ``hungarian``, ``nmi``, ``ari`` of the groups of every run and facet, (S, J)."""
+        tables = [getattr(evaluation.group_scores, metric) for evaluation in self.evaluations]
         return {label: np.stack([table[label] for table in tables]) for label in tables[0]}
 
     def stability(self) -> NDArray[np.float64]:
-        """Mean agreement of each facet over all pairs of different runs, (J,); NaN for a single run."""
-        pairs = self.agreement[np.triu_indices(len(self.seeds), 1)]
-        return pairs.mean(0) if len(pairs) else np.full(self.agreement.shape[-1], np.nan)
+        """Mean agreement of each facet's clusters over all pairs of different runs, (J,); NaN for a single run."""
+        return _mean_of_pairs(self.agreement)
+
+    def group_stability(self) -> NDArray[np.float64]:
+        """Mean agreement of each facet's groups over all pairs of different runs, (J,); NaN for a single run."""
+        runs = self.evaluations
+        return _mean_of_pairs(np.array([[facet_agreement(a.groups, b.groups) for b in runs] for a in runs]))
+
+    def redundancy(self) -> NDArray[np.float64]:
+        """Mean adjusted mutual information between the groups of two facets over the runs, (J, J)."""
+        return np.mean([evaluation.group_scores.redundancy for evaluation in self.evaluations], 0)
 
     def summary(self) -> dict[str, Any]:
         """All fields, as values for JSON."""
         runs = [
             {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.facet_records()}
-            | {"redundancy": evaluation.scores.redundancy.tolist()}
+            | evaluation.redundancy_record()
             for seed, evaluation in zip(self.seeds, self.evaluations, strict=True)
         ]
-        return {"best_seed": self.best_seed, "stability": self.stability().tolist(), "runs": runs}
+        return {
+            "best_seed": self.best_seed,
+            "stability": self.stability().tolist(),
+            "group_stability": self.group_stability().tolist(),
+            "group_redundancy": self.redundancy().tolist(),
+            "runs": runs,
+        }
+
+
+def _mean_of_pairs(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+    pairs = agreement[np.triu_indices(len(agreement), 1)]
+    return pairs.mean(0) if len(pairs) else np.full(agreement.shape[-1], np.nan)
 
 
 def sweep(
@@ -147,13 +166,13 @@ def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
 
 
 def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.float64]:
-    """ARI of every facet's clusters with those of its match among another run's facets, (J,).
+    """ARI of every facet's clusters, or groups, with those of its match among another run's facets, (J,).
 
     Facets are matched one to one so that the sum of the ARIs is largest. So two runs agree if they found the same
     clusterings in another order.
 
     Args:
-        here: clusters of N items along the facets of one run, (N, J).
+        here: clusters, or groups, of N items along the facets of one run, (N, J).
         there: the same items along the facets of another run, (N, J).
     """
     from scipy.optimize import linear_sum_assignment

@@ -1,7 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import Run
+
+from pyro_mfcvae.groups import merge_clusters
+from pyro_mfcvae.runs.folder import RunFolder
+from pyro_mfcvae.runs.grouping import Grouping
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -32,3 +37,18 @@ def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
     assert (code, err) == (0, "")
     assert out == "facet 0 in cluster 3, facet 1 in cluster 0: run/figures/drawn-0-3-1-0.png\n"
     assert Path("run/figures/drawn-0-3-1-0.png").is_file()
+
+
+@pytest.mark.usefixtures("fitted")
+def test_sample_draws_from_chosen_groups(mfcvae: Run) -> None:
+    apart = [merge_clusters(np.diag([4.0, 3.0, 2.0, 1.0])), merge_clusters(np.diag([3.0, 2.0, 1.0]))]
+    RunFolder(Path("run")).write_grouping(Grouping.from_trees(apart))
+    assert mfcvae("groups", "run", "--num-groups", "0=2")[0] == 0
+    code, out, err = mfcvae("sample", "run", "--groups", "0=1", "--clusters", "1=0", "--num", "2")
+    assert (code, err) == (0, "")
+    assert out == "facet 0 in group 1, facet 1 in cluster 0: run/figures/drawn-0-group-1-1-0.png\n"
+    assert Path("run/figures/drawn-0-group-1-1-0.png").is_file()
+    code, _, err = mfcvae("sample", "run", "--groups", "0=2")
+    assert (code, err) == (2, "mfcvae: expected a group from 0 to 1, got 2: choose one of these\n")
+    code, _, err = mfcvae("sample", "run", "--groups", "0=1", "--clusters", "0=0")
+    assert (code, err) == (2, "mfcvae: expected a group or a cluster of facet 0, got both: leave one of them out\n")

@@ -57,9 +57,14 @@ def test_a_sweep_is_means_and_deviations(capsys: pytest.CaptureFixture[str]) -> 
     runs = (run([0, 0, 1, 1], [0, 1, 0, 1]), run([1, 1, 0, 0], [0, 0, 0, 1]))
     agreement = np.array([[[1.0, 1.0], [1.0, 0.25]], [[1.0, 0.25], [1.0, 1.0]]])
     terminal.print_sweep(Sweep((0, 1), runs, agreement))
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert rows[0] == ["0", "1.00", *["1.000", "±", "0.000,", "1.000", "±", "0.000"]]
-    assert rows[1][:5] == ["1", "0.25", "0.625", "±", "0.177,"]
+    _, head, *rows, _, shared = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[:3] == ["facet", "ARI across seeds: groups", "clusters"]
+    exact = ["1.000", "±", "0.000"]
+    assert rows[0].split() == ["0", "1.00", "1.00", "2", *exact[:2], "0.000,", *exact[:2], "0.000,", *exact]
+    assert rows[1].split()[:7] == ["1", "1.00", "0.25", "1", "0.500", "±", "0.000,"]
+    assert shared == (
+        "Information that groups share, mean of the seeds (0: none, 1: the same groups): facets 0 and 1: 0.00"
+    )
 
 
 def test_a_sweep_shows_its_seeds_and_their_agreement() -> None:
@@ -67,4 +72,4 @@ def test_a_sweep_shows_its_seeds_and_their_agreement() -> None:
     shown = repr(Sweep((0, 1), runs, np.array([[[1, 1], [0.5, 0.25]], [[0.5, 0.25], [1, 1]]]))).splitlines()
     assert shown[0] == "Sweep, best seed 0"
     assert shown[2] == "  seed 1: ELBO -1.00 nats per item, groups (2, 1)"
-    assert shown[3] == "  ARI across seeds: facet 0 0.50, facet 1 0.25"
+    assert shown[3] == "  ARI of groups across seeds: facet 0 -0.50, facet 1 1.00"

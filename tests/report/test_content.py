@@ -24,6 +24,8 @@ def test_parts_count_every_item_once_and_leave_the_random_state() -> None:
         for group in facet.groups:
             assert sum(cluster.num_items for cluster in group.clusters) == group.num_items
             assert group.surest is not None and group.drawn is not None
+        assert len(facet.tree.branches) == len(facet.tree.leaves) - 1
+        assert max(facet.group_of_cluster) + 1 == content.grouping.num_groups[facet.number]
         counts = table[f"facet_{facet.number}_group"].value_counts()
         assert [group.num_items for group in facet.groups] == counts.tolist()
     assert content.checks() == content.sweep() == {}

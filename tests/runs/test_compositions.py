@@ -4,10 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_mfcvae.groups import merge_clusters
 from pyro_mfcvae.guides import MultiFacetGuide
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import MultiFacetModel
-from pyro_mfcvae.runs.compositions import compose, generate_clusters, largest_clusters, typical_items
+from pyro_mfcvae.runs.compositions import compose, draw_groups, generate_clusters, largest_clusters, typical_items
+from pyro_mfcvae.runs.grouping import Grouping
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 
@@ -23,6 +25,26 @@ def test_generated_rows_are_clusters_and_columns_share_all_other_facets(make_pai
     for j in (0, 2):
         assert torch.equal(seen[0][j], seen[1][j])
         assert len(seen[0][j].unique(dim=0)) > 1
+
+
+def test_draws_of_a_group_are_those_of_its_clusters_in_proportion_to_their_items(make_pair: MakePair) -> None:
+    model, guide = make_pair(2)
+    pair, seen = MFCVAE(model, guide), list[list[Tensor]]()
+    model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    num_clusters = [facet.num_clusters for facet in model.facets]
+    trees = [merge_clusters(np.diag([1.0, 9.0, *[1.0] * (k - 2)])) for k in num_clusters]
+    grouping = Grouping.from_trees(trees)
+    mixed = int(grouping.labels(1)[0])
+    grouping = grouping.merge(1, [mixed, int(grouping.labels(1)[1])])
+    group = int(grouping.labels(1)[0])
+    torch.manual_seed(0)
+    images = draw_groups(pair, grouping, {1: group}, num=200, clusters={0: 2}, temperature=0.0)
+    assert images.shape == (200, 1, 2, 3)
+    shallow, deep = seen[0]
+    torch.testing.assert_close(shallow, model.priors[0].loc[2].expand(200, -1))
+    first, second = ((deep == model.priors[1].loc[k]).all(1) for k in (0, 1))
+    assert (first ^ second).all()
+    assert 10 <= first.sum() <= 32  # a tenth of 200, within three standard deviations
 
 
 def test_a_composition_has_the_columns_facet_and_all_else_of_the_row(make_pair: MakePair) -> None:

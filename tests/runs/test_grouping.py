@@ -26,6 +26,22 @@ def test_groups_are_those_of_the_trees() -> None:
     assert grouping.facets[0].is_cut
 
 
+def test_a_group_merges_next_at_the_first_merge_that_has_it() -> None:
+    mass = np.diag([2.0, 2.0, 4.0, 4.0])
+    mass[0, 1] = mass[1, 0] = 0.5
+    mass[2, 3] = mass[3, 2] = 1.0
+    mass[1, 2] = mass[2, 1] = 0.01
+    grouping = Grouping.from_trees([merge_clusters(mass)])
+    first, second, last = (merge.overlap for merge in grouping.facets[0].tree.merges)
+    assert (first, second) == (0.2, 0.2)
+    assert last == pytest.approx(0.01 / 5.01)
+    assert grouping.facets[0].next_overlaps() == [last, last]
+    assert grouping.cut(0, 4).facets[0].next_overlaps() == [0.2, 0.2, 0.2, 0.2]
+    assert grouping.cut(0, 1).facets[0].next_overlaps() == [None]
+    assert grouping.split(0, [1, 2]).facets[0].next_overlaps() == [None, None, None]
+    assert grouping.members(0, 1) == [0, 1]
+
+
 def test_clusters_and_probabilities_are_summed_by_group() -> None:
     grouping = make_grouping()
     assert grouping.of_clusters([[4, 1], [3, 0]]).tolist() == [[2, 1], [0, 0]]

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +170,21 @@ def test_a_sweep_adds_up_its_runs(tmp_path: Path, config: Config) -> None:
     accuracy = result.scores("accuracy")["side"]
     assert accuracy.shape == (3, 2)
     for row, single in zip(accuracy, singles, strict=True):
-        np.testing.assert_array_equal(row, single.evaluation.scores.accuracy["side"])
+        np.testing.assert_array_equal(row, single.evaluation.group_scores.accuracy["side"])
+    shared = [
+        facet_agreement(singles[a].evaluation.groups, singles[b].evaluation.groups)
+        for a, b in combinations(range(3), 2)
+    ]
+    np.testing.assert_allclose(result.group_stability(), np.mean(shared, 0))
+    redundancies = [single.evaluation.group_scores.redundancy for single in singles]
+    np.testing.assert_allclose(result.redundancy(), np.mean(redundancies, 0))
     assert result.best_seed == int(np.argmax([evaluation.elbo for evaluation in result.evaluations]))
     summary = json.loads(json.dumps(result.summary()))
     assert [run["seed"] for run in summary["runs"]] == [0, 1, 2]
     assert summary["runs"][1]["facets"] == singles[1].summary["facets"]
+    for key in ("redundancy", "group_redundancy"):
+        assert summary["runs"][1][key] == singles[1].summary[key]
+    assert summary["group_stability"] == result.group_stability().tolist()
 
 
 def test_facets_are_matched_before_they_are_compared() -> None:
