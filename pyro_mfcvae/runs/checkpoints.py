@@ -14,6 +14,7 @@ from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.safety.stopping import held_signals
 from pyro_mfcvae.safety.tensor_files import SpoiledFileError, check_fit, read_tensors, write_tensors
 from pyro_mfcvae.train.training import Training
 
@@ -99,9 +100,10 @@ class Checkpoint:
         """
         ready = self.path.with_name("next.safetensors")
         save_training(training, ready, config=self.config, metrics=metrics)
-        if self.path.is_file():
-            self.path.replace(self.previous_path)
-        ready.replace(self.path)
+        with held_signals():
+            if self.path.is_file():
+                self.path.replace(self.previous_path)
+            ready.replace(self.path)
 
     def sign_for(self, config: str) -> None:
         """Record in the last state that it belongs to another configuration, with this digest; the previous state stays

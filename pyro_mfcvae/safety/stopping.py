@@ -12,6 +12,9 @@ from types import FrameType
 _PATIENCE_SECONDS = 5.0
 # Seconds after that until a process ends that runs no Python code, because it waits for another rank, say.
 _MORE_SECONDS = 2.0
+# Seconds after the first signal within which another one is the same request: a terminal sends its signal to all
+# processes of a command, and a parent process then asks its workers to end as well.
+_SAME_REQUEST_SECONDS = 1.0
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -28,10 +31,16 @@ class StoppedError(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked to stop; a loop checks it after every step."""
+    """Whether a signal has asked to stop; a loop checks it after every step.
+
+    Attributes:
+        signum: number of the first signal; None before it.
+        arrival: its time, of `time.monotonic`.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.arrival = float("-inf")
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -71,7 +80,8 @@ def stop_on_signals() -> Iterator[None]:
 def stop_after_step() -> Iterator[StopRequest]:
     """Inside, the first signal only sets the request.
 
-    A second signal raises `StoppedError`, and so do five seconds without a check of it.
+    A later second signal raises `StoppedError`, and so do five seconds without a check of it. Signals within a second
+    of the first belong to the same request.
     """
     global _request
     outer, request = _request, StopRequest()
@@ -86,16 +96,39 @@ def stop_after_step() -> Iterator[StopRequest]:
 
 def _handle(signum: int, frame: FrameType | None) -> None:
     if _request is not None and _request.signum is None:
-        _request.signum = signum
+        _request.signum, _request.arrival = signum, time.monotonic()
         _set_alarm(_PATIENCE_SECONDS)
+    elif _request is None or time.monotonic() > _request.arrival + _SAME_REQUEST_SECONDS:
+        _raise_or_hold(signum)
+
+
+def _raise_or_hold(signum: int) -> None:
+    if _held is not None:
+        _held.append(signum)
         return
     _note_answer()
     raise StoppedError(signum)
 
 
+_held: list[int] | None = None
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Inside, signals that would raise wait until the end: for acts of milliseconds that belong together."""
+    global _held
+    _held = []
+    try:
+        yield
+    finally:
+        held, _held = _held, None
+        if held:
+            _raise_or_hold(held[0])
+
+
 def _give_up(signum: int, frame: FrameType | None) -> None:
     if _request is not None:
-        _request.raise_stop()
+        _raise_or_hold(_request.signum or signal.SIGTERM)
 
 
 def _set_alarm(seconds: float) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 from pathlib import Path
 
 import pyro
@@ -15,7 +16,8 @@ from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.runs.checkpoints import load_pair, load_training, save_pair, save_training
+from pyro_mfcvae.runs.checkpoints import Checkpoint, load_pair, load_training, save_pair, save_training
+from pyro_mfcvae.safety.stopping import StoppedError, stop_on_signals
 from pyro_mfcvae.train.training import Training
 
 TINY = override(
@@ -270,3 +272,28 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypat
         save_pair(training.pair, path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_signal_between_the_two_renames_of_a_save_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint" / "training.safetensors")
+    training = prepare()
+    checkpoint.save(training)
+    rename = Path.replace
+
+    def interrupted(here: Path, there: Path) -> Path:
+        moved = rename(here, there)
+        if there == checkpoint.previous_path:
+            signal.raise_signal(signal.SIGTERM)
+        return moved
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    training.run_epoch()
+    with pytest.raises(StoppedError, match="SIGTERM"), stop_on_signals():
+        checkpoint.save(training)
+    assert sorted(file.name for file in checkpoint.path.parent.iterdir()) == [
+        "previous.safetensors",
+        "training.safetensors",
+    ]
+    assert checkpoint.load(prepare())["epoch"] == "1"

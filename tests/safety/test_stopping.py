@@ -10,7 +10,7 @@ import pytest
 from child_processes import processes_of, wait_until
 from command_line import TINY, make_images, save_data
 
-from pyro_mfcvae.safety.stopping import StoppedError, end_if_stuck, stop_after_step, stop_on_signals
+from pyro_mfcvae.safety.stopping import StoppedError, end_if_stuck, held_signals, stop_after_step, stop_on_signals
 from pyro_mfcvae.safety.tensor_files import read_tensors
 
 
@@ -25,7 +25,8 @@ def test_a_signal_raises_and_tells_its_number(name: str) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_a_loop_is_asked_first_and_the_second_signal_raises() -> None:
+def test_a_loop_is_asked_first_and_a_later_second_signal_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_mfcvae.safety.stopping._SAME_REQUEST_SECONDS", 0.0)
     with stop_after_step() as request:
         assert not request
         signal.raise_signal(signal.SIGTERM)
@@ -37,6 +38,23 @@ def test_a_loop_is_asked_first_and_the_second_signal_raises() -> None:
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(StoppedError, match="SIGTERM"):
             request.raise_stop()
+
+
+def test_a_signal_within_a_second_of_the_first_is_the_same_request() -> None:
+    """A terminal interrupts all processes of a sweep, which then asks its workers to end: they save undisturbed."""
+    with stop_after_step() as request:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert request.signum == signal.SIGINT
+
+
+def test_a_held_signal_raises_when_the_act_is_done() -> None:
+    done = False
+    with pytest.raises(StoppedError, match="SIGTERM"), stop_on_signals(), held_signals():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        done = True
+    assert done
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
