@@ -141,7 +141,18 @@ def test_a_signal_ends_all_processes_of_a_command_with_the_steps_saved(
 ) -> None:
     data = save_data(tmp_path / "data.npz", make_images())
     several = ["--seeds", "3", "--workers", "2"] if command == "sweep" else []
-    args = [command, "--data", data, "--out", "run", *several, "--set", *TINY, "training.epochs=5000"]
+    args = [
+        command,
+        "--data",
+        data,
+        "--out",
+        "run",
+        *several,
+        "--set",
+        *TINY,
+        "training.epochs=5000",
+        "schedule.linear_start_steps=0",
+    ]
     runs = [tmp_path / "run" / seed for seed in ("seed-0", "seed-1")] if several else [tmp_path / "run"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

@@ -124,7 +124,16 @@ def test_no_rank_outlives_a_killed_one(tmp_path: Path, killed: str, when: str) -
     log = tmp_path / "log"
     with log.open("w") as output:
         first = subprocess.Popen(
-            [sys.executable, "-m", "pyro_mfcvae", *args, "--set", *TINY, "training.epochs=5000"],
+            [
+                sys.executable,
+                "-m",
+                "pyro_mfcvae",
+                *args,
+                "--set",
+                *TINY,
+                "training.epochs=5000",
+                "schedule.linear_start_steps=0",
+            ],
             cwd=tmp_path,
             stdout=output,
             stderr=output,
