@@ -159,10 +159,13 @@ def test_the_tables_of_rates_are_made_from_the_json() -> None:
         "N = 200, K = 3, D = 2, missing = no": {"tables": 3, "any_bad": 0, "any_warn": 0},
         "trained, N = 200": {"tables": 1, "any_bad": 0, "any_warn": 1, "alarms": {"0": {"overfitting, None": "warn"}}},
     }
-    assert markdown_exact(exact)[2:] == [
+    one = {"trained, N = 200": {"tables": 6, "any_bad": 1, "any_warn": 0}}
+    assert markdown_exact({"older": {"cells": one}, "newer": {"cells": exact}})[2:] == [
         "| N = 200, K = 3, D = 2, missing = no | 3 | 0 | 0 | - |",
         "| trained, N = 200 | 1 | 0 | 1 | overfitting |",
-        "| all | 4 | 0 (0.0 %) | 1 (25.0 %) | |",
+        "| **all, this version** | 4 | 0 (0.0 %) | 1 (25.0 %) | |",
+        "| all, earlier versions | 6 | 1 (16.7 %) | 0 (0.0 %) | |",
+        "| all versions | 10 | 1 (10.0 %) | 1 (10.0 %) | |",
     ]
     faults = {
         "VaDE's rule; K = 3, D = 2": {
@@ -171,5 +174,5 @@ def test_the_tables_of_rates_are_made_from_the_json() -> None:
             "not_good": {"nats lost by the rule for q(c|x), facet 0": 2},
         }
     }
-    row = next(row for row in markdown_faults(faults) if row.startswith("| VaDE"))
+    row = next(row for row in markdown_faults({"newer": {"cells": faults}}) if row.startswith("| VaDE"))
     assert row == "| VaDE's rule | 2 of 2 | nats lost by the rule for q(c\\|x), facet 0 |"
