@@ -166,7 +166,7 @@ class Killer:
             self._time(args, out)
 
     def kill_at_random(self, share: float, generator: np.random.Generator) -> None:
-        """SIGKILL to one process of a run, or to all, after a share of the time that it takes."""
+        """Send SIGKILL to one process of a run, or to all, after a share of the run's usual time."""
         out, args = self._prepare()
         group = self._start(args, out)
         deadline = time.monotonic() + share * self.seconds

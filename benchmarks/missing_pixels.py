@@ -24,7 +24,7 @@ from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 
-# Half of the pixels tell half as much about a figure: it needs more clusters and steps than without holes.
+# Half of the pixels carry half of the information about a figure, so more clusters and steps are needed.
 SETTINGS = (
     "facets.num_clusters=[50, 20]",
     "training.epochs=[3, 8]",

@@ -67,8 +67,8 @@ class FacetPrior(AbstractPyroModule):
     def hyperprior(self) -> Hyperprior:
         """p(theta) of the random parameters, by name, in the order in which they are drawn.
 
-        Batch shape (), event shape that of the parameter. The model draws them once for all items, at sites such as
-        ``probs_j``, and passes the values to `forward`.
+        Each distribution has batch shape () and the event shape of its parameter. The model draws the parameters once
+        for all items, at sites such as ``probs_j``, and passes the values to `forward`.
         """
         return {}
 

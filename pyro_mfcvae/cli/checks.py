@@ -79,9 +79,9 @@ def check(
 
     Args:
         data: Check on the test items of another data set, such as data that may be of another kind.
-        sweep: Folder of a sweep whose other runs to compare the clusters with; by default the one that holds the run.
-        statistic: Import path of a function from images (..., C, H, W) to a number each, to replicate as well. The
-            working folder is searched for it. Give the option once per function.
+        sweep: Folder of a sweep, with whose other runs clusters are compared; by default the sweep that holds the run.
+        statistic: Import path of a function that maps images (..., C, H, W) to one number each, to be replicated too.
+            The working folder is searched for it. Give the option once per function.
     """
     extent.check()
     _check_single(run)
@@ -282,6 +282,6 @@ def _other_pairs(run: Path, sweep: Path | None, pair: "MFCVAE") -> list["MFCVAE"
         if (other.num_facets, other.model.event_shape) != (pair.num_facets, pair.model.event_shape):
             raise InputError(
                 f"expected runs of {pair.num_facets} facets on items of shape {pair.model.event_shape} in {sweep}, got "
-                f"{path.name} of {other.num_facets} on {other.model.event_shape}: give the sweep that the run is of"
+                f"{path.name} of {other.num_facets} on {other.model.event_shape}: give the sweep that holds the run"
             )
     return list(others.values())

@@ -205,7 +205,7 @@ def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[i
         epoch, steps, factor = -1, 0, 1.0
     if not (0 <= epoch <= training.num_epochs and 0 <= steps < training.steps_per_epoch and 0 < factor <= 1):
         raise SpoiledFileError(
-            f"expected a checkpoint of one of {training.num_epochs} epochs, got {path} with {metadata}: bring a copy "
+            f"expected a checkpoint within {training.num_epochs} epochs, got {path} with {metadata}: bring a copy "
             "of the file back"
         )
     return epoch, steps, factor

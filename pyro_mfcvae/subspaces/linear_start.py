@@ -188,7 +188,7 @@ def start_linearly(
     Args:
         model: p; in training mode.
         guide: its guide; in training mode.
-        draw_items: gives so many random items, (N, *event_shape), or all if there are fewer.
+        draw_items: returns a number of random items, (N, *event_shape), or all items if there are fewer.
         num_steps: number of steps of Adam.
         batch_size: items in a step.
         learning_rate: learning rate of the first step; it falls linearly to a fifth.

@@ -122,7 +122,7 @@ def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run, without_figures: None)
     assert mfcvae("check", "run", "--sweep", "sweep", *SMALL)[::2] == (
         2,
         "mfcvae: expected runs of 2 facets on items of shape (1, 6, 6) in sweep, got seed-1 of 1 on (1, 6, 6): give "
-        "the sweep that the run is of\n",
+        "the sweep that holds the run\n",
     )
 
 

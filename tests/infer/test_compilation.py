@@ -38,7 +38,7 @@ QUICK = ("conv", "one cluster", "monte_carlo")
 
 
 class NoCompilerError(Exception):
-    """What stands for any failure inside torch.compile."""
+    """An exception that stands for any failure inside torch.compile."""
 
 
 @pytest.mark.usefixtures("as_traced")
