@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -162,12 +163,43 @@ def _odd_idx() -> Iterator[Crafted]:
     yield mnist("not packed", bytes(100), ".gz")
     yield mnist("nothing", b"")
 
+    for name, text in {"nothing": b"", "one number": b"5\n", "text": b"a,b\n", "no text": b"\xff\0"}.items():
+        yield Crafted(f"rows: {name}", _at(_ROWS, lambda p, t=text: p.write_bytes(t)), read_named("stickfigures"))
+    yield Crafted("rows: a pipe", _at(_ROWS, os.mkfifo), read_named("stickfigures"))
+    yield Crafted("3dshapes: a pipe", _at("3dshapes.h5", os.mkfifo), read_named("shapes3d-floor"))
+    for name, (num, kind) in {"texts": (10, "S3"), "10^9 rows": (10**9, "f8"), "numbers": (10, "i8")}.items():
+        yield Crafted(
+            f"3dshapes: {name}",
+            _at("3dshapes.h5", lambda p, n=num, k=kind: _shapes3d(p, n, k)),
+            read_named("shapes3d-floor"),
+        )
+
     def pickle(folder: Path) -> None:
         processed = folder / "MNIST" / "processed"
         processed.mkdir(parents=True)
         (processed / "training.pt").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
 
     yield Crafted("a pickle in place of idx", pickle, read_named("mnist"))
+
+
+_ROWS = "multiclustering/stickfigures.data"
+
+
+def _at(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """What makes a file at a path below a folder."""
+
+    def build(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path)
+
+    return build
+
+
+def _shapes3d(path: Path, num_rows: int, kind: str) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (num_rows, 64, 64, 3), "u1", chunks=(1, 64, 64, 3))
+        file.create_dataset("labels", (num_rows, 6), kind, chunks=(10, 6))
 
 
 def _odd_tensors() -> Iterator[Crafted]:
@@ -201,8 +233,11 @@ def _odd_tensors() -> Iterator[Crafted]:
         "{}",
         "[1, 8, 8, 8, 8, 8]",
         "3",
+        "[" * 5_000,
+        "9" * 5_000,
     ):
-        yield tensors(f"event shape {shape}", {"__metadata__": {"recipe": "", "event_shape": shape}, "a": one})
+        header = {"__metadata__": {"recipe": _recipe([]), "event_shape": shape}, "a": one}
+        yield tensors(f"event shape {shape[:20]}", header)
     wide = "[networks]\nkind = 'mlp'\n[networks.options]\nencoder_dims = [1000000, 1000000]\n"
     yield tensors("a recipe of 4 TB", {"__metadata__": {"recipe": wide, "event_shape": "[1, 8, 8]"}, "a": one})
     for name, settings in _LARGE_PARTS.items():

@@ -111,6 +111,11 @@ def _odd_places() -> Iterator[Crafted]:
         )
     yield Crafted("folders in a circle", lambda f: (_photos(f) / "again").symlink_to(_photos(f)), read_data("photos"))
     yield Crafted("link to the folder above", lambda f: (_photos(f) / "up").symlink_to(f), read_data("photos"))
+    yield Crafted("folders that links lead to in 2^30 ways", _many_ways, read_data("level-0"))
+    for name, text in _LABEL_TABLES.items():
+        yield Crafted(
+            f"labels.csv {name}", lambda f, t=text: (_photos(f) / "labels.csv").write_bytes(t), read_data("photos")
+        )
     yield Crafted("folders 300 deep", _deep, read_data("deep"))
     yield Crafted(
         "names that are not UTF-8", lambda f: _photo(os.fsencode(_photos(f)) + b"/\xe4\xff.png"), read_data("photos")
@@ -145,6 +150,27 @@ def _class(folder: Path, name: str) -> None:
         place = folder / "photos" / label
         place.mkdir(parents=True)
         _photo(os.fsencode(place / "0.png"))
+
+
+_LABEL_TABLES = {
+    "without text": b"",
+    "with names twice": b"file,a,a\n0.png,1,2\n",
+    "of 90,000 columns": b"file" + b"".join(b",c%d" % i for i in range(90_000)) + b"\n0.png" + b",1" * 90_000,
+    "of times": b"file,a,b\n0.png,2020-01-01 00:00:00.123456789,2020-01-01T00:00:00Z\n1.png,99999-01-01,x\n",
+    "that is not UTF-8": b"file,a\n0.png,\xff\n",
+    "with escapes": b"file,\x1b[31m\n0.png,\x1b]0;x\x07\n",
+    "with ragged lines": b"file,a\n0.png\n",
+}
+
+
+def _many_ways(folder: Path) -> None:
+    for number in range(30):
+        level = folder / f"level-{number}"
+        level.mkdir()
+        for name in "ab":
+            (level / name).symlink_to(folder / f"level-{number + 1}")
+    (folder / "level-30").mkdir()
+    _photo(os.fsencode(folder / "level-30/0.png"))
 
 
 def _deep(folder: Path) -> None:
@@ -213,6 +239,8 @@ def _odd_pictures() -> Iterator[Crafted]:
         "tiff of 60 pages", "tiff", as_bytes(lambda f: many[0].save(f, "tiff", save_all=True, append_images=many[1:]))
     )
     yield _picture("tiff in a circle", "tiff", _circular_tiff())
+    yield _picture("tiff of 200,000 pages", "tiff", _long_tiff(200_000))
+    yield _picture("jpeg of 5,000 scans", "jpg", _endless_jpeg(5_000))
     yield _picture("ppm of 10^9 pixels", "ppm", b"P6\n99999 99999\n255\n" + bytes(100))
     yield _picture("ppm with an endless header", "ppm", b"P6\n" + b"#" * 3_000_000)
     yield _picture(
@@ -227,7 +255,27 @@ _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(hacked
 
 def _circular_tiff() -> bytes:
     """A TIFF file whose only directory names itself as the next one."""
+    return (b"II*\0" + struct.pack("<I", 8) + _tiff_directory() + struct.pack("<I", 8)).ljust(200, b"\0") + bytes(64)
+
+
+def _long_tiff(num_pages: int) -> bytes:
+    """A TIFF file with many directories for the same pixels."""
+    directory = _tiff_directory()
+    length = len(directory) + 4
+    ends = [8 + length * page for page in range(1, num_pages)] + [0]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(directory + struct.pack("<I", end) for end in ends)
+
+
+def _tiff_directory() -> bytes:
+    """A directory, without the place of the next one, for 8 × 8 grey pixels at byte 200."""
     entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200)]
     entries += [(277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return (b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 8)).ljust(200, b"\0") + bytes(64)
+    return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+
+
+def _endless_jpeg(num_scans: int) -> bytes:
+    """A progressive JPEG file that repeats its last scan."""
+    from PIL import Image
+
+    whole = as_bytes(lambda file: Image.new("L", (8_000, 8_000)).save(file, "jpeg", progressive=True))
+    return whole[:-2] + num_scans * whole[whole.rindex(b"\xff\xc4") : -2] + whole[-2:]

@@ -6,10 +6,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
 
+from pyro_mfcvae.atomic_io import read_bytes
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.text import read_config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.safety.json_files import parse_shape
 
 
 def load_pair_file(path: str | Path) -> MFCVAE:
@@ -21,7 +23,7 @@ def load_pair_file(path: str | Path) -> MFCVAE:
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"expected the file of a model, got {path}, which is not a file: give the path of one")
-    return pair_from_bytes(path.read_bytes(), source=str(path))
+    return pair_from_bytes(read_bytes(path), source=str(path))
 
 
 def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> MFCVAE:
@@ -30,7 +32,7 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
         tensors = deserialize(content)
         # Eight bytes hold the length of the header, which is JSON (the format's own specification).
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"expected safetensors in {source}, got other bytes ({error}): save it again") from None
     metadata = header.get("__metadata__") or {}
     if not {"recipe", "event_shape"} <= metadata.keys():
@@ -39,7 +41,11 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
             "the run's folder instead"
         )
     config = read_config(metadata["recipe"], source=source)
-    pair = build_pair(config, json.loads(metadata["event_shape"]), stored_bytes=len(content))
+    if (shape := parse_shape(metadata["event_shape"])) is None:
+        raise InputError(
+            f"expected the shape of an item in {source}, got {metadata['event_shape'][:40]!r}: save it again"
+        )
+    pair = build_pair(config, shape, stored_bytes=len(content))
     if "model.alpha" in tensors:
         pair.to(tensors["model.alpha"].dtype)
     try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_mfcvae.data.images import Fit, Loaded, Size, Split, resize, validate_images
-from pyro_mfcvae.data.limits import MAX_IMAGE_BYTES, READ_ERRORS, check_bytes
+from pyro_mfcvae.data.limits import MAX_IMAGE_BYTES, READ_ERRORS, check_bytes, check_scans
 from pyro_mfcvae.data.tables import read_label_table
 from pyro_mfcvae.errors import InputError
 
@@ -36,6 +36,7 @@ _DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 
+_MAX_VISITS = 100  # links can lead to one folder along any number of paths
 # Folders that network drives and archive programs add to a folder of images.
 _FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
 
@@ -128,7 +129,7 @@ def _find_files(path: Path) -> tuple[list[Path], Counter[str]]:
     """The image files below a folder, and the numbers of other files by the reason for which they are left out."""
     files: list[Path] = []
     passed_over: Counter[str] = Counter()
-    for entry in _walk(path, passed_over, frozenset()):
+    for entry in _walk(path, passed_over, frozenset(), Counter()):
         file = Path(entry.path)
         if entry.name.startswith("."):
             passed_over["hidden"] += 1
@@ -141,13 +142,28 @@ def _find_files(path: Path) -> tuple[list[Path], Counter[str]]:
     return sorted(files), passed_over
 
 
-def _walk(path: Path, passed_over: Counter[str], above: frozenset[tuple[int, int]]) -> Iterator["os.DirEntry[str]"]:
-    """Every entry that is not a folder. Links are followed, except links to a folder that contains them."""
+def _walk(
+    path: Path, passed_over: Counter[str], above: frozenset[tuple[int, int]], visits: Counter[tuple[int, int]]
+) -> Iterator["os.DirEntry[str]"]:
+    """Every entry that is not a folder. Links are followed, except links to a folder that contains them.
+
+    Args:
+        path: the folder.
+        passed_over: numbers of files by the reason for which they are left out, which are added to.
+        above: the folders that contain it.
+        visits: how often each folder was read, which are added to.
+
+    Raises:
+        InputError: too many links lead to one folder.
+    """
     status = path.stat()
     here = (status.st_dev, status.st_ino)
     if here in above or len(above) > 50:
         passed_over["behind links in a circle"] += 1
         return
+    visits[here] += 1
+    if visits[here] > _MAX_VISITS:
+        raise InputError(f"expected at most {_MAX_VISITS} ways to a folder, got more to {path}: remove some links")
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not entry.is_dir():
@@ -157,7 +173,7 @@ def _walk(path: Path, passed_over: Counter[str], above: frozenset[tuple[int, int
             elif is_run_folder(Path(entry.path)):
                 passed_over["in folders of runs"] += _count(Path(entry.path))
             else:
-                yield from _walk(Path(entry.path), passed_over, above | {here})
+                yield from _walk(Path(entry.path), passed_over, above | {here}, visits)
 
 
 def is_run_folder(path: Path) -> bool:
@@ -192,23 +208,32 @@ def _check_header(file: Path, image: "Image.Image") -> _Picture:
     width, height = image.size
     if width * height * len(image.getbands()) > MAX_IMAGE_BYTES:
         raise InputError(
-            f"expected pictures of at most {MAX_IMAGE_BYTES >> 20} MiB, decoded, got "
-            f"{file} of {width} × {height} pixels: "
-            "make it smaller, or remove it"
+            f"expected pictures of at most {MAX_IMAGE_BYTES >> 20} MiB, decoded, got {file} of {width} × {height} "
+            "pixels: make it smaller, or remove it"
         )
     if image.mode.startswith(_DEEP_MODES) or _bits(file, image) > 8:
         raise InputError(
-            f"expected 8 bits per channel, got {file} with {max(_bits(file, image), 16)} "
-            f"(mode {image.mode}): convert it "
-            "to 8 bits, scaled to 0..255"
+            f"expected 8 bits per channel, got {file} with {max(_bits(file, image), 16)} (mode {image.mode}): convert "
+            "it to 8 bits, scaled to 0..255"
         )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
-        raise InputError(
-            f"expected one picture in each file, got {file} with {frames}: save every one as a file of its own"
-        )
+    if _has_more(image):
+        raise InputError(f"expected one picture in each file, got several in {file}: save each as a file of its own")
+    if image.format in ("JPEG", "MPO"):
+        with file.open("rb") as stream:
+            check_scans(stream, width * height, str(file))
     turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return _Picture(file, (width, height) if turned else (height, width), image.mode in _GREY_MODES)
+
+
+def _has_more(image: "Image.Image") -> bool:
+    """Whether a file has several pictures that are meant to be seen."""
+    if image.format == "TIFF":  # to count its pictures takes long if there are a million
+        try:
+            image.seek(1)
+        except EOFError:
+            return False
+        return True
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1  # MPO is a camera's JPEG with previews
 
 
 def _bits(file: Path, image: "Image.Image") -> int:

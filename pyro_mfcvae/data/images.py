@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_mfcvae.data.limits import check_bytes
+from pyro_mfcvae.data.limits import check_bytes, in_parts
 from pyro_mfcvae.errors import InputError
 
 Fit = Literal["crop", "pad", "stretch"]
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
-_NUM_AT_ONCE = 10_000
 _MAX_SIDE = 1 << 14
 _DTYPES = ("bool", "uint8", "float16", "float32", "float64")
 # Numbers of channels (grey, RGB, RGBA); they show whether images are (N, C, H, W) or (N, H, W, C).
@@ -91,9 +90,8 @@ def fingerprint(images: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
     pixels = images.cpu().numpy()
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    # The array is read in parts, because a memory-mapped one may not fit into memory.
-    for start in range(0, len(pixels), _NUM_AT_ONCE):
-        digest.update(np.ascontiguousarray(pixels[start : start + _NUM_AT_ONCE]).data)
+    for part in in_parts(torch.from_numpy(pixels)):
+        digest.update(np.ascontiguousarray(part.numpy()).data)
     return digest.hexdigest()[:16]
 
 
@@ -127,7 +125,7 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
     if images.is_floating_point():
         if infinite := _count(images, torch.isinf):
             raise InputError(f"expected finite pixels, got {infinite}; remove or replace them")
-        ends = [part.nan_to_num(0.0).aminmax() for part in images.split(_NUM_AT_ONCE)]
+        ends = [part.nan_to_num(0.0).aminmax() for part in in_parts(images)]
         low, high = float(min(end.min for end in ends)), float(max(end.max for end in ends))
         if low < 0 or high > 1:
             raise InputError(
@@ -188,10 +186,10 @@ def validate_items(items: Tensor | NDArray[np.generic]) -> Tensor:
 
 def check_not_black(images: Tensor) -> None:
     """Refuse bytes that are only 0 and 1: such masks would look black to a network."""
-    for part in images.split(_NUM_AT_ONCE):
+    for part in in_parts(images):
         if part.max() > 1:
             return
-    if any(bool((part == 1).any()) for part in images.split(_NUM_AT_ONCE)):
+    if any(bool((part == 1).any()) for part in in_parts(images)):
         raise InputError("expected bytes 0..255, got none above 1, which is black: multiply them by 255")
 
 
@@ -206,8 +204,7 @@ def check_complete(images: Tensor) -> None:
 
 def _count(images: Tensor, is_bad: Callable[[Tensor], Tensor]) -> str:
     """The number of bad values and the place of the first; an empty text if there are none."""
-    # In parts, because a memory-mapped array may not fit into memory.
-    numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in images.split(_NUM_AT_ONCE)])
+    numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in in_parts(images)])
     if not numbers.any():
         return ""
     return f"{int(numbers.sum())} of the values, the first in image {int(numbers.nonzero()[0])}"
@@ -289,5 +286,5 @@ def resize_all(images: Tensor, size: Size, fit: Fit, *, source: object) -> Tenso
         InputError: they would take more memory than the limit.
     """
     check_bytes(len(images) * images.shape[1] * size[0] * size[1] * images.element_size(), Path(str(source)))
-    parts = [resize(part.contiguous(), size, fit) for part in images.split(1_000)]
+    parts = [resize(part.contiguous(), size, fit) for part in in_parts(images)]
     return torch.cat(parts).clamp_(0, 1) if images.is_floating_point() else torch.cat(parts)

@@ -6,11 +6,15 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SETTING = "MFCVAE_MAX_GIB"
 """Environment variable: how many GiB of data are read into memory at most."""
@@ -22,8 +26,14 @@ _DEFAULT_GIB = 2.0
 _MAX_RATIO = 100
 _LARGE = 256 << 20
 
+_BYTES_AT_ONCE = 64 << 20
+
 MAX_IMAGE_BYTES = 256 << 20
 """Limit for one decoded picture: 89 megapixels in RGB, or 268 in grey."""
+
+# A progressive JPEG repeats its whole picture in every scan, and a scan can take ten bytes. Usual ones have up to 12.
+_MAX_SCANNED_PIXELS = 1 << 33
+_SCAN = b"\xff\xda"  # never occurs among the values of a picture, where 0 follows 0xFF
 
 # The exceptions that readers raise for wrong files, besides classes of packages that are imported late.
 READ_ERRORS = (
@@ -40,7 +50,8 @@ READ_ERRORS = (
     AttributeError,
     EOFError,
     SyntaxError,
-    OverflowError,
+    ArithmeticError,
+    AssertionError,
     MemoryError,
     RecursionError,
     RuntimeError,
@@ -83,6 +94,21 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
         )
 
 
+def num_fitting(item_bytes: int, path: Path) -> int:
+    """How many items of a file fit into a quarter of the limit, or 1.
+
+    Raises:
+        InputError: one of them does not fit into the whole limit.
+    """
+    check_bytes(item_bytes, path, advice="make the items smaller, or ")
+    return max(limit_bytes() // 4 // item_bytes, 1)
+
+
+def in_parts(items: "Tensor") -> Sequence["Tensor"]:
+    """Views of the items in order, of at most 64 MiB each or of one item; mapped items may not fit into memory."""
+    return items.split(max(_BYTES_AT_ONCE // max(items[:1].nbytes, 1), 1))
+
+
 def check_regular(path: Path) -> None:
     """Refuse anything but a regular file, such as a pipe or a device, which may never end.
 
@@ -92,6 +118,30 @@ def check_regular(path: Path) -> None:
     if not path.is_file():
         raise InputError(
             f"expected a regular file, got {path}, which is a pipe, a device or missing: save the data in one"
+        )
+
+
+def check_scans(file: IO[bytes], num_pixels: int, name: str) -> None:
+    """Refuse a JPEG file that says so often that its picture goes on that decoding takes minutes.
+
+    Args:
+        file: the whole file, which is read from its beginning.
+        num_pixels: number of pixels of the picture.
+        name: name of the file, for the error.
+
+    Raises:
+        InputError: number of scans × number of pixels exceeds 2³³: 47 scans of the largest picture that is read, which
+            take six seconds, or 700 of a usual photograph.
+    """
+    file.seek(0)
+    num_scans, last = 0, b""
+    while part := file.read(1 << 20):
+        num_scans += (last + part).count(_SCAN)
+        last = part[-1:]
+    if num_scans * num_pixels > _MAX_SCANNED_PIXELS:
+        raise InputError(
+            f"expected at most {_MAX_SCANNED_PIXELS // num_pixels} scans of {num_pixels} pixels, got {num_scans} in "
+            f"{name}: save the picture again"
         )
 
 

@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyro_mfcvae.atomic_io import expand_user
 from pyro_mfcvae.data.images import Split, validate_images
-from pyro_mfcvae.data.limits import check_bytes
+from pyro_mfcvae.data.limits import check_bytes, check_regular, reading
 from pyro_mfcvae.errors import InputError
 
 
@@ -75,11 +76,14 @@ def read_rows(
 ) -> tuple[Split, Split]:
     """Rows of comma-separated numbers 0..255: the labels, then one image of ``shape`` (H, W, C) in row-major order."""
     path = data_root(root, f"multiclustering/{file}") / "multiclustering" / file
-    try:
+    check_regular(path)
+    check_bytes(path.stat().st_size, path)
+    with reading(path, "fetch the file again"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there are no rows; the check below finds it
         rows = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
+        if (wanted := len(labels) + math.prod(shape)) != rows.shape[1] or not len(rows):
+            raise ValueError(f"its rows have {rows.shape[1]} numbers instead of {wanted}")
         pixels = rows[:, len(labels) :].reshape(-1, *shape).transpose(0, 3, 1, 2)
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
     columns = {name: torch.from_numpy(rows[:, index].astype(np.int64)) for index, name in enumerate(labels)}
     split = Split(validate_images(pixels), columns)
     return split, split

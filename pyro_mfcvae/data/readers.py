@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mfcvae.data.images import Loaded, Split, channels_first, check_not_black, validate_images, validate_items
 from pyro_mfcvae.data.labels import Arrays, compact, read_labels
-from pyro_mfcvae.data.limits import READ_ERRORS, check_bytes, check_regular, reading, unreadable
+from pyro_mfcvae.data.limits import READ_ERRORS, check_bytes, check_regular, in_parts, num_fitting, reading, unreadable
 from pyro_mfcvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Number of items that are scored if a set has no test items; they are evenly spread over it and kept in memory.
 _NUM_SCORED = 10_000
-_NUM_AT_ONCE = 10_000
 _TEST = "test_"
 _ITEMS = ("images", "x", "X")
 _MAX_MEMBERS = 1_000
@@ -28,7 +27,8 @@ _TO_MAP = "save the images with np.save, which are mapped and not read, or "
 
 
 def read_npy(path: Path) -> Loaded:
-    """Read an ``.npy`` file: all items are training items, and up to 10,000 of them, evenly spread, are scored.
+    """Read an ``.npy`` file: all items are training items, and up to 10,000 of them, evenly spread, are scored: as
+    many as take a quarter of the limit on memory.
 
     Images of uint8 or float32 are mapped: batches are read when they are needed. Images of other types, and vectors,
     are read into memory.
@@ -84,7 +84,7 @@ def read_hdf5(path: Path) -> Loaded:
 
     check_regular(path)
     with reading(path, "write the file again"), h5py.File(path, "r") as file:
-        found = _own_datasets(file, path)
+        found = own_datasets(file, path)
         members: dict[str, dict[str, Any]] = {"": {}, _TEST: {}}
         for key, item in found.items():
             is_test, name = key.startswith(_TEST), key.removeprefix(_TEST)
@@ -106,13 +106,14 @@ def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
     try:
         images = channels_first(mapped)
         if images.is_floating_point():
-            for part in images.split(_NUM_AT_ONCE):
+            for part in in_parts(images):
                 validate_images(part.contiguous())
         else:
             check_not_black(images)
         labels = read_labels(arrays, len(images), path=path)
         compact(labels.sets, None)
-        scored = torch.linspace(0, len(images) - 1, min(len(images), _NUM_SCORED), dtype=torch.float64).long()
+        num_scored = min(len(images), _NUM_SCORED, num_fitting(images[:1].nbytes, path))
+        scored = torch.linspace(0, len(images) - 1, num_scored, dtype=torch.float64).long()
         names = None if labels.names is None else tuple(labels.names[int(i)] for i in scored)
         sets = {name: values[scored] for name, values in labels.sets.items()}
         train = Split(images, labels.sets, names=labels.names)
@@ -220,7 +221,7 @@ def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Pat
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
+def own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
     """The data sets at a file's root; data in other files are refused."""
     import h5py
 
@@ -271,6 +272,7 @@ def _map(item: "h5py.Dataset", path: Path) -> NDArray[np.generic] | None:
     offset = item.id.get_offset()
     if offset is None or item.dtype not in (np.uint8, np.float32) or not item.size:
         return None
+    check_bytes(item.size // len(item) * item.dtype.itemsize, path)
     mapped = np.memmap(path, dtype=item.dtype, mode="r", offset=offset, shape=item.shape)
     # The offset counts from the start of the HDF5 data, and some files have another block before them.
     if all(np.array_equal(mapped[row], item[row], equal_nan=item.dtype.kind == "f") for row in (0, len(item) - 1)):

@@ -3,15 +3,21 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pyro_mfcvae.data.images import Split
+from pyro_mfcvae.data.limits import check_bytes, check_regular, reading
 from pyro_mfcvae.data.published import data_root
+from pyro_mfcvae.data.readers import own_datasets
 from pyro_mfcvae.data.rendered3d import FACTORS, render_scenes
 from pyro_mfcvae.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
 
 Selection = Mapping[str, int]
 """The fixed factors and the numbers of their values; the set has all combinations of the other factors."""
@@ -49,28 +55,22 @@ def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[S
     import h5py
 
     path = data_root(root, _FILE, hint=_HINT) / _FILE
-    try:
-        with h5py.File(path, "r") as file:
-            images, labels = file["images"], file["labels"]
-            if images.shape[1:] != (64, 64, 3) or labels.shape != (len(images), len(FACTORS)):
-                raise InputError(
-                    f"expected images (N, 64, 64, 3) and labels (N, {len(FACTORS)}) in {path}, got {images.shape} and "
-                    f"{labels.shape}; {_HINT}"
-                )
-            factors = _factor_numbers(labels[:])
-            fixed = [list(FACTORS).index(name) for name in selection]
-            rows = np.flatnonzero((factors[:, fixed] == list(selection.values())).all(1))
-            if len(rows) < 2:
-                raise InputError(f"expected images with {dict(selection)} in {path}, found none; {_HINT}")
-            parts = []
-            for start in range(0, len(images), _ROWS):
-                chosen = rows[(rows >= start) & (rows < start + _ROWS)]
-                if len(chosen):
-                    block = images[chosen[0] : chosen[-1] + 1][chosen - chosen[0]]
-                    small = block.reshape(-1, _SIDE, 2, _SIDE, 2, 3).mean((2, 4)).round().astype(np.uint8)
-                    parts.append(small.transpose(0, 3, 1, 2))
-    except (OSError, KeyError, AttributeError) as error:
-        raise InputError(f"cannot read {path}: {error}; {_HINT}") from error
+    check_regular(path)
+    with reading(path, _HINT), h5py.File(path, "r") as file:
+        images, labels = _images_and_labels(own_datasets(file, path), path)
+        factors = _factor_numbers(labels[:])
+        fixed = [list(FACTORS).index(name) for name in selection]
+        rows = np.flatnonzero((factors[:, fixed] == list(selection.values())).all(1))
+        if len(rows) < 2:
+            raise InputError(f"expected images with {dict(selection)} in {path}, found none; {_HINT}")
+        check_bytes(len(rows) * 3 * _SIDE**2, path)
+        parts = []
+        for start in range(0, len(images), _ROWS):
+            chosen = rows[(rows >= start) & (rows < start + _ROWS)]
+            if len(chosen):
+                block = images[chosen[0] : chosen[-1] + 1][chosen - chosen[0]]
+                small = block.reshape(-1, _SIDE, 2, _SIDE, 2, 3).mean((2, 4)).round().astype(np.uint8)
+                parts.append(small.transpose(0, 3, 1, 2))
     return _split(np.concatenate(parts), factors[rows], selection)
 
 
@@ -80,6 +80,22 @@ def render_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple
     factors = np.array(list(product(*values)))
     columns = {name: torch.from_numpy(column) for name, column in zip(FACTORS, factors.T, strict=True)}
     return _split(render_scenes(columns, size=_SIDE).numpy(), factors, selection)
+
+
+def _images_and_labels(found: Mapping[str, "h5py.Dataset"], path: Path) -> "tuple[h5py.Dataset, h5py.Dataset]":
+    """The two data sets of 3D Shapes; others, and more labels than memory has room for, are refused."""
+    there = [found[name] for name in ("images", "labels") if name in found]
+    forms = [(item.shape or (), str(item.dtype)) for item in there]
+    num_items = forms[0][0][0] if forms and forms[0][0] else 0
+    wanted = [((num_items, 64, 64, 3), "uint8"), ((num_items, len(FACTORS)), "float64")]
+    if forms != wanted:
+        raise InputError(
+            f"expected images (N, 64, 64, 3) of uint8 and labels (N, {len(FACTORS)}) of float64 in {path}, got "
+            f"{forms or 'neither'}; {_HINT}"
+        )
+    images, labels = there
+    check_bytes(labels.size * labels.dtype.itemsize, path, packed_bytes=labels.id.get_storage_size())
+    return images, labels
 
 
 def _factor_numbers(labels: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Tables of vectors: .csv and .parquet files, one item a row."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 
 _NAME_COLUMNS = ("", "id", "name", "file", "filename", "path", "index")
 _MAX_COLUMNS = 100_000
+_MAX_LABEL_SETS = 1_000
 # A number takes at least two bytes as text, and eight in memory, twice while it is copied.
 _BYTES_PER_TEXT_BYTE = 8
 
@@ -68,8 +70,12 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
     from pyarrow import csv
 
     check_bytes(path.stat().st_size * _BYTES_PER_TEXT_BYTE, path)
+    _first_line(path, _MAX_LABEL_SETS)
     with reading(path, "save the table again, comma-separated and in UTF-8"):
         table = csv.read_csv(path)
+    if len(set(table.column_names)) < table.num_columns:
+        twice = next(name for name, num in Counter(table.column_names).items() if num > 1)
+        raise InputError(f"expected columns of different names in {path}, got {twice!r} twice: rename one of them")
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     files = next((name for name in columns if name and name.lower() in _NAME_COLUMNS), None)
     rows = {} if files is None else {str(file): row for row, file in enumerate(columns.pop(files))}
@@ -90,11 +96,16 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
 
 def _has_names(path: Path) -> bool:
     """Whether the first line holds names: one of its entries is not a number."""
+    return not all(_is_number(entry) for entry in _first_line(path, _MAX_COLUMNS).strip().split(","))
+
+
+def _first_line(path: Path, max_columns: int) -> str:
+    """The first line of a table of text; one of too many columns, for which a reader takes long, is refused."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(10_000_000)
-    if (num_columns := first.count(",") + 1) > _MAX_COLUMNS:  # a reader takes long for so many
-        raise InputError(f"expected a table of 1 to {_MAX_COLUMNS} columns in {path}, got {num_columns}: save another")
-    return not all(_is_number(entry) for entry in first.strip().split(","))
+    if (num_columns := first.count(",") + 1) > max_columns:
+        raise InputError(f"expected a table of 1 to {max_columns} columns in {path}, got {num_columns}: save another")
+    return first
 
 
 def _is_number(text: str) -> bool:

@@ -194,7 +194,7 @@ def read_checks(run: RunFolder) -> Findings:
         return Findings()
     try:
         content = json.loads(read_text(path))
-    except (json.JSONDecodeError, InputError):
+    except (ValueError, RecursionError):
         return Findings()
     if not isinstance(content, dict):
         return Findings()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pyro_mfcvae.data.limits import READ_ERRORS
+from pyro_mfcvae.data.limits import READ_ERRORS, check_scans
 from pyro_mfcvae.errors import InputError
 
 MAX_BYTES = 16 * 2**20
@@ -42,6 +42,8 @@ def read_upload(content: bytes, event_shape: Sequence[int]) -> Tensor:
                     raise InputError(
                         f"expected at most {MAX_PIXELS:,} pixels, got {image.width} × {image.height}: reduce the image"
                     )
+                if image.format in ("JPEG", "MPO"):
+                    check_scans(io.BytesIO(content), image.width * image.height, "the image")
                 if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[_PNG_DEPTH] > 8):
                     raise InputError("expected 8 bits per channel, got 16 or more: convert the image to 8 bits")
                 upright = ImageOps.exif_transpose(image)

@@ -9,18 +9,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pyro_mfcvae.data.images import as_float, check_complete
+from pyro_mfcvae.data.limits import in_parts
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
-
-# Number of items that are checked at once; a memory-mapped array may not fit into memory as a whole.
-_NUM_AT_ONCE = 10_000
 
 
 def check_images(model: MultiFacetModel, images: Tensor) -> None:
     """Check once, since the steps do not, the shape of all items, and that the likelihood describes their values."""
     if not model.missing:
         check_complete(images)
-    parts = images.split(_NUM_AT_ONCE) if images.is_floating_point() else (images[:1],)
+    parts = in_parts(images) if images.is_floating_point() else (images[:1],)
     for part in parts:
         model.check_items(as_float(part).to(model.alpha))
 

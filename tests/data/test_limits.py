@@ -1,14 +1,18 @@
 """Readers stop at their limits, and read only the file that was named."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.data.folders import image_sizes
+from pyro_mfcvae.data.limits import check_scans, in_parts
 from pyro_mfcvae.errors import InputError
 
 
@@ -67,6 +71,71 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     pixels[:2, :, 3] = 255  # black above, nothing below
     images = load_dataset(save_folder(tmp_path / "photos", Image.fromarray(pixels))).train.images
     assert images[0].amax(0).tolist() == [[0] * 4] * 2 + [[255] * 4] * 2
+
+
+def test_a_jpeg_whose_picture_goes_on_and_on_is_refused(tmp_path: Path) -> None:
+    # The last scan of 8,000 × 8,000 pixels without any content takes 0.04 s to decode, and 200 bytes.
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("L", (8_000, 8_000)).save(folder / "a.jpg", progressive=True)
+    whole = (folder / "a.jpg").read_bytes()
+    assert image_sizes(folder) == [(8_000, 8_000)]
+    last = whole[whole.rindex(b"\xff\xc4") : -2]
+    (folder / "a.jpg").write_bytes(whole[:-2] + 200 * last + whole[-2:])
+    with pytest.raises(InputError, match=r"expected at most 134 scans of 64000000 pixels, got 206 in .*a\.jpg: save"):
+        load_dataset(folder)
+
+
+def test_scans_are_counted_across_the_parts_that_are_read() -> None:
+    content = bytes((1 << 20) - 1) + b"\xff\xda" * 3
+    check_scans(BytesIO(content), (1 << 33) // 3, "a.jpg")
+    with pytest.raises(InputError, match=r"expected at most 2 scans of 2863311531 pixels, got 3 in a\.jpg"):
+        check_scans(BytesIO(content), (1 << 33) // 3 + 1, "a.jpg")
+
+
+def test_a_tiff_of_several_pictures_is_refused_without_counting_them(tmp_path: Path) -> None:
+    pages = [Image.new("L", (4, 4), value) for value in (10, 200)]
+    (tmp_path / "photos").mkdir()
+    pages[0].save(tmp_path / "photos" / "a.tiff")
+    assert load_dataset(tmp_path / "photos").train.images.unique().tolist() == [10]
+    pages[0].save(tmp_path / "photos" / "a.tiff", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"expected one picture in each file, got several in .*a\.tiff: save each"):
+        load_dataset(tmp_path / "photos")
+
+
+def test_a_folder_that_links_lead_to_in_2_to_the_30_ways_is_refused(tmp_path: Path) -> None:
+    for number in range(30):
+        folder = tmp_path / f"level-{number}"
+        folder.mkdir()
+        for name in "ab":
+            (folder / name).symlink_to(tmp_path / f"level-{number + 1}")
+    save_folder(tmp_path / "level-30", Image.new("L", (4, 4), 9))
+    assert len(load_dataset(tmp_path / "level-28").train) == 16  # four files in four ways
+    with pytest.raises(InputError, match=r"expected at most 100 ways to a folder, got more to .*: remove some links"):
+        load_dataset(tmp_path / "level-0")
+
+
+def test_mapped_items_are_read_in_parts_of_64_mib() -> None:
+    item = torch.zeros(1, 3, 1_024, 1_024, dtype=torch.float32)  # 12 MiB
+    parts = in_parts(item.expand(12, -1, -1, -1))
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert [len(part) for part in in_parts(item.expand(6, -1, -1, -1).repeat(1, 8, 1, 1))] == [1] * 6
+    assert len(in_parts(torch.zeros(0, 3, 4, 4))) == 1
+
+
+def test_as_many_mapped_items_are_scored_as_fit_into_a_quarter_of_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.arange(24, dtype=np.uint8).repeat(256).reshape(24, 16, 16)
+    np.save(tmp_path / "data.npy", images)
+    assert len(load_dataset(tmp_path / "data.npy").test) == 24
+    monkeypatch.setenv("MFCVAE_MAX_GIB", str(4 * 4 * 256 / 2**30))
+    data = load_dataset(tmp_path / "data.npy")
+    assert len(data.train) == 24
+    assert data.test.images[:, 0, 0, 0].tolist() == [0, 7, 15, 23]
+    monkeypatch.setenv("MFCVAE_MAX_GIB", str(255 / 2**30))
+    with pytest.raises(InputError, match=r"expected at most .* GiB of data in .*data\.npy"):
+        load_dataset(tmp_path / "data.npy")
 
 
 def test_a_postscript_named_png_is_not_opened(tmp_path: Path) -> None:

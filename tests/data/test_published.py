@@ -93,10 +93,19 @@ def test_as_many_labels_as_images_are_expected(tmp_path: Path) -> None:
 
 def test_broken_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "multiclustering").mkdir()
-    for text in ("1,2,three\n", "1,2,3\n"):
-        (tmp_path / "multiclustering" / "stickfigures.data").write_text(text)
-        with pytest.raises(InputError, match=r"cannot read .*stickfigures.data"):
+    path = tmp_path / "multiclustering" / "stickfigures.data"
+    rows = {"1,2,three\n": "could not convert", "1,2,3\n": "rows have 3 numbers instead of 402", "5\n": "1 numbers"}
+    rows |= {"": "instead of 402", ",".join("1" * 802): "rows have 802 numbers instead of 402"}
+    for text, reason in rows.items():
+        path.write_text(text)
+        with pytest.raises(
+            InputError, match=rf"stickfigures.data: cannot read it \(.*{reason}.*\); fetch the file again"
+        ):
             load_dataset("stickfigures", root=tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"expected a regular file, got .*stickfigures.data"):
+        load_dataset("stickfigures", root=tmp_path)
 
 
 def test_rows_hold_labels_then_pixels_row_by_row_then_channels(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pyro_mfcvae.data.datasets import load_dataset
 from pyro_mfcvae.errors import InputError
@@ -45,3 +46,17 @@ def test_texts_of_a_dictionary_and_missing_ones_are_labels(tmp_path: Path) -> No
         pq.write_table(pa.table({"x": [1.0, 2.0, 3.0, 4.0], "kind": kind}), tmp_path / "a.parquet")
         labels = load_dataset(str(tmp_path / "a.parquet")).train.labels["kind"]
         assert labels[0] == labels[3] != labels[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,a,a\n0.png,1,2\n", r"expected columns of different names in .*labels\.csv, got 'a' twice: rename one"),
+        ("file" + ",a" * 1_000, r"expected a table of 1 to 1000 columns in .*labels\.csv, got 1001: save another"),
+    ],
+)
+def test_a_table_of_labels_with_odd_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "0.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_dataset(tmp_path)

@@ -56,6 +56,12 @@ def header_of(width: int, height: int) -> bytes:
     return head + struct.pack(">I", 10) + b"IDAT" + bytes(14)
 
 
+def endless(num_scans: int) -> bytes:
+    """A progressive JPEG that repeats its last scan."""
+    whole = encode(Image.new("L", (5_000, 5_000)), "JPEG", progressive=True)
+    return whole[:-2] + num_scans * whole[whole.rindex(b"\xff\xc4") : -2] + whole[-2:]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -67,8 +73,9 @@ def header_of(width: int, height: int) -> bytes:
         (header_of(9_000, 9_000), "expected at most 32,000,000 pixels, got 9000 × 9000"),
         (header_of(2**30, 2**30), "expected at most 32,000,000 pixels, got many more"),
         (b"x" * (MAX_BYTES + 1), "expected at most 16 MiB, got 16.0"),
+        (endless(400), "expected at most 343 scans of 25000000 pixels, got 406 in the image"),
     ],
-    ids=["empty", "eps", "svg", "tiff", "half", "bomb", "overflow", "large"],
+    ids=["empty", "eps", "svg", "tiff", "half", "bomb", "overflow", "large", "endless"],
 )
 def test_what_is_no_image_within_bounds_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
