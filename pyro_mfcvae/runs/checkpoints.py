@@ -14,6 +14,7 @@ from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.mfcvae import MFCVAE
+from pyro_mfcvae.safety.json_files import parse_shape
 from pyro_mfcvae.safety.stopping import held_signals
 from pyro_mfcvae.safety.tensor_files import SpoiledFileError, check_fit, read_tensors, write_tensors
 from pyro_mfcvae.train.training import Training
@@ -251,13 +252,9 @@ def _check_config(metadata: dict[str, str], digest: str | None, path: Path) -> N
 
 
 def _event_shape(metadata: dict[str, str], path: Path) -> tuple[int, ...]:
-    try:
-        shape = json.loads(metadata["event_shape"])
-    except (json.JSONDecodeError, RecursionError):
-        shape = None
-    if not (isinstance(shape, list) and shape and all(type(size) is int and 0 < size < 1 << 20 for size in shape)):
+    if (shape := parse_shape(metadata["event_shape"])) is None:
         raise SpoiledFileError(
             f"expected the shape of an item in {path}, got {metadata['event_shape'][:40]!r}: bring a copy of "
             "the file back"
         )
-    return tuple(shape)
+    return shape
