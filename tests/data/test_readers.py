@@ -152,7 +152,10 @@ def test_npz_with_test_arrays_has_a_split_of_its_own(tmp_path: Path) -> None:
     [
         ({"pixels": grey(), "y": np.arange(3)}, r"'images' or 'x' in .*mine.npz, which has pixels, y"),
         ({"x": grey(), "test_y": np.arange(3)}, "'test_images' or 'test_x'"),
-        ({"x": grey(), "y": np.arange(4)}, r"expected one 'y' label for each of 3 items of .*mine.npz, got 4; give"),
+        (
+            {"x": grey(), "y": np.arange(4)},
+            r"expected one 'y' label for each of 3 items of .*mine.npz, got 4: give one",
+        ),
         ({"x": grey(), "test_x": grey(size=5)}, r"test images of shape \(1, 4, 4\) as in training, got \(1, 5, 5\)"),
         ({"x": np.full((1, 2, 2), np.inf)}, "mine.npz, array 'x': expected finite pixels, got 4 of"),
         ({"x": grey(), "note": np.array([{"a": 1}], dtype=object)}, "array 'note' in .* holds Python objects"),
