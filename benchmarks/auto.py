@@ -5,8 +5,9 @@
 
 Labels are used for scores only. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
 label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
-facet (leak), of groups and of clusters; what other criteria for groups find (`python benchmarks/groups.py` compares
-them); and the seconds of training. Records of seeds that are not run again are kept.
+facet (leak), of groups and of clusters; scores of the groups in the facet that tells a label best ("best"); what other
+criteria for groups find (`python benchmarks/groups.py` compares them); and the seconds of training. Records of seeds
+that are not run again are kept.
 
 With ``--trials`` only the short trainings are run by which ``training.n_init`` chooses a seed. Their held-out ELBOs
 stand beside the seeds' records.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from baselines import RESULTS, score
+from baselines import RESULTS, score, score_best
 from groups import judge
 from provenance import provenance
 
@@ -51,6 +52,7 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
         "seed": seed,
         "groups": [facet["num_groups"] for facet in found.summary["facets"]],
         "labels": score(found.evaluation.groups, labels),
+        "best": score_best(found.evaluation.groups, labels),
         "clusters": score(found.evaluation.assignments, labels),
         "criteria": criteria,
         "elbo": found.summary["elbo"],

@@ -110,6 +110,17 @@ def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     return float(rand_score(labels, clusters))
 
 
+def score_one(clusters: NDArray[np.int64], label: NDArray[np.int64]) -> dict[str, float]:
+    """Agreement of a clustering with a label."""
+    return {
+        "accuracy": majority_accuracy(clusters, label),
+        "hungarian": hungarian_accuracy(clusters, label),
+        "nmi": nmi(clusters, label),
+        "ari": ari(clusters, label),
+        "ri": rand_index(clusters, label),
+    }
+
+
 def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
     """The scores of every label, in the clustering that a one-to-one matching by NMI gives it; and its largest NMI in
     any other clustering.
@@ -117,19 +128,20 @@ def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str,
     from scipy.optimize import linear_sum_assignment
 
     table = np.array([[nmi(column, label) for column in found.T] for label in labels.values()])
-    rows, columns = linear_sum_assignment(table, maximize=True)
     scores = {}
-    for row, column in zip(rows, columns, strict=True):
+    for row, column in zip(*linear_sum_assignment(table, maximize=True), strict=True):
         name = list(labels)[row]
-        clusters, label = found[:, column], labels[name]
-        scores[name] = {
-            "accuracy": majority_accuracy(clusters, label),
-            "hungarian": hungarian_accuracy(clusters, label),
-            "nmi": float(table[row, column]),
-            "ari": ari(clusters, label),
-            "ri": rand_index(clusters, label),
-            "leak": float(np.delete(table[row], column).max(initial=0.0)),
-        }
+        leak = float(np.delete(table[row], column).max(initial=0.0))
+        scores[name] = {**score_one(found[:, column], labels[name]), "leak": leak}
+    return scores
+
+
+def score_best(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
+    """The scores of every label in the clustering that tells it best; several labels may share one."""
+    scores = {}
+    for name, label in labels.items():
+        best = int(np.argmax([nmi(column, label) for column in found.T]))
+        scores[name] = {"clustering": best, **score_one(found[:, best], label)}
     return scores
 
 

@@ -1,0 +1,161 @@
+"""The tables of docs/auto.md, in Markdown, from results/auto-*.json and results/baselines-*.json.
+
+    python benchmarks/tables.py
+
+Four tables: what auto reaches on every data set; accuracy, NMI and ARI beside other methods; the mean ARI over the
+labels of a data set; and NMI and Rand index of the four labels of the faces, each in the facet that tells it best.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tyro
+from baselines import DEEP, RESULTS, SHALLOW
+
+Rows = list[dict[str, Any]]
+
+# Data set → its name in the tables, and the number of values of each label.
+DATA: dict[str, tuple[str, dict[str, int]]] = {
+    "stickfigures": ("`stickfigures`", {"upper": 3, "lower": 3}),
+    "pairs": ("pairs of digits", {"left": 4, "right": 4}),
+    "shapes": ("`shapes`", {"shape": 4, "hue": 6}),
+    "nrletters": ("`nrletters`", {"letter": 6, "colour": 3, "corner": 4}),
+    "triples": ("triples of digits", {"left": 4, "middle": 3, "right": 3}),
+    "flowers": ("drawn flowers", {"species": 3, "colour": 4}),
+    "vectors": ("vectors of 400 features", {"first": 5, "second": 3}),
+    "angles": ("outlines at any angle", {"object": 5, "light": 3}),
+    "rooms-wall": ("rendered rooms, walls", {"shape": 4, "wall_hue": 10}),
+    "rooms-floor": ("rendered rooms, floors", {"shape": 4, "floor_hue": 10}),
+    "faces": ("CMU faces", {"identity": 20, "pose": 4}),
+    "photos": ("drawn photos", {"object": 4, "colour": 4, "background": 3}),
+    "fashion_mnist": ("Fashion-MNIST", {"class": 10}),
+}
+METHODS = {
+    "kmeans": "k-means",
+    "gmm": "Gaussian mixture",
+    "nrkmeans": "Nr-Kmeans",
+    "enrc": "ENRC",
+    "vade": "VaDE",
+}
+FACES = ("identity", "pose", "emotion", "glasses")
+
+
+def read(kind: str, data: str) -> Rows:
+    """The rows of a record; none if there is no such file."""
+    path = RESULTS / f"{kind}-{data}.json"
+    rows: Rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
+
+
+def mean(rows: Rows, label: str, metric: str, *, key: str = "labels") -> float:
+    """Mean of a score over the seeds; NaN without any."""
+    values = [row[key][label][metric] for row in rows if label in row.get(key, {})]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Two decimals, or a dash."""
+    return "–" if np.isnan(value) else f"{value:z.2f}"
+
+
+def results(machine: str) -> str:
+    """What auto reaches, and the seconds of the rows that were measured on a machine of a number of cores."""
+    lines = []
+    for data, (name, labels) in DATA.items():
+        rows = read("auto", data)
+        for n, (label, size) in enumerate(labels.items()):
+            own = [row for row in rows if label in row["labels"]]
+            if not own:
+                continue
+            seconds = sorted(round(row["seconds"]) for row in own if row["machine"].startswith(machine) and not n)
+            scores = [row["labels"][label] for row in own]
+            found = [
+                next(c["groups"] for c in row["criteria"] if c["label"] == label and "ours" in c["criterion"])
+                for row in own
+            ]
+            arise = [score["ari"] for score in scores]
+            lines.append(
+                (
+                    "" if n else name,
+                    f"{label.replace('_', ' ')} ({size})",
+                    ", ".join(map(str, found)),
+                    f"{number(float(np.mean(arise)))} ({number(min(arise))})",
+                    number(mean(own, label, "nmi")),
+                    number(max(score["leak"] for score in scores)),
+                    "–".join(map(str, dict.fromkeys((seconds[0], seconds[-1])))) if seconds else "" if n else "–",
+                )
+            )
+    head = ("data", "label (true groups)", "groups found, by seed", "ARI, mean (lowest)", "NMI, mean", "leak, largest")
+    return table((*head, "seconds"), lines)
+
+
+def compared() -> list[str]:
+    """The data sets on which other methods were run."""
+    return [data for data in DATA if read("baselines", data) and read("auto", data)]
+
+
+def of_method(data: str, method: str) -> Rows:
+    """The rows of a method; those of auto for "auto"."""
+    if method == "auto":
+        return read("auto", data)
+    return [row for row in read("baselines", data) if row["method"] == method]
+
+
+def beside_others() -> str:
+    """Accuracy, NMI and ARI of every label and method."""
+    lines = []
+    for data in compared():
+        name, labels = DATA[data]
+        for n, label in enumerate(labels):
+            cells = []
+            for method in ("auto", *METHODS):
+                rows = of_method(data, method)
+                scores = [mean(rows, label, metric) for metric in ("accuracy", "nmi", "ari")]
+                cells.append("–" if np.isnan(scores).all() else " / ".join(map(number, scores)))
+            lines.append(("" if n else name, label, *cells))
+    return table(("data", "label", "`auto`, numbers not given", *METHODS.values()), lines)
+
+
+def means() -> str:
+    """The mean ARI over a data set's labels, and over the data sets."""
+    values = {
+        data: [
+            float(np.mean([mean(of_method(data, method), label, "ari") for label in DATA[data][1]]))
+            for method in ("auto", *METHODS)
+        ]
+        for data in compared()
+    }
+    lines = [(DATA[data][0], *map(number, row)) for data, row in values.items()]
+    whole = ("mean", *map(number, np.mean(list(values.values()), 0)))
+    return table(("data", "`auto`, numbers not given", *METHODS.values()), [*lines, whole])
+
+
+def faces() -> str:
+    """NMI and Rand index of the four labels."""
+    lines = []
+    for method, name in {"auto": "`auto`, numbers not given", **METHODS}.items():
+        rows = of_method("faces", method)
+        key = "best" if method == "auto" else "labels"
+        cells = [f"{number(mean(rows, x, 'nmi', key=key))} / {number(mean(rows, x, 'ri', key=key))}" for x in FACES]
+        lines.append((name, str(len(rows)), *cells))
+    return table(("method", "seeds", *FACES), lines)
+
+
+def main(machine: str = "16") -> None:
+    """Print the tables; times are those of machines whose description starts with a text, such as 16 (cores)."""
+    assert METHODS.keys() == SHALLOW.keys() | DEEP.keys()
+    tables: list[Callable[[], str]] = [lambda: results(machine), beside_others, means, faces]
+    for show in tables:
+        print(show() + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
