@@ -4,7 +4,7 @@ python benchmarks/gallery.py                                            # trains
 python benchmarks/gallery.py --shapes runs/a --stickfigures runs/b      # takes existing runs
 
 `mfcvae fit` and `mfcvae sample` write the pictures into a run; here they are reduced to 256 colours: examples of every
-group, images composed of two, and images drawn from the largest clusters. README's picture shows the same images twice:
+group, images composed of two, and images drawn from the groups. README's picture shows the same images twice:
 the first item of every pair of groups, sorted by the groups of facet 0 and by those of facet 1.
 """
 
@@ -20,10 +20,19 @@ import pandas
 from PIL import Image, ImageDraw, ImageFont
 from provenance import ROOT
 
-# Run → its figure, and the end of the picture's name after gallery-.
+# Run → figure → name of the picture.
 PICTURES = {
-    "shapes": (("composed-0", "shapes-figure"), ("composed-1", "shapes-hue"), ("generated-0", "shapes-drawn")),
-    "stickfigures": (("clusters", "sticks"), ("composed-1", "sticks-upper"), ("generated-0", "sticks-drawn")),
+    "shapes": {
+        "clusters": "demo",
+        "composed-0": "gallery-shapes-figure",
+        "composed-1": "gallery-shapes-hue",
+        "generated-0": "gallery-shapes-drawn",
+    },
+    "stickfigures": {
+        "clusters": "gallery-sticks",
+        "composed-1": "gallery-sticks-upper",
+        "generated-0": "gallery-sticks-drawn",
+    },
 }
 
 # README's picture, in pixels: an image with its margin, a title, and the space between the two facets.
@@ -65,10 +74,10 @@ def main(runs: dict[str, Path | None]) -> None:
             if given is None:
                 mfcvae("fit", preset, "--seed", "0", "--out", str(run))
             mfcvae("sample", str(run), "--num", "8")
-            for figure, name in PICTURES[preset]:
+            for figure, name in PICTURES[preset].items():
                 with Image.open(run / "figures" / f"{figure}.png") as picture:
                     small = picture.convert("RGB").quantize(256)
-                small.save(ROOT / "docs" / f"gallery-{name}.png", optimize=True)
+                small.save(ROOT / "docs" / f"{name}.png", optimize=True)
             if preset == "shapes":
                 draw_twice(run).quantize(256).save(ROOT / "docs" / "two-facets.png", optimize=True)
 

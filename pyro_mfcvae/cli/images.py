@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pyro_mfcvae.data.images import Split
     from pyro_mfcvae.mfcvae import MFCVAE
+    from pyro_mfcvae.runs.grouping import Grouping
 
 _Table = tuple[str, str, "Tensor", list[str] | None]
 """File name, title, images and row labels."""
@@ -30,15 +31,15 @@ def sample(
 ) -> None:
     """Draw new images, and put facets of some images into others.
 
-    Writes two tables for every facet to the run's figures/: images drawn from its largest clusters (the images of a
-    column differ by the facet only), and composed test images (rows: the image; columns: the source of the facet). With
-    --groups or --clusters it draws images of those instead.
+    Writes two tables for every facet to the run's figures/: images drawn from its largest groups (the images of a
+    column differ by the facet only), and composed test images (rows: the image; columns: the source of the facet). A
+    facet of one group has its clusters there instead. With --groups or --clusters it draws images of those only.
 
     Args:
         groups: Draw from these groups only, such as 0=3 1=0; facets that are not named are free. The clusters of a
             group are drawn in proportion to their items.
         clusters: Draw from these clusters only, such as 0=3 1=5.
-        num: Number of columns, and most clusters.
+        num: Number of columns, and most groups.
         temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
     """
     if num < 1:
@@ -67,7 +68,7 @@ def sample(
         split = load_dataset(
             config.data.source, root=common.root, seed=config.seed, size=config.data.size, fit=config.data.fit
         ).test
-        tables = _draw_tables(pair, split, num, temperature)
+        tables = _draw_tables(pair, folder.read_grouping(pair), split, num, temperature)
     written = []
     for name, title, images, row_labels in tables:
         path = folder.figures_path / f"{name}.png"
@@ -85,26 +86,27 @@ def _describe(groups: Mapping[int, int], clusters: Mapping[int, int]) -> tuple[s
     return f"drawn-{name}", ", ".join(f"facet {j} in {kind} {number}" for j, kind, number in parts)
 
 
-def _draw_tables(pair: "MFCVAE", split: "Split", num: int, temperature: float) -> Iterator[_Table]:
-    """Every facet's tables."""
+def _draw_tables(
+    pair: "MFCVAE", grouping: "Grouping", split: "Split", num: int, temperature: float
+) -> Iterator[_Table]:
+    """Every facet's tables: of its groups, or of the clusters of its only group."""
     import torch
 
     from pyro_mfcvae.data.images import as_float
-    from pyro_mfcvae.runs.compositions import compose, generate_clusters, largest_clusters, typical_items
+    from pyro_mfcvae.runs.compositions import compose, generate_rows, largest_parts, typical_items
     from pyro_mfcvae.runs.evaluation import evaluate
 
-    evaluation = evaluate(pair, split)
+    found = evaluate(pair, split, grouping=grouping)
     rows = as_float(split.images[torch.randperm(len(split))[:num]])
     for j in range(pair.num_facets):
-        assignments, confidence = evaluation.assignments[:, j], evaluation.confidence[:, j]
-        largest = largest_clusters(assignments, num)
-        labels = [f"cluster {k}" for k in largest]
-        drawn = generate_clusters(pair, facet=j, clusters=largest, num=num, temperature=temperature)
-        yield f"generated-{j}", f"drawn from the largest clusters of facet {j}", drawn, labels
-        columns = as_float(split.images[typical_items(assignments, confidence, largest)])
-        yield (
-            f"composed-{j}",
-            f"the images at the left with facet {j} of those on top",
-            compose(pair, rows, columns, facet=j),
-            None,
-        )
+        by_group = grouping.num_groups[j] > 1
+        kind, own = ("groups", found.groups[:, j]) if by_group else ("clusters", found.assignments[:, j])
+        certainty = (found.group_confidence if by_group else found.confidence)[:, j]
+        largest = largest_parts(own, num)
+        labels = [grouping.names(j)[g] if by_group else f"cluster {g}" for g in largest]
+        parts = [grouping.members(j, g) if by_group else [g] for g in largest]
+        drawn = generate_rows(pair, grouping, parts, facet=j, num=num, temperature=temperature)
+        yield f"generated-{j}", f"drawn from the largest {kind} of facet {j}", drawn, labels
+        columns = as_float(split.images[typical_items(own, certainty, largest)])
+        composed = compose(pair, rows, columns, facet=j)
+        yield f"composed-{j}", f"the images at the left with facet {j} of those on top", composed, None

@@ -1,4 +1,4 @@
-"""Tables of new images from a fitted pair: drawn from clusters, or with facets of one image put into another."""
+"""New images from a fitted pair: drawn from groups or clusters, or with facets of one image put into another."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,18 +12,19 @@ from pyro_mfcvae.runs.grouping import Grouping
 
 
 @torch.no_grad()
-def generate_clusters(
-    pair: MFCVAE, *, facet: int, clusters: Sequence[int], num: int, temperature: float = 1.0
+def generate_rows(
+    pair: MFCVAE, grouping: Grouping, parts: Sequence[Sequence[int]], *, facet: int, num: int, temperature: float = 1.0
 ) -> Tensor:
-    """Images drawn from clusters of one facet, a row each: (clusters, num, *event_shape).
+    """Images drawn from parts of one facet, each a list of clusters, a row each: (parts, num, *event_shape).
 
-    All images of a column share one draw of the other facets, so they differ by this facet only. For
-    every cluster and column a new z_facet is drawn; ``temperature`` is that of `MFCVAE.sample`.
+    All images of a column share one draw of the other facets, so they differ by this facet only. For every part and
+    column a new z_facet is drawn; the clusters of a part are drawn in proportion to their shares of the items.
+    ``temperature`` is that of `MFCVAE.sample`.
     """
     shared = pair.sample_latents(num, temperature=temperature)
     rows = []
-    for k in clusters:
-        own = pair.sample_latents(num, clusters={facet: k}, temperature=temperature)[facet]
+    for clusters in parts:
+        own = _draw_part(pair, grouping, clusters, facet=facet, num=num, temperature=temperature)
         rows.append(pair.render([own if j == facet else z for j, z in enumerate(shared)]))
     return torch.stack(rows)
 
@@ -45,13 +46,23 @@ def draw_groups(
     """
     zs = pair.sample_latents(num, clusters=clusters, temperature=temperature)
     for j, g in groups.items():
-        members = torch.tensor(grouping.members(j, g))
-        shares = torch.from_numpy(grouping.facets[j].tree.shares)[members]
-        drawn = members[torch.multinomial(shares, num, replacement=True)]
-        for k in drawn.unique().tolist():
-            rows = drawn == k
-            zs[j][rows] = pair.sample_latents(int(rows.sum()), clusters={j: k}, temperature=temperature)[j]
+        members = grouping.members(j, g)
+        zs[j] = _draw_part(pair, grouping, members, facet=j, num=num, temperature=temperature)
     return pair.render(zs)
+
+
+def _draw_part(
+    pair: MFCVAE, grouping: Grouping, clusters: Sequence[int], *, facet: int, num: int, temperature: float
+) -> Tensor:
+    """Draws of z_facet from several clusters, (num, D)."""
+    members = torch.tensor(clusters)
+    shares = torch.from_numpy(grouping.facets[facet].tree.shares)[members]
+    drawn = members[torch.multinomial(shares, num, replacement=True)]
+    z = pair.sample_latents(num, temperature=temperature)[facet]
+    for k in drawn.unique().tolist():
+        rows = drawn == k
+        z[rows] = pair.sample_latents(int(rows.sum()), clusters={facet: k}, temperature=temperature)[facet]
+    return z
 
 
 @torch.no_grad()
@@ -74,14 +85,12 @@ def compose(pair: MFCVAE, x_rows: Tensor, x_columns: Tensor, *, facet: int) -> T
     return table
 
 
-def largest_clusters(assignments: NDArray[np.int64], num: int) -> list[int]:
-    """The clusters with the most items, at most ``num`` of them, the largest first."""
-    clusters, counts = np.unique(assignments, return_counts=True)
-    return [int(k) for k in clusters[np.argsort(-counts, kind="stable")][:num]]
+def largest_parts(assignments: NDArray[np.int64], num: int) -> list[int]:
+    """The groups, or clusters, with the most items, at most ``num`` of them, the largest first."""
+    parts, counts = np.unique(assignments, return_counts=True)
+    return [int(k) for k in parts[np.argsort(-counts, kind="stable")][:num]]
 
 
-def typical_items(
-    assignments: NDArray[np.int64], confidence: NDArray[np.float64], clusters: Sequence[int]
-) -> list[int]:
-    """For every cluster, its most certain item."""
-    return [int(np.argmax(np.where(assignments == k, confidence, -1.0))) for k in clusters]
+def typical_items(assignments: NDArray[np.int64], confidence: NDArray[np.float64], parts: Sequence[int]) -> list[int]:
+    """For every group, or cluster, its most certain item."""
+    return [int(np.argmax(np.where(assignments == k, confidence, -1.0))) for k in parts]

@@ -11,15 +11,25 @@ from pyro_mfcvae.runs.grouping import Grouping
 pytestmark = pytest.mark.usefixtures("place")
 
 
+def keep_apart() -> None:
+    """Every cluster is a group of its own."""
+    apart = [merge_clusters(np.diag([4.0, 3.0, 2.0, 1.0])), merge_clusters(np.diag([3.0, 2.0, 1.0]))]
+    RunFolder(Path("run")).write_grouping(Grouping.from_trees(apart))
+
+
 @pytest.mark.usefixtures("fitted")
 def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
+    """Of its groups, or of the clusters of its only group."""
+    keep_apart()
+    assert mfcvae("groups", "run", "--num-groups", "1=1")[0] == 0
+    kinds = ("groups", "clusters")
     code, out, err = mfcvae("sample", "run", "--num", "3", "--temperature", "0.5")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         line
         for j in range(2)
         for line in (
-            f"drawn from the largest clusters of facet {j}: run/figures/generated-{j}.png",
+            f"drawn from the largest {kinds[j]} of facet {j}: run/figures/generated-{j}.png",
             f"the images at the left with facet {j} of those on top: run/figures/composed-{j}.png",
         )
     ]
@@ -41,8 +51,7 @@ def test_sample_draws_from_chosen_clusters(mfcvae: Run) -> None:
 
 @pytest.mark.usefixtures("fitted")
 def test_sample_draws_from_chosen_groups(mfcvae: Run) -> None:
-    apart = [merge_clusters(np.diag([4.0, 3.0, 2.0, 1.0])), merge_clusters(np.diag([3.0, 2.0, 1.0]))]
-    RunFolder(Path("run")).write_grouping(Grouping.from_trees(apart))
+    keep_apart()
     assert mfcvae("groups", "run", "--num-groups", "0=2")[0] == 0
     code, out, err = mfcvae("sample", "run", "--groups", "0=1", "--clusters", "1=0", "--num", "2")
     assert (code, err) == (0, "")

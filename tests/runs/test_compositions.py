@@ -8,17 +8,23 @@ from pyro_mfcvae.groups import merge_clusters
 from pyro_mfcvae.guides import MultiFacetGuide
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import MultiFacetModel
-from pyro_mfcvae.runs.compositions import compose, draw_groups, generate_clusters, largest_clusters, typical_items
+from pyro_mfcvae.runs.compositions import compose, draw_groups, generate_rows, largest_parts, typical_items
 from pyro_mfcvae.runs.grouping import Grouping
 
 MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 
 
-def test_generated_rows_are_clusters_and_columns_share_all_other_facets(make_pair: MakePair) -> None:
+def apart(model: MultiFacetModel) -> Grouping:
+    """Clusters that do not overlap: a group each. Cluster 1 has nine times as many items as any other."""
+    sizes = [facet.num_clusters for facet in model.facets]
+    return Grouping.from_trees([merge_clusters(np.diag([1.0, 9.0, *[1.0] * (k - 2)])) for k in sizes])
+
+
+def test_generated_rows_are_parts_and_columns_share_all_other_facets(make_pair: MakePair) -> None:
     model, guide = make_pair(3)
     pair, seen = MFCVAE(model, guide), list[list[Tensor]]()
     model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    images = generate_clusters(pair, facet=1, clusters=[3, 0], num=5, temperature=0.0)
+    images = generate_rows(pair, apart(model), [[3], [0]], facet=1, num=5, temperature=0.0)
     assert images.shape == (2, 5, 1, 2, 3)
     for zs, k in zip(seen, (3, 0), strict=True):
         torch.testing.assert_close(zs[1], model.priors[1].loc[k].expand(5, -1))
@@ -31,9 +37,7 @@ def test_draws_of_a_group_are_those_of_its_clusters_in_proportion_to_their_items
     model, guide = make_pair(2)
     pair, seen = MFCVAE(model, guide), list[list[Tensor]]()
     model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    num_clusters = [facet.num_clusters for facet in model.facets]
-    trees = [merge_clusters(np.diag([1.0, 9.0, *[1.0] * (k - 2)])) for k in num_clusters]
-    grouping = Grouping.from_trees(trees)
+    grouping = apart(model)
     mixed = int(grouping.labels(1)[0])
     grouping = grouping.merge(1, [mixed, int(grouping.labels(1)[1])])
     group = int(grouping.labels(1)[0])
@@ -66,6 +70,6 @@ def test_a_composition_has_the_columns_facet_and_all_else_of_the_row(make_pair: 
 def test_the_largest_clusters_and_their_most_certain_items() -> None:
     assignments = np.array([4, 4, 1, 7, 7, 7, 1, 4])
     confidence = np.array([0.5, 0.9, 0.4, 0.3, 0.8, 0.2, 0.6, 0.7])
-    assert largest_clusters(assignments, 2) == [4, 7]
-    assert largest_clusters(assignments, 9) == [4, 7, 1]
+    assert largest_parts(assignments, 2) == [4, 7]
+    assert largest_parts(assignments, 9) == [4, 7, 1]
     assert typical_items(assignments, confidence, [4, 7, 1]) == [1, 4, 6]
