@@ -13,6 +13,7 @@ from pyro_mfcvae.checks.predictive import HELD_OUT, OUTLIERS, OVERFITTING, TYPIC
 from pyro_mfcvae.checks.ranks import BETWEEN, CORRELATION, JOINT, SHIFT, WIDTH
 from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
 from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.draws.p_values import ALL
 
 _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
 _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
@@ -47,8 +48,12 @@ def is_unlike(checks: Iterable[Check]) -> bool:
 
 
 def is_set_aside(check: Check, *, unlike: bool) -> bool:
-    """Whether a check that is not good is set aside: it is about drawn items, and these are unlike the data."""
-    return unlike and check.verdict != "good" and check.name in _OF_DRAWN_ITEMS
+    """Whether a check that is not good is set aside: it is about drawn items, and these are unlike the data.
+
+    The shape of a single cluster is about drawn items too, since the guide has to find those of the cluster.
+    """
+    of_cluster = check.name == SHAPE.name and check.details.get("where", ALL) != ALL
+    return unlike and check.verdict != "good" and (check.name in _OF_DRAWN_ITEMS or of_cluster)
 
 
 def advise(checks: Sequence[Check]) -> dict[tuple[str, str], list[str]]:
@@ -79,8 +84,8 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     start = f"facet {j}: "
     if off := _off(own, [LOSS.name], bad=True):
         return start + "do not use it: it is empty, for the decoder draws the same items whatever it holds."
-    if is_unlike(checks):
-        own = [check for check in own if check.name not in _OF_DRAWN_ITEMS]
+    unlike = is_unlike(checks)
+    own = [check for check in own if not is_set_aside(check, unlike=unlike)]
     end = "".join(f"; {caveat}" for caveat in _caveats(own)) + "."
     if off := _off(own, [CLUSTERS.name], bad=True):
         num = 1 / max(off[0].value, 1e-12)
@@ -179,7 +184,7 @@ def suggest(
     run = _Settings(settings)
     found: list[Suggestion] = []
     unlike = is_unlike(checks)
-    off = [c for c in checks if c.verdict != "good" and not (unlike and c.name in _OF_DRAWN_ITEMS)]
+    off = [c for c in checks if c.verdict != "good" and not is_set_aside(c, unlike=unlike)]
     by_rule = [
         (rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in names]) for names, rule in _RULES
     ]

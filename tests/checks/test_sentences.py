@@ -160,6 +160,14 @@ def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() ->
     assert text == "facet 0: usable: 3 groups, made of 3 clusters; other seeds not compared."
 
 
+def test_the_shape_of_a_cluster_is_set_aside_with_drawn_items_but_that_of_all_items_is_not() -> None:
+    """The guide finds the cluster of a drawn item, and fails where that is unlike the data."""
+    of_one, of_all = off(SHAPE, 0, where="cluster 3"), off(SHAPE, 1, where="all items")
+    unlike = off(REPLICATED, statistic="contrast")
+    assert advise([of_one, of_all, unlike])["set aside", SET_ASIDE] == [f"{SHAPE.name}, facet 0"]
+    assert "set aside" not in str(advise([of_one, of_all]).keys())
+
+
 def test_advice_names_all_its_checks_and_sets_aside_those_of_drawn_items_that_are_unlike_the_data() -> None:
     checks = [off(GAP), off(WIDTH, 0), off(GAP, 1), Check(WIDTH, 0.0, 1.0, "advice", 1)]
     assert advise(checks) == {("bad", "advice"): [GAP.name, f"{WIDTH.name}, facet 0", f"{GAP.name}, facet 1"]}
