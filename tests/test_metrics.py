@@ -21,6 +21,11 @@ CLUSTERS = np.array([0, 0, 0, 1, 1, 2])
 LABELS = np.array([0, 0, 1, 1, 1, 0])
 
 
+def test_markup_in_the_names_of_labels_is_text() -> None:
+    shown = score_facets([[0], [1]], {"<script>": [0, 1]}, num_clusters=[2])._repr_html_()
+    assert "<td>&lt;script&gt;</td>" in shown and "<script>" not in shown
+
+
 def test_majority_accuracy_by_hand() -> None:
     assert majority_accuracy(CLUSTERS, LABELS) == 5 / 6
 

@@ -66,6 +66,12 @@ def test_items_of_arrays_are_sorted_as_png_files(mfcvae: Run) -> None:
     assert mfcvae("assign", "run", "--sort-into", "sorted")[0] == 0
     files = sorted(Path("sorted/facet-0").rglob("*.png"))
     assert len(files) == 80
+    run = RunFolder(Path("run"))
+    run.write_grouping(run.read_grouping().cut(0, 1).rename(0, 0, "../../../../up").cut(1, 1).rename(1, 0, ".."))
+    before = names(Path(".."))
+    assert mfcvae("assign", "run", "--sort-into", "inside")[0] == 0
+    assert names(Path("inside/facet-0")) == {"group-0-_.._.._.._up"}
+    assert names(Path("inside/facet-1")) == {"group-0-"} and names(Path("..")) == before
     shown = next(file for file in files if file.name == "train-7.png")
     np.testing.assert_array_equal(np.asarray(Image.open(shown)), make_images()[7])
 

@@ -30,14 +30,27 @@ def view(file: h5py.File) -> None:
     file.create_virtual_dataset("images", layout)
 
 
-@pytest.mark.parametrize("make", [link, store, view])
-def test_hdf5_data_in_other_files_are_refused(tmp_path: Path, make: Callable[[h5py.File], None]) -> None:
+def indirect_link(file: h5py.File) -> None:
+    file.create_group("hidden")["there"] = h5py.ExternalLink("other.h5", "images")
+    file["images"] = h5py.SoftLink("/hidden/there")
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (link, "is an external link to another file"),
+        (indirect_link, "is in another file, behind a link or in external storage"),
+        (store, "is in another file, behind a link or in external storage"),
+        (view, "is in another file, behind a link or in external storage"),
+    ],
+)
+def test_hdf5_data_in_other_files_are_refused(tmp_path: Path, make: Callable[[h5py.File], None], where: str) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["images"] = np.ones((8, 4, 4), np.uint8)
     (tmp_path / "raw").write_bytes(bytes(128))
     with h5py.File(tmp_path / "data.h5", "w") as file:
         make(file)
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match=f"expected all data in .*data.h5, but 'images' {where}"):
         load_dataset(tmp_path / "data.h5")
 
 

@@ -46,6 +46,8 @@ def test_the_command_writes_one_page_that_asks_for_nothing(mfcvae: Run) -> None:
     images = list(page.each("img"))
     assert images and all(str(image["src"]).startswith("data:") and image["alt"] for image in images)
     assert not re.search(r"url\(|@import|https?://", html)
+    policy = next(meta for meta in page.each("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert "80 train; 1 × 6 × 6 each" in page.text
     run = RunFolder(Path("run"))
     table = pd.read_parquet(run.assignments_path)

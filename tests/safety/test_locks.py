@@ -67,13 +67,17 @@ def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> No
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", ours.name])
 
 
-def test_a_lock_does_not_follow_links_or_wait_for_pipes(tmp_path: Path) -> None:
+def test_a_lock_does_not_follow_links_or_wait_for_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious, run = tmp_path / "precious", tmp_path / "run"
     precious.write_text("text")
     run.mkdir()
     (run / ".lock").symlink_to(precious)
     with pytest.raises(InputError, match=r"expected a lock file, got .*\.lock, which is a link"), locked(run):
         pass
+    with monkeypatch.context() as racing:
+        racing.setattr(Path, "is_symlink", lambda path: False)  # the link is made after the check
+        with pytest.raises(OSError, match=r"symbolic links"), locked(run):
+            pass
     assert precious.read_text() == "text"
     (run / ".lock").unlink()
     os.mkfifo(run / ".lock")
