@@ -38,8 +38,8 @@ REPLICATED = Question(
     "replication of each, at 19 quantiles; " + _PLACES + " (clusters by the drawn z)",
     exact="An item and its replication are independent draws from p(x | z), so they are exchangeable: sign tests, "
     "Bonferroni over quantiles and clusters.",
-    blind="Differences that no statistic measures, and values of z that no data have: the check of the aggregate posterior "
-    "sees these.",
+    blind="Differences that no statistic measures, and values of z that no data have: the check of the aggregate "
+    "posterior sees these.",
     unit="distance of distributions",
     threshold=_DISTANCES,
 )
