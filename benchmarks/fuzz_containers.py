@@ -64,6 +64,10 @@ def _odd_hdf5() -> Iterator[Crafted]:
         "10^9 texts": _texts,
         "long texts": _long_text,
         "3,000 data sets": _many,
+        "200,000 links": lambda f: [f.__setitem__(f"x{n}", h5py.SoftLink("/none")) for n in range(200_000)],
+        "a chunk of 1.2 GB": lambda f: _bomb(
+            f, (4, 8, 8), chunks=(1_200, 1_000, 1_000), maxshape=(None,) * 3, compression="gzip", data=_GREY
+        ),
         "compound values": _compound,
         "float16": lambda f: f.__setitem__("images", _GREY.astype("f2")),
         "float128": lambda f: f.__setitem__("images", _GREY.astype(np.longdouble)),

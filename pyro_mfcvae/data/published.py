@@ -58,7 +58,7 @@ def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
             if kind != 0x0800 + num_axes:
                 raise ValueError(f"its first bytes are {kind:#x} instead of {0x0800 + num_axes:#x}")
             num_bytes = math.prod(shape)
-            check_bytes(num_bytes, path)
+            check_bytes(num_bytes, path, packed_bytes=path.stat().st_size if path.suffix == ".gz" else None)
             content = file.read(num_bytes + 1)  # reads one byte more than is allowed
         if len(content) != num_bytes:
             raise ValueError(

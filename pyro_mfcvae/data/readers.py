@@ -1,5 +1,6 @@
 """Readers of arrays in files: .npz archives are read into memory, .npy and HDF5 files are mapped if possible."""
 
+import math
 import warnings
 import zipfile
 from pathlib import Path
@@ -226,6 +227,8 @@ def own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
     import h5py
 
     found: dict[str, h5py.Dataset] = {}
+    if len(file) > _MAX_MEMBERS:  # counted before they are looked at, because links and groups take time as well
+        raise InputError(f"expected at most {_MAX_MEMBERS} data sets in {path}, got {len(file)} entries: save fewer")
     for key in file:
         if not isinstance(key, str):
             continue
@@ -245,8 +248,6 @@ def own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
                 f"write it into this file"
             )
         found[key] = item
-        if len(found) > _MAX_MEMBERS:
-            raise InputError(f"expected at most {_MAX_MEMBERS} data sets in {path}, got more: save fewer")
     return found
 
 
@@ -263,8 +264,13 @@ def _load_dataset(item: "h5py.Dataset", path: Path, *, is_items: bool) -> Any:
     mapped = _map(item, path) if is_items else None
     if mapped is not None:
         return mapped
-    check_bytes(item.size * item.dtype.itemsize, path, advice=_TO_MAP, packed_bytes=item.id.get_storage_size())
+    check_bytes(_unpacked_bytes(item), path, advice=_TO_MAP, packed_bytes=item.id.get_storage_size())
     return item[()]
+
+
+def _unpacked_bytes(item: "h5py.Dataset") -> int:
+    """The memory that a data set takes: HDF5 unpacks a chunk as a whole, which may be larger than the data set."""
+    return max(item.size, math.prod(item.chunks or ())) * item.dtype.itemsize
 
 
 def _map(item: "h5py.Dataset", path: Path) -> NDArray[np.generic] | None:
@@ -284,7 +290,7 @@ def _read_texts(item: "h5py.Dataset", path: Path) -> NDArray[np.generic]:
     if item.ndim != 1:
         return np.zeros((0, 0, 0))
     texts: list[str] = []
-    num_bytes = 8 * len(item)
+    num_bytes = _unpacked_bytes(item)
     check_bytes(num_bytes, path, packed_bytes=item.id.get_storage_size())
     for start in range(0, len(item), 1_000):  # a file can point to one long text a million times
         part = item.asstr(errors="backslashreplace")[start : start + 1_000].tolist()

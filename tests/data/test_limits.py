@@ -54,6 +54,26 @@ def test_hdf5_data_in_other_files_are_refused(tmp_path: Path, make: Callable[[h5
         load_dataset(tmp_path / "data.h5")
 
 
+def test_a_chunk_that_is_larger_than_its_data_counts_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = np.random.default_rng(0).integers(256, size=(4, 8, 8), dtype=np.uint8)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file.create_dataset("images", data=grey, maxshape=(None, 8, 8), chunks=(32_768, 8, 8), compression="gzip")
+    assert np.array_equal(load_dataset(tmp_path / "data.h5").train.images[:, 0].numpy(), grey)
+    monkeypatch.setenv("MFCVAE_MAX_GIB", str(1 / 1_024))
+    with pytest.raises(InputError, match=r"expected at most 0.000976562 GiB of data in .*, got 0.00195 GiB, "):
+        load_dataset(tmp_path / "data.h5")
+
+
+def test_the_entries_of_an_hdf5_file_are_counted_before_they_are_looked_at(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        for number in range(1_001):
+            file[f"x{number}"] = h5py.SoftLink("/none")
+    with pytest.raises(InputError, match=r"expected at most 1000 data sets in .*, got 1001 entries: save fewer"):
+        load_dataset(tmp_path / "data.h5")
+
+
 def test_more_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "data.npy", np.random.default_rng(0).integers(256, size=(20, 64, 64), dtype=np.uint8))
     np.savez_compressed(tmp_path / "data.npz", images=np.load(tmp_path / "data.npy"))
