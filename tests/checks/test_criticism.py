@@ -121,8 +121,8 @@ def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
         drawn = [axes for axes in figure.axes if axes.has_data()]
         assert len(drawn) == PANELS[name], name
         assert all(axes.get_title(loc="left") for axes in drawn)
-        save_figure(figure, tmp_path / "figure.png")
-        assert (tmp_path / "figure.png").stat().st_size > 5000
+    save_figure(figures["ranks"], tmp_path / "figure.png")  # saving takes a quarter of a second for each
+    assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
