@@ -272,7 +272,8 @@ class MFCVAE(nn.Module):
         for (part,) in in_batches(self.model, x):
             facets = []
             for j, posterior in enumerate(self.guide.posteriors(part)):
-                of_draws = [FacetTerms(self.guide, j, is_closed)(m[j], posterior, posterior.sample()) for m, _ in draws]
+                terms = FacetTerms(self.guide, j, is_closed)
+                of_draws = [terms(m[j], posterior, posterior.sample())[:2] for m, _ in draws]
                 facets.append([torch.stack(term).mean(0) for term in zip(*of_draws, strict=True)])
             batches.append([torch.stack(term, -1) for term in zip(*facets, strict=True)])
         return [torch.cat(term) for term in zip(*batches, strict=True)], torch.stack([kl for _, kl in draws]).mean(0)

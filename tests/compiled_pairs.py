@@ -61,6 +61,7 @@ CASES = {
     "mlp": ["prior.covariance=full"],
     "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"],
     "free nats": ["prior.covariance=spherical"],
+    "independent facets": ["prior.covariance=spherical"],
     "bernoulli": ["likelihood.kind=bernoulli", "prior.learn_weights=false"],
     "one cluster": ["facets.num_clusters=[1, 4]"],
     **{rule: [f"assignment.kind={rule}"] for rule in ("sample", "monte_carlo", "vade", "amortized")},

@@ -172,6 +172,8 @@ class Config:
                 "itself what is kept, so leave one of the two out"
             )
         num_facets = len(self.facets.num_clusters)
+        if num_facets == 1:
+            refuse_without_effect(self.training, ("independence",), "in training with one facet")
         for name, value in self._per_facet().items():
             if isinstance(value, tuple) and len(value) != num_facets:
                 raise InputError(

@@ -39,6 +39,8 @@ class TrainingConfig:
         num_particles: number of draws per item; of the importance-weighted bound only.
         renyi_alpha: order of Rényi's divergence (Li and Turner 2016); 0 is the importance-weighted bound itself.
         free_nats: nats of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
+        independence: weight of a penalty on the nats that the clusters of each facet tell about z of the others; of the
+            ELBO only.
         on_divergence: what happens when the training diverges: stop, or retry once, from the last good checkpoint, with
             half the learning rate.
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
@@ -58,6 +60,7 @@ class TrainingConfig:
     num_particles: Count = 8
     renyi_alpha: Annotated[float, Field(lt=1, allow_inf_nan=False)] = 0.0
     free_nats: NonNegative = 0.0
+    independence: NonNegative = 0.0
     on_divergence: Literal["stop", "retry"] = "stop"
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     compile: Literal["auto", True, False] = "auto"
@@ -69,7 +72,7 @@ class TrainingConfig:
         if self.objective == "elbo":
             refuse_without_effect(self, ("num_particles", "renyi_alpha"), 'with training.objective = "elbo"')
         else:
-            refuse_without_effect(self, ("free_nats",), f'with training.objective = "{self.objective}"')
+            refuse_without_effect(self, ("free_nats", "independence"), f'with training.objective = "{self.objective}"')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The evidence lower bound, with the clusters summed out and the KL in closed form if there is one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -26,6 +26,7 @@ class ELBOTerms:
         kl_c: KL(q(c_j | x) ‖ p(c_j)), shape (N, J).
         beta: the weight of each facet's KL, shape (J,).
         kl_globals: E_q[log q(theta) - log p(theta)] of the priors' random parameters, once for all items, shape ().
+        draws: for each facet the draws of z_j, shape (S, N, D_j), and q(c_j | x), shape (N, K_j) or (S, N, K_j).
     """
 
     reconstruction: Tensor
@@ -33,6 +34,7 @@ class ELBOTerms:
     kl_c: Tensor
     beta: Tensor
     kl_globals: Tensor
+    draws: tuple[tuple[Tensor, Tensor], ...] = field(default=(), repr=False)
 
     @property
     def kl(self) -> Tensor:
@@ -45,7 +47,7 @@ class ELBOTerms:
         return self.reconstruction - (self.beta * self.kl).sum(-1)
 
     def mean(self) -> "ELBOTerms":
-        """The mean of every term over the batch: shapes (), (J,), (J,)."""
+        """The mean of every term over the batch: shapes (), (J,), (J,). The draws stay as they are."""
         return replace(self, reconstruction=self.reconstruction.mean(0), kl_z=self.kl_z.mean(0), kl_c=self.kl_c.mean(0))
 
 
@@ -150,7 +152,7 @@ def _terms(
         mixtures, kl_globals = draw_globals(model, guide)
         closed_form = elbo.uses_closed_form(guide, mixtures)
         filled, observed = model.split_missing(x)
-        zs, kl_z, kl_c = [], [], []
+        zs, kl_z, kl_c, q_cs = [], [], [], []
         with NoSites():
             posteriors = read_posteriors(guide, x, filled, observed)
             # Autocast would also lower the precision of the densities' matrix products, but only the networks may have
@@ -159,8 +161,9 @@ def _terms(
                 for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
                     z = posterior.rsample((elbo.num_particles,))
                     facet = FacetTerms(guide, j, closed_form, known, num_weighing)
-                    z_term, c_term = facet(mixture, posterior, z)
+                    z_term, c_term, q_c = facet(mixture, posterior, z)
                     zs.append(z)
+                    q_cs.append(q_c)
                     kl_z.append(z_term)
                     kl_c.append(c_term)
             reconstruction = model.observation(zs, observed).log_prob(filled)
@@ -168,12 +171,13 @@ def _terms(
     def stack(kls: list[Tensor]) -> Tensor:
         return torch.stack([kl.expand_as(reconstruction).mean(0) for kl in kls], -1)
 
-    return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals)
+    draws = tuple(zip(zs, q_cs, strict=True))
+    return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals, draws)
 
 
 @dataclass(frozen=True)
 class FacetTerms:
-    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j.
+    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j, and q(c_j | x).
 
     Attributes:
         guide: its rule gives q(c_j | x).
@@ -189,8 +193,9 @@ class FacetTerms:
     known: dict[int, Tensor] | None = None
     num_weighing: int | None = None
 
-    def __call__(self, mixture: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, Tensor]:
-        """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N)."""
+    def __call__(self, mixture: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N); and
+        q(c | x), (N, K) or (S, N, K)."""
         if self.closed_form:
             mixture = mixture.expecting(posterior)  # the assignment rule asks for the same expectation
             log_p_z, log_q_z = mixture.expected_log_prob_under(posterior), -posterior.entropy()
@@ -204,7 +209,7 @@ class FacetTerms:
             log_q_c = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
         q_c = log_q_c.exp()
         kl_c = (q_c * (log_q_c - self._log_weights(mixture, len(posterior.mean)))).sum(-1)
-        return log_q_z - (q_c * log_p_z).sum(-1), kl_c
+        return log_q_z - (q_c * log_p_z).sum(-1), kl_c, q_c
 
     def _log_weights(self, mixture: Mixture, num_items: int) -> Tensor:
         log_weights = mixture.log_weights()

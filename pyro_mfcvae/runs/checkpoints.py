@@ -149,6 +149,7 @@ def save_training(training: Training, path: Path, *, config: str = "", metrics: 
     for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         tensors[f"random.cuda.{index}"] = state
     tensors["epoch.sums"] = training.epoch_sums
+    tensors |= {f"dependence.{name}": tensor for name, tensor in _moments_of_facets(training).items()}
     metadata = {
         "epoch": str(training.epoch),
         "steps": str(training.steps_taken),
@@ -180,7 +181,8 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
         )
     _check_config(metadata, config, path)
     counts = _counts(metadata, training, path)
-    groups: dict[str, dict[str, Tensor]] = {"pair": {}, "optimizer": {}, "random": {}, "epoch": {}}
+    kinds = ("pair", "optimizer", "random", "epoch", "dependence")
+    groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
         if group not in groups:
@@ -188,10 +190,13 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
         groups[group][rest] = tensor
     check_fit(groups["pair"], training.pair.state_dict(), path)
     check_fit(groups["epoch"], {"sums": training.epoch_sums}, path)
+    check_fit(groups["dependence"], _moments_of_facets(training), path)
     states = _moments(groups["optimizer"], training, path)
     cuda = _random_states(groups["random"], path)
     training.pair.load_state_dict(groups["pair"])
     training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": states})
+    for name, tensor in _moments_of_facets(training).items():
+        tensor.copy_(groups["dependence"][name])
     torch.set_rng_state(groups["random"]["cpu"])
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
@@ -210,6 +215,12 @@ def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[i
             "of the file back"
         )
     return epoch, steps, factor
+
+
+def _moments_of_facets(training: Training) -> dict[str, Tensor]:
+    """The running moments of the penalty on facets that depend on each other; empty if there is none."""
+    dependence = getattr(training.objective, "dependence", None)
+    return {} if dependence is None else dict(dependence.named_buffers())
 
 
 def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict[int, dict[str, Tensor]]:

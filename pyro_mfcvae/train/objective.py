@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.config.training_sections import TrainingConfig
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.dependence import FacetDependence
 from pyro_mfcvae.infer.elbo import PairLoss
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
@@ -23,7 +24,9 @@ class Objective(PairLoss):
 
     The first ``free_nats`` of a facet's mean KL cost nothing (Kingma et al. 2016, appendix C):
 
-        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items
+        loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items + independence dependence
+
+    with the dependence of `FacetDependence`, which the terms leave out.
 
     Known items in a batch count in the loss, but not in the terms. They give no gradients of the mixtures' weights,
     because their frequencies are not those of the data.
@@ -32,13 +35,24 @@ class Objective(PairLoss):
         pair: model and guide.
         num_items: size of the data set, over which the KL of the priors' random parameters is spread.
         free_nats: ≥ 0.
+        independence: weight of the facets' dependence, ≥ 0.
         tf32: compute the linear layers of the networks in TF32.
     """
 
-    def __init__(self, pair: MFCVAE, *, num_items: int, free_nats: float = 0.0, tf32: bool = False) -> None:
+    def __init__(
+        self,
+        pair: MFCVAE,
+        *,
+        num_items: int,
+        free_nats: float = 0.0,
+        independence: float = 0.0,
+        tf32: bool = False,
+    ) -> None:
         super().__init__(FacetELBO(), pair.model, pair.guide, tf32=tf32)
         self.num_items = num_items
         self.free_nats = free_nats
+        self.independence = independence
+        self.dependence = FacetDependence(pair.model.facets, pair.model.alpha) if independence else None
 
     def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
         """The loss, and the terms.
@@ -56,6 +70,9 @@ class Objective(PairLoss):
         if num_others is not None:
             mean = _first(terms, num_others).mean()
             elbo = -self._loss(mean).detach()
+        if self.dependence is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                loss = loss + self.independence * self.dependence(terms.draws, self.model.alpha)
         return loss, torch.cat([torch.stack([elbo, mean.reconstruction.detach()]), mean.kl.detach()])
 
     def _loss(self, mean: ELBOTerms) -> Tensor:
@@ -100,7 +117,8 @@ def build_objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, h
     """
     tf32 = settings.precision == "tf32"
     if settings.objective == "elbo":
-        return Objective(pair, num_items=num_items, free_nats=settings.free_nats, tf32=tf32)
+        weights: Any = {"free_nats": settings.free_nats, "independence": settings.independence}
+        return Objective(pair, num_items=num_items, **weights, tf32=tf32)
     if has_known:
         raise InputError(
             "expected no known clusters with an importance-weighted bound, got some: use training.objective=elbo"

@@ -87,6 +87,15 @@ def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
     assert build_pair(chosen.config, (4,)).num_facets == 2
 
 
+def test_several_facets_are_kept_independent_by_a_penalty_on_the_elbo() -> None:
+    images = torch.rand(400, 1, 6, 6)
+    several = choose_settings(images, source="x", num_facets=3).config.training
+    assert (several.objective, several.independence) == ("elbo", 30.0)
+    assert choose_settings(images, source="x", num_facets=1).config.training.independence == 0.0
+    other = choose_settings(images, source="x", settings=["training.objective=importance_weighted"]).config.training
+    assert (other.objective, other.independence) == ("importance_weighted", 0.0)
+
+
 def test_one_facet_starts_linearly_too() -> None:
     config = choose_settings(torch.rand(400, 4), source="x", num_facets=1).config
     assert build_schedule(config, 6).fit_steps() == (0, 300, 700, 1201)

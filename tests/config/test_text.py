@@ -153,6 +153,7 @@ def test_another_kind_keeps_the_options_that_both_have() -> None:
         (["supervision.items_per_value=3"], "expected no items_per_value without supervision.label, got 3: leave it"),
         (["schedule.kl_relax_steps=[1, 2]"], r"expected no kl_relax_steps without schedule.kl_weights, got \(1, 2\)"),
         (["networks=conv", "networks.recompute=true", "training.compile=true"], '"auto" with networks.recompute, got'),
+        (["facets.num_clusters=[3]", "training.independence=1"], "no independence in training with one facet, got 1.0"),
         (["prior=vamp", "mixture_fit.variance=0.1"], 'expected no variance in mixture_fit with prior.kind = "vamp"'),
     ],
 )

@@ -26,6 +26,7 @@ TINY = override(
         "facets.latent_dim=[1, 2]",
         "prior.covariance=full",
         "training.epochs=2",
+        "training.independence=0.5",
         "schedule.fade_in_steps=4",
         "mixture_fit.warmup_steps=1",
         "mixture_fit.refit_steps=[4]",

@@ -12,6 +12,7 @@ from trainings import STILL, draw_images, prepare, watch_batches
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.parts import ASSIGNMENTS
 from pyro_mfcvae.errors import InputError
+from pyro_mfcvae.infer.dependence import FacetDependence
 from pyro_mfcvae.infer.objective import FacetELBO
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.train.objective import Objective
@@ -68,6 +69,21 @@ def test_free_nats_of_each_facets_kl_cost_nothing_and_have_no_gradient(free_nats
     loss.backward()
     paid = [prior.loc.grad is not None and bool(prior.loc.grad.any()) for prior in pair.model.priors]
     assert paid == [bool(value > free_nats) for value in kl]
+
+
+def test_the_loss_adds_the_dependence_of_the_facets_and_the_record_leaves_it_out() -> None:
+    pair, x = prepare().pair, draw_images(20)
+    found = []
+    for independence in (0.0, 2.0):
+        pyro.set_rng_seed(3)
+        found.append(Objective(pair, num_items=len(x), independence=independence)(x))
+    pyro.set_rng_seed(3)
+    draws = FacetELBO().raw_terms(pair.model, pair.guide, x, None).draws
+    dependence = FacetDependence(pair.model.facets, x)(draws, pair.model.alpha)
+    (plain, terms), (loss, same_terms) = found
+    assert loss.item() == pytest.approx(plain.item() + 2 * dependence.item(), rel=1e-12)
+    assert dependence.item() > 0
+    torch.testing.assert_close(same_terms, terms, rtol=0, atol=0)
 
 
 def test_a_facet_without_clusters_is_trained_and_never_fitted() -> None:
