@@ -90,7 +90,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted(blobs: tuple[np.ndarray, np.ndarray]) -> MultiFacetClustering:
     torch.set_default_dtype(torch.float32)
-    return MultiFacetClustering(num_clusters=6, num_steps=100, random_state=0).fit(blobs[0])
+    return MultiFacetClustering(num_clusters=6, num_steps=50, random_state=0).fit(blobs[0])
 
 
 def test_labels_are_groups_and_clusters_lie_in_them(
@@ -245,8 +245,8 @@ def test_it_gives_the_groups_of_a_run_with_this_seed(
 ) -> None:
     torch.set_default_dtype(torch.float32)
     X = blobs[0] if kind == "vectors" else (blobs[0][:, :, None] * np.ones(4) * 8 + 100).clip(0, 255).astype(np.uint8)
-    estimator = MultiFacetClustering(num_facets=2, num_steps=60, random_state=5).fit(X)
-    settings = {"seed": 5, "training.epochs": 20}  # 200 items hold three batches of 64
+    estimator = MultiFacetClustering(num_facets=2, num_steps=15, random_state=5).fit(X)
+    settings = {"seed": 5, "training.epochs": 5}  # 200 items hold three batches of 64
     table = pyro_mfcvae.fit(X, settings=settings, out=tmp_path / "run", verbose=False).assignments
     for name, found in (("group", estimator.labels_), ("cluster", estimator.clusters_)):
         assert table[[f"facet_{j}_{name}" for j in range(2)]].to_numpy().tolist() == found.tolist()

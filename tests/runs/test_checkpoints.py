@@ -164,7 +164,7 @@ def test_a_training_comes_back_whole(tmp_path: Path) -> None:
         assert_same(here[index], there[index])
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3))])
 def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
     torch.set_default_dtype(torch.float32)
     pyro.set_rng_seed(0)

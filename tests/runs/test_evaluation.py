@@ -86,6 +86,7 @@ def test_bytes_are_evaluated_like_the_floats_they_stand_for(make: Callable[..., 
     assert here.elbo == there.elbo
 
 
+@pytest.mark.slow
 def test_a_random_mean_is_averaged_over_and_its_kl_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same number at every call: E over loc ~ q = Normal(2, 1) of an item's ELBO, minus KL(q(loc) ‖ p(loc)).
 

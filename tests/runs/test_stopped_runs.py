@@ -35,7 +35,7 @@ def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("step", [11, 18, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 8, 13))])
+@pytest.mark.parametrize("step", [11, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 8, 13, 18))])
 def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(whole: Fit, tmp_path: Path, step: int) -> None:
     assert_same_run(stop_then_resume(tmp_path, Stopper(step=step)), whole.run)
 
@@ -73,7 +73,7 @@ def test_a_run_stopped_between_metrics_and_checkpoint_ends_with_the_same_bits(
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("part", ["save_pair", "evaluate"])
+@pytest.mark.parametrize("part", [pytest.param("save_pair", marks=pytest.mark.slow), "evaluate"])
 def test_a_run_stopped_after_its_training_is_finished_without_training(
     whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(whole: Fit,
 
 
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("damage", ["flip", "remove"])
+@pytest.mark.parametrize("damage", ["flip", pytest.param("remove", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     whole: Fit, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -113,6 +113,7 @@ def test_seeds_cannot_be_tried_on_several_devices_or_with_few_items() -> None:
         choose_seed(TINY, make_data(9).train.images, SEEDS, fabric=fabric)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single")
 def test_a_run_of_several_starts_is_that_of_the_chosen_seed_and_keeps_it_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
