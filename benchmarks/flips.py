@@ -121,7 +121,7 @@ class Spoiler:
         damage = {_LAST: self._files[_LAST][:-1]} if _PREVIOUS in changed else {}
         self._write({**damage, **changed})
         result = self._worker.read(read_everything, self._folder)
-        if damage and result.warnings:  # one is of the last state, which is not what was changed here
+        if damage and result.warnings:  # one warning is about the last state, which this change does not concern
             result = Result(result.outcome, result.seconds, 0, result.message, result.warnings[1:])
         self.tally.add(name, result, self.whole)
         self._write({**{name: self._files[name] for name in damage}, **{name: self._files[name] for name in changed}})

@@ -54,7 +54,7 @@ STEPS: dict[str, dict[str, Step]] = {
 
 
 def chosen_steps(names: Sequence[str], steps: Mapping[str, Mapping[str, Step]]) -> list[tuple[str, str]]:
-    """The steps that are named by ``PART`` or ``PART/STEP``; all of them for no name."""
+    """The steps that are named by ``PART`` or ``PART/STEP``; all steps if no name is given."""
     everything = [(part, step) for part, those in steps.items() for step in those]
     known = {*steps, *(f"{part}/{step}" for part, step in everything)}
     if unknown := sorted(set(names) - known):

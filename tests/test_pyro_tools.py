@@ -48,7 +48,7 @@ def test_losses_that_draw_the_clusters_have_the_elbo_as_their_mean(
 
 
 def test_tmc_with_enumerated_clusters_is_the_bound_of_the_collapsed_mixture(make_pair: MakePair, make_x: MakeX) -> None:
-    """TraceTMC_ELBO takes log sum_c outside of the expectation, which is FacetELBO's for SampleAssignment's bound."""
+    """TraceTMC_ELBO is E[log sum_c …], which is FacetELBO with SampleAssignment."""
     model, guide = make_pair(1)
     x = make_x(3)
     pyro.set_rng_seed(1)

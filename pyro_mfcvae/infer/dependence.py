@@ -25,8 +25,8 @@ class FacetDependence(nn.Module):
         I(c_a; z_bd) = E[log Normal(z_bd; m_c, w) - log Normal(z_bd; m, v)] = ½ log(v / w),
 
     m and v the overall mean and variance. Means and variances are running moments over the last batches, because a
-    single batch has too few items of each cluster. The gradient reaches z through the densities alone: at these moments
-    they are the most likely, so their own gradient is zero. q(c | x) gets no gradient.
+    single batch has too few items of each cluster. The gradient reaches z through the densities only. These
+    moments maximise the likelihood, so the gradient with respect to them is zero. q(c | x) gets no gradient.
 
     The ELBO already contains the total correlation of the facets, with weight 1, through its prior. As a penalty of
     another weight it is that of β-TCVAE (Chen et al. 2018) and FactorVAE (Kim and Mnih 2018), here between facets, and

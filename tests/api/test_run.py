@@ -46,6 +46,8 @@ def test_a_fit_in_python_is_the_fit_of_the_command_line(fitted: Path) -> None:
     assert repr(run).splitlines()[0] == "Run('here')"
     assert "facet 1: " in repr(run) and "<table" in run._repr_html_()
     assert run.report().name == "report.html"
+    run.folder.write_summary({**run.summary, "data": "<script>"})
+    assert "&lt;script&gt;, " in run._repr_html_() and "<script>" not in run._repr_html_()
     run.folder.summary_path.unlink()
     run.path.rename("<b>bold")
     assert Run("<b>bold")._repr_html_() == "<div><strong>Run(&#x27;&lt;b&gt;bold&#x27;)</strong><br></div>"

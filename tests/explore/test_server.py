@@ -167,6 +167,11 @@ def test_a_client_that_reads_nothing_is_cut_off(serve: Serve) -> None:
         assert ended.wait(6)
 
 
+def test_the_limits_are_those_of_the_docs() -> None:
+    protocol = TimedProtocol
+    assert (protocol.head_seconds, protocol.read_seconds, protocol.most_connections) == (10.0, 30.0, 256)
+
+
 def test_there_is_a_bound_on_connections(desk: Desk, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TimedProtocol, "most_connections", 2)
     url = serve(build_app(desk))
