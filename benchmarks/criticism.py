@@ -8,8 +8,7 @@
 a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found if a check that
 concerns it, of the facet that it concerns, is not good. Both go through all cells seed by seed, write every table of
 checks to results/criticism.json at once, and resume after a stop. The file has a record per commit, since the rates are
-those of one version of the checks; `table` prints docs/checks.md's tables from the newest record, with the sums of the
-earlier ones.
+those of one version of the checks; `table` prints docs/checks.md's tables, with the sums of the newest record alone.
 """
 
 import json
@@ -206,16 +205,17 @@ def main(
 
 
 def markdown_exact(records: dict[str, Any]) -> list[str]:
-    """The table of false alarms: the cells of the newest record, and the sums of all records."""
+    """The table of false alarms: a row per cell over all records; sums of all, the newest and the earlier ones."""
     rows = ["| cell | tables | any *bad* | any *warn* | rows that were not good |", "|---|---|---|---|---|"]
-    *earlier, newest = ({name: cell for name, cell in r["cells"].items() if cell["tables"]} for r in records.values())
-    for name, cell in newest.items():
-        alarms = sorted({key for found in cell.get("alarms", {}).values() for key in found})
+    *earlier, newest = ([cell for cell in r["cells"].values() if cell["tables"]] for r in records.values())
+    before = [cell for cells in earlier for cell in cells]
+    for name in list(records.values())[-1]["cells"]:
+        cells = [cell for r in records.values() if (cell := r["cells"].get(name)) and cell["tables"]]
+        alarms = sorted({key for c in cells for found in c.get("alarms", {}).values() for key in found})
         which = "; ".join(key.replace(", None", "").replace(", ", ", facet ") for key in alarms) or "-"
-        row = f"| {name} | {cell['tables']} | {cell['any_bad']} | {cell['any_warn']} | {which} |"
-        rows.append(row.replace("|x)", "\\|x)"))
-    now, before = list(newest.values()), [cell for cells in earlier for cell in cells.values()]
-    sums = {"**all, this version**": now, "all, earlier versions": before, "all versions": [*now, *before]}
+        num, bad, warn = (sum(cell[key] for cell in cells) for key in ("tables", "any_bad", "any_warn"))
+        rows.append(f"| {name} | {num} | {bad} | {warn} | {which} |".replace("|x)", "\\|x)"))
+    sums = {"all": [*newest, *before], "all, this version alone": newest, "all, earlier versions": before}
     for title, cells in sums.items():
         num, bad, warn = (sum(cell[key] for cell in cells) for key in ("tables", "any_bad", "any_warn"))
         if num:

@@ -185,10 +185,11 @@ def suggest(
     found: list[Suggestion] = []
     unlike = is_unlike(checks)
     off = [c for c in checks if c.verdict != "good" and not is_set_aside(c, unlike=unlike)]
-    by_rule = [
-        (rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in names]) for names, rule in _RULES
-    ]
-    for rule, concerned in sorted(by_rule, key=lambda pair: not any(c.verdict == "bad" for c in pair[1])):
+    by_rule = [(rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in n]) for n, rule in _RULES]
+    # Overfitting is always in front, so that its fewer epochs exclude more epochs for the guide.
+    for rule, concerned in sorted(
+        by_rule, key=lambda r: r[0] != _overfitted and all(c.verdict == "warn" for c in r[1])
+    ):
         if concerned:
             found += rule(run, data, concerned)
     unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
@@ -209,10 +210,6 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
     A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in `shapes`.
     Learned, it made 15 groups of the four shapes: it is suggested only where it would change little.
     """
-    kind = run.find("kind", "likelihood")
-    if kind and kind[1] == "bernoulli":
-        grey = "Your pixels are shades of grey, but the model draws black and white ones."
-        return [Suggestion(f"{kind[0]}=continuous_bernoulli", grey)]
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
         return []
@@ -257,10 +254,11 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
+    """More training first: an encoder that lags behind loses more than its family of q(z | x) does."""
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
-    return run.change(
-        "posterior", None, richer.get, "The encoder's z are approximate; with this setting q(z|x) can take more shapes."
-    ) or _longer(run, "The encoder's z are approximate; with this setting they have more time to improve.")
+    time, shapes = "they have more time to improve", "q(z|x) can take more shapes"
+    longer, wider = (f"The encoder's z are approximate; with this setting {gain}." for gain in (time, shapes))
+    return _longer(run, longer) + run.change("posterior", None, richer.get, wider)
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:

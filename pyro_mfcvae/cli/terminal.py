@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -159,7 +160,7 @@ def print_criticism(criticism: "Criticism") -> None:
     if criticism.suggestions:
         console.print("\nMost useful to change next:")
         for suggestion in criticism.suggestions:
-            console.print(f"  --set {suggestion.setting}", highlight=False, markup=False)
+            console.print(f"  --set {quote(suggestion.setting)}", highlight=False, markup=False)
             console.print(Padding(Text(suggestion.reason), (0, 0, 0, 4), expand=False))
 
 

@@ -110,7 +110,7 @@ def test_the_whole_is_one_sentence() -> None:
         (off(REPLICATED, statistic="contrast"), ["likelihood.options.learn_scale=true"]),
         (off(REDUNDANCY), ["training.epochs=[6, 10]"]),
         (off(USE, 0), ["mixture_fit.items=598"]),
-        (off(WIDTH, 0), ["networks.options.posterior=full"]),
+        (off(WIDTH, 0), ["training.epochs=[6, 10]", "networks.options.posterior=full"]),
         (off(CALIBRATION, 0), []),  # the analytic rule divides better; its advice says which probabilities to read
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
     ],
@@ -150,7 +150,14 @@ def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
     assert found == ["likelihood.options.learn_scale=true"]  # the others are about drawn items
     checks = [off(HOLES, 0), off(GAP, 0), off(REPLICATED, statistic="contrast")]
     found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
-    assert found == ["likelihood.options.learn_scale=true", "networks.options.posterior=full"]
+    assert found == ["likelihood.options.learn_scale=true", "training.epochs=[6, 10]"]
+
+
+def test_an_overfitted_run_is_not_trained_for_longer() -> None:
+    mild = Check(OVERFITTING, 0.2, 0.0, "advice")
+    found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), [off(GAP), mild], SETTINGS)]
+    assert mild.verdict == "warn"
+    assert found == ["training.epochs=[1, 2]", "networks.options.posterior=full"]
 
 
 def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() -> None:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 import matplotlib
 import matplotlib.pyplot
@@ -50,7 +51,7 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run, monkeypatch: pytest
     for sentence in record["sentences"]:
         assert " ".join(sentence.split()) in flat
     for suggestion in record["suggestions"]:
-        assert f"--set {suggestion['setting']}" in flat
+        assert f"--set {quote(suggestion['setting'])}" in flat
     settings = asdict(RunFolder.open(Path("run")).read_config())
     again = criticise(load_inference_data(Path("run/checks/posterior.nc")), settings=settings)
     assert again.to_json() == text
