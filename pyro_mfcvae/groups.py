@@ -139,7 +139,8 @@ def merge_clusters(
             with a third one than its parts did). It goes on where a gap follows: with o_m the largest overlap of the
             merge m and all later ones, and d(o) = 2 Φ⁻¹(1 - o), the distance of two standard normals whose
             misclassification probability is o, a merge of o_m ≥ 0.001 counts if d(o_{m+1}) ≥ 2 d(o_m), and merging
-            stops after the m with the largest ratio.
+            stops after the m with the largest ratio. Gaps that would leave less than half of the groups do not count:
+            one group that lies far from all others is no reason to merge these.
         min_share: clusters with a smaller share of the mass are not in use, except the largest; a tenth of 1/K if None.
             A cluster that is not in use joins the group that most of its mass is assigned to.
 
@@ -164,7 +165,8 @@ def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
     largest = np.maximum.accumulate(overlaps[::-1])[::-1] if overlaps else np.empty(0)
     stop = int((largest >= threshold).sum())
     distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in np.clip(largest, _MIN_OVERLAP, 0.5)]
-    later = (n for n in range(stop + 1, len(overlaps)) if _MIN_CLOSE <= largest[n - 1] < 0.5)
+    most = stop + (len(overlaps) + 1 - stop) // 2  # so that at least half of the groups are left
+    later = (n for n in range(stop + 1, min(len(overlaps), most + 1)) if _MIN_CLOSE <= largest[n - 1] < 0.5)
     gaps = {n: distances[n] / distances[n - 1] for n in later}
     last = max(gaps, key=gaps.__getitem__, default=stop)
     return last if gaps.get(last, 0) >= _GAP else stop

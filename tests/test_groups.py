@@ -70,6 +70,8 @@ def chain(*overlaps: float) -> np.ndarray:
         ([0.03, 0.002, 1e-60], 2),  # two gaps: the larger one counts
         ([0.03, 1e-9, 1e-60], 3),  # groups that overlap by 1e-9 are apart, however far others are
         ([1e-15, 1e-16], 3),
+        ([0.03, 0.02, 0.01, 1e-15, 1e-15, 1e-15], 4),
+        ([0.03, 0.02, 0.02, 0.01, 0.01, 1e-15], 7),  # six groups close to each other, and one far away
         ([0.03, 0.0], 2),
         ([0.03], 2),
         ([0.05], 1),
