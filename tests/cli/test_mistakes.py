@@ -174,7 +174,7 @@ def test_a_sweep_whose_seed_fails_is_reported(mfcvae: Run) -> None:
     ("args", "message"),
     [
         (["--clusters", "0"], r"expected a cluster such as 0=3 \(facet 0, cluster 3\), got '0': write FACET=CLUSTER"),
-        (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: draw them one by one"),
+        (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: give them one by one"),
         (["--seed", "-1"], r"expected a seed from 0 to 2\*\*32 - 1, got -1"),
         (["--clusters", "0=9"], "expected a cluster of facet 0 from 0 to 3, got 9: choose one of them"),
         (["--num", "0"], "expected --num 1 or more, got 0"),
