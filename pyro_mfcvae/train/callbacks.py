@@ -65,7 +65,8 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # rich 13.7 prints an empty line otherwise
+            self._progress.stop()
 
     def on_start(self, training: Training) -> None:
         self._num_epochs = training.num_epochs
