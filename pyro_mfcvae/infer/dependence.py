@@ -37,6 +37,8 @@ class FacetDependence(nn.Module):
         like: a tensor of the wanted dtype and device.
     """
 
+    squares: Tensor
+
     def __init__(self, facets: Sequence[Facet], like: Tensor) -> None:
         super().__init__()
         self.dims = [facet.latent_dim for facet in facets]
