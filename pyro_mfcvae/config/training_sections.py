@@ -39,8 +39,8 @@ class TrainingConfig:
         num_particles: number of draws per item; of the importance-weighted bound only.
         renyi_alpha: order of Rényi's divergence (Li and Turner 2016); 0 is the importance-weighted bound itself.
         free_nats: nats of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
-        independence: weight of a penalty on the nats that the clusters of each facet tell about z of the others; of the
-            ELBO only.
+        independence: weight of a penalty on the nats that the clusters of each facet tell about the other facets; of
+            the ELBO only.
         on_divergence: what happens when the training diverges: stop, or retry once, from the last good checkpoint, with
             half the learning rate.
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or

@@ -1,4 +1,4 @@
-"""How much the clusters of one facet tell about z of the others: a penalty that keeps facets from sharing labels."""
+"""How much the clusters of one facet tell about the other facets: a penalty that keeps facets from sharing labels."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,39 @@ from pyro_mfcvae.facets import Facet
 # Weight of the newest batch in the running moments, so that these describe about the last twenty.
 _RATE = 0.1
 
-# Items of the overall mean that are added to each cluster, as a fraction of all items, and the smallest variance within
-# clusters, as a fraction of the variance. Both keep the estimate finite for clusters without items.
-_ADDED, _MIN_WITHIN = 1e-3, 1e-4
+# Softened assignments q_T(c | x) ∝ q(c | x)^(1/T) have a gradient also between clusters that lie far apart. Logarithms
+# below the least one, such as those of clusters without weight, get none.
+_TEMPERATURE, _LEAST_LOG = 10.0, -1e4
+_ASSIGNMENT_WEIGHT = 0.1  # of one softened assignment; one coordinate of z counts 1
+
+# Information of at most so many times what chance gives in the items of the running moments counts nothing.
+_TIMES_CHANCE = 2.0
+
+# Items of the overall mean that are added to each cluster, as a fraction of all items; the smallest variance, as a
+# fraction of 1 and the second moment; and the smallest variance within clusters, as a fraction of the variance. They
+# keep the estimate finite for clusters without items, for facets that are not used, and for assignments that are 0.
+_ADDED, _MIN_VARIANCE, _MIN_WITHIN = 1e-3, 1e-6, 1e-4
 
 
 class FacetDependence(nn.Module):
-    """Estimate of sum_{a ≠ b} alpha_a alpha_b sum_d I(c_a; z_bd), in nats, over the clusters c_a of every facet and the
-    dimensions d of every other facet's z_b.
+    """Estimate of how much the clusters of each facet tell about the other facets, in nats:
 
-    Each term is the mutual information of an analysis of variance: given c_a, z_bd is Gaussian with the mean of its
-    cluster and a variance w that all clusters share,
+        sum_{a ≠ b} alpha_a alpha_b (sum_d I(c_a; z_bd) + 0.1 sum_k I(c_a; r_bk)),
 
-        I(c_a; z_bd) = E[log Normal(z_bd; m_c, w) - log Normal(z_bd; m, v)] = ½ log(v / w),
+    with the coordinates d of z_b, and the softened assignments r_bk ∝ q(c_b = k | x)^(1/10). Each term is the
+    information of an analysis of variance: given c_a, a feature f is Gaussian with the mean of its cluster and a
+    variance w that all clusters share,
+
+        I(c_a; f) = E[log Normal(f; m_c, w) - log Normal(f; m, v)] = ½ log(v / w),
 
     m and v the overall mean and variance. Means and variances are running moments over the last batches, because a
-    single batch has too few items of each cluster. The gradient reaches z through the densities only. These
-    moments maximise the likelihood, so the gradient with respect to them is zero. q(c | x) gets no gradient.
+    single batch has too few items of each cluster. The gradient reaches f through the densities alone: at these moments
+    they are the most likely, so their own gradient is zero. The clusters c_a get no gradient, and neither does
+    information that chance explains, whose gradient would be noise that moves clusters towards each other.
 
     The ELBO already contains the total correlation of the facets, with weight 1, through its prior. As a penalty of
     another weight it is that of β-TCVAE (Chen et al. 2018) and FactorVAE (Kim and Mnih 2018), here between facets, and
-    between clusters and z.
+    between clusters and features.
 
     Args:
         facets: shapes of the z_j and c_j.
@@ -41,53 +53,65 @@ class FacetDependence(nn.Module):
 
     def __init__(self, facets: Sequence[Facet], like: Tensor) -> None:
         super().__init__()
-        self.dims = [facet.latent_dim for facet in facets]
-        num_dims = sum(self.dims)
+        self.sizes = [(facet.latent_dim, facet.num_clusters) for facet in facets]
+        num_features = sum(map(sum, self.sizes))
         for j, facet in enumerate(facets):
             self.register_buffer(f"frequency_{j}", like.new_zeros(facet.num_clusters))
-            self.register_buffer(f"sums_{j}", like.new_zeros(facet.num_clusters, num_dims))
-        self.register_buffer("squares", like.new_zeros(num_dims))
+            self.register_buffer(f"sums_{j}", like.new_zeros(facet.num_clusters, num_features))
+        self.register_buffer("squares", like.new_zeros(num_features))
 
     def forward(self, draws: Sequence[tuple[Tensor, Tensor]], alpha: Tensor) -> Tensor:
         """The estimate, a scalar; the batch is added to the moments first.
 
         Args:
-            draws: for each facet draws of z_j, (S, N, D_j), and q(c_j | x), (N, K_j) or (S, N, K_j).
+            draws: for each facet draws of z_j, (S, N, D_j), and log q(c_j | x), (N, K_j) or (S, N, K_j).
             alpha: of each facet, (J,); facets that have not joined count nothing.
         """
-        z = torch.cat([z_j for z_j, _ in draws], -1)
-        num_draws, num_items, _ = z.shape
-        z = z.flatten(0, 1)
-        by_dim = torch.cat([alpha[j].expand(dim) for j, dim in enumerate(self.dims)])
+        rows = [(z.flatten(0, 1), log_q.expand(*z.shape[:2], -1).flatten(0, 1)) for z, log_q in draws]
+        features = torch.cat([torch.cat([z, _soften(log_q)], -1) for z, log_q in rows], -1)
+        weights = [
+            torch.cat([weight.expand(dim), _ASSIGNMENT_WEIGHT * weight.expand(num)])
+            for weight, (dim, num) in zip(alpha, self.sizes, strict=True)
+        ]
         with torch.no_grad():
-            self._update("squares", z.square().mean(0))
-        total, start = z.new_zeros(()), 0
-        for j, (_, q_c) in enumerate(draws):
-            q_c = q_c.detach().expand(num_draws, num_items, -1).flatten(0, 1)
-            is_other = torch.ones_like(by_dim)
-            is_other[start : start + self.dims[j]] = 0
-            start += self.dims[j]
-            information = self._information(j, z, q_c)
-            total = total + (alpha[j] * by_dim * is_other * information).sum()
+            self._update("squares", features.square().mean(0))
+        total = features.new_zeros(())
+        for j, (_, log_q) in enumerate(rows):
+            others = torch.cat([torch.zeros_like(w) if i == j else w for i, w in enumerate(weights)])
+            total = total + alpha[j] * (others * self._information(j, features, log_q.detach().exp())).sum()
         return total
 
-    def _information(self, j: int, z: Tensor, q_c: Tensor) -> Tensor:
-        """I(c_j; z_d) of every dimension d of the joint z, (D,)."""
+    def _information(self, j: int, features: Tensor, q_c: Tensor) -> Tensor:
+        """I(c_j; f) of every feature f of all facets, (F,), for features (M, F) and q(c_j | x), (M, K_j).
+
+        It is 0 where it is no larger than chance explains: K clusters have (K - 1) / (2 n) nats about a feature of n
+        items that does not depend on them, n here the items whose weights in a mean vary as much.
+        """
         with torch.no_grad():
             frequency = self._update(f"frequency_{j}", q_c.mean(0))
-            sums = self._update(f"sums_{j}", q_c.T @ z / len(z))
+            sums = self._update(f"sums_{j}", q_c.T @ features / len(features))
             weight = frequency.sum()  # of the running moments, below 1 in the first steps
-            frequency, sums = frequency / weight, sums / weight
+            frequency, sums, squares = frequency / weight, sums / weight, self.squares / weight
             mean = sums.sum(0)
-            variance = (self.squares / weight - mean.square()).clamp_min(1e-12)
+            variance = torch.maximum(squares - mean.square(), _MIN_VARIANCE * (1 + squares))
             means = (sums + _ADDED * mean) / (frequency + _ADDED).unsqueeze(-1)
             between = frequency @ (means - mean).square()
             within = torch.maximum(variance - between, _MIN_WITHIN * variance)
-        to_cluster = z.square() - 2 * z * (q_c @ means) + q_c @ means.square()  # E over c of the squared distance
-        ratio = (z - mean).square() / variance - to_cluster / within
-        return 0.5 * (variance.log() - within.log() + ratio.mean(0))
+            information = 0.5 * (variance.log() - within.log())
+            num_free = (q_c.square().mean(0) / q_c.mean(0).clamp_min(1e-12)).sum() - 1
+            by_chance = 0.5 * num_free * _RATE / ((2 - _RATE) * len(features))
+            counts = (information > _TIMES_CHANCE * by_chance).to(features)
+        # mean over c of (f - m_c)²
+        to_cluster = features.square() - 2 * features * (q_c @ means) + q_c @ means.square()
+        ratio = (features - mean).square() / variance - to_cluster / within
+        return counts * (information + 0.5 * ratio.mean(0))
 
     def _update(self, name: str, value: Tensor) -> Tensor:
         moment: Tensor = getattr(self, name)
         moment.mul_(1 - _RATE).add_(value, alpha=_RATE)
         return moment
+
+
+def _soften(log_q: Tensor) -> Tensor:
+    """q_T(c | x) of every item, from log q(c | x)."""
+    return (log_q.clamp_min(_LEAST_LOG) / _TEMPERATURE).softmax(-1)

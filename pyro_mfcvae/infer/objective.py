@@ -26,7 +26,8 @@ class ELBOTerms:
         kl_c: KL(q(c_j | x) ‖ p(c_j)), shape (N, J).
         beta: the weight of each facet's KL, shape (J,).
         kl_globals: E_q[log q(theta) - log p(theta)] of the priors' random parameters, once for all items, shape ().
-        draws: for each facet the draws of z_j, shape (S, N, D_j), and q(c_j | x), shape (N, K_j) or (S, N, K_j).
+        draws: where they are asked for, for each facet the draws of z_j, shape (S, N, D_j), and log q(c_j | x), shape
+            (N, K_j) or (S, N, K_j), with gradients.
     """
 
     reconstruction: Tensor
@@ -98,6 +99,7 @@ class FacetELBO(PairELBO):
         known: dict[int, Tensor] | None,
         *,
         num_weighing: int | None = None,
+        with_draws: bool = False,
     ) -> ELBOTerms:
         """`terms` without checks.
 
@@ -106,9 +108,11 @@ class FacetELBO(PairELBO):
             guide: q.
             x: the items, (N, *event_shape).
             known: known clusters by facet, int64 (N,).
-        num_weighing: the gradients of the mixtures' weights come from this many first items only; from all by default.
+            num_weighing: the gradients of the mixtures' weights come from this many first items only; from all by
+                default.
+            with_draws: return the draws as well.
         """
-        return _terms(model, guide, x, known, self, num_weighing)
+        return _terms(model, guide, x, known, self, num_weighing, with_draws)
 
     def bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
@@ -147,12 +151,13 @@ def _terms(
     known: dict[int, Tensor] | None,
     elbo: FacetELBO,
     num_weighing: int | None,
+    with_draws: bool,
 ) -> ELBOTerms:
     with guide._pyro_context:
         mixtures, kl_globals = draw_globals(model, guide)
         closed_form = elbo.uses_closed_form(guide, mixtures)
         filled, observed = model.split_missing(x)
-        zs, kl_z, kl_c, q_cs = [], [], [], []
+        zs, kl_z, kl_c, log_q_cs = [], [], [], []
         with NoSites():
             posteriors = read_posteriors(guide, x, filled, observed)
             # Autocast would also lower the precision of the densities' matrix products, but only the networks may have
@@ -160,10 +165,10 @@ def _terms(
             with torch.autocast(x.device.type, enabled=False):
                 for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
                     z = posterior.rsample((elbo.num_particles,))
-                    facet = FacetTerms(guide, j, closed_form, known, num_weighing)
-                    z_term, c_term, q_c = facet(mixture, posterior, z)
+                    facet = FacetTerms(guide, j, closed_form, known, num_weighing, with_draws)
+                    z_term, c_term, log_q_c = facet(mixture, posterior, z)
                     zs.append(z)
-                    q_cs.append(q_c)
+                    log_q_cs.append(log_q_c)
                     kl_z.append(z_term)
                     kl_c.append(c_term)
             reconstruction = model.observation(zs, observed).log_prob(filled)
@@ -171,13 +176,13 @@ def _terms(
     def stack(kls: list[Tensor]) -> Tensor:
         return torch.stack([kl.expand_as(reconstruction).mean(0) for kl in kls], -1)
 
-    draws = tuple(zip(zs, q_cs, strict=True))
+    draws = tuple(zip(zs, log_q_cs, strict=True)) if with_draws else ()
     return ELBOTerms(reconstruction.mean(0), stack(kl_z), stack(kl_c), model.beta, kl_globals, draws)
 
 
 @dataclass(frozen=True)
 class FacetTerms:
-    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j, and q(c_j | x).
+    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j, and log q(c_j | x).
 
     Attributes:
         guide: its rule gives q(c_j | x).
@@ -185,6 +190,7 @@ class FacetTerms:
         closed_form: evaluate E_q[log p(z | c)] and the entropy in closed form, otherwise at the draws.
         known: known clusters by facet, int64 (N,).
         num_weighing: the gradient of the mixture's weights comes from this many first items only; from all if None.
+        with_gradient: give log q(c_j | x) its gradient, also where the terms need none.
     """
 
     guide: MultiFacetGuide
@@ -192,10 +198,11 @@ class FacetTerms:
     closed_form: bool
     known: dict[int, Tensor] | None = None
     num_weighing: int | None = None
+    with_gradient: bool = False
 
     def __call__(self, mixture: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N); and
-        q(c | x), (N, K) or (S, N, K)."""
+        log q(c | x), (N, K) or (S, N, K)."""
         if self.closed_form:
             mixture = mixture.expecting(posterior)  # the assignment rule asks for the same expectation
             log_p_z, log_q_z = mixture.expected_log_prob_under(posterior), -posterior.entropy()
@@ -205,11 +212,12 @@ class FacetTerms:
         # At the optimum over q(c | x) its gradient is zero (envelope theorem). The analytic rule is the optimum of the
         # closed form, and the sample rule is the optimum at the drawn z.
         is_detached = rule.is_optimum and rule.needs_draw != self.closed_form
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached):
-            log_q_c = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.with_gradient or not is_detached)):
+            log_q = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
+        log_q_c = log_q.detach() if is_detached else log_q
         q_c = log_q_c.exp()
         kl_c = (q_c * (log_q_c - self._log_weights(mixture, len(posterior.mean)))).sum(-1)
-        return log_q_z - (q_c * log_p_z).sum(-1), kl_c, q_c
+        return log_q_z - (q_c * log_p_z).sum(-1), kl_c, log_q
 
     def _log_weights(self, mixture: Mixture, num_items: int) -> Tensor:
         log_weights = mixture.log_weights()

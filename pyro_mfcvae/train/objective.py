@@ -64,7 +64,8 @@ class Objective(PairLoss):
         """
         known, num_others = args or (None, None)
         assert isinstance(self.elbo, FacetELBO)
-        terms = self.elbo.raw_terms(self.model, self.guide, x, known, num_weighing=num_others)
+        options: Any = {"num_weighing": num_others, "with_draws": self.dependence is not None}
+        terms = self.elbo.raw_terms(self.model, self.guide, x, known, **options)
         loss = self._loss(mean := terms.mean())
         elbo = -loss.detach()
         if num_others is not None:

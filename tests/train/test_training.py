@@ -78,7 +78,7 @@ def test_the_loss_adds_the_dependence_of_the_facets_and_the_record_leaves_it_out
         pyro.set_rng_seed(3)
         found.append(Objective(pair, num_items=len(x), independence=independence)(x))
     pyro.set_rng_seed(3)
-    draws = FacetELBO().raw_terms(pair.model, pair.guide, x, None).draws
+    draws = FacetELBO().raw_terms(pair.model, pair.guide, x, None, with_draws=True).draws
     dependence = FacetDependence(pair.model.facets, x)(draws, pair.model.alpha)
     (plain, terms), (loss, same_terms) = found
     assert loss.item() == pytest.approx(plain.item() + 2 * dependence.item(), rel=1e-12)
