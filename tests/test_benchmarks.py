@@ -11,8 +11,10 @@ import pytest
 import torch
 from files_as_published import write_shapes3d, write_svhn
 
+from pyro_mfcvae.config.auto import configure_auto
 from pyro_mfcvae.config.text import load_preset, override
 from pyro_mfcvae.data.datasets import DATASETS
+from pyro_mfcvae.metrics import nmi
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 
@@ -49,6 +51,17 @@ def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
     accuracy, facets = accuracies("nrletters", 0, tmp_path)
     assert facets["letter"] == 2 and len(set(facets.values())) == 3
     assert min(accuracy.values()) >= 0.95
+
+
+@pytest.mark.slow
+@needs_data
+def test_auto_gives_letter_colour_and_corner_a_facet_each(tmp_path: Path) -> None:
+    """Of the labels' groups, of which it knows neither the numbers nor the members."""
+    config, data, _ = configure_auto("nrletters", ["facets.number=3"], None)
+    groups = fit(config, RunFolder(tmp_path / "run"), data=data, device="cpu").evaluation.groups
+    for label, values in data.test.labels.items():
+        *others, best = sorted(nmi(facet, values.numpy()) for facet in groups.T)
+        assert best >= 0.95 and max(others) <= 0.1, label
 
 
 @pytest.mark.slow
