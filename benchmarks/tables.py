@@ -45,9 +45,16 @@ FACES = ("identity", "pose", "emotion", "glasses")
 
 
 def read(kind: str, data: str) -> Rows:
-    """The rows of a record; none if there is no such file."""
+    """The rows of a record; none if there is no such file.
+
+    A label to which the matching of some seed gives no facet has the scores of its best facet there.
+    """
     path = RESULTS / f"{kind}-{data}.json"
     rows: Rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    matched = {label for row in rows for label in row["labels"]}
+    for row in rows:
+        best = row.get("best", {})
+        row["labels"] |= {label: best[label] for label in matched & best.keys() if label not in row["labels"]}
     return rows
 
 
@@ -91,7 +98,7 @@ def results(machine: str) -> str:
                     ", ".join(map(str, found)),
                     f"{number(float(np.mean(arise)))} ({number(min(arise))})",
                     number(mean(own, label, "nmi")),
-                    number(max(score["leak"] for score in scores)),
+                    number(max(score.get("leak", 0.0) for score in scores)),
                     "–".join(map(str, dict.fromkeys((seconds[0], seconds[-1])))) if seconds else "" if n else "–",
                 )
             )

@@ -20,12 +20,22 @@ from pyro_mfcvae.train.objective import Objective
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::linalg_solve_triangular", "aten::triangular_solve")
 
 
+MATMUL = torch.backends.cuda.matmul
+FLAG, WITH_TF32, FULL = (
+    ("fp32_precision", "tf32", "none") if hasattr(MATMUL, "fp32_precision") else ("allow_tf32", True, False)
+)  # before torch 2.9 there is the old flag only
+
+
+def precision() -> object:
+    return getattr(MATMUL, FLAG)
+
+
 class Products(TorchDispatchMode):
     """Lists which products are computed, each with the precision that CUDA would compute it in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, str]] = []
+        self.found: list[tuple[str, object]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -33,7 +43,7 @@ class Products(TorchDispatchMode):
         name = func.name().split(".")[0]
         result = func(*args, **(kwargs or {}))
         if name in PRODUCTS:
-            self.found.append((name, torch.backends.cuda.matmul.fp32_precision))
+            self.found.append((name, precision()))
         return result
 
 
@@ -55,7 +65,7 @@ def test_layers_are_in_tf32_forward_and_backward_and_densities_are_not(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def matmul(a: Tensor, b: Tensor) -> Tensor:
-        in_operator.append(torch.backends.cuda.matmul.fp32_precision)
+        in_operator.append(precision())
         return a @ b
 
     in_operator: list[str] = []
@@ -69,9 +79,9 @@ def test_layers_are_in_tf32_forward_and_backward_and_densities_are_not(
         losses(Objective(pair, num_items=100, tf32=True), x)
     # A layer has a product for its output, one for its weight's gradient, and one for its input's, unless that is x.
     num_products = 3 * linear_layers(pair) - (1 if case == "mlp" else 0)
-    assert in_operator == ["tf32"] * num_products
+    assert in_operator == [WITH_TF32] * num_products
     # The mode does not look into the operator: it saw the densities, with and without TF32 for the layers.
-    assert {precision for _, precision in plain.found + products.found} == {"none"}
+    assert {found for _, found in plain.found + products.found} == {FULL}
     assert len(plain.found) - len(products.found) == num_products
     assert products.found
 
@@ -121,18 +131,17 @@ def test_autocast_has_the_last_word() -> None:
         assert F.linear(x, weight).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("chosen", ["none", "ieee", "tf32"])
-def test_what_the_process_has_chosen_comes_back(chosen: str) -> None:
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = chosen
+@pytest.mark.parametrize("chosen", ["none", "ieee", "tf32"] if FLAG == "fp32_precision" else [False, True])
+def test_what_the_process_has_chosen_comes_back(chosen: str | bool) -> None:
+    before = precision()
+    setattr(MATMUL, FLAG, chosen)
     try:
         with pytest.raises(RuntimeError, match="inside"), tf32_products():
-            assert matmul.fp32_precision == "tf32"
+            assert precision() == WITH_TF32
             raise RuntimeError("inside")
-        assert matmul.fp32_precision == chosen
+        assert precision() == chosen
     finally:
-        matmul.fp32_precision = before
+        setattr(MATMUL, FLAG, before)
 
 
 def test_older_versions_of_torch_have_another_flag(monkeypatch: pytest.MonkeyPatch) -> None:
