@@ -115,7 +115,7 @@ slow = pytest.mark.slow
             marks=slow,
         ),
         pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
-        pytest.param(["training.independence=2.0"], id="independent facets"),
+        pytest.param(["training.independence=2.0"], id="independent facets", marks=slow),
         pytest.param(
             ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"],
             id="rule of a draw",
