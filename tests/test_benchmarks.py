@@ -56,7 +56,7 @@ def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_data
 def test_auto_gives_letter_colour_and_corner_a_facet_each(tmp_path: Path) -> None:
-    """Of the labels' groups, of which it knows neither the numbers nor the members."""
+    """Each label matches the groups of one facet, and no other facet shares information with it."""
     config, data, _ = configure_auto("nrletters", ["facets.number=3"], None)
     groups = fit(config, RunFolder(tmp_path / "run"), data=data, device="cpu").evaluation.groups
     for label, values in data.test.labels.items():

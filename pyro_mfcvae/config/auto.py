@@ -48,7 +48,7 @@ _STEPS_FROM, _STEPS_TO = 400, 20_000
 _INDEPENDENCE = 30.0
 
 _NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
-_OBJECTIVE = "training.objective"
+_INDEPENDENCE_NAME = "training.independence"
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def choose_settings(
     options = {"scale": scale} | ({"standardize": True} if are_vectors else {})
     table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": options}}
     table["training"]["batch_size"] = batch_size
-    if num_facets > 1 and _OBJECTIVE not in given:  # another objective has no such penalty
-        table["training"]["independence"] = _INDEPENDENCE
     config = _add_steps(override(parse_config(table, source="the preset auto"), settings), given, num)
+    if num_facets > 1 and config.training.objective == "elbo" and _INDEPENDENCE_NAME not in given:
+        config = override(config, [f"{_INDEPENDENCE_NAME}={_INDEPENDENCE}"])
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(

@@ -15,7 +15,7 @@ _RATE = 0.1
 _TEMPERATURE, _LEAST_LOG = 10.0, -1e4
 _ASSIGNMENT_WEIGHT = 0.1  # of one softened assignment; one coordinate of z counts 1
 
-# Information of at most so many times what chance gives in the items of the running moments counts nothing.
+# Information is ignored up to this multiple of its expectation under independence.
 _TIMES_CHANCE = 2.0
 
 # Items of the overall mean that are added to each cluster, as a fraction of all items; the smallest variance, as a
@@ -65,7 +65,7 @@ class FacetDependence(nn.Module):
 
         Args:
             draws: for each facet draws of z_j, (S, N, D_j), and log q(c_j | x), (N, K_j) or (S, N, K_j).
-            alpha: of each facet, (J,); facets that have not joined count nothing.
+            alpha: weight of each facet, (J,); it is 0 before the facet joins.
         """
         rows = [(z.flatten(0, 1), log_q.expand(*z.shape[:2], -1).flatten(0, 1)) for z, log_q in draws]
         features = torch.cat([torch.cat([z, _soften(log_q)], -1) for z, log_q in rows], -1)
@@ -84,8 +84,8 @@ class FacetDependence(nn.Module):
     def _information(self, j: int, features: Tensor, q_c: Tensor) -> Tensor:
         """I(c_j; f) of every feature f of all facets, (F,), for features (M, F) and q(c_j | x), (M, K_j).
 
-        It is 0 where it is no larger than chance explains: K clusters have (K - 1) / (2 n) nats about a feature of n
-        items that does not depend on them, n here the items whose weights in a mean vary as much.
+        It is set to 0 where it is not larger than twice its expectation under independence, (K - 1) / (2 n) nats for
+        K clusters and n items. Here n is the effective number of items in the running moments, M (2 - rate) / rate.
         """
         with torch.no_grad():
             frequency = self._update(f"frequency_{j}", q_c.mean(0))

@@ -218,7 +218,7 @@ def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[i
 
 
 def _moments_of_facets(training: Training) -> dict[str, Tensor]:
-    """The running moments of the penalty on facets that depend on each other; empty if there is none."""
+    """Name → running moment of the penalty on dependent facets; empty without this penalty."""
     dependence = getattr(training.objective, "dependence", None)
     return {} if dependence is None else dict(dependence.named_buffers())
 

@@ -63,8 +63,9 @@ class FacetGroups:
         return np.flatnonzero(self.labels == group).tolist()
 
     def next_overlaps(self) -> list[float | None]:
-        """The overlap at which each group takes part in its next merge, (G,); None where there is none: a facet of one
-        group, and groups that are not a cut through the tree.
+        """The overlap of each group's next merge, (G,).
+
+        It is None if the facet has one group, or if its groups are not a cut through the tree.
         """
         found: list[float | None] = [None] * self.num_groups
         if self.is_cut:

@@ -19,7 +19,7 @@ def keep_apart() -> None:
 
 @pytest.mark.usefixtures("fitted")
 def test_sample_draws_tables_for_every_facet(mfcvae: Run) -> None:
-    """Of its groups, or of the clusters of its only group."""
+    """The parts of a facet that a table shows: its groups, or the clusters of its only group."""
     keep_apart()
     assert mfcvae("groups", "run", "--num-groups", "1=1")[0] == 0
     kinds = ("groups", "clusters")

@@ -92,8 +92,12 @@ def test_several_facets_are_kept_independent_by_a_penalty_on_the_elbo() -> None:
     several = choose_settings(images, source="x", num_facets=3).config.training
     assert (several.objective, several.independence) == ("elbo", 30.0)
     assert choose_settings(images, source="x", num_facets=1).config.training.independence == 0.0
-    other = choose_settings(images, source="x", settings=["training.objective=importance_weighted"]).config.training
-    assert (other.objective, other.independence) == ("importance_weighted", 0.0)
+    for settings, expected in (
+        (["training.objective=importance_weighted"], 0.0),
+        (["training.objective=elbo"], 30.0),
+        (["training.independence=2"], 2.0),
+    ):
+        assert choose_settings(images, source="x", settings=settings).config.training.independence == expected
 
 
 def test_one_facet_starts_linearly_too() -> None:

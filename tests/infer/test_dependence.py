@@ -98,7 +98,7 @@ def test_known_values_at_many_items() -> None:
 
 
 def test_what_chance_explains_costs_nothing() -> None:
-    """Of three clusters and 1,000 items: by chance (3 - 1) / (2 · 19,000) nats; twice as much is free."""
+    """Three clusters and 1,000 items have (3 - 1) / (2 · 19,000) nats by chance; twice that amount is free."""
     random = torch.Generator().manual_seed(0)
     c_0 = torch.randint(3, (1000,), generator=random)
     draws_0, log_q_1 = (torch.zeros(1, 1000, 2), one_hot(c_0, 3)), torch.full((1000, 2), math.log(0.5))
