@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 Partition = list[list[int]]
 RESULTS = Path(__file__).parent / "results"
 MOST_ITEMS = 2000
-MIN_ACCURACY = 0.9  # of the clusters, for a label to count
+MIN_ACCURACY = 0.9  # a label counts if the clusters reach this accuracy
 
 # The cut of our criterion was chosen on runs of these data sets, with their labels in view.
 CHOSEN_ON = {"stickfigures", "pairs", "shapes", "nrletters", "triples", "rooms-wall", "rooms-floor"}

@@ -40,7 +40,7 @@ METHODS = {
     "enrc": "ENRC",
     "vade": "VaDE",
 }
-_SEEDS = 3  # of the other methods
+_SEEDS = 3  # the other methods have this many
 FACES = ("identity", "pose", "emotion", "glasses")
 
 

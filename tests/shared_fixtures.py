@@ -1,14 +1,12 @@
 """Every test runs in float64, seeded, with an empty parameter store and validation; fixtures make small pairs."""
 
 import gc
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pyro
 import pytest
 import torch
@@ -33,6 +31,10 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 EVENT_SHAPE = (1, 2, 3)
 
+# For every seed torch stores a stack trace, so that it can seed CUDA later. Formatting them takes seconds of the suite.
+if not torch.cuda.is_available():
+    torch.cuda.manual_seed_all = lambda seed: None
+
 
 @pytest.fixture(autouse=True)
 def exact_and_repeatable() -> Iterator[None]:
@@ -40,20 +42,10 @@ def exact_and_repeatable() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pyro.clear_param_store()
-    _seed()
+    pyro.set_rng_seed(0)
     with pyro.validation_enabled(True):
         yield
     torch.set_default_dtype(dtype)
-
-
-def _seed() -> None:
-    """Seed what `pyro.set_rng_seed` seeds, but CUDA only where it is in use: torch would store a stack trace for it."""
-    if torch.cuda.is_initialized():
-        pyro.set_rng_seed(0)
-        return
-    torch.default_generator.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
 
 
 def pytest_collection_finish() -> None:

@@ -35,7 +35,8 @@ def test_majority_accuracy_is_one_when_every_item_has_its_own_cluster() -> None:
 
 
 def test_majority_labels_come_from_the_reference() -> None:
-    # The reference says 0 → 1, 2 → 0, and nothing about cluster 1: right are the third item and the last.
+    # In the reference cluster 0 has label 1, cluster 2 has label 0, and cluster 1 is empty: the third and the last
+    # item are right.
     assert majority_accuracy(CLUSTERS, LABELS, reference=([0, 0, 0, 2], [1, 1, 0, 0])) == 2 / 6
 
 
@@ -144,7 +145,7 @@ def scores_with_nmi(**nmi: list[float]) -> FacetScores:
 
 
 def test_best_facets_are_matched_one_to_one() -> None:
-    # Both label sets like facet 0 best; the total is highest when shape gives way: 0.9 + 0.5 > 0.8 + 0.1.
+    # Both label sets agree best with facet 0. The total is highest if shape takes facet 1: 0.9 + 0.5 > 0.8 + 0.1.
     assert scores_with_nmi(shape=[0.8, 0.5], hue=[0.9, 0.1]).best_facets() == {"shape": 1, "hue": 0}
 
 

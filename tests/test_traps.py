@@ -67,9 +67,8 @@ def test_a_scale_of_zero_is_refused_and_beta_zero_takes_the_facet_out(make_pair:
         assert all(p.grad.any() for p in active.parameters())
 
 
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning"
-)  # of the enumeration and of the order of the sites, before it refuses
+# Before Pyro refuses, it warns of the enumeration and of the order of the sites.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_trace_mean_field_refuses_the_categorical_guide(make_pair: MakePair, make_x: MakeX) -> None:
     with pytest.raises(NotImplementedError, match="must be fully reparameterized"):
         TraceMeanField_ELBO().loss(*make_pair(), make_x(4))

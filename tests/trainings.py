@@ -40,7 +40,7 @@ def watch_batches(training: Training) -> list[list[int]]:
     batches: list[list[int]] = []
 
     def see(_: nn.Module, args: tuple[Tensor], __: object) -> None:
-        if torch.is_grad_enabled():  # neither the fits of the mixtures nor the count of clusters are
+        if torch.is_grad_enabled():  # fits of the mixtures and counts of clusters run without gradients
             batches.append([round(number) for number in (args[0][:, 0, 0, 0] * len(training.images)).tolist()])
 
     training.pair.guide.encoder.register_forward_hook(see)

@@ -19,7 +19,7 @@ CALIBRATION = Question(
     name="calibration of q(c|x)",
     asks="Are 80 % of the assignments with a probability of 80 % right?",
     statistic="the larger of two calibration errors, that of the most probable cluster and that of all clusters "
-    "(classwise), minus the mean of the same where every true cluster is redrawn from q(c | x)",
+    "(classwise), minus the mean of this number over true clusters that are redrawn from q(c | x)",
     exact="Given x, the true cluster is a draw from q(c | x). Three tests under that distribution: of the sharpness, "
     "mean q(true c) - mean sum_c q(c)² (normal); of every cluster's frequency (normal); of ten bins of confidence "
     "(normal, or Poisson where few errors are expected). Bonferroni.",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_SIZE = 3.4  # inches
-_LETTERS_PER_INCH = 14  # in the text below titles
+_LETTERS_PER_INCH = 14  # the text below titles has this many
 
 
 def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple["Figure", NDArray[Any]]:

@@ -71,10 +71,10 @@ _ADVICE = {
         "Your items are less probable than items that the model draws: they have something that it does not describe.",
     ),
     HELD_OUT.name: (
-        "Half of one of your items predicts the other half better than in items that the model draws. The model may "
-        "add noise that yours do not have.",
-        "Half of one of your items predicts the other half worse than in items that the model draws: yours have "
-        "details that it does not describe.",
+        "One half of an item predicts the other half better in your items than in items that the model draws. The "
+        "model may add noise that yours do not have.",
+        "One half of an item predicts the other half worse in your items than in items that the model draws: yours "
+        "have details that it does not describe.",
     ),
 }
 

@@ -161,7 +161,7 @@ class _Settings:
         return None
 
     def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
-        """Suggest to set a key to ``new`` of its present value; nothing if that is None or the run has no such key."""
+        """Suggest the value new(present value) for a key; nothing if that is None or the run has no such key."""
         found = self.find(key, section)
         value = None if found is None else new(found[1])
         if found is None or value is None:
@@ -205,10 +205,11 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 
 
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """Other noise, where that alone is at fault.
+    """Suggest to learn the noise, if it differs a little from that of the items.
 
-    A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in `shapes`.
-    Learned, it made 15 groups of the four shapes: it is suggested only where it would change little.
+    A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in `shapes`. If
+    that scale was learned, the four shapes became 15 groups. So learning is suggested only if it changes the scale a
+    little.
     """
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
@@ -220,8 +221,8 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
 def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
     """Scale of the Gaussian noise over that of the residuals, by the variance that it adds to an item's pixels.
 
-    An item's variance over pixels (contrast²) is that of the mean of p(x | z) plus that of its noise; of a replication
-    likewise. None where the scale is not one number in the data's units.
+    The variance over the pixels of an item, or of a replication, is contrast². It is the variance of the mean of
+    p(x | z) plus that of the noise. The result is None if the scale is not one number in the data's units.
     """
     scale, units = run.find("scale", "likelihood"), run.find("standardize", "likelihood")
     if (
@@ -254,7 +255,7 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """More training first: an encoder that lags behind loses more than its family of q(z | x) does."""
+    """Suggest more training first: a guide usually loses more by short training than by its family of q(z | x)."""
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
     time, shapes = "they have more time to improve", "q(z|x) can take more shapes"
     longer, wider = (f"The encoder's z are approximate; with this setting {gain}." for gain in (time, shapes))

@@ -36,7 +36,8 @@ _SIDE = 32
 # Steps of training for one facet or two, for each further facet, and of the linear start.
 _STEPS, _STEPS_PER_FACET, _LINEAR_START_STEPS = 1900, 500, 400
 _FEWEST_START_STEPS = 20  # fewer do not bring the networks near a linear model
-_REFIT_STEPS = (300, 700, 1200)  # of the mixtures, which are first fitted before the first step
+# The mixtures are fitted before the first step, and again at these steps.
+_REFIT_STEPS = (300, 700, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
 

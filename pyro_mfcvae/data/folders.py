@@ -227,7 +227,7 @@ def _check_header(file: Path, image: "Image.Image") -> _Picture:
 
 def _has_more(image: "Image.Image") -> bool:
     """Whether a file has several pictures that are meant to be seen."""
-    if image.format == "TIFF":  # to count its pictures takes long if there are a million
+    if image.format == "TIFF":  # counting its pictures takes long if there are a million
         try:
             image.seek(1)
         except EOFError:

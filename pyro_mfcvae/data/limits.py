@@ -122,7 +122,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_scans(file: IO[bytes], num_pixels: int, name: str) -> None:
-    """Refuse a JPEG file that says so often that its picture goes on that decoding takes minutes.
+    """Refuse a JPEG file with so many scans that decoding it would take minutes.
 
     Args:
         file: the whole file, which is read from its beginning.
@@ -165,7 +165,7 @@ def reading(path: Path, cure: str) -> Iterator[None]:
 
 
 def unreadable(path: Path, error: BaseException, cure: str) -> InputError:
-    """The one line for a file that a reader failed on."""
+    """The error, in one line, for a file that a reader cannot read."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(error)).split()
     reason = " ".join(words)[:200] or type(error).__name__
     return InputError(f"expected a file that can be read, got {path}: cannot read it ({reason}); {cure}")

@@ -28,8 +28,8 @@ _TO_MAP = "save the images with np.save, which are mapped and not read, or "
 
 
 def read_npy(path: Path) -> Loaded:
-    """Read an ``.npy`` file: all items are training items, and up to 10,000 of them, evenly spread, are scored: as
-    many as take a quarter of the limit on memory.
+    """Read an ``.npy`` file: all items train, and 10,000 of them (fewer if they would take more than a quarter of the
+    limit on memory), evenly spread, are scored.
 
     Images of uint8 or float32 are mapped: batches are read when they are needed. Images of other types, and vectors,
     are read into memory.

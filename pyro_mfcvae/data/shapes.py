@@ -76,7 +76,9 @@ def draw_shapes(
     if size < 8:
         raise InputError(f"expected pictures of at least 8 by 8 pixels, got size={size}; below that figures look alike")
     if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}; torch would cut it to 32 bits in silence")
+        raise InputError(
+            f"expected a seed from 0 to 2**32 - 1, got {seed}; torch would cut it to 32 bits without a warning"
+        )
     jitter = jitter or Jitter()
     generator = torch.Generator().manual_seed(seed)
 

@@ -36,7 +36,7 @@ _RANGES = {
     "orientation": (-30.0, 30.0),
 }
 
-_ROWS = 2000  # of the file that are in memory at once: 25 MB
+_ROWS = 2000  # the file is read in parts of this many rows: 25 MB
 
 
 def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:

@@ -178,7 +178,7 @@ def _column(name: str, column: "pyarrow.ChunkedArray", path: Path) -> tuple[str,
 
 
 def _texts_of(column: "pyarrow.ChunkedArray") -> list[str]:
-    """The texts of a column, of which those of a dictionary are kept once."""
+    """The texts of a column; equal texts of a dictionary share one string in memory."""
     texts: list[str] = []
     for chunk in column.chunks:
         if hasattr(chunk, "dictionary"):

@@ -1,4 +1,4 @@
-"""Requests that change the groups: cut, name, merge, split, undo. Each answers with a page, except for the slider's."""
+"""Requests that change the groups: cut, name, merge, split, undo. The answer is a page, or a part of one."""
 
 from starlette.datastructures import FormData
 from starlette.requests import Request

@@ -115,7 +115,7 @@ async def _answer_body_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_os_error(request: Request, error: Exception) -> Response:
-    """A full disk, say: nothing was changed."""
+    """Answer an error of the system, such as a full disk. Nothing was changed."""
     assert isinstance(error, OSError)
     where, reason = error.filename or "the run's folder", (error.strerror or "it failed").lower()
     return _error(request, 507, f"cannot use {where}: {reason}")

@@ -13,7 +13,7 @@ _RATE = 0.1
 # Softened assignments q_T(c | x) ∝ q(c | x)^(1/T) have a gradient also between clusters that lie far apart. Logarithms
 # below the least one, such as those of clusters without weight, get none.
 _TEMPERATURE, _LEAST_LOG = 10.0, -1e4
-_ASSIGNMENT_WEIGHT = 0.1  # of one softened assignment; one coordinate of z counts 1
+_ASSIGNMENT_WEIGHT = 0.1  # a softened assignment has this weight, a coordinate of z the weight 1
 
 # Information is ignored up to this multiple of its expectation under independence.
 _TIMES_CHANCE = 2.0
@@ -90,7 +90,7 @@ class FacetDependence(nn.Module):
         with torch.no_grad():
             frequency = self._update(f"frequency_{j}", q_c.mean(0))
             sums = self._update(f"sums_{j}", q_c.T @ features / len(features))
-            weight = frequency.sum()  # of the running moments, below 1 in the first steps
+            weight = frequency.sum()  # the total weight of the running moments is below 1 in the first steps
             frequency, sums, squares = frequency / weight, sums / weight, self.squares / weight
             mean = sums.sum(0)
             variance = torch.maximum(squares - mean.square(), _MIN_VARIANCE * (1 + squares))

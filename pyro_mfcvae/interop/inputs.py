@@ -111,7 +111,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
 
 
 def check_parts(model: Any) -> None:
-    """Refuse parts that were replaced by ones of other facets or shapes, and weights of facets that are none.
+    """Refuse parts that were replaced by parts of other facets or shapes, and invalid weights of facets.
 
     Args:
         model: a `MultiFacetModel`.

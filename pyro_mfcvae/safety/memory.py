@@ -34,7 +34,7 @@ def limited_memory(max_bytes: int, *, source: str, advice: str) -> Iterator[None
 
 
 class _Limit(TorchDispatchMode):
-    """Adds up the bytes of new tensors; what a factory is about to make is found on PyTorch's device without memory."""
+    """Adds up the bytes of new tensors; their sizes are computed on PyTorch's meta device before memory is taken."""
 
     def __init__(self, max_bytes: int, source: str, advice: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

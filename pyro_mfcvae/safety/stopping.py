@@ -10,7 +10,7 @@ from types import FrameType
 
 # Seconds to wait for a step; a longer one (such as a compilation) is abandoned.
 _PATIENCE_SECONDS = 5.0
-# Seconds after that until a process ends that runs no Python code, because it waits for another rank, say.
+# After these further seconds a process is ended that runs no Python code, for example because it waits for a rank.
 _MORE_SECONDS = 2.0
 # Seconds after the first signal within which another one is the same request: a terminal sends its signal to all
 # processes of a command, and a parent process then asks its workers to end as well.
@@ -173,7 +173,7 @@ def end_if_stuck() -> Iterator[None]:
 
 
 def _watch_signals(pipe: int) -> None:
-    """Read the numbers of signals from a pipe, which the interpreter writes at once, and see that they have effect."""
+    """Read the signals that the interpreter writes into a pipe, and end the process if one has no effect."""
     while number := os.read(pipe, 1):
         signum = number[0]
         if signum in _SIGNALS and signal.getsignal(signum) is _handle and not _is_answered(time.monotonic()):
@@ -195,7 +195,7 @@ def _is_answered(arrival: float) -> bool:
 
 
 def _forget_watcher() -> None:
-    """A forked process must not write its signals to the thread of the one that it was forked from."""
+    """Detach a forked process from the pipe, whose reader is a thread of its parent process."""
     global _watching
     if _watching:
         _watching = False

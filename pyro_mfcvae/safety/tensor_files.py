@@ -1,7 +1,7 @@
 """Files of tensors (safetensors) with a checksum of the whole file; no pickle is written or read.
 
 The metadata hold the SHA-256 of all names, types, shapes and values and of the other metadata, so a single flipped bit
-is found. It detects damage, not forgery: who can write the file can also write its checksum.
+is found. It detects damage, not forgery: anybody who can write the file can also write its checksum.
 """
 
 import errno

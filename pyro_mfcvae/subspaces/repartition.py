@@ -23,7 +23,7 @@ from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find
 
 Array = NDArray[np.float64]
 
-_BATCH_SIZE = 1000  # of items that are encoded at once
+_BATCH_SIZE = 1000  # so many items are encoded at once
 
 # Nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
 _MARGIN = 0.2

@@ -14,7 +14,8 @@ _COMPONENT_COST = 0.02
 # Numbers of components of the mixtures that score a subspace.
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
 
-_MIN_VARIANCE = 1e-2  # in units of q(z | x)'s variance
+# Added to the variances of a mixture's components, in units of the variance of q(z | x).
+_MIN_VARIANCE = 1e-2
 
 
 class SubspaceScore:

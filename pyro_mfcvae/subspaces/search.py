@@ -20,7 +20,7 @@ MOST_ITEMS = 3000
 _NUM_STARTS = 2
 _NUM_POINTS = 1000
 
-_MOST_CLUSTERS = 12  # of a subspace, while subspaces are searched
+_MOST_CLUSTERS = 12  # the search gives a subspace at most this many
 
 
 def draw_sizes(num: int, most_clusters: int, rng: np.random.Generator) -> list[int]:

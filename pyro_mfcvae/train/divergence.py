@@ -61,8 +61,9 @@ class CollapsedError(InputError):
 def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
     """Refuse a result whose ELBO is not finite, or far below that of a model with no latent variables at all.
 
-    That model's log p(x) is the likelihood's at a decoder output of zero; every network starts near it. If the ELBO is
-    ten times lower, and by at least 100 nats, the weights have diverged: a poor clustering is never that bad.
+    The log p(x) of that model is the likelihood's for a decoder output of zero, and every network starts near it. If
+    the ELBO is ten times lower, and by at least 100 nats, the weights have diverged: a poor clustering is never that
+    bad.
 
     Args:
         pair: the fitted model and guide.
@@ -76,8 +77,8 @@ def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
     floor = floor - 9 * abs(floor) - 100 if math.isfinite(floor) else -math.inf
     if not math.isfinite(elbo) or elbo < floor:
         raise CollapsedError(
-            f"expected an ELBO above {floor:.0f} nats per item, which a model without latent variables has ten times "
-            f"over, got {elbo:.0f}: the weights ran away, so lower training.learning_rate"
+            f"expected an ELBO above {floor:.0f} nats per item (ten times as low as that of a model without latent "
+            f"variables), got {elbo:.0f}: the weights ran away, so lower training.learning_rate"
         )
 
 

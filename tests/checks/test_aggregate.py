@@ -60,7 +60,7 @@ def test_shapes_of_the_same_distribution_are_rejected_as_rarely_as_stated() -> N
 
 def test_one_cluster_that_stands_for_two_is_found_by_its_shape() -> None:
     pair = make_pair(3, 2, layout="merged")
-    data = to_inference_data(pair, draw(make_pair(3, 2), 600), num_samples=32, num_simulated=600, pixels=False)
+    data = to_inference_data(pair, draw(make_pair(3, 2), 300), num_samples=32, num_simulated=300, pixels=False)
     check = next(c for c in check_aggregate(CheckData.from_arviz(data)) if c.question is SHAPE and c.facet == 1)
     assert check.verdict == "bad" and check.details["where"].startswith("cluster")
     assert "may stand for two" in check.advice

@@ -173,7 +173,7 @@ def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: 
 
 def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
     config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=19"]).config
-    assert config.stage_epochs == (0, 19)  # of 50 steps: 950, half of 1900
+    assert config.stage_epochs == (0, 19)  # 19 epochs of 50 steps are 950 steps, half of 1900
     assert config.mixture_fit.joint_refit_steps == (150, 350, 600)
     assert config.schedule.linear_start_steps == 200
     kept = ["training.epochs=19", "schedule.linear_start_steps=7", "mixture_fit.joint_refit_steps=[5]"]

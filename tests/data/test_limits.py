@@ -93,7 +93,7 @@ def save_folder(folder: Path, image: Image.Image, **options: object) -> Path:
 def test_pictures_are_turned_as_exif_says(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    exif[0x0112] = 6  # a viewer turns the picture by 90 degrees, clockwise
     folder = save_folder(tmp_path / "photos", Image.fromarray(pixels), exif=exif)
     images = load_dataset(folder).train.images
     assert np.array_equal(images[0, 0].numpy(), np.rot90(pixels, -1))

@@ -105,7 +105,7 @@ def test_a_larger_picture_shows_the_same_scene() -> None:
     small, _ = draw_shapes(20, size=16)
     large, _ = draw_shapes(20, size=64)
     pooled = torch.nn.functional.avg_pool2d(large.float(), 4)
-    assert (pooled - small.float()).abs().mean() < 3  # of 255: they differ at the edges only
+    assert (pooled - small.float()).abs().mean() < 3  # the range is 255: they differ at the edges only
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,9 @@ def test_the_best_independent_facets_of_a_normal_posterior_have_equal_weights() 
     for j in range(2):
         log_weights = stats[f"log_weight_{j}"][1][0]
         np.testing.assert_allclose(log_weights, log_weights[:1].repeat(50, 0), atol=1e-10)
-    assert draw_log_weights(pair, x, num_samples=50).std(0).min() > 0.1  # which the facets together have not
+    assert (
+        draw_log_weights(pair, x, num_samples=50).std(0).min() > 0.1
+    )  # the joint draws of both facets have unequal weights
 
 
 def test_the_sample_rule_gives_the_collapsed_bound(make_pair: Make, make_x: Callable[[int], Tensor]) -> None:
@@ -175,7 +177,7 @@ for num in (100, 500, 1500):
     assert many - few < 100
 
 
-def test_halves_of_independent_elements_foretell_each_other_by_their_own_density(make_pair: Make) -> None:
+def test_halves_of_independent_elements_predict_each_other_by_their_own_density(make_pair: Make) -> None:
     """Where x does not depend on z, log p(x_B | x_A) is the mean log density of the elements of B."""
     pair = linear_pair()
     pair.model.decoder.weight.zero_()

@@ -73,13 +73,17 @@ def endless(num_scans: int) -> bytes:
         (header_of(9_000, 9_000), "expected at most 32,000,000 pixels, got 9000 × 9000"),
         (header_of(2**30, 2**30), "expected at most 32,000,000 pixels, got many more"),
         (b"x" * (MAX_BYTES + 1), "expected at most 16 MiB, got 16.0"),
-        (endless(400), "expected at most 343 scans of 25000000 pixels, got 406 in the image"),
     ],
-    ids=["empty", "eps", "svg", "tiff", "half", "bomb", "overflow", "large", "endless"],
+    ids=["empty", "eps", "svg", "tiff", "half", "bomb", "overflow", "large"],
 )
 def test_what_is_no_image_within_bounds_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_upload(content, (1, 4, 4))
+
+
+def test_an_image_of_many_scans_is_refused() -> None:
+    with pytest.raises(InputError, match="expected at most 343 scans of 25000000 pixels, got 406 in the image"):
+        read_upload(endless(400), (1, 4, 4))
 
 
 def test_a_run_on_vectors_takes_no_image() -> None:

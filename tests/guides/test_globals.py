@@ -102,7 +102,7 @@ def test_a_guide_of_ones_own_needs_neither_median_nor_location() -> None:
 
     model, guide = pair(lambda _: Own(), random=("loc", "scale"))
     typical = typical_values(guide.globals_guide, model)
-    error = 1.25 * 0.2 / 101**0.5  # of a median of 101 normal draws
+    error = 1.25 * 0.2 / 101**0.5  # standard error of the median of 101 normal draws
     torch.testing.assert_close(typical["scale_0"].log(), torch.full((3, 2), 0.7), rtol=0.0, atol=5 * error)
     move_to(guide.globals_guide, model.starting_point(), model)
     assert values.keys() == {"loc_0", "scale_0"}

@@ -36,7 +36,7 @@ def run(
 
 
 # What stands for all cases in the fast tests.
-QUICK = ("conv", "one cluster", "monte_carlo", "independent facets")
+QUICK = ("conv", "one cluster", "independent facets")
 
 
 class NoCompilerError(Exception):

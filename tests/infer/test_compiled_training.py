@@ -152,7 +152,7 @@ def test_a_compiled_loss_follows_every_change_of_the_pair(settings: list[str], c
 @pytest.mark.usefixtures("as_traced")
 def test_the_parameters_of_a_cleared_store_are_noted_again() -> None:
     x, loss = torch.rand(8, *SHAPE), FacetELBO(compile=True)
-    pair = small_pair()
+    pair = small_pair(*ONE_FACET)
     run_svi(pair, loss, [x, x])
     names = set(pyro.get_param_store().keys())
     pyro.clear_param_store()
@@ -193,9 +193,9 @@ def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
 
 
 @pytest.mark.usefixtures("as_traced")
-@pytest.mark.parametrize("kind", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
-def test_a_compiled_training_is_the_training(kind: str) -> None:
-    settings = [f"networks.kind={kind}", "training.free_nats=0.1"]
+@pytest.mark.parametrize("settings", [ONE_FACET, pytest.param(["networks.kind=conv"], marks=pytest.mark.slow)])
+def test_a_compiled_training_is_the_training(settings: list[str]) -> None:
+    settings = [*settings, "training.free_nats=0.1"]
     here, there = trained(*settings), trained(*settings, "training.compile=false")
     torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
 

@@ -106,8 +106,8 @@ def test_shapes_and_non_negative_cluster_kl(make_pair: MakePair, make_x: MakeX) 
     assert terms.reconstruction.shape == (7,)
     assert terms.kl_z.shape == terms.kl_c.shape == (7, 3)
     assert (terms.kl_c >= 0).all()
-    assert (terms.kl >= 0).all()  # of q(z, c | x) and p(z, c) as a whole; kl_z alone is also one, averaged over c
-    assert (terms.kl_z >= 0).all()
+    assert (terms.kl >= 0).all()  # the divergence of q(z, c | x) from p(z, c)
+    assert (terms.kl_z >= 0).all()  # a divergence as well, averaged over c
 
 
 def test_errors(make_pair: MakePair, make_x: MakeX) -> None:

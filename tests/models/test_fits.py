@@ -82,7 +82,7 @@ def test_em_starts_at_what_is_known(covariance: Covariance, monkeypatch: pytest.
     assert settings["weights_init"].tolist() == [0.25] * 4
 
 
-def test_em_starts_as_ever_where_too_few_points_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_em_starts_without_the_known_points_if_they_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four points of two clusters leave two degrees of freedom for a covariance in two dimensions."""
     seen, clusters = torch.randn(5, 2), torch.tensor([0, 0, 1, 1, -1])
     settings = record_start(monkeypatch, MixturePrior(FACET), torch.randn(50, 2), (seen, clusters))

@@ -99,7 +99,8 @@ def test_a_random_mean_is_averaged_over_and_its_kl_is_counted(monkeypatch: pytes
     assert found == evaluate(pair, Split(x)).elbo
     noise = torch.distributions.Normal(0.0, 0.3)
     reconstruction, entropy = noise.log_prob(torch.zeros(())).item(), noise.entropy().item()
-    cross_entropy = 0.5 * math.log(2 * math.pi * 0.25) + (0.5**2 + 1 + 0.3**2) / (2 * 0.25)  # of q(z | x), over loc too
+    # -E[log p(z | loc)] over z ~ q(z | x) and loc ~ q(loc).
+    cross_entropy = 0.5 * math.log(2 * math.pi * 0.25) + (0.5**2 + 1 + 0.3**2) / (2 * 0.25)
     kl_loc = math.log(3.0) + (1 + 4) / 18 - 0.5
     assert found == pytest.approx(reconstruction + entropy - cross_entropy - kl_loc, abs=0.4)
 

@@ -110,7 +110,7 @@ class Signal(Stopper):
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(whole: Fit, tmp_path: Path) -> None:
-    for step, taken in ((4, (1, 1)), (9, (4, 1)), (2, (5, 0))):  # each counted from where the run went on
+    for step, taken in ((4, (1, 1)), (9, (4, 1)), (2, (5, 0))):  # counted from the resume
         with pytest.raises(StoppedError, match="SIGTERM"):
             fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Signal(step=step),))
         _, metadata = read_tensors(RunFolder(tmp_path).checkpoint_path, "epoch")

@@ -79,10 +79,14 @@ with stopping.{0}, stopping.end_if_stuck():
 COMPILED, SLEEP = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)", "import time; time.sleep(60)"
 
 
-@pytest.mark.parametrize("context", ["stop_on_signals()", "stop_after_step()"])
 @pytest.mark.parametrize(
-    ("act", "code", "message"),
-    [(COMPILED, 143, "within a step that did not end"), (SLEEP, 1, "StoppedError: SIGTERM")],
+    ("context", "act", "code", "message"),
+    [
+        ("stop_after_step()", COMPILED, 143, "within a step that did not end"),
+        ("stop_on_signals()", SLEEP, 1, "StoppedError: SIGTERM"),
+        pytest.param("stop_on_signals()", COMPILED, 143, "within a step that did not end", marks=pytest.mark.slow),
+        pytest.param("stop_after_step()", SLEEP, 1, "StoppedError: SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_process_that_runs_no_python_code(context: str, act: str, code: int, message: str) -> None:
     """Compiled code runs for minutes and must be killed; Python itself interrupts a sleep."""

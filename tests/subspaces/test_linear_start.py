@@ -1,6 +1,7 @@
 """Linear start: planted subspaces of the data are found, and the networks learn to encode and decode by them."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pyro_mfcvae.guides.posteriors import FullCovarianceHead, GaussianHead
 from pyro_mfcvae.metrics import ari
 from pyro_mfcvae.models import GaussianLikelihood, Likelihood, MixturePrior, MLPLadderDecoder, MultiFacetModel
 from pyro_mfcvae.models.likelihoods import BernoulliLikelihood
+from pyro_mfcvae.subspaces import linear_start
 from pyro_mfcvae.subspaces.linear_start import _Features, _loss, find_linear_facets, start_linearly
 
 SCALE = 0.5
@@ -140,6 +142,13 @@ def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead)
     assert all(p.grad is None or not p.grad.any() for p in pair.parameters())
 
 
+@pytest.fixture
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rotations are tried instead of thirty."""
+    monkeypatch.setattr(linear_start, "find_linear_facets", partial(find_linear_facets, num_tries=3))
+
+
+@pytest.mark.usefixtures("quick_search")
 def test_missing_elements_take_their_mean_and_count_for_nothing() -> None:
     items, _ = planted((3, 2), num=90)
     x = torch.from_numpy(items)
@@ -155,6 +164,7 @@ def test_missing_elements_take_their_mean_and_count_for_nothing() -> None:
     assert np.isfinite(facets.matrix).all()
 
 
+@pytest.mark.usefixtures("quick_search")
 def test_other_likelihoods_start_linearly_too() -> None:
     items, _ = planted((3, 2), num=90)
     pair, x = make_pair(BernoulliLikelihood()), (torch.from_numpy(items) > 0).double()
@@ -170,5 +180,5 @@ def test_other_likelihoods_start_linearly_too() -> None:
         on_progress=lambda *part: reported.append(part),
     )
     assert 0 < facets.width < 1
-    assert reported[:1] == [("search for subspaces", 1, 30)]
-    assert reported[29:] == [("search for subspaces", 30, 30), ("linear start", 1, 2), ("linear start", 2, 2)]
+    assert reported[:1] == [("search for subspaces", 1, 3)]
+    assert reported[2:] == [("search for subspaces", 3, 3), ("linear start", 1, 2), ("linear start", 2, 2)]

@@ -1,4 +1,4 @@
-"""That every item comes once, in an order of seed and epoch alone, is shown by whole trainings in test_training.py."""
+"""Batches. The whole trainings in test_training.py show that every item comes once an epoch, in the seed's order."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -19,8 +19,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.train.devices import RandomState, open_fabric
 
-# Ranks draw other z than one process does for the same items. Here nobody draws any, so that all is deterministic but
-# the fits of the mixtures, which are the first rank's. Batch norm is left out: each rank normalises its own share.
+# Several ranks draw other z for the same items than one process does. So this program draws no z; only the fits of the
+# mixtures are random, and the first rank makes them. Batch norm is left out, since each rank normalises its own share.
 PROGRAM = """
 import json, sys
 from pathlib import Path

@@ -117,7 +117,7 @@ def test_a_facet_ends_with_the_users_numbers(monkeypatch: pytest.MonkeyPatch, pe
     pair.eval()
     with torch.no_grad():
         found = pair.assign(x)[0].argmax(-1)
-    # Clusters that are nobody's may hold items too; those in the user's clusters are the user's.
+    # Clusters 3 and 4 may hold items too. Every item in the user's clusters is of the user's category.
     owned = found < 3
     assert owned.float().mean() > 0.3
     assert torch.equal(found[owned], named[owned])
