@@ -1,6 +1,7 @@
 """Forks of this process that run one command each; they are counted and ended here (see kills.py)."""
 
 import ctypes
+import io
 import mmap
 import os
 import signal
@@ -11,12 +12,20 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 # Seconds that a process has to end, after it was asked to or its parent was killed.
 _PATIENCE_SECONDS = 300.0
+# Seconds between two looks at the processes; more often would take time from them on a machine with few cores.
+LOOK_SECONDS = 0.04
+_MODULES = ("pyarrow.pandas_compat", "pyarrow.parquet", "scipy.optimize", "sklearn.mixture", "torch.utils.tensorboard")
+_MODULES += ("tensorboard.compat.proto.event_pb2", "pyro_mfcvae.checks.figures", "pyro_mfcvae.cli.fit")
+_MODULES += ("pyro_mfcvae.config.auto", "pyro_mfcvae.report.page", "pyro_mfcvae.runs.sweep")
 _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"})
 
 
@@ -63,19 +72,15 @@ class Operations:
 
 
 def import_all() -> None:
-    """Import the modules of a run here, so that forks do not have to."""
-    import matplotlib.figure  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
-    import scipy.optimize  # noqa: F401
-    import sklearn.mixture  # noqa: F401
+    """Import the modules of a run here and draw a figure, so that forks do not have to import and to read fonts."""
+    for name in _MODULES:
+        import_module(name)
     import torch
 
-    import pyro_mfcvae.checks.figures
-    import pyro_mfcvae.cli.fit
-    import pyro_mfcvae.report.page
-    import pyro_mfcvae.runs.sweep  # noqa: F401
+    from pyro_mfcvae.plots import image_grid
 
     torch.set_num_threads(1)
+    image_grid(np.zeros((1, 1, 1, 2, 2)), title="0 % A").savefig(io.BytesIO())
 
 
 def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None], log: Path) -> NoReturn:
@@ -147,7 +152,7 @@ def wait_for(group: int) -> tuple[int, bool]:
             while processes(group):
                 reap(group)
             return failure or -signal.SIGKILL, True
-        time.sleep(0.01)
+        time.sleep(LOOK_SECONDS)
     return failure, False
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from forks import Operations, adopt_orphans, import_all, processes, reap, send, start, wait_for
+from forks import LOOK_SECONDS, Operations, adopt_orphans, import_all, processes, reap, send, start, wait_for
 from run_differences import differences, leftovers
 
 SETTINGS = [
@@ -156,12 +156,13 @@ class Killer:
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
         self.operations, self.outcome = Operations(), Outcome()
-        self._number, self._middle = 0, 0
+        self._number = 0
         self._time(scenario.begin("whole"), "whole")
         metrics = folder / "whole" / scenario.runs[0] / "metrics.jsonl"
         self.num_epochs = len(metrics.read_text().splitlines())
         if scenario.name == "resume":
-            self._middle = self.num_changes // 2
+            self.operations.reset(self.num_changes // 2)
+            wait_for(self._start(scenario.begin("half"), "half"))
             out, args = self._prepare()
             self._time(args, out)
 
@@ -171,7 +172,7 @@ class Killer:
         group = self._start(args, out)
         deadline = time.monotonic() + share * self.seconds
         while time.monotonic() < deadline:
-            time.sleep(0.005)
+            time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
             reap(group)
         members = processes(group)
         hit = bool(members)
@@ -208,9 +209,8 @@ class Killer:
         self._number += 1
         out = f"run-{self._number}"
         args = self.scenario.begin(out)
-        if self._middle:  # a resumed run was killed before
-            self.operations.reset(self._middle)
-            wait_for(self._start(args, out))
+        if (half := self.folder / "half").is_dir():  # what a kill left, which is resumed
+            shutil.copytree(half, self.folder / out)
             args = self._go_on(out)
         self.operations.reset()
         return out, args

@@ -73,6 +73,15 @@ def test_our_priors(name: str) -> None:
     check_prior(PRIORS[name]())
 
 
+@pytest.mark.parametrize("name", ("full", "student_t"))
+def test_clusters_that_are_ridges(name: str) -> None:
+    """A Gaussian that is narrow along the axes only would be wider than these clusters across their ridge."""
+    prior = PRIORS[name]().double()
+    covariance = torch.full((4, 3, 3), 0.999) + 0.001 * torch.eye(3)
+    prior.set_mixture(torch.randn(4, 3), covariance)  # type: ignore[attr-defined]
+    check_prior(prior)
+
+
 @pytest.mark.parametrize("head", ({}, {"head": FullCovarianceHead}))
 def test_a_vamp_prior(head: dict[str, type[PosteriorHead]]) -> None:
     encoder = MLPLadderEncoder(FACETS, (4,), rung_dims=(6, 6), head_init_scale=1.0, **head)
