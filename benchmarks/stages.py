@@ -27,6 +27,7 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.runs.checkpoints import save_training
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.train.objective import Objective
+from pyro_mfcvae.train.step_log import count_active_clusters
 from pyro_mfcvae.train.training import Training
 
 
@@ -51,6 +52,7 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
     batches, objective = training.batches, Objective(pair, num_items=len(training.images))
     x = batches.random(batches.batch_size)
     numbers = torch.randperm(len(data.train))[: batches.batch_size]
+    monitored = batches.random(500)
 
     def forward_and_backward(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
         def task() -> None:
@@ -64,9 +66,10 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
         "step: networks, forward and back": milliseconds(forward_and_backward(lambda: networks_alone(pair, x)), rounds),
         "step: objective, forward and back": milliseconds(forward_and_backward(lambda: objective(x)[0]), rounds),
         "step: Adam": milliseconds(training.optimizer.step, rounds),
-        "epoch: count active clusters": milliseconds(training._count_active, 3),
+        "epoch: count active clusters": milliseconds(lambda: count_active_clusters(pair.eval(), monitored), 3),
         "epoch: checkpoint": milliseconds(lambda: save_training(training, folder / "training.safetensors"), 3),
     }
+    pair.train()
     for j in range(pair.num_facets):
         items = batches.random(config.mixture_fit.items)
         fit = lambda j=j, items=items: initialize_mixtures(pair.model, pair.guide, items, facets=(j,))  # noqa: E731
