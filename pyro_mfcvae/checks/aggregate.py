@@ -165,7 +165,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=DISTANCE,
             value=max(distance, 0.0),
             p_value=p_distance,
-            advice="The mixture is not where z of your items are: new images of the facet can look unlike yours.",
+            advice="The mixture is not where z of your items are: new items of the facet can look unlike yours.",
             facet=j,
         ),
         _check_shape(facet, j),
@@ -173,7 +173,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=HOLES,
             value=max(holes - 0.05, 0.0),
             p_value=p_holes,
-            advice="Some z of the prior lie where there are no data; images drawn from there can be unlike all of "
+            advice="Some z of the prior lie where there are no data; items drawn from there can be unlike all of "
             "yours: draw with a temperature below 1.",
             facet=j,
         ),
@@ -187,7 +187,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
                 question=USE,
                 value=max(away - by_chance, 0.0),
                 p_value=use_p_value(use, weights, num_items),
-                advice="The weights of the mixture are not the shares of the clusters among your items: new images "
+                advice="The weights of the mixture are not the shares of the clusters among your items: new items "
                 "show the clusters in other proportions.",
                 facet=j,
                 details={"use": use.tolist(), "weights": weights.tolist(), "chance": by_chance},
@@ -209,7 +209,7 @@ def _check_shape(facet: FacetData, j: int) -> Check:
         advice=f"The items of a cluster are not distributed as in the mixture (in {where}, the {compared[where][2]} "
         f"of z "
         "differs): one cluster may stand for two, or its covariance may be too simple. The assignment can still be "
-        "right, but new images of the cluster can look unlike yours.",
+        "right, but new items of the cluster can look unlike yours.",
         facet=j,
         details={"where": where, "clusters": {place: delta for place, (delta, *_) in compared.items() if place != ALL}},
     )

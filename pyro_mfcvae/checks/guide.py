@@ -139,7 +139,7 @@ def _check_tail(log_weights: Array, places: Sequence[tuple[str, NDArray[np.bool_
         p_value=p_value,
         advice=f"For many items{'' if where == ALL else f' of {where}'}, the encoder is too sure of z, or puts z in "
         "the wrong place, so that their log p(x) comes out too low. Their clusters can still be right. Longer training "
-        "or a richer posterior helps.",
+        "can help.",
         facet=facet,
         details={
             "median_k_hat": float(np.median(pareto_k(log_weights))),
@@ -159,7 +159,7 @@ def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: di
         value=max(float(gap.mean()), 0.0) / num_dims,
         p_value=positive_mean_p_value(gap),
         advice="The encoder's z are approximate, which makes the ELBO lower than log p(x). The clusters can still be "
-        "right. Longer training or a richer posterior helps.",
+        "right. Longer training can help.",
         facet=facet,
         details=details | {"nats": float(gap.mean()), "standard_error": float(gap.std(ddof=1) / len(gap) ** 0.5)},
     )

@@ -139,7 +139,7 @@ def _check_shift(facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_
         value=value,
         p_value=bonferroni([p_all, p_groups]),
         advice=f"The encoder puts z off to one side (coordinate {coordinate}, {where}). Longer training or a wider "
-        "encoder helps.",
+        "encoder can help.",
         facet=j,
         details={"coordinate": coordinate, "where": where, "mean": facet.residuals.mean(0).tolist()},
     )
@@ -155,8 +155,8 @@ def _check_width(facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_
         value=value,
         p_value=bonferroni([bonferroni(p_all), bonferroni(p_density), p_groups]),
         advice=f"The encoder is too {'sure' if spread[coordinate] > 1 else 'unsure'} of z: q(z|x) is too "
-        f"{'narrow' if spread[coordinate] > 1 else 'wide'} (coordinate {coordinate}, {where}). A richer posterior or "
-        "longer training helps.",
+        f"{'narrow' if spread[coordinate] > 1 else 'wide'} (coordinate {coordinate}, {where}). Longer training "
+        "can help.",
         facet=j,
         details={"coordinate": coordinate, "where": where, "standard_deviation": spread.tolist()},
     )

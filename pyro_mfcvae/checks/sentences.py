@@ -12,13 +12,23 @@ from pyro_mfcvae.checks.information import CLUSTERS, LOSS
 from pyro_mfcvae.checks.predictive import HELD_OUT, OUTLIERS, OVERFITTING, TYPICAL
 from pyro_mfcvae.checks.ranks import BETWEEN, CORRELATION, JOINT, SHIFT, WIDTH
 from pyro_mfcvae.checks.stability import REDUNDANCY, REFITS, SEEDS
-from pyro_mfcvae.draws.check_data import CheckData
+from pyro_mfcvae.draws.check_data import CheckData, FacetData
 from pyro_mfcvae.draws.p_values import ALL
 
 _LATENT = {q.name for q in (SHIFT, WIDTH, CORRELATION, TAIL, GAP)}
 _OF_DRAWN_ITEMS = {q.name for q in (SHIFT, WIDTH, CORRELATION, CALIBRATION, JOINT, BETWEEN)}
 _PRIOR = {q.name for q in (DISTANCE, SHAPE, HOLES, USE)}
-_PROBABILITIES = {CALIBRATION.name, DISCREPANCY.name}
+_CAVEATS = (
+    ({CALIBRATION.name, DISCREPANCY.name}, "trust which cluster is most probable, but not how probable it is"),
+    (_LATENT, "its z are approximate, so plot them, but do not measure with them"),
+    (_PRIOR, "new items of it can look unlike yours"),
+)
+_APPROXIMATE = {TAIL.name, GAP.name, JOINT.name, BETWEEN.name}
+_OF_WHOLE = (
+    (_APPROXIMATE, "the encoder's z are approximate, so the evidence log p(x) is a lower bound only"),
+    ({OVERFITTING.name}, "the model describes its training items better than these"),
+    ({OUTLIERS.name}, "some items are unlike the training items"),
+)
 _MOST_NOISE = 2.0  # factor on the residuals' scale; that of `shapes` is far above
 _FEW_ITEMS = 100  # per cluster, for fits of the mixture: `shapes` has at least 200, and 400 changed nothing
 SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
@@ -86,34 +96,34 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
         return start + "do not use it: it is empty, for the decoder draws the same items whatever it holds."
     unlike = is_unlike(checks)
     own = [check for check in own if not is_set_aside(check, unlike=unlike)]
-    end = "".join(f"; {caveat}" for caveat in _caveats(own)) + "."
+    end = "".join(f"; {caveat}" for names, caveat in _CAVEATS if _off(own, names)) + "."
     if off := _off(own, [CLUSTERS.name], bad=True):
         num = 1 / max(off[0].value, 1e-12)
         return start + f"do not use its clusters: they separate items no better than {num:.1f} clusters would{end}"
     if facet.num_groups == 1:
-        return start + f"no division: its {facet.num_in_use} clusters overlap so much that they are one group" + end
-    groups = f"{facet.num_groups} groups, made of {facet.num_in_use} clusters"
+        return f"{start}no division: {_why_one(facet)}{end}"
+    others = f" (the model suggests {facet.num_suggested})" if facet.num_suggested != facet.num_groups else ""
+    groups = f"{facet.num_groups} groups{others}, made of {facet.num_in_use} clusters"
     if off := _off(own, [SEEDS.name, REFITS.name], bad=True):
         again = "runs with other seeds" if off[0].name == SEEDS.name else "refits to resampled items"
-        agreement = f"(ARI {1 - off[0].value:.2f}; 1 is the same)"
-        return start + f"do not rely on its {groups}: {again} find others {agreement}{end}"
-    seeds = [check for check in own if check.name == SEEDS.name]
-    stable = (
-        f"other seeds agree to {1 - seeds[0].value:.2f} (ARI; 1 is the same)" if seeds else "other seeds not compared"
-    )
-    weak = bool(_off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name]))
-    return start + f"{'use with care' if weak else 'usable'}: {groups}; {stable}{end}"
+        same = f"(ARI {1 - off[0].value:.2f}; 1 is the same)"
+        return start + f"do not rely on its {groups}: {again} find others {same}{end}"
+    agreement = [f"other seeds agree to {1 - c.value:.2f} (ARI; 1 is the same)" for c in own if c.name == SEEDS.name]
+    overlap = ["some of these groups overlap"] if facet.num_groups > facet.num_suggested else []
+    weak = overlap or _off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name])
+    parts = [groups, *overlap, *(agreement or ["other seeds not compared"])]
+    return f"{start}{'use with care' if weak else 'usable'}: {'; '.join(parts)}{end}"
 
 
-def _caveats(own: Sequence[Check]) -> list[str]:
-    found = []
-    if _off(own, _PROBABILITIES):
-        found.append("trust which cluster is most probable, but not how probable it is")
-    if _off(own, _LATENT):
-        found.append("its z are approximate, so plot them, but do not measure with them")
-    if _off(own, _PRIOR):
-        found.append("new images of it can look unlike yours")
-    return found
+def _why_one(facet: FacetData) -> str:
+    """Why all items are in one group."""
+    if len(facet.weights) == 1:
+        return "it has one cluster"
+    if facet.num_suggested > 1:
+        return f"all its clusters were merged into one group (the model suggests {facet.num_suggested})"
+    if facet.num_in_use == 1:
+        return "all items are in one cluster"
+    return f"its {facet.num_in_use} clusters overlap so much that they are one group"
 
 
 def describe_whole(checks: Sequence[Check]) -> str:
@@ -123,7 +133,7 @@ def describe_whole(checks: Sequence[Check]) -> str:
     unlike = [c for c in whole if is_replicated(c) or c.name in (TYPICAL.name, HELD_OUT.name)]
     parts = []
     if unlike:
-        names = [c.details["statistic"].replace("_", " ") for c in unlike if is_replicated(c)] or ["probability"]
+        names = [c.details["statistic"].replace("_", " ") for c in unlike if is_replicated(c)] or ["log p(x)"]
         parts.append(
             f"items that the model draws, noise included, look unlike yours ({', '.join(names)}), which does not make "
             "the clusters of yours wrong"
@@ -131,16 +141,10 @@ def describe_whole(checks: Sequence[Check]) -> str:
         )
     if off := _off(whole, [REDUNDANCY.name]):
         parts.append("two facets divide the items in the same way" + (" in part" if off[0].verdict == "warn" else ""))
-    if _off(whole, [TAIL.name, GAP.name, JOINT.name, BETWEEN.name]):
-        parts.append("the encoder's z are approximate, so the evidence log p(x) is a lower bound only")
-    if _off(whole, [OVERFITTING.name]):
-        parts.append("the model describes its training items better than these")
-    if _off(whole, [OUTLIERS.name]):
-        parts.append("some items are unlike the training items")
-    if not parts:
-        off = [check for check in checks if check.verdict != "good"]
-        return "whole: no check speaks against the model as a whole" + ("; see the facets." if off else ", or a facet.")
-    return "whole: " + "; ".join(parts) + "."
+    if parts := parts + [text for names, text in _OF_WHOLE if _off(whole, names)]:
+        return "whole: " + "; ".join(parts) + "."
+    good = all(check.verdict == "good" for check in checks)
+    return "whole: no check speaks against the model as a whole" + (", or a facet." if good else "; see the facets.")
 
 
 class _Settings:
@@ -182,16 +186,12 @@ def suggest(
         most: the largest number of suggestions.
     """
     run = _Settings(settings)
-    found: list[Suggestion] = []
     unlike = is_unlike(checks)
     off = [c for c in checks if c.verdict != "good" and not is_set_aside(c, unlike=unlike)]
     by_rule = [(rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in n]) for n, rule in _RULES]
     # Overfitting is always in front, so that its fewer epochs exclude more epochs for the guide.
-    for rule, concerned in sorted(
-        by_rule, key=lambda r: r[0] != _overfitted and all(c.verdict == "warn" for c in r[1])
-    ):
-        if concerned:
-            found += rule(run, data, concerned)
+    by_rule.sort(key=lambda r: r[0] != _overfitted and all(c.verdict == "warn" for c in r[1]))
+    found = [suggestion for rule, concerned in by_rule if concerned for suggestion in rule(run, data, concerned)]
     unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
     return unique[:most]
 
@@ -225,12 +225,8 @@ def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
     p(x | z) plus that of the noise. The result is None if the scale is not one number in the data's units.
     """
     scale, units = run.find("scale", "likelihood"), run.find("standardize", "likelihood")
-    if (
-        scale is None
-        or not isinstance(scale[1], float | int)
-        or (units and units[1])
-        or "contrast" not in data.observed
-    ):
+    is_number = scale is not None and isinstance(scale[1], float | int)
+    if scale is None or not is_number or (units and units[1]) or "contrast" not in data.observed:
         return None
     excess = (data.replicated["contrast"] ** 2).mean() - (data.observed["contrast"] ** 2).mean()
     residual = scale[1] ** 2 - float(excess)
@@ -255,11 +251,16 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """Suggest more training first: a guide usually loses more by short training than by its family of q(z | x)."""
+    """Suggest more training first. Suggest a richer q(z | x) only if it misses that coordinates depend on each other.
+
+    On `shapes` it does not, and a full covariance lost as many nats as before at two seeds.
+    """
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
-    time, shapes = "they have more time to improve", "q(z|x) can take more shapes"
+    time, shapes = "they have more time to improve", "q(z|x) can follow how its coordinates depend on each other"
     longer, wider = (f"The encoder's z are approximate; with this setting {gain}." for gain in (time, shapes))
-    return _longer(run, longer) + run.change("posterior", None, richer.get, wider)
+    return _longer(run, longer) + (
+        run.change("posterior", None, richer.get, wider) if _off(off, [CORRELATION.name]) else []
+    )
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:

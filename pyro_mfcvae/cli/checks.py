@@ -115,7 +115,11 @@ def check(
         labels=chosen.labels,
         pixels=False,
     )
-    attach_groups(posterior, [grouping.labels(j) for j in range(pair.num_facets)])
+    attach_groups(
+        posterior,
+        [groups.labels for groups in grouping.facets],
+        suggested=[groups.tree.labels() for groups in grouping.facets],
+    )
     _attach_known(posterior, chosen, others)
     criticism = criticise(posterior, settings=asdict(config))
     _write_checks(run / "checks", posterior, criticism, index)

@@ -24,7 +24,7 @@ observed_data           x, and its statistics (item)
 constant_data           numbers without draws. For items: elbo; bound and held_out; assignment_j and
                         weighted_assignment_j (item, cluster_j): q(c_j | x), and p(c_j | x) by importance weights;
                         kl_j, loss_without_j, discrepancy_j, rule_loss_j; label_NAME. For clusters: weight_j,
-                        group_j. reference_evidence (reference_item)
+                        group_j, suggested_group_j. reference_evidence (reference_item)
 ======================  ==========================================================================================
 """
 
@@ -241,10 +241,19 @@ def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> A
     return data
 
 
-def attach_groups(data: Any, groups: "Sequence[NDArray[np.int64]]") -> None:
-    """Set, in place, the group that every cluster belongs to: group_j of constant_data, (K_j,) per facet."""
-    for j, labels in enumerate(groups):
-        attach(data, "constant_data", f"group_{j}", ((f"cluster_{j}",), np.asarray(labels)))
+def attach_groups(
+    data: Any, groups: "Sequence[NDArray[np.int64]]", *, suggested: "Sequence[NDArray[np.int64]] | None" = None
+) -> None:
+    """Set, in place, the group that every cluster belongs to: group_j of constant_data, (K_j,) per facet.
+
+    Args:
+        data: draws.
+        groups: the groups in use.
+        suggested: the groups that the model suggests, if those in use may be the user's own: suggested_group_j.
+    """
+    for name, labels_of_facets in {"group": groups, "suggested_group": suggested or ()}.items():
+        for j, labels in enumerate(labels_of_facets):
+            attach(data, "constant_data", f"{name}_{j}", ((f"cluster_{j}",), np.asarray(labels)))
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:

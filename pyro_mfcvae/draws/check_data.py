@@ -37,6 +37,7 @@ class FacetData:
             None if the model has one facet.
         weights: pi, (K,).
         groups: the group of every cluster, (K,).
+        suggested_groups: the same of the groups that the model suggests; None if these are in use.
         prior_z: z of the simulated items, (P, D).
         prior_c: their clusters, (P,).
         prior_probs: q(c | x) of the simulated items, (P, K).
@@ -56,6 +57,7 @@ class FacetData:
     log_weights: Array | None
     weights: Array
     groups: NDArray[np.int64]
+    suggested_groups: NDArray[np.int64] | None
     prior_z: Array
     prior_c: NDArray[np.int64]
     prior_probs: Array
@@ -87,6 +89,12 @@ class FacetData:
     def num_groups(self) -> int:
         """Number of groups that have at least one item."""
         return len(np.unique(self.groups[self.clusters]))
+
+    @cached_property
+    def num_suggested(self) -> int:
+        """The same of the groups that the model suggests."""
+        groups = self.groups if self.suggested_groups is None else self.suggested_groups
+        return len(np.unique(groups[self.clusters]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +194,7 @@ def _read_facet(
     known = _OF_ITEMS | _OF_CLUSTERS | _SAME_NAMES
     arrays: dict[str, Any] = {field: read("constant_data", f"{name}_{j}") for field, name in known.items()}
     arrays |= {field: read("sample_stats_prior", f"{name}_{j}") for field, name in _OF_SIMULATED.items()}
+    arrays["suggested_groups"] = read_optional("constant_data", f"suggested_group_{j}")
     return FacetData(
         z=read("posterior", f"z_{j}"),
         log_weights=read_optional("sample_stats", f"log_weight_{j}"),

@@ -53,7 +53,7 @@ def test_a_facet_without_faults_is_usable() -> None:
         (off(REFITS, 0, value=0.9), "refits to resampled items find others (ARI 0.10; 1 is the same)"),
         (off(CALIBRATION, 0), "trust which cluster is most probable, but not how probable it is"),
         (off(WIDTH, 0), "its z are approximate, so plot them, but do not measure with them"),
-        (off(HOLES, 0), "new images of it can look unlike yours"),
+        (off(HOLES, 0), "new items of it can look unlike yours"),
     ],
 )
 def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str) -> None:
@@ -61,6 +61,44 @@ def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str)
     data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
     assert part in describe_facet(data, [check], 0)
     assert describe_facet(data, [check], 1).startswith("facet 1: usable")
+
+
+@pytest.mark.parametrize(
+    ("groups", "suggested", "text"),
+    [
+        (
+            [0, 1, 1],
+            [0, 1, 2],
+            "usable: 2 groups (the model suggests 3), made of 3 clusters; other seeds not compared.",
+        ),
+        (
+            [0, 1, 2],
+            [0, 0, 1],
+            "use with care: 3 groups (the model suggests 2), made of 3 clusters; some of these groups overlap; other "
+            "seeds not compared.",
+        ),
+        ([0, 0, 0], [0, 1, 1], "no division: all its clusters were merged into one group (the model suggests 2)."),
+        ([0, 0, 0], [0, 0, 0], "no division: its 3 clusters overlap so much that they are one group."),
+    ],
+)
+def test_the_sentence_compares_the_users_groups_with_those_of_the_model(
+    groups: list[int], suggested: list[int], text: str
+) -> None:
+    facet = exact_mixture_arrays().facets[0]
+    own = replace(facet, groups=np.array(groups), suggested_groups=np.array(suggested))
+    assert describe_facet(replace(exact_mixture_arrays(), facets=(own,)), [], 0) == f"facet 0: {text}"
+
+
+def test_a_facet_of_one_cluster_has_no_clusters_that_overlap() -> None:
+    facet = exact_mixture_arrays().facets[0]
+    one = replace(facet, groups=np.zeros(1, int), weights=np.ones(1), probs=np.ones((len(facet.probs), 1)))
+    assert describe_facet(replace(exact_mixture_arrays(), facets=(one,)), [], 0) == (
+        "facet 0: no division: it has one cluster."
+    )
+    first = np.eye(3)[np.zeros(len(facet.probs), int)]
+    assert "all items are in one cluster" in describe_facet(
+        replace(exact_mixture_arrays(), facets=(replace(facet, probs=first),)), [], 0
+    )
 
 
 OF_DIVISION = (LOSS, CLUSTERS, REFITS, SEEDS)
@@ -110,7 +148,8 @@ def test_the_whole_is_one_sentence() -> None:
         (off(REPLICATED, statistic="contrast"), ["likelihood.options.learn_scale=true"]),
         (off(REDUNDANCY), ["training.epochs=[6, 10]"]),
         (off(USE, 0), ["mixture_fit.items=598"]),
-        (off(WIDTH, 0), ["training.epochs=[6, 10]", "networks.options.posterior=full"]),
+        (off(WIDTH, 0), ["training.epochs=[6, 10]"]),
+        (off(CORRELATION, 0), ["training.epochs=[6, 10]", "networks.options.posterior=full"]),
         (off(CALIBRATION, 0), []),  # the analytic rule divides better; its advice says which probabilities to read
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
     ],
@@ -155,7 +194,8 @@ def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
 
 def test_an_overfitted_run_is_not_trained_for_longer() -> None:
     mild = Check(OVERFITTING, 0.2, 0.0, "advice")
-    found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), [off(GAP), mild], SETTINGS)]
+    checks = [off(GAP), off(CORRELATION, 0), mild]
+    found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
     assert mild.verdict == "warn"
     assert found == ["training.epochs=[1, 2]", "networks.options.posterior=full"]
 

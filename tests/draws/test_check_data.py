@@ -4,7 +4,7 @@ from exact_mixture import exact_mixture_data
 from linear_gaussian import draw, linear_pair
 
 from pyro_mfcvae import InputError, to_inference_data
-from pyro_mfcvae.draws.arviz_data import values
+from pyro_mfcvae.draws.arviz_data import attach_groups, values
 from pyro_mfcvae.draws.check_data import CheckData
 
 
@@ -27,6 +27,17 @@ def test_what_follows_from_the_arrays() -> None:
     np.testing.assert_array_equal(facet.clusters, facet.probs.argmax(-1))
     np.testing.assert_allclose(facet.use.sum(), 1)
     assert facet.num_in_use == 3 and 1 <= facet.num_groups <= 3
+
+
+def test_the_users_groups_are_kept_beside_those_that_the_model_suggests() -> None:
+    pair = linear_pair()
+    data = to_inference_data(pair, draw(pair, 20), num_samples=30, num_simulated=20)
+    assert CheckData.from_arviz(data).facets[0].suggested_groups is None
+    sizes = [facet.num_clusters for facet in pair.model.facets]
+    attach_groups(data, [np.zeros(k, int) for k in sizes], suggested=[np.arange(k) for k in sizes])
+    facet = CheckData.from_arviz(data).facets[0]
+    np.testing.assert_array_equal(facet.suggested_groups, np.arange(sizes[0]))
+    assert facet.num_groups == 1 and facet.num_suggested == len(np.unique(facet.clusters))
 
 
 def test_the_evidence_is_one_number_per_item() -> None:
