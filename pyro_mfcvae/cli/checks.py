@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.data.images import Split
     from pyro_mfcvae.draws.statistics import Statistic
     from pyro_mfcvae.mfcvae import MFCVAE
+    from pyro_mfcvae.runs.grouping import Grouping
 
 # The fewest draws from which ArviZ estimates k-hat.
 _MIN_DRAWS = 30
@@ -90,7 +91,7 @@ def check(
 
     from pyro_mfcvae.checks.criticism import criticise
     from pyro_mfcvae.config.build import load_data
-    from pyro_mfcvae.draws.arviz_data import attach_groups, to_inference_data
+    from pyro_mfcvae.draws.arviz_data import to_inference_data
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.train.devices import set_seed
 
@@ -115,12 +116,7 @@ def check(
         labels=chosen.labels,
         pixels=False,
     )
-    attach_groups(
-        posterior,
-        [groups.labels for groups in grouping.facets],
-        suggested=[groups.tree.labels() for groups in grouping.facets],
-    )
-    _attach_known(posterior, chosen, others)
+    _attach_known(posterior, grouping, chosen, others)
     criticism = criticise(posterior, settings=asdict(config))
     _write_checks(run / "checks", posterior, criticism, index)
     _say_checks(f"{len(chosen)} items of {dataset.name}, {num_draws} draws each", criticism, run / "checks")
@@ -136,14 +132,16 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
     say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) are in {folder}.")
 
 
-def _attach_known(posterior: Any, chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add to the draws how well the clusters of the ``chosen`` items agree with those of other runs."""
+def _attach_known(posterior: Any, grouping: "Grouping", chosen: "Split", others: Sequence["MFCVAE"]) -> None:
+    """Add the run's groups to the draws, and how well the clusters of ``chosen`` items agree with those of other runs."""
     import numpy as np
 
-    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach
+    from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, attach_groups
     from pyro_mfcvae.runs.evaluation import evaluate
     from pyro_mfcvae.runs.sweep import facet_agreement
 
+    suggested = [groups.tree.labels() for groups in grouping.facets]
+    attach_groups(posterior, [groups.labels for groups in grouping.facets], suggested=suggested)
     if others:
         found = assigned_clusters(posterior)
         agreement = [facet_agreement(found, evaluate(other, chosen).assignments) for other in others]
