@@ -133,7 +133,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
 
 
 def _attach_known(posterior: Any, grouping: "Grouping", chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add the run's groups to the draws, and how well the clusters of ``chosen`` items agree with those of other runs."""
+    """Add the run's groups to the draws, and how well the ``chosen`` items' clusters agree with other runs."""
     import numpy as np
 
     from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, attach_groups
