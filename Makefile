@@ -3,8 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # One process per core, each with one thread: the tests are small, and threads that wait for each other cost more.
 # Python writes its bytecode even where the environment forbids it: tests start dozens of processes, and each would
-# compile the package again.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# compile the package again. The fast tests of a file share its fixtures, so they stay in one process.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 .PHONY: demo test slow lint docs gpu wheel sbom
 
@@ -12,10 +12,10 @@ demo: $(INSTALLED)
 	$(BIN)/mfcvae fit
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist loadfile -m "not slow"
 
 slow: $(INSTALLED)
-	$(PYTEST) -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 # All that is to be measured on a GPU; MINUTES says how long it may take.
 gpu: $(INSTALLED)

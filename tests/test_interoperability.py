@@ -177,7 +177,11 @@ def test_the_loss_falls_with_svi(make_pair: MakePair, make_x: MakeX, loss: Trace
     assert svi.evaluate_loss(x) < losses[0]
 
 
-@pytest.mark.parametrize("loss", (TraceEnum_ELBO(max_plate_nesting=1), FacetELBO()), ids=("TraceEnum", "FacetELBO"))
+@pytest.mark.parametrize(
+    "loss",
+    (pytest.param(TraceEnum_ELBO(max_plate_nesting=1), marks=pytest.mark.slow), FacetELBO()),
+    ids=("TraceEnum", "FacetELBO"),
+)
 def test_the_loss_falls_with_a_torch_optimizer(
     make_pair: MakePair, make_x: MakeX, loss: TraceEnum_ELBO | FacetELBO
 ) -> None:

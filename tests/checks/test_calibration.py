@@ -42,7 +42,7 @@ def test_a_preference_for_a_cluster_is_found_that_the_most_probable_one_hides() 
     assert calibration_p_value(probs, truth) < 1e-6
 
 
-@pytest.mark.parametrize("num_clusters", [3, 60, 200])
+@pytest.mark.parametrize("num_clusters", [3, 60, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_truth_that_is_drawn_from_the_probabilities_is_rejected_as_rarely_as_stated(num_clusters: int) -> None:
     p_values = []
     for _ in range(100):

@@ -52,6 +52,7 @@ def test_the_split_is_that_of_numpys_legacy_generator_with_seed_0(floor: Dataset
     assert data.test.labels["shape"].tolist() == np.delete(rows, np.sort(train), axis=0)[:, 2].tolist()
 
 
+@pytest.mark.slow
 def test_rendered_sets_have_the_same_labels_and_split_as_the_file(floor: Dataset) -> None:
     published, rendered = floor, load_dataset("rendered3d-floor")
     for ours, theirs in ((rendered.train, published.train), (rendered.test, published.test)):

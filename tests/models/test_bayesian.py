@@ -156,7 +156,7 @@ def test_posterior_samples_of_the_global_sites_come_out_of_predictive() -> None:
 
 
 @pytest.mark.parametrize(
-    "covariance", ["diagonal", "full", pytest.param("spherical", marks=slow), pytest.param("tied", marks=slow)]
+    "covariance", ["full", *(pytest.param(c, marks=slow) for c in ("diagonal", "spherical", "tied"))]
 )
 def test_parallel_particles(covariance: Covariance) -> None:
     """Under a plate of particles every parameter has a leading dimension, (P, 1, K, D): the mean of single draws."""
