@@ -71,7 +71,7 @@ def evaluate(elbo: ELBO, model: MultiFacetModel, guide: MultiFacetGuide, x: Tens
 
 
 def assert_equal(actual: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
-    # Gradients reach a thousand here, whose last digits another CPU sums in another order.
+    # Gradients reach a thousand here, and another CPU sums them in another order.
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-10)
 
 

@@ -143,7 +143,7 @@ def test_a_known_latent_is_conditioned_on(make_pair: MakePair, make_x: MakeX) ->
 
 
 def draw(guide: MultiFacetGuide, x: Tensor) -> list[Tensor]:
-    """The z of both facets that the guide draws at seed 1, when it draws c_0 as well."""
+    """The z of both facets that the guide draws at seed 1 if it also draws c_0."""
     pyro.set_rng_seed(1)
     trace = poutine.trace(guide).get_trace(x)
     return [trace.nodes[latent_site(j)]["value"] for j in range(2)]

@@ -232,7 +232,9 @@ def test_import_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_every_public_name_loads_nothing_heavier_than_torch_and_pyro() -> None:
-    names = "[name for name in pyro_mfcvae.__all__ if name != 'MultiFacetClustering']"  # that is a scikit-learn class
+    names = (
+        "[name for name in pyro_mfcvae.__all__ if name != 'MultiFacetClustering']"  # the estimator loads scikit-learn
+    )
     loaded = loaded_by(f"import pyro_mfcvae\nfor name in {names}: getattr(pyro_mfcvae, name)")
     assert {"torch", "pyro"} <= loaded
     assert HEAVY.isdisjoint(loaded)

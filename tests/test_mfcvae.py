@@ -69,7 +69,7 @@ def test_traverse_moves_one_dimension_only(make_pair: MakePair, make_x: MakeX) -
     for image, value in zip(images, values, strict=True):
         moved = torch.cat([deep[:, :2], value.expand(5, 1)], -1)
         torch.testing.assert_close(image, pair.render([shallow, moved]))
-    torch.testing.assert_close(pair.encode(x)[1].mean, deep)  # what was encoded is not written to
+    torch.testing.assert_close(pair.encode(x)[1].mean, deep)  # later calls do not write to earlier results
 
 
 def test_sample_holds_facets_to_their_clusters(make_pair: MakePair) -> None:

@@ -156,7 +156,7 @@ def test_the_analytic_kl_is_the_smallest_for_every_single_item(
 def test_the_sample_rule_is_the_collapsed_mixture(
     make_pair: MakePair, make_x: Callable[[int], Tensor], num_facets: int, covariance: Covariance
 ) -> None:
-    """Losses and gradients are equal at every draw; q(c|z) is detached in ours, and the collapsed mixture has none."""
+    """Losses and gradients are equal at every draw, although our q(c|z) is detached and the mixture has no q(c|z)."""
     model, guide = make_pair(num_facets, covariance=covariance, rule=SampleAssignment)
     x = make_x(4)
     pyro.set_rng_seed(1)

@@ -113,7 +113,7 @@ def test_do_sets_a_cluster(make_pair: MakePair) -> None:
 
 
 def test_nuts_samples_theta_and_z() -> None:
-    """One item, one cluster: the posterior of z is p(z | x), whose mean importance weights give as well."""
+    """One item, one cluster: draws of z have the mean of p(z | x), which importance weights also estimate."""
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=1))
     model = make_model(prior)
     model.requires_grad_(False).eval()

@@ -24,7 +24,7 @@ _NUM_SCORED = 10_000
 _TEST = "test_"
 _ITEMS = ("images", "x", "X")
 _MAX_MEMBERS = 1_000
-_TO_MAP = "save the images with np.save, which are mapped and not read, or "
+_TO_MAP = "save the images with np.save, because mapped files take no memory, or "
 
 
 def read_npy(path: Path) -> Loaded:

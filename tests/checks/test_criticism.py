@@ -30,7 +30,7 @@ PANELS = {
 
 @contextmanager
 def float32() -> Iterator[None]:
-    """Single precision, which the benchmark uses."""
+    """Single precision, as in the benchmark."""
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(torch.float64)

@@ -38,7 +38,7 @@ def test_simulated_items_miss_the_pixels_that_the_data_miss() -> None:
 
 
 def test_whitened_residuals_of_correlated_draws_are_uncorrelated() -> None:
-    """Also with few draws, whose covariance is known badly: the residuals' scale is corrected for that."""
+    """The scale of the residuals is corrected for few draws, from which a covariance is estimated badly."""
     factor = torch.tensor([[2.0, 0.0], [1.5, 0.5]])
     draws, truth = torch.randn(30, 20_000, 2) @ factor.T + 3, torch.randn(20_000, 2) @ factor.T + 3
     residuals = standardise(draws, truth)

@@ -90,7 +90,7 @@ def test_a_token_opens_the_page_once_and_a_cookie_from_then_on(desk: Desk, visit
 
 
 def coming_from(app: ASGIApp, address: str) -> ASGIApp:
-    """The application for a client of this address, which the test client of Starlette 0.41 cannot have."""
+    """The application for a client of this address. The test client of Starlette 0.41 cannot choose its address."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "client": (address, 5)}, receive, send)

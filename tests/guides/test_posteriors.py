@@ -75,7 +75,7 @@ def test_shapes_and_draws(encoder: LadderEncoder) -> None:
 
 
 def test_the_density_integrates_to_one(encoder: LadderEncoder) -> None:
-    """Summed over a fine grid in the two dimensions of facet 0, whose points no transform has cached."""
+    """The sum over a fine grid in the two dimensions of facet 0 is 1; no transform has cached these points."""
     posterior = encoder(torch.rand(1, *SHAPE))[0]
     centre, width = posterior.sample((2000,)).mean(0)[0], 8.0
     steps = torch.linspace(-width, width, 401)

@@ -1,4 +1,4 @@
-"""The bounds refuse what they would ignore; and the gradient of q(c|x) for other objectives."""
+"""The bounds refuse parts that they would ignore, and other objectives get the gradient of q(c|x)."""
 
 import math
 from collections.abc import Callable
@@ -177,7 +177,7 @@ def written_out(model: MultiFacetModel, guide: MultiFacetGuide) -> Callable[[Ten
     ids=lambda loss: type(loss).__name__,
 )
 def test_other_objectives_have_the_gradient_of_q_c(loss: Any) -> None:
-    """It is the gradient of the same guide in plain Pyro at the same draws; with a detached q(c|x) it differs."""
+    """The gradient equals that of the same guide in plain Pyro at the same draws, and differs if q(c|x) is detached."""
     model, guide = two_blobs()
     x = torch.randn(50, 1)
     sampled = poutine.infer_config(guide, lambda site: {"enumerate": None})

@@ -111,7 +111,7 @@ def test_a_store_that_cannot_restore_all_is_refused(make: Callable[..., MFCVAE],
 )
 @pytest.mark.parametrize("after", (0, 2))
 def test_what_is_frozen_stays_frozen(make: Callable[..., MFCVAE], make_x: MakeX, loss: Any, after: int) -> None:
-    """A parameter is frozen from the start, or after steps whose momentum would move it further."""
+    """A parameter is frozen from the start, or after some steps, when momentum would still move it."""
     x, pair = make_x(16), make()
     svi = SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss)
     for _ in range(after):

@@ -34,7 +34,7 @@ def test_units_are_undone_exactly() -> None:
 
 @pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
 def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> None:
-    """In units of mean square 1, so that the least variance is the same, the fit to stretched points is stretched."""
+    """A fit to stretched points is the stretched fit: units of mean square 1 make the least variance the same."""
     unit = torch.tensor([0.1, 1.99**0.5])
     z, points, clusters = (
         separated(300),

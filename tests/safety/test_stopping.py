@@ -41,7 +41,7 @@ def test_a_loop_is_asked_first_and_a_later_second_signal_raises(monkeypatch: pyt
 
 
 def test_a_signal_within_a_second_of_the_first_is_the_same_request() -> None:
-    """A terminal interrupts all processes of a sweep, which then asks its workers to end: they save undisturbed."""
+    """A terminal interrupts all processes of a sweep, and the sweep then asks its workers to end. They still save."""
     with stop_after_step() as request:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)

@@ -176,7 +176,7 @@ def test_faulty_priors(make: Callable[[Facet], FacetPrior], message: str) -> Non
 
 
 class ClippedContinuousBernoulli(ContinuousBernoulliLikelihood):
-    """torch's own."""
+    """The distribution of torch, which clips the logits."""
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         return dist.ContinuousBernoulli(logits=output)

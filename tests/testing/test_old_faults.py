@@ -113,7 +113,7 @@ class ExtraFactor(MultiFacetModel):
 
 
 def test_a_pair() -> None:
-    """FacetELBO refuses what it would ignore, and so does the contract."""
+    """FacetELBO refuses a part that it would ignore, and so does the contract."""
     decoder = MLPLadderDecoder([FACET], (1, 2, 3), rung_dims=(5,), hidden_dim=4)
     model = ExtraFactor([MixturePrior(FACET)], decoder, BernoulliLikelihood())
     guide = MultiFacetGuide(model, encoder=MLPLadderEncoder([FACET], (1, 2, 3), rung_dims=(5,)))

@@ -93,7 +93,7 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("permutation", [pytest.param((0, 1, 2), marks=pytest.mark.slow), (2, 0, 1)])
 def test_a_facet_ends_with_the_users_numbers(monkeypatch: pytest.MonkeyPatch, permutation: tuple[int, ...]) -> None:
-    """Three known items of each kind; five clusters, of which the first three are the user's."""
+    """Three known items of each kind; five clusters, the first three for the user's categories."""
     x, c = blobs()
     settings = ["facets.num_clusters=[5]", "facets.latent_dim=[2]", "networks.encoder_dims=[16]"]
     settings += ["networks.decoder_dims=[16]", "networks.hidden_dim=16", "training.batch_size=30"]

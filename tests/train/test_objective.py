@@ -56,7 +56,7 @@ def test_how_maps_are_kept_changes_no_number(option: str, separate: str) -> None
     for value in ("false", "true"):
         settings = [f"networks.{option}={value}", f"networks.separate={separate}", "training.compile=false"]
         pair = small_pair(*ONE_MAP, *settings)
-        # Tensors without values have other strides than maps whose channels lie last; a compiler takes care of that.
+        # Tensors without values have other strides than maps whose channels lie last; torch.compile handles both.
         objectives = (Objective(pair, num_items=100), *([traced(pair)] if option == "recompute" else []))
         for objective in objectives:
             pyro.set_rng_seed(1)

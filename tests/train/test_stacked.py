@@ -137,7 +137,7 @@ slow = pytest.mark.slow
     ],
 )
 def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Rounding decides what the search picks among near ties.
+    # Among nearly equal axes rounding decides which ones the search takes.
     turned = Axes(np.linalg.qr(np.arange(25).reshape(5, 5) % 7 + 3.0 * np.eye(5))[0], 0.0, 0.0, ())
     monkeypatch.setattr(repartition, "choose_axes", lambda *_, **__: turned)
     together = stack(*settings)

@@ -20,7 +20,7 @@ def rare_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spoil(training: Training, step: int, term: int) -> Callable[[], None]:
-    """Make one term of a step infinite, in what the objective returns."""
+    """Make one term that the objective returns for a step infinite."""
     objective, taken = training._objective, [0]
 
     def forward(*batch: Any) -> Any:
