@@ -100,7 +100,7 @@ def _has_names(path: Path) -> bool:
 
 
 def _first_line(path: Path, max_columns: int) -> str:
-    """The first line of a table of text; one of too many columns, for which a reader takes long, is refused."""
+    """The first line of a table of text. A table of too many columns, which takes long to read, is refused."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(10_000_000)
     if (num_columns := first.count(",") + 1) > max_columns:

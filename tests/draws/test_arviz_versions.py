@@ -16,7 +16,8 @@ from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_dat
 
 OTHERS = ("3.11",) if sys.version_info >= (3, 12) else ("3.14", "3.13", "3.12")
 
-# All but the drawing itself. The package's __init__ would import torch, which takes gigabytes to install a second time.
+# The program does everything except the draws. The package's __init__ would import torch, which takes gigabytes to
+# install a second time.
 PROGRAM = """
 import sys
 from pathlib import Path
