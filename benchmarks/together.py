@@ -137,9 +137,9 @@ def main(
         rows = [row for row in rows if any(row[key] != value for key, value in case.items())]
         rows.append({**provenance(), **case, "milliseconds": medians})
         write_text(path, json.dumps(rows, indent=1) + "\n")
-        single = medians.pop("alone")
+        single = medians["alone"]
         print(f"{preset}, {device}: a step alone {single:.2f} ms")
-        for name, ms in medians.items():
+        for name, ms in list(medians.items())[1:]:
             ratio = ms / int(name) / single
             print(
                 f"  {name:>3} together {ms:9.2f} ms   {ms / int(name):8.2f} a seed   {ratio:5.2f} × alone", flush=True
