@@ -23,7 +23,7 @@ MERGE_THRESHOLD = 0.04
 # Groups that overlap by less than the threshold, but at least by this, are still merged if the next merge joins groups
 # that are twice as far apart or more.
 _MIN_CLOSE, _GAP = 1e-3, 2.0
-_MIN_OVERLAP = 1e-300  # smaller ones are equal for the gap
+_MIN_OVERLAP = 1e-300  # smaller overlaps count as this one when gaps are measured
 
 # A cluster is in use if its share of the items is at least this fraction of 1/K.
 _MIN_SHARE = 0.1

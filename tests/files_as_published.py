@@ -1,4 +1,4 @@
-"""Small files in the formats of data sets that cannot be had everywhere."""
+"""Small files in the formats of data sets that are not available everywhere."""
 
 import hashlib
 from itertools import product

@@ -1,4 +1,4 @@
-"""The preset auto: what it reads from the data, what it refuses, and that settings take its place."""
+"""The preset auto: the settings that it chooses, the data that it refuses, and settings that replace its choices."""
 
 from pathlib import Path
 

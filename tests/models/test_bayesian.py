@@ -84,7 +84,7 @@ def test_the_point_is_where_the_mixture_was_set_and_the_guide_starts_there(covar
     assert not torch.allclose(guide.typical_priors()[0].log_prob(z), prior().log_prob(z))
     guide.restart_globals([0])
     torch.testing.assert_close(guide.typical_priors()[0].log_prob(z), prior().log_prob(z))
-    # The mean of q(probs) leans to uniform: (1 + 100 probs) / (3 + 100).
+    # The mean of q(probs) is (1 + 100 probs) / (3 + 100), nearer to uniform than probs.
     expected = (1 + 100 * torch.tensor([0.2, 0.3, 0.5])) / 103
     torch.testing.assert_close(guide.typical_priors()[0].log_weights().exp(), expected)
 
