@@ -36,6 +36,7 @@ _DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 
+_MAX_DEPTH = 50
 _MAX_VISITS = 100  # links can lead to one folder along any number of paths
 # Folders that network drives and archive programs add to a folder of images.
 _FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
@@ -158,8 +159,11 @@ def _walk(
     """
     status = path.stat()
     here = (status.st_dev, status.st_ino)
-    if here in above or len(above) > 50:
+    if here in above:
         passed_over["behind links in a circle"] += 1
+        return
+    if len(above) > _MAX_DEPTH:
+        passed_over[f"more than {_MAX_DEPTH} folders deep"] += _count(path)
         return
     visits[here] += 1
     if visits[here] > _MAX_VISITS:

@@ -29,7 +29,7 @@ _LARGE = 256 << 20
 _BYTES_AT_ONCE = 64 << 20
 
 MAX_IMAGE_BYTES = 256 << 20
-"""Limit for one decoded picture: 89 megapixels in RGB, or 268 in grey."""
+"""Limit for one decoded picture: 89 megapixels in RGB. In grey, Pillow's own limit of 179 megapixels is lower."""
 
 # A progressive JPEG repeats its whole picture in every scan, and a scan can take ten bytes. Usual ones have up to 12.
 _MAX_SCANNED_PIXELS = 1 << 33

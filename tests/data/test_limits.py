@@ -1,8 +1,12 @@
 """Readers stop at their limits, and read only the file that was named."""
 
+import os
+import shutil
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import h5py
 import numpy as np
@@ -84,7 +88,7 @@ def test_more_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def save_folder(folder: Path, image: Image.Image, **options: object) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in range(4):
         image.save(folder / f"{number}.png", **options)
     return folder
@@ -146,6 +150,49 @@ def test_a_folder_that_links_lead_to_in_2_to_the_30_ways_is_refused(tmp_path: Pa
     assert len(load_dataset(tmp_path / "level-28").train) == 16  # four files in four ways
     with pytest.raises(InputError, match=r"expected at most 100 ways to a folder, got more to .*: remove some links"):
         load_dataset(tmp_path / "level-0")
+
+
+def test_a_loop_of_links_is_left_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = save_folder(tmp_path / "photos", Image.new("L", (4, 4), 9)).resolve()
+    for name in ("self", "same"):
+        (photos / name).symlink_to(photos)
+    read: list[Path] = []
+
+    def scandir(path: Path) -> object:
+        read.append(path)
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr("pyro_mfcvae.data.folders.os.scandir", scandir)
+    data = load_dataset(photos)
+    assert len(data.train) == 4 and read == [photos]
+    assert data.notes == (f"passed over 2 files of {photos} (2 behind links in a circle)",)
+
+
+def test_pictures_more_than_50_folders_deep_are_left_out(tmp_path: Path) -> None:
+    photos = save_folder(tmp_path / "photos" / "a", Image.new("L", (4, 4), 9)).parent
+    deep = photos.joinpath(*"a" * 51)
+    deep.mkdir(parents=True)
+    shutil.copy(photos / "a" / "0.png", deep)
+    shutil.copy(photos / "a" / "1.png", deep.parent)
+    data = load_dataset(photos)
+    assert len(data.train) == 5
+    assert data.notes == (f"passed over 1 file of {photos} (1 more than 50 folders deep)",)
+
+
+def test_a_picture_that_is_large_when_decoded_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    whole = picture.read_bytes()
+    chunk = b"IHDR" + struct.pack(">II", 16_384, 5_462) + whole[24:29]  # a little more than 256 MiB
+    picture.write_bytes(whole[:12] + chunk + struct.pack(">I", crc32(chunk)) + whole[33:])
+    with pytest.raises(InputError, match=r"at most 256 MiB, decoded, got .*a\.png of 16384 × 5462 pixels: make it"):
+        image_sizes(tmp_path)
+    monkeypatch.setattr("pyro_mfcvae.data.folders.MAX_IMAGE_BYTES", 3 * 8 * 8)
+    picture.write_bytes(whole)
+    assert image_sizes(tmp_path) == [(8, 8)]
 
 
 def test_mapped_items_are_read_in_parts_of_64_mib() -> None:
