@@ -30,6 +30,7 @@ SETTINGS = [
     "networks.hidden_dim=8",
 ]
 SETTINGS += ["facets.num_clusters=[4, 3]", "facets.latent_dim=[2, 2]", "training.epochs=2", "training.batch_size=20"]
+SETTINGS += ["training.independence=0.5"]  # its moments are in the checkpoints
 SETTINGS += ["mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[]", "schedule.fade_in_steps=4"]
 
 
