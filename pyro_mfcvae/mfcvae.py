@@ -190,8 +190,8 @@ class MFCVAE(nn.Module):
     ) -> list[Tensor]:
         """The z_j, (num, D_j) each, that `sample` decodes."""
         chosen, num = check_clusters(self.model, clusters), check_number("num", num)
-        if not 0 <= temperature < math.inf:
-            raise InputError(f"expected a finite temperature ≥ 0, got {temperature}: pass 1 for the prior itself")
+        if not 0 <= temperature <= 1e6:  # larger ones overflow in float32
+            raise InputError(f"expected a temperature from 0 to 1e6, got {temperature}: pass 1 for the prior itself")
         zs = []
         with torch.no_grad():
             for j, prior in enumerate(self.priors):

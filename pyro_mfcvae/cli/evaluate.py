@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pyro_mfcvae.cli.options import Data, Flag, Json, Parts, Root, Run, option, parse_choices
+from pyro_mfcvae.cli.options import Data, Flag, Json, Parts, Root, Run, is_number, option, parse_choices
 from pyro_mfcvae.cli.terminal import console, print_groups, print_json, print_scores, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
@@ -93,9 +93,9 @@ def _parse_names(texts: Iterable[str]) -> list[tuple[int, int, str]]:
     for text in texts:
         place, equals, name = text.partition("=")
         facet, _, group = place.partition(".")
-        if not (equals and facet.isdecimal() and group.isdecimal()):
+        if not (equals and is_number(facet) and is_number(group)):
             raise InputError(
-                f"expected a name such as 0.2=cats (facet 0, group 2), got {text!r}: write FACET.GROUP=NAME"
+                f"expected a name such as 0.2=cats (facet 0, group 2), got {text[:50]!r}: write FACET.GROUP=NAME"
             )
         named.append((int(facet), int(group), name))
     return named

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyro_mfcvae.mfcvae import MFCVAE
     from pyro_mfcvae.runs.grouping import Grouping
 
+_MOST_COLUMNS = 1_000  # a figure of them is 70,000 pixels wide
+
 _Table = tuple[str, str, "Tensor", list[str] | None]
 """File name, title, images and row labels."""
 
@@ -42,8 +44,8 @@ def sample(
         num: Number of columns, and most groups.
         temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
     """
-    if num < 1:
-        raise InputError(f"expected --num 1 or more, got {num}")
+    if not 1 <= num <= _MOST_COLUMNS:
+        raise InputError(f"expected --num from 1 to {_MOST_COLUMNS}, got {num}: draw fewer images at a time")
     chosen, of_groups = parse_choices(clusters, "cluster"), parse_choices(groups, "group")
     if both := sorted(chosen.keys() & of_groups.keys()):
         raise InputError(f"expected a group or a cluster of facet {both[0]}, got both: leave one of them out")

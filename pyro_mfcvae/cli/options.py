@@ -68,6 +68,11 @@ Common = Annotated[CommonOptions, tyro.conf.arg(name="")]
 COMMON = CommonOptions()
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number of at most 9 digits; Python refuses to convert thousands of them."""
+    return text.isdecimal() and len(text) < 10
+
+
 def parse_choices(texts: Iterable[str], what: str) -> dict[int, int]:
     """Facet → number, from texts such as 0=3.
 
@@ -78,9 +83,9 @@ def parse_choices(texts: Iterable[str], what: str) -> dict[int, int]:
     chosen = {}
     for text in texts:
         facet, _, number = text.partition("=")
-        if not (facet.isdecimal() and number.isdecimal()):
+        if not (is_number(facet) and is_number(number)):
             raise InputError(
-                f"expected a {what} such as 0=3 (facet 0, {what} 3), got {text!r}: "
+                f"expected a {what} such as 0=3 (facet 0, {what} 3), got {text[:50]!r}: "
                 f"write FACET={what.split()[0].upper()}"
             )
         if int(facet) in chosen:

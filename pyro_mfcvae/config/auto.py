@@ -212,6 +212,6 @@ def _table(num_clusters: list[int], latent_dims: list[int], epochs: list[int], *
 
 def _whole_number(given: dict[str, str], name: str, default: int) -> int:
     value = given.get(name, str(default))
-    if not value.isdigit():
-        raise InputError(f"expected a whole number as {name}, got {value!r}: write --set {name}={default}")
+    if not (value.isdecimal() and len(value) < 10):
+        raise InputError(f"expected a whole number as {name}, got {value[:50]!r}: write --set {name}={default}")
     return int(value)

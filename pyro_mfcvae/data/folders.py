@@ -100,7 +100,7 @@ def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop"
         )
     images = _read_files(files, path, size, fit)
     numbers = torch.tensor([labels.index(folder) for folder in folders])
-    names = tuple(_as_text(file.relative_to(path)) for file in files)
+    names = tuple(os.fsencode(file.relative_to(path).as_posix()).decode("utf-8", "backslashreplace") for file in files)
     sets, notes = ({} if labels == [""] else {"folder": numbers}), []
     if (table := path / LABEL_TABLE).is_file():
         passed_over["of other types"] -= 1
@@ -120,10 +120,6 @@ def image_sizes(path: Path) -> list[Size]:
 def _describe(passed_over: Counter[str]) -> str:
     counts = ", ".join(f"{count} {why}" for why, count in sorted(passed_over.items()))
     return f" ({counts})" if counts else ""
-
-
-def _as_text(path: Path) -> str:
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _find_files(path: Path) -> tuple[list[Path], Counter[str]]:

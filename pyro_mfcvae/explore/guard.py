@@ -145,7 +145,7 @@ class Guard:
         most = self.upload_bytes if scope["path"] == self.upload_path else _SMALL_BODY
         too_large = BodyError(413, f"expected at most {most:,} bytes, got more: send less")
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
+        if not (length.isdecimal() and len(length) < 20) or int(length) > most:
             raise too_large
         deadline = time.monotonic() + self.body_seconds
         state: dict[str, Any] = {"bytes": 0, "done": False}

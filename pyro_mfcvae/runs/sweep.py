@@ -21,7 +21,7 @@ from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.together import fit_together
 from pyro_mfcvae.runs.workers import run_jobs
-from pyro_mfcvae.safety.locks import locked
+from pyro_mfcvae.safety.locks import clean, locked
 from pyro_mfcvae.safety.stopping import stop_on_signals
 
 
@@ -212,6 +212,7 @@ def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads
     import_parts(config.own_modules)  # the parent process has imported the modules of these parts, see `sweep`
     run = _run_of(config, path)
     if run.summary_path.is_file():
+        clean(path)
         return run.read_summary()
     torch.set_num_threads(threads)
     data = load_dataset(config.data.source, root=root, seed=config.seed, size=config.data.size, fit=config.data.fit)
@@ -233,7 +234,9 @@ def _fit_together(
         if not run.summary_path.is_file():
             configs.append(replace(config, seed=seed))
             runs.append(run)
-        elif on_done is not None:
+            continue
+        clean(run.path)
+        if on_done is not None:
             on_done(seed, run.read_summary())
     data = [load_dataset(c.data.source, root=root, seed=c.seed, size=c.data.size, fit=c.data.fit) for c in configs]
     for fitted, done in zip(configs, fit_together(configs, runs, data=data, device=device), strict=True):

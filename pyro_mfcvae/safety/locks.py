@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -46,6 +46,12 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
     finally:
         _remove_empty(made)
+
+
+def clean(folder: Path) -> None:
+    """Remove the lock and the temporary files that a killed process left, unless another process holds the folder."""
+    with suppress(InputError), locked(folder):
+        pass
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def test_groups_are_listed_cut_elsewhere_and_named(mfcvae: Run) -> None:
         ("--num-groups", "0:2", "expected a number of groups such as 0=3 (facet 0, number of groups 3), got '0:2': "),
         ("--num-groups", "7=2", "expected a facet from 0 to 1, got 7: "),
         ("--num-groups", "0=99", "expected a number of groups between 1 and "),
+        ("--name", f"0.{'9' * 5_000}=cats", "expected a name such as 0.2=cats (facet 0, group 2), got '0.9999"),
         ("--name", "0=cats", "expected a name such as 0.2=cats (facet 0, group 2), got '0=cats': "),
         ("--name", "0.99=cats", "expected a group from 0 to "),
     ],

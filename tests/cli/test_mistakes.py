@@ -177,8 +177,14 @@ def test_a_sweep_whose_seed_fails_is_reported(mfcvae: Run) -> None:
         (["--clusters", "0=1", "0=2"], "expected one cluster of every facet, got two of facet 0: give them one by one"),
         (["--seed", "-1"], r"expected a seed from 0 to 2\*\*32 - 1, got -1"),
         (["--clusters", "0=9"], "expected a cluster of facet 0 from 0 to 3, got 9: choose one of them"),
-        (["--num", "0"], "expected --num 1 or more, got 0"),
-        (["--temperature", "-1"], "expected a finite temperature ≥ 0, got -1.0: pass 1 for the prior itself"),
+        (
+            ["--groups", "0=" + "9" * 5_000],
+            r"expected a group such as 0=3 \(facet 0, group 3\), got '0=9{48}': write FACET=GROUP",
+        ),
+        (["--num", "0"], "expected --num from 1 to 1000, got 0: draw fewer images at a time"),
+        (["--num", "2000000000"], "expected --num from 1 to 1000, got 2000000000: draw fewer images at a time"),
+        (["--temperature", "-1"], "expected a temperature from 0 to 1e6, got -1.0: pass 1 for the prior itself"),
+        (["--temperature", "1e308"], "expected a temperature from 0 to 1e6, got 1e[+]308: pass 1 for the prior itself"),
     ],
 )
 def test_a_wrong_sample_is_reported(mfcvae: Run, args: list[str], message: str) -> None:

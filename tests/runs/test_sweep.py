@@ -46,7 +46,9 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     assert result.evaluations[1].elbo == pytest.approx(single.evaluation.elbo, abs=0.5)  # draws of z differ
     before = (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns
+    (tmp_path / "many/seed-2/.lock").touch()  # its process was killed after the last file
     again = sweep(config, tmp_path / "many", seeds=[2], device="cpu", workers=1)
+    assert not (tmp_path / "many/seed-2/.lock").exists()
     assert (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns == before
     assert np.isnan(again.stability()).all()
     other = override(config, ["training.batch_size=10"])
@@ -105,7 +107,9 @@ def test_runs_that_train_together_are_those_of_fit(
         assert [record["epoch"] for record in other.read_metrics()] == [1, 2, 3, 4]
         assert other.read_config() == one.read_config()
     before = (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns
+    (tmp_path / "seed-2/.lock").touch()  # its process was killed after the last file
     run()  # all are finished
+    assert not (tmp_path / "seed-2/.lock").exists()
     assert (tmp_path / "seed-2/model.safetensors").stat().st_mtime_ns == before
 
 

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import pytest
 
 from pyro_mfcvae.atomic_io import temporary_prefix
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.safety.locks import claimed, claimed_next, locked
+from pyro_mfcvae.safety.locks import claimed, claimed_next, clean, locked
 
 HOLD = """
 import sys, time
@@ -65,6 +66,16 @@ def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> No
     ours.touch()
     with claimed(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", ours.name])
+
+
+def test_a_folder_is_cleaned_unless_a_process_holds_it(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    clean(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        clean(tmp_path)
+        assert (tmp_path / ".lock").is_file()
 
 
 def test_a_lock_does_not_follow_links_or_wait_for_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
