@@ -12,7 +12,7 @@ import numpy as np
 from pyro_mfcvae.atomic_io import as_json
 from pyro_mfcvae.checks.aggregate import check_aggregate, plot_aggregate
 from pyro_mfcvae.checks.calibration import check_calibration, plot_calibration
-from pyro_mfcvae.checks.check import Check, Verdict, correct
+from pyro_mfcvae.checks.check import Check, correct
 from pyro_mfcvae.checks.figures import add_reading
 from pyro_mfcvae.checks.guide import check_guide, plot_guide
 from pyro_mfcvae.checks.information import check_information, plot_information
@@ -144,11 +144,11 @@ class Criticism:
         return (*facets, describe_whole(self.checks))
 
     @property
-    def counts(self) -> dict[Verdict, int]:
-        """How many checks are good, warn and bad."""
-        verdicts = [check.verdict for check in self.checks]
-        names: tuple[Verdict, ...] = ("good", "warn", "bad")
-        return {name: verdicts.count(name) for name in names}
+    def counts(self) -> dict[str, int]:
+        """How many checks are good, warn and bad, and how many others are set aside."""
+        unlike = is_unlike(self.checks)
+        verdicts = ["set_aside" if is_set_aside(c, unlike=unlike) else c.verdict for c in self.checks]
+        return {name: verdicts.count(name) for name in ("good", "warn", "bad", "set_aside")}
 
     @property
     def monte_carlo_error(self) -> float:

@@ -99,6 +99,12 @@ OUTLIERS = Question(
 )
 
 
+_MEANINGS = {
+    "edge_energy": " (the difference of neighbouring pixels)",
+    "stroke_width": " (the width of light strokes)",
+}
+
+
 def check_predictions(data: CheckData) -> list[Check]:
     """One check per statistic, one of the evidence, and one of held-out halves.
 
@@ -113,12 +119,13 @@ def check_predictions(data: CheckData) -> list[Check]:
                 place = f"cluster {k} of facet {j}"
                 found[place] = paired_distance(observed[members], replicated[members])
         shift = float(data.replicated[name].mean() - observed.mean())
+        what = f"{_compare_sizes(replicated, observed)} {name.replace('_', ' ')}{_MEANINGS.get(name, '')}"
         checks.append(
             _judge(
                 replace(REPLICATED, name=f"replicated {name}"),
                 found,
-                f"Items that the model draws have {_compare_sizes(replicated, observed)} {name.replace('_', ' ')} than "
-                "yours, so they look unlike yours. The clusters of your items can still be right.",
+                f"Items that the model draws have a {what} than yours, so they look unlike yours. The clusters of your "
+                "items can still be right.",
                 {"statistic": name, "shift": shift, "p_value": _bayesian_p_value(observed, data.replicated[name])},
             )
         )
@@ -138,7 +145,7 @@ def check_predictions(data: CheckData) -> list[Check]:
 def _compare_sizes(replicated: Array, observed: Array) -> str:
     """A word for how a statistic of replications (N,) differs from that of the items."""
     above = float(np.mean(replicated > observed))
-    return "more" if above > 0.6 else "less" if above < 0.4 else "more varied or less varied"
+    return "higher" if above > 0.6 else "lower" if above < 0.4 else "more varied or less varied"
 
 
 def _bayesian_p_value(observed: Array, replicated: Array) -> float:

@@ -197,6 +197,7 @@ def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
                 places = np.full(len(found), place + offset)
                 axes.plot(places, found, marker, color=colour, markersize=5, alpha=0.7, label=label)
         axes.set_ylim(-0.05, 1.3)
+        axes.set_yticks(np.linspace(0, 1, 6))
         axes.set_xlim(-0.5, len(refits) - 0.5)
         axes.set_xticks(range(len(refits)), [f"facet {check.facet}" for check in refits])
         axes.legend(frameon=False, fontsize=TEXT_SIZE, ncols=2, loc="upper center")

@@ -126,7 +126,7 @@ def check(
 
 def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
     print_criticism(criticism)
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in criticism.counts.items())
+    counts = ", ".join(f"{n} {v.replace('_', ' ')}" for v, n in criticism.counts.items() if n or v != "set_aside")
     say(f"\n{asked}: {counts}")
     say(f"Monte Carlo error of log p(x) of a typical item, from the number of draws: {criticism.monte_carlo_error:.2g}")
     say(f"Figures, numbers (checks.json), items (items.parquet) and draws for ArviZ (posterior.nc) are in {folder}.")

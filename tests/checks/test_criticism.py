@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from criticism import ASK, CELLS, FAULTS, markdown_exact, markdown_faults
-from exact_mixture import exact_mixture_data
+from exact_mixture import exact_mixture_arrays, exact_mixture_data
 from known_models import draw, make_pair
 
 from pyro_mfcvae import to_inference_data
-from pyro_mfcvae.checks.criticism import KINDS, criticise
+from pyro_mfcvae.checks.check import Check
+from pyro_mfcvae.checks.criticism import KINDS, Criticism, criticise
+from pyro_mfcvae.checks.guide import GAP
+from pyro_mfcvae.checks.predictive import REPLICATED
+from pyro_mfcvae.checks.ranks import WIDTH
 from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_data
 from pyro_mfcvae.plots import save_figure
 
@@ -70,11 +74,18 @@ def test_every_verdict_can_be_made_again_from_the_file(tmp_path: Path) -> None:
     assert again.to_json() == criticise(exact_mixture_data(shift=1.0)).to_json()
 
 
+def test_rows_that_are_set_aside_are_counted_apart() -> None:
+    unlike = Check(REPLICATED, 1.0, 0.0, "", details={"statistic": "contrast"})
+    found = Criticism(exact_mixture_arrays(), ((unlike,), (Check(WIDTH, 9.0, 0.0, "", 0), Check(GAP, 0.0, 1.0, ""))))
+    assert found.counts == {"good": 1, "warn": 0, "bad": 1, "set_aside": 1}
+
+
 def test_the_json_holds_what_a_person_reads() -> None:
     criticism = criticise(exact_mixture_data(), settings={"assignment": {"kind": "analytic"}})
     record = json.loads(criticism.to_json())
     assert record["sentences"] == list(criticism.sentences) and len(record["sentences"]) == 3
     assert record["counts"] == criticism.counts and record["suggestions"] == []
+    assert criticism.counts == {"good": len(criticism.checks), "warn": 0, "bad": 0, "set_aside": 0}
     for entry, check in zip(record["checks"], criticism.checks, strict=True):
         assert {
             "asks",
