@@ -65,13 +65,14 @@ def repeatable(device: torch.device) -> Iterator[None]:
 def as_data(model: MultiFacetModel, x: Array) -> Tensor:
     """An array or tensor of any number type as the model's floats, on its device.
 
-    Bytes are divided by 255 if the likelihood describes values in [0, 1]; all other numbers keep their value.
+    The bytes of images are divided by 255, as in training. Other numbers keep their value: vectors, counts, codes, and
+    all types but bytes.
     """
     tensor = as_tensor(x).to_dense()
     if tensor.is_complex():
         raise InputError(f"expected real numbers, got {tensor.dtype}: pass their real part")
     support = model.likelihood.support(model.decoder.out_shape)
-    is_scaled = tensor.dtype == torch.uint8 and getattr(support, "upper_bound", None) == 1 and not support.is_discrete
+    is_scaled = tensor.dtype == torch.uint8 and len(model.event_shape) > 1 and not support.is_discrete
     data = tensor.to(model.alpha.device, density_dtype(model.alpha.dtype))
     return data / 255 if is_scaled else data
 
