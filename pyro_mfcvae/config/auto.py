@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pyro_mfcvae.config.build import build_schedule
 from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.spectrum import NATS, choose_scale, measure_spectrum
+from pyro_mfcvae.config.spectrum import NATS, centred, choose_scale, measure_spectrum
 from pyro_mfcvae.config.text import override, parse_config
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.subspaces import MOST_ITEMS, choose_dims
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
@@ -33,22 +34,21 @@ _CONVOLUTION_SIDE = 48
 # Side of images in a folder that holds several sizes: enough for figures and colours, and quick on a CPU.
 _SIDE = 32
 
-# Steps of training for one facet or two, for each further facet, and of the linear start.
+# Steps of training on 1,000 items for one facet or two, for each further facet, and of the linear start. They rise with
+# the fourth root of the number of items.
 _STEPS, _STEPS_PER_FACET, _LINEAR_START_STEPS = 1900, 500, 400
+_STEPS_ITEMS, _STEPS_POWER = 1000, 0.25
 _FEWEST_START_STEPS = 20  # fewer do not bring the networks near a linear model
 # The mixtures are fitted before the first step, and again at these steps.
 _REFIT_STEPS = (300, 700, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
 
-# Between these numbers of items the steps are those above. Outside they scale with the square root of the number.
-_STEPS_FROM, _STEPS_TO = 400, 20_000
-
 # Nats that a nat of dependence between facets costs. With 10, letters stayed in two facets of `nrletters`; with 100,
 # the facet of the faces' poses lost its groups.
 _INDEPENDENCE = 30.0
 
-_NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
+_NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
 _INDEPENDENCE_NAME = "training.independence"
 
 
@@ -90,39 +90,64 @@ def choose_settings(
         raise InputError(f"expected facets.number of 1 or more, got {num_facets}: choose how many clusterings you want")
     if num < _FEWEST_ITEMS:
         raise InputError(f"expected at least {_FEWEST_ITEMS} items to find clusters in, got {num}: give more")
-    are_vectors = len(shape) == 1
-    spectrum = measure_spectrum(images, standardize=are_vectors)
+    spectrum = measure_spectrum(images, standardize=len(shape) == 1)
     scale, variance = choose_scale(spectrum), float(spectrum.sum())
     num_clusters = min(max(num // _ITEMS_PER_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
     given = [setting.partition("=")[0].strip() for setting in settings]
     convolves = _wants_convolutions(given, shape)
-    share = math.sqrt(num / min(max(num, _STEPS_FROM), _STEPS_TO))
-    steps = math.ceil(share * (_STEPS + _STEPS_PER_FACET * max(num_facets - 2, 0)))
-    batch_size = _SMALL_BATCH if num < _FEW_ITEMS else _LARGE_BATCH
+    steps = math.ceil((num / _STEPS_ITEMS) ** _STEPS_POWER * (_STEPS + _STEPS_PER_FACET * max(num_facets - 2, 0)))
+    batch_size = choose_batch_size(num)
     epochs = [*[0] * (num_facets - 1), -(-steps // steps_per_epoch(num, batch_size))]
     latent_dim = min(_LATENT_DIM, math.prod(shape))
     table = _table([num_clusters] * num_facets, [latent_dim] * num_facets, epochs, convolves=convolves)
-    options = {"scale": scale} | ({"standardize": True} if are_vectors else {})
+    options = {"scale": scale, "standardize": len(shape) == 1}
     table |= {"data": {"source": source}, "seed": seed, "likelihood": {"kind": "gaussian", "options": options}}
     table["training"]["batch_size"] = batch_size
     config = _add_steps(override(parse_config(table, source="the preset auto"), settings), given, num)
     if num_facets > 1 and config.training.objective == "elbo" and _INDEPENDENCE_NAME not in given:
         config = override(config, [f"{_INDEPENDENCE_NAME}={_INDEPENDENCE}"])
+    if _DIMS not in given:
+        config = _divide_dims(config, images)
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
         replace(config, description=f"Settings chosen by auto for {num} items of {why}"),
         (
             f"likelihood: gaussian of scale {scale:g}, at which the items' variance ({variance:.3g} in all"
-            f"{', of standardised elements' if are_vectors else ''}) is worth {variance / (2 * scale**2):.0f} nats, of "
-            f"{NATS:.0f} at most",
+            f"{', of standardised elements' if len(shape) == 1 else ''}) is worth "
+            f"{variance / (2 * scale**2):.0f} nats, of {NATS:.0f} at most",
             f"networks: {network}, for items of {why}",
-            f"facets: {num_facets} of {latent_dim} dimensions; facets.number=3 asks for three",
+            f"facets: {num_facets}, of {_join(config.facets.latent_dim)} dimensions; facets.number=3 asks for three",
             f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; overlapping ones "
             "become groups",
             _describe_schedule(config, num),
         ),
     )
+
+
+def _divide_dims(config: Config, images: Tensor) -> Config:
+    """The configuration with the dimensions of two facets divided as the data suggest, if they start linearly."""
+    options, dims = config.likelihood.options, config.facets.latent_dim
+    if len(dims) != 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
+        return config
+    divided = choose_dims(
+        centred(images, MOST_ITEMS, standardize=options["standardize"]),
+        sum(dims),
+        scale=options["scale"],
+        most_clusters=max(config.facets.num_clusters),
+        seed=config.seed,
+    )
+    return override(config, [f"{_DIMS}={list(divided)}"])
+
+
+def choose_batch_size(num_items: int) -> int:
+    """The number of items in a step."""
+    return _SMALL_BATCH if num_items < _FEW_ITEMS else _LARGE_BATCH
+
+
+def _join(numbers: Sequence[int]) -> str:
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _describe_schedule(config: Config, num_items: int) -> str:

@@ -22,8 +22,6 @@ _NUM_MEASURED = 1000
 def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.float64]:
     """The variances along the principal directions of items (N, *event_shape), largest first.
 
-    Bytes count as shares of 255. A missing element is replaced by the mean of that element over the items.
-
     Args:
         items: uint8 or floats.
         standardize: whether every element is divided by its standard deviation.
@@ -31,18 +29,28 @@ def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.
     Raises:
         InputError: the items are all alike.
     """
-    order = np.random.default_rng(0).permutation(len(items))[:_NUM_MEASURED]
-    values = items[np.sort(order)].flatten(1)
-    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
-    x = np.where(np.isnan(x), 0.0, x - np.nan_to_num(np.nanmean(x, axis=0)))
-    if standardize:
-        scale = x.std(0)
-        x = x / np.where(scale > 0, scale, 1.0)
+    x = centred(items, _NUM_MEASURED, standardize=standardize)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     spectrum: NDArray[np.float64] = np.linalg.eigvalsh(gram)[::-1].clip(min=0) / len(x)
     if not spectrum.sum() > 0:
         raise InputError("expected items that differ, got items that are all alike: check the data")
     return spectrum
+
+
+def centred(items: Tensor, most: int, *, standardize: bool) -> NDArray[np.float64]:
+    """At most ``most`` random items without their mean, flat, (N, P).
+
+    Bytes count as shares of 255. A missing element is replaced by the mean of that element over the items.
+    """
+    order = np.random.default_rng(0).permutation(len(items))[:most]
+    values = items[np.sort(order)].flatten(1)
+    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    x = np.where(np.isnan(x), 0.0, x - np.nan_to_num(np.nanmean(x, axis=0)))
+    if not standardize:
+        return x
+    scale = x.std(0)
+    standardized: NDArray[np.float64] = x / np.where(scale > 0, scale, 1.0)
+    return standardized
 
 
 def choose_scale(spectrum: NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pyro_mfcvae.config.auto import choose_settings
+from pyro_mfcvae.config.auto import choose_batch_size, choose_settings
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
@@ -44,20 +44,20 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
         )
     settings = [f"facets.num_clusters={clusters}"] if clusters else []
     settings += [f"facets.latent_dim={dims}"] if dims else []
+    batch_size = choose_batch_size(len(items))
     if not _is_auto("batch_size", choices.batch_size):
-        settings.append(f"training.batch_size={_check_whole('batch_size', choices.batch_size)}")
+        batch_size = _check_whole("batch_size", choices.batch_size)
+        settings.append(f"training.batch_size={batch_size}")
     if not _is_auto("learning_rate", choices.learning_rate):
         if not choices.learning_rate > 0:
             raise InputError(f"expected learning_rate > 0, got {choices.learning_rate!r}: choose another")
         rate = float(choices.learning_rate)
         settings += [f"training.learning_rate={rate}", f"training.final_learning_rate={rate / 10}"]
-    arguments: dict[str, Any] = {"source": "array", "num_facets": num_facets, "seed": seed}
-    config = choose_settings(items, settings=settings, **arguments).config
-    if _is_auto("num_steps", choices.num_steps):
-        return config
-    per_epoch = steps_per_epoch(len(items), config.training.batch_size)
-    epochs = math.ceil(_check_whole("num_steps", choices.num_steps) / per_epoch)
-    return choose_settings(items, settings=[*settings, f"training.epochs={epochs}"], **arguments).config
+    if not _is_auto("num_steps", choices.num_steps):
+        per_epoch = steps_per_epoch(len(items), batch_size)
+        epochs = math.ceil(_check_whole("num_steps", choices.num_steps) / per_epoch)
+        settings.append(f"training.epochs={epochs}")
+    return choose_settings(items, source="array", num_facets=num_facets, settings=settings, seed=seed).config
 
 
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:

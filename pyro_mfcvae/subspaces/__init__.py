@@ -1,6 +1,8 @@
 """Choose which linear directions belong to which facet: of the data before training, or of the joint z during it."""
 
+from pyro_mfcvae.subspaces.dims import choose_dims
 from pyro_mfcvae.subspaces.linear_start import LinearFacets, find_linear_facets, start_linearly
 from pyro_mfcvae.subspaces.repartition import Axes, choose_axes
+from pyro_mfcvae.subspaces.search import MOST_ITEMS
 
-__all__ = ["Axes", "LinearFacets", "choose_axes", "find_linear_facets", "start_linearly"]
+__all__ = ["MOST_ITEMS", "Axes", "LinearFacets", "choose_axes", "choose_dims", "find_linear_facets", "start_linearly"]

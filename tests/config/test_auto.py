@@ -41,7 +41,7 @@ def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutio
 
 @pytest.mark.parametrize(
     ("num", "clusters", "batch", "least"),
-    [(100, 5, 64, 1200), (400, 20, 64, 2400), (5000, 20, 128, 2400)],
+    [(100, 5, 64, 1350), (1000, 20, 64, 2400), (5000, 20, 128, 3589)],
 )
 def test_the_number_of_items_decides_clusters_batches_and_epochs(
     num: int, clusters: int, batch: int, least: int
@@ -59,8 +59,8 @@ def test_the_number_of_items_decides_clusters_batches_and_epochs(
 
 
 def test_many_items_get_more_steps() -> None:
-    config = choose_settings(torch.rand(80_000, 4), source="x").config  # 625 steps an epoch
-    assert config.stage_epochs == (0, 7)  # 3800 steps, rounded up
+    config = choose_settings(torch.rand(81_000, 4), source="x", settings=["facets.latent_dim=[2, 2]"]).config
+    assert config.stage_epochs == (0, 10)  # 1900 · 3 = 5700 steps, of 632 an epoch
 
 
 def test_the_steps_that_are_announced_are_those_of_the_schedule() -> None:
@@ -101,8 +101,23 @@ def test_several_facets_are_kept_independent_by_a_penalty_on_the_elbo() -> None:
 
 
 def test_one_facet_starts_linearly_too() -> None:
-    config = choose_settings(torch.rand(400, 4), source="x", num_facets=1).config
-    assert build_schedule(config, 6).fit_steps() == (0, 300, 700, 1201)
+    config = choose_settings(torch.rand(1000, 4), source="x", num_facets=1).config
+    assert build_schedule(config, 15).fit_steps() == (0, 300, 701, 1203)
+
+
+def test_a_characteristic_with_few_values_gets_few_dimensions() -> None:
+    """Three values in two directions, beside 16 values in nine: the smaller facet gets three dimensions, not six."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        20 * torch.randn(num, dim, generator=generator)[torch.randint(num, (600,), generator=generator)]
+        for num, dim in ((3, 2), (16, 9))
+    ]
+    x = torch.cat(parts, 1) + torch.randn(600, 11, generator=generator)
+    chosen = choose_settings(x, source="x")
+    assert chosen.config.facets.latent_dim == (3, 9)
+    assert chosen.reasons[2] == "facets: 2, of 3 and 9 dimensions; facets.number=3 asks for three"
+    given = choose_settings(x, source="x", settings=["facets.latent_dim=[6, 6]"])
+    assert given.config.facets.latent_dim == (6, 6)
 
 
 @pytest.mark.parametrize(

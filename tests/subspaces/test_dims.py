@@ -1,0 +1,23 @@
+"""How the dimensions of z are divided between two facets."""
+
+import numpy as np
+import pytest
+
+from pyro_mfcvae.subspaces import choose_dims
+
+
+@pytest.mark.parametrize(("num_dims", "expected"), [(2, (1, 1)), (3, (1, 2)), (5, (2, 3))])
+def test_few_dimensions_have_one_division(num_dims: int, expected: tuple[int, int]) -> None:
+    assert choose_dims(np.zeros((20, 4)), num_dims, scale=1.0, most_clusters=2) == expected
+
+
+@pytest.mark.parametrize(("dims", "num_clusters"), [((2, 6), (3, 12)), ((4, 4), (8, 8))])
+def test_the_division_of_the_data_is_found(dims: tuple[int, int], num_clusters: tuple[int, int]) -> None:
+    """Two mixtures in subspaces of these dimensions, turned together; the likelihood's scale, 0.1, is the unit."""
+    rng = np.random.default_rng(1)
+    parts = [
+        3 * rng.normal(size=(k, dim))[rng.integers(k, size=800)] for dim, k in zip(dims, num_clusters, strict=True)
+    ]
+    points = np.concatenate(parts, 1) + rng.normal(size=(800, 8))
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    assert choose_dims(0.1 * points @ rotation, 8, scale=0.1, most_clusters=20) == dims
