@@ -241,6 +241,7 @@ def _suit_data(
     from pyro_mfcvae.config.build import adapt_epochs, load_data
 
     if config is None:
+        say("Reading the data and choosing settings for them; on a laptop this takes up to half a minute …")
         return configure_auto(name, settings, root)
     source, dataset, preset = config.data.source, None, name
     if preset is None:
