@@ -39,7 +39,8 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
     assert {"config.toml", "model.safetensors", "checkpoint", "metrics.jsonl", "summary.json", "figures"} <= names(run)
     summary = json.loads((run / "summary.json").read_text())
     assert (Path(summary["data"]).name, summary["epochs"], summary["seed"]) == ("data.npz", 4, 0)
-    lines = out.splitlines()
+    first, *lines = out.splitlines()
+    assert first[:43] == "Reading the data and choosing settings for "
     assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     chosen = [line.partition(":")[0].strip() for line in lines[1:6]]
     assert chosen == ["likelihood", "networks", "facets", "clusters", "schedule"]
@@ -56,7 +57,7 @@ def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
     together = "training.epochs=2", "2 facets of 4 and 3 clusters, 2 epochs", "8 steps of 20 items"
     for setting, announced, said in (stages, together):
         code, out, _ = mfcvae("fit", "--data", "data.npz", "--device", "cpu", "--set", *TINY, setting)
-        assert code == 0 and said in out and out.splitlines()[0].endswith(announced)
+        assert code == 0 and said in out and out.splitlines()[1].endswith(announced)
 
 
 @pytest.mark.usefixtures("fitted")
@@ -258,16 +259,12 @@ def test_missing_pixels_from_file_to_figure(mfcvae: Run, place: Path) -> None:
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     ("how", "finished"),
-    [
-        pytest.param((), False, marks=slow),
-        pytest.param(("--together",), False, marks=slow),
-        (("--together",), True),
-    ],
+    [pytest.param((), False, marks=slow), pytest.param(("--together",), False, marks=slow), (("--together",), True)],
 )
 def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], finished: bool) -> None:
     """The sweep trains the seeds, or finds them finished."""
     folder = Path("seeds" if finished else "runs/data-sweep-1")
-    args = ("--data", "data.npz", "--set", *TINY)
+    args = "--data", "data.npz", "--set", *TINY
     if finished:
         shutil.copytree(fitted, folder / "seed-0")
         assert mfcvae("fit", *args, "seed=1", "--out", str(folder / "seed-1"))[0] == 0
@@ -276,7 +273,7 @@ def test_sweep_compares_seeds(mfcvae: Run, fitted: Path, how: tuple[str, ...], f
     assert (code, err) == (0, "")
     assert {"seed-0", "seed-1", "sweep.json"} == names(folder)
     best = json.loads((folder / "sweep.json").read_text())["best_seed"]
-    lines = out.splitlines()
+    lines = out.splitlines()[1:]
     assert lines[0].startswith("Training seeds 0 to 1. ") and lines[0].endswith("/seed-N/metrics.jsonl.")
     assert sorted(line.partition(":")[0] for line in lines[1:3]) == ["seed 0", "seed 1"]
     assert "ARI across seeds" in out
