@@ -1,9 +1,11 @@
 """Scores and groups on the command line: ``mfcvae evaluate`` and ``mfcvae groups``."""
 
-from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pyro_mfcvae.cli.options import Data, Flag, Json, Parts, Root, Run, is_number, option, parse_choices
+from tyro.conf import UseAppendAction
+
+from pyro_mfcvae.cli.options import Data, Flag, Json, Parts, Root, Run, Several, is_number, option, parse_choices
 from pyro_mfcvae.cli.terminal import console, print_groups, print_json, print_scores, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
@@ -50,8 +52,8 @@ def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = Non
 def groups(
     run: Run,
     /,
-    num_groups: Annotated[tuple[str, ...], option("FACET=NUMBER ...")] = (),
-    name: Annotated[tuple[str, ...], option("FACET.GROUP=NAME ...")] = (),
+    num_groups: Annotated[Several, UseAppendAction, option("FACET=NUMBER ...")] = (),
+    name: Annotated[Several, UseAppendAction, option("FACET.GROUP=NAME ...")] = (),
     reset: Flag = False,
     parts: Parts = (),
     json: Json = False,
@@ -88,9 +90,9 @@ def groups(
         print_json({"run": str(run), "facets": records})
 
 
-def _parse_names(texts: Iterable[str]) -> list[tuple[int, int, str]]:
+def _parse_names(texts: Several) -> list[tuple[int, int, str]]:
     named = []
-    for text in texts:
+    for text in chain.from_iterable(texts):
         place, equals, name = text.partition("=")
         facet, _, group = place.partition(".")
         if not (equals and is_number(facet) and is_number(group)):

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pyro_mfcvae.cli.options import COMMON, Common, Count, Run, Seed, option, parse_choices
+from tyro.conf import UseAppendAction
+
+from pyro_mfcvae.cli.options import COMMON, Common, Count, Run, Seed, Several, option, parse_choices
 from pyro_mfcvae.cli.terminal import console, print_json, say
 from pyro_mfcvae.config.custom_parts import import_parts
 from pyro_mfcvae.errors import InputError
@@ -24,8 +26,8 @@ _Table = tuple[str, str, "Tensor", list[str] | None]
 def sample(
     run: Run,
     /,
-    groups: Annotated[tuple[str, ...], option("FACET=GROUP ...")] = (),
-    clusters: Annotated[tuple[str, ...], option("FACET=CLUSTER ...")] = (),
+    groups: Annotated[Several, UseAppendAction, option("FACET=GROUP ...")] = (),
+    clusters: Annotated[Several, UseAppendAction, option("FACET=CLUSTER ...")] = (),
     num: Count = 10,
     temperature: Annotated[float, option("T")] = 1.0,
     seed: Seed = 0,

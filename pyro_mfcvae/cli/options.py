@@ -1,7 +1,7 @@
 """The options that commands share, and how the command line reads a path. Nothing here imports torch."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,9 @@ def _hint(default: str) -> str:
     return "" if default in ("None", "False", "") else f"(default: {default})"
 
 
+Several = tuple[tuple[str, ...], ...]
+"""Type of an option that takes several values and may be given several times, with `UseAppendAction`."""
+
 Run = Annotated[Path, Positional, option("RUN", "The run's folder.")]
 Data = Annotated[str | None, option("NAME|PATH")]
 Directory = Annotated[Path | None, option("DIR")]
@@ -32,7 +35,7 @@ Device = Annotated[str, option("DEVICE", "Where to compute: auto, cpu or cuda.")
 Seed = Annotated[int, option("N", "Seed of all random draws.")]
 Preset = Annotated[str | None, Positional, option("[PRESET]")]
 Settings = Annotated[
-    tuple[tuple[str, ...], ...],
+    Several,
     UseAppendAction,
     option(
         "KEY=VALUE ...",
@@ -73,15 +76,15 @@ def is_number(text: str) -> bool:
     return text.isdecimal() and len(text) < 10
 
 
-def parse_choices(texts: Iterable[str], what: str) -> dict[int, int]:
+def parse_choices(texts: Several, what: str) -> dict[int, int]:
     """Facet → number, from texts such as 0=3.
 
     Args:
-        texts: one for each facet that is named.
+        texts: one for each facet that is named, by option.
         what: what the number is, "cluster", "group" or "number of groups".
     """
     chosen = {}
-    for text in texts:
+    for text in chain.from_iterable(texts):
         facet, _, number = text.partition("=")
         if not (is_number(facet) and is_number(number)):
             raise InputError(

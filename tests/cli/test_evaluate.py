@@ -59,7 +59,8 @@ def test_groups_are_listed_cut_elsewhere_and_named(mfcvae: Run) -> None:
     assert [
         (g["name"], round(g["share"], 9), g["clusters"], g["next_overlap"]) for g in before["facets"][0]
     ] == expected
-    code, out, err = mfcvae("groups", "run", "--num-groups", "0=2", "1=1", "--name", "0.1=cats and dogs")
+    changes = "--num-groups", "0=2", "--num-groups", "1=1", "--name", "0.1=cats and dogs"
+    code, out, err = mfcvae("groups", "run", *changes)
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["facet", "group", "name", "items", "merges", "at", "overlap", "clusters"]
