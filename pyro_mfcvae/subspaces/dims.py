@@ -4,12 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.subspaces.linear_start import find_linear_facets
+from pyro_mfcvae.subspaces.search import divisions
 
-# Shares of the dimensions that the smaller facet may get, and the fewest dimensions of an unequal division.
-_SHARES = (2, 3, 4)
-_FEWEST = 2
-
-_NUM_TRIES = 20  # number of rotations that are tried for each division
+_NUM_TRIES = 8  # number of rotations that are tried for each division
 
 
 def choose_dims(
@@ -32,9 +29,7 @@ def choose_dims(
     Returns:
         D_0 and D_1; D_0 is the smaller one.
     """
-    firsts = {num_dims // share for share in _SHARES}
-    firsts = {num_dims // 2} | {first for first in firsts if first >= _FEWEST}
-    candidates = sorted(((first, num_dims - first) for first in firsts), reverse=True)
+    candidates = divisions(num_dims)
     if len(candidates) == 1:
         return candidates[0]
 

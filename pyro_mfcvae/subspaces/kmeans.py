@@ -59,6 +59,13 @@ def find_subspaces(
     return rotation, cost
 
 
+def scatter_around(points: Array, labels: NDArray[np.int64]) -> Array:
+    """The scatter matrix (D, D) of points (N, D) around the means of their clusters; every cluster has a point."""
+    counts = np.bincount(labels)
+    means = np.stack([np.bincount(labels, weights=column) for column in points.T], 1) / counts[:, None]
+    return _scatter(points, labels, means)
+
+
 def _nearest(points: Array, centres: Array) -> NDArray[np.int64]:
     """The nearest centre of every point, (N,)."""
     distances = (centres**2).sum(1) - 2 * points @ centres.T

@@ -22,13 +22,22 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import GaussianLikelihood
 from pyro_mfcvae.subspaces.score import SubspaceScore
-from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find_rotation, slices_of
+from pyro_mfcvae.subspaces.search import (
+    MOST_ITEMS,
+    NUM_TRIES,
+    divisions,
+    draw_sizes,
+    find_rotation,
+    order_axes,
+    slices_of,
+)
 
 Array = NDArray[np.float64]
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a task, the number of its finished parts, and the number of all its parts."""
 
+_NUM_DETOURS = 2  # number of times that the axes of two facets are divided in every other way and back
 _NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
 
 # The learning rate falls linearly to this share of the first one.
@@ -117,8 +126,10 @@ def _search(
 ) -> tuple[Array, float, list[int]]:
     """The best rotation found, its score, and the numbers of components.
 
-    After rotations of all axes, the axes of any two facets are divided between these two again, which is an easier
-    search than that of three subspaces or more.
+    After rotations of all axes, the axes of any two of three or more facets are divided between these two again, which
+    is an easier search. Two facets take detours: their axes are ordered by whose clusters they separate, divided after
+    other numbers of dimensions, ordered again, and divided as asked for. This leaves rotations that are only locally
+    the best.
     """
     judge = SubspaceScore(draws, dims, most_clusters)
     most = min(most_clusters, len(judge.fit) // 2)
@@ -130,7 +141,8 @@ def _search(
     best_sizes = [1] * len(dims)
     slices = slices_of(dims)
     pairs = list(combinations(range(len(dims)), 2)) if len(dims) > 2 else []
-    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs)
+    detours = [other for other in divisions(sum(dims)) if other != tuple(sorted(dims))] if len(dims) == 2 else []
+    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs) + 2 * _NUM_DETOURS * len(detours)
 
     def consider(rotation: Array) -> None:
         nonlocal best, best_key, best_sizes, num_done
@@ -150,6 +162,13 @@ def _search(
             turned = both @ rotate(judge.fit @ both, (dims[a], dims[b]))
             rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
             consider(rotation)
+    for other in _NUM_DETOURS * detours:
+        judge_other = SubspaceScore(draws, other, most_clusters)
+        ordered = order_axes(judge.fit, best, dims, best_sizes)
+        there = max((ordered, ordered[:, ::-1]), key=lambda axes: judge_other(axes)[0])
+        ordered = order_axes(judge.fit, there, other, judge_other(there)[1])
+        consider(ordered)
+        consider(ordered[:, ::-1])
     return best, best_key[1], best_sizes
 
 

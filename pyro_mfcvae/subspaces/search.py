@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.subspaces.kmeans import find_subspaces
+from pyro_mfcvae.subspaces.kmeans import find_subspaces, scatter_around
 
 Array = NDArray[np.float64]
 
@@ -19,6 +19,8 @@ MOST_ITEMS = 3000
 # Number of starts of each rotation, and of items that it is found on.
 _NUM_STARTS = 2
 _NUM_POINTS = 1000
+
+_FEWEST_DIMS = 2  # of the smaller of two facets with unequal dimensions
 
 _MOST_CLUSTERS = 12  # the search gives a subspace at most this many
 
@@ -33,6 +35,37 @@ def find_rotation(points: Array, dims: Sequence[int], sizes: Sequence[int], rng:
     """The better of two starts of `find_subspaces` on the first 1,000 points (N, D), a rotation (D, D)."""
     starts = [find_subspaces(points[:_NUM_POINTS], dims, sizes, rng) for _ in range(_NUM_STARTS)]
     return min(starts, key=lambda start: start[1])[0]
+
+
+def divisions(num_dims: int) -> list[tuple[int, int]]:
+    """Divisions of a number of dimensions between two facets, the most equal one first.
+
+    The smaller facet gets a half, a third or a quarter of them, rounded down, and at least two if they are unequal.
+    """
+    smaller = {num_dims // 2} | {num_dims // share for share in (3, 4) if num_dims // share >= _FEWEST_DIMS}
+    return [(dim, num_dims - dim) for dim in sorted(smaller, reverse=True)]
+
+
+def order_axes(points: Array, rotation: Array, dims: Sequence[int], sizes: Sequence[int]) -> Array:
+    """The axes of two subspaces in one order, (D, D), along which they can be divided in another way.
+
+    The first axes are those in which the clusters of the first subspace are tight and those of the second are wide: the
+    eigenvectors of the difference of the two scatter matrices, as in `find_subspaces`.
+
+    Args:
+        points: (N, D).
+        rotation: the axes of both subspaces, (D, D).
+        dims: dimensions of the two.
+        sizes: numbers of clusters of the two.
+    """
+    from sklearn.cluster import KMeans
+
+    first, second = (
+        scatter_around(points, KMeans(size, n_init=2, random_state=0).fit(points @ rotation[:, part]).labels_)
+        for part, size in zip(slices_of(dims), sizes, strict=True)
+    )
+    axes: Array = np.linalg.eigh(first - second)[1]
+    return axes
 
 
 def slices_of(dims: Sequence[int]) -> list[slice]:
