@@ -12,15 +12,17 @@ from pyro_mfcvae.config.auto import choose_settings, configure_auto
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.text import takes_auto
 
+EQUAL = "facets.latent_dim=[2, 2]"  # without a search for the dimensions
+
 
 def test_the_scale_follows_from_the_spectrum_for_bytes_and_floats_alike() -> None:
     images = torch.zeros(3000, 1, 10, 10)
     images[::2] = 1.0  # one direction, of standard deviation 5
-    config = choose_settings(images, source="x").config
+    config = choose_settings(images, source="x", settings=[EQUAL]).config
     assert config.likelihood.kind == "gaussian"
     assert config.likelihood.options["scale"] == pytest.approx(5 / 4, rel=5e-3)
     assert not config.likelihood.options["standardize"]
-    bytes_config = choose_settings((255 * images).to(torch.uint8), source="x").config
+    bytes_config = choose_settings((255 * images).to(torch.uint8), source="x", settings=[EQUAL]).config
     assert bytes_config.likelihood == config.likelihood
 
 
@@ -33,7 +35,7 @@ def test_vectors_are_standardised() -> None:
 
 def test_small_images_and_vectors_get_linear_layers_and_larger_images_convolutions() -> None:
     kinds = {
-        shape: choose_settings(torch.rand(60, *shape), source="x").config.networks.kind
+        shape: choose_settings(torch.rand(60, *shape), source="x", settings=[EQUAL]).config.networks.kind
         for shape in ((30,), (1, 20, 20), (3, 64, 48), (1, 60, 20))
     }
     assert kinds == {(30,): "mlp", (1, 20, 20): "mlp", (3, 64, 48): "conv", (1, 60, 20): "mlp"}
@@ -59,7 +61,7 @@ def test_the_number_of_items_decides_clusters_batches_and_epochs(
 
 
 def test_many_items_get_more_steps() -> None:
-    config = choose_settings(torch.rand(81_000, 4), source="x", settings=["facets.latent_dim=[2, 2]"]).config
+    config = choose_settings(torch.rand(81_000, 4), source="x", settings=[EQUAL]).config
     assert config.stage_epochs == (0, 10)  # 1900 · 3 = 5700 steps, of 632 an epoch
 
 
@@ -182,22 +184,22 @@ def test_a_folder_of_two_dozen_photos_gets_two_clusters_a_facet() -> None:
     ("setting", "kind"), [("networks.channels=[4]", "conv"), ("networks.hidden_dim=8", "mlp"), ("seed=1", "mlp")]
 )
 def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: str) -> None:
-    config = choose_settings(torch.rand(60, 3, 16, 16), source="x", settings=[setting]).config
+    config = choose_settings(torch.rand(60, 3, 16, 16), source="x", settings=[EQUAL, setting]).config
     assert config.networks.kind == kind
 
 
 def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
-    config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=19"]).config
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=[EQUAL, "training.epochs=19"]).config
     assert config.stage_epochs == (0, 19)  # 19 epochs of 50 steps are 950 steps, half of 1900
     assert config.mixture_fit.joint_refit_steps == (150, 350, 600)
     assert config.schedule.linear_start_steps == 200
     kept = ["training.epochs=19", "schedule.linear_start_steps=7", "mixture_fit.joint_refit_steps=[5]"]
-    config = choose_settings(torch.rand(6400, 4), source="x", settings=kept).config
+    config = choose_settings(torch.rand(6400, 4), source="x", settings=[EQUAL, *kept]).config
     assert (config.schedule.linear_start_steps, config.mixture_fit.joint_refit_steps) == (7, (5,))
 
 
 def test_facets_that_join_one_by_one_and_short_trainings_have_no_linear_start() -> None:
-    short = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=1"]).config  # 50 steps
+    short = choose_settings(torch.rand(6400, 4), source="x", settings=[EQUAL, "training.epochs=1"]).config  # 50 steps
     assert (short.stage_epochs, short.schedule.linear_start_steps) == ((0, 1), 0)
     config = choose_settings(torch.rand(6400, 4), source="x", settings=["training.epochs=[8, 15]"]).config
     assert (config.stage_epochs, config.schedule.linear_start_steps) == ((8, 15), 0)

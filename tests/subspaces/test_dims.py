@@ -16,8 +16,8 @@ def test_the_division_of_the_data_is_found(dims: tuple[int, int], num_clusters: 
     """Two mixtures in subspaces of these dimensions, turned together; the likelihood's scale, 0.1, is the unit."""
     rng = np.random.default_rng(1)
     parts = [
-        3 * rng.normal(size=(k, dim))[rng.integers(k, size=800)] for dim, k in zip(dims, num_clusters, strict=True)
+        3 * rng.normal(size=(k, dim))[rng.integers(k, size=500)] for dim, k in zip(dims, num_clusters, strict=True)
     ]
-    points = np.concatenate(parts, 1) + rng.normal(size=(800, 8))
+    points = np.concatenate(parts, 1) + rng.normal(size=(500, 8))
     rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     assert choose_dims(0.1 * points @ rotation, 8, scale=0.1, most_clusters=20) == dims

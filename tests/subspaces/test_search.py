@@ -1,25 +1,34 @@
-"""The numbers of clusters that a search offers, and the slices of the joint z."""
+"""Parts of the search for subspaces: divisions of dimensions, scatter, and the order of axes."""
 
 import numpy as np
+import pytest
 
-from pyro_mfcvae.subspaces.search import draw_sizes, find_rotation, slices_of
+from pyro_mfcvae.subspaces.kmeans import scatter_around
+from pyro_mfcvae.subspaces.search import divisions, order_axes
 
 
-def test_sizes_go_from_two_to_the_most_and_small_ones_come_more_often() -> None:
+@pytest.mark.parametrize(
+    ("num_dims", "expected"),
+    [(12, [(6, 6), (4, 8), (3, 9)]), (8, [(4, 4), (2, 6)]), (7, [(3, 4), (2, 5)]), (3, [(1, 2)]), (2, [(1, 1)])],
+)
+def test_divisions(num_dims: int, expected: list[tuple[int, int]]) -> None:
+    assert divisions(num_dims) == expected
+
+
+def test_the_scatter_is_the_sum_of_the_clusters_covariances() -> None:
     rng = np.random.default_rng(0)
-    counts = np.bincount(draw_sizes(20_000, 25, rng), minlength=13)
-    # P(k) = log((k + 1) / k) / log(13 / 2) for k from 2 to 12
-    expected = np.log1p(1 / np.arange(2, 13)) / np.log(13 / 2)
-    assert counts[:2].sum() == 0 and len(counts) == 13
-    np.testing.assert_allclose(counts[2:] / 20_000, expected, atol=0.01)
-    assert draw_sizes(3, 1, rng) == [2, 2, 2]
+    points, labels = rng.normal(size=(30, 4)), np.arange(30) % 3
+    expected = sum(10 * np.cov(points[labels == k].T, bias=True) for k in range(3))
+    np.testing.assert_allclose(scatter_around(points, labels), expected, rtol=0, atol=1e-12)
 
 
-def test_slices_follow_each_other() -> None:
-    assert slices_of((2, 3)) == [slice(0, 2), slice(2, 5)]
-
-
-def test_the_rotation_is_orthogonal() -> None:
+def test_axes_are_ordered_by_whose_clusters_they_separate() -> None:
+    """Three clusters in one plane and four in a space of three dimensions: the axes of the plane come first."""
     rng = np.random.default_rng(0)
-    rotation = find_rotation(rng.normal(size=(60, 3)), (2, 1), (3, 2), rng)
-    np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-12)
+    plane, space = (20 * rng.normal(size=(k, dim))[rng.integers(k, size=400)] for k, dim in ((3, 2), (4, 3)))
+    points = np.concatenate([plane, space], 1) + rng.normal(size=(400, 5))
+    turned = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    axes = order_axes(points @ turned, turned.T, (2, 3), (3, 4))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(5), rtol=0, atol=1e-12)
+    of_plane = turned @ axes[:, :2]  # in the coordinates of the points
+    assert np.abs(of_plane[2:]).max() < 0.05
