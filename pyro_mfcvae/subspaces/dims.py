@@ -1,23 +1,92 @@
-"""How many dimensions of z each of two facets gets."""
+"""Two facets: how many dimensions of z each of them gets, and which."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_mfcvae.subspaces.linear_start import find_linear_facets
-from pyro_mfcvae.subspaces.search import divisions
+from pyro_mfcvae.subspaces.score import SubspaceScore
+from pyro_mfcvae.subspaces.search import Progress, divisions, draw_sizes, find_rotation, order_axes, principal_axes
 
-_NUM_TRIES = 8  # number of rotations that are tried for each division
+Array = NDArray[np.float64]
+
+_NUM_TRIES = 12  # number of rotations that are tried for each division
+_NUM_ROUNDS = 2  # number of times that the best rotation of every division is carried over to the others
 
 
-def choose_dims(
-    items: NDArray[np.float64], num_dims: int, *, scale: float, most_clusters: int, seed: int = 0
-) -> tuple[int, int]:
+@dataclass(eq=False)
+class Divided:
+    """The best rotation found for one division.
+
+    Attributes:
+        rotation: (D, D).
+        score: held-out log-likelihood per item less the cost of the components, in nats.
+        sizes: best numbers of components of both slices.
+    """
+
+    rotation: Array
+    score: float = -np.inf
+    sizes: tuple[int, ...] = (1, 1)
+
+
+def search_divisions(
+    draws: Array,
+    candidates: Collection[tuple[int, int]],
+    most_clusters: int,
+    rng: np.random.Generator,
+    *,
+    num_tries: int = _NUM_TRIES,
+    on_progress: Progress | None = None,
+) -> dict[tuple[int, int], Divided]:
+    """The rotations that make two independent mixtures the most likely, for each division of the dimensions.
+
+    Random rotations are tried for every division. Then the axes of the best one of each are ordered by whose clusters
+    they separate, divided after the dimensions of each other division from either end, and kept if they are better
+    there. So a division whose own rotations are only locally the best follows the others.
+
+    Args:
+        draws: one draw of q(z | x) for each item, in units of its standard deviation, (N, D).
+        candidates: dimensions D_0 and D_1 of both facets, of the sum D.
+        most_clusters: largest number of components of a mixture.
+        rng: draws rotations and numbers of clusters.
+        num_tries: number of random rotations for each division.
+        on_progress: called after every rotation that is tried at random.
+
+    Returns:
+        One for each candidate. Rotations that give both facets two components or more come first.
+    """
+    found = {dims: Divided(np.eye(draws.shape[1])) for dims in sorted(candidates)}
+    judges = {dims: SubspaceScore(draws, dims, most_clusters) for dims in found}
+
+    def consider(dims: tuple[int, int], rotation: Array) -> None:
+        score, sizes = judges[dims](rotation)
+        best = found[dims]
+        if (min(sizes) > 1, score) > (min(best.sizes) > 1, best.score):
+            found[dims] = Divided(rotation, score, tuple(sizes))
+
+    for n in range(num_tries):
+        for m, (dims, judge) in enumerate(judges.items(), 1):
+            most = min(most_clusters, len(judge.fit) // 2)
+            consider(dims, find_rotation(judge.fit, dims, draw_sizes(2, most, rng), rng))
+            if on_progress:
+                on_progress("search for subspaces", n * len(judges) + m, num_tries * len(judges))
+    for dims in _NUM_ROUNDS * list(found):
+        best = found[dims]
+        axes = order_axes(judges[dims].fit, best.rotation, dims, best.sizes)
+        for other in found:
+            if other != dims:
+                consider(other, axes)
+                consider(other, axes[:, ::-1])
+    return found
+
+
+def choose_dims(items: Array, num_dims: int, *, scale: float, most_clusters: int, seed: int = 0) -> tuple[int, int]:
     """Divide a number of dimensions between two facets.
 
-    Candidates give the first facet a half, a third or a quarter of the dimensions. For each, `find_linear_facets` looks
-    for the subspaces that are the most likely as independent mixtures. The candidate with the highest held-out score
-    wins. A characteristic with few values, such as four directions of a gaze, needs few dimensions. With more of them,
-    its facet also describes parts of other characteristics.
+    The first facet gets a half or a quarter of the dimensions, whichever makes the facets the more likely as
+    independent mixtures, see `search_divisions`. A characteristic with few values, such as four directions of a gaze,
+    needs few dimensions. With more of them, its facet also describes parts of other characteristics.
 
     Args:
         items: (N, P), without missing elements.
@@ -32,10 +101,8 @@ def choose_dims(
     candidates = divisions(num_dims)
     if len(candidates) == 1:
         return candidates[0]
-
-    def score(dims: tuple[int, int]) -> float:
-        return find_linear_facets(
-            items, dims, scale=scale, most_clusters=most_clusters, seed=seed, num_tries=_NUM_TRIES
-        ).score
-
-    return max(candidates, key=score)  # of equal scores the first, so the most equal division
+    rng = np.random.default_rng(seed)
+    mean, components = principal_axes(items, num_dims, scale=scale, seed=seed)
+    points = (items - mean) @ components
+    found = search_divisions(points + rng.normal(size=points.shape), candidates, most_clusters, rng)
+    return max(candidates[0], candidates[-1], key=lambda dims: found[dims].score)

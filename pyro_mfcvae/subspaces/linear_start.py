@@ -21,23 +21,21 @@ from torch.distributions import kl_divergence
 from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import GaussianLikelihood
+from pyro_mfcvae.subspaces.dims import search_divisions
 from pyro_mfcvae.subspaces.score import SubspaceScore
 from pyro_mfcvae.subspaces.search import (
     MOST_ITEMS,
     NUM_TRIES,
+    Progress,
     divisions,
     draw_sizes,
     find_rotation,
-    order_axes,
+    principal_axes,
     slices_of,
 )
 
 Array = NDArray[np.float64]
 
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a task, the number of its finished parts, and the number of all its parts."""
-
-_NUM_DETOURS = 2  # number of times that the axes of two facets are divided in every other way and back
 _NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
 
 # The learning rate falls linearly to this share of the first one.
@@ -93,22 +91,14 @@ def find_linear_facets(
         The coordinates with the highest score among those that give every facet two components or more, if there are
         any. Of facets with equally many dimensions, the deepest has the most variance.
     """
-    from sklearn.decomposition import PCA
-
     rng = np.random.default_rng(seed)
-    num_dims = sum(dims)
-    pca = PCA(min(num_dims, *items.shape), random_state=seed).fit(items)
-    if scale is None:
-        left = (items - pca.mean_).var(0).sum() - pca.explained_variance_.sum()
-        scale = float(np.sqrt(max(left, 1e-6 * pca.explained_variance_.sum()) / max(items.shape[1] - num_dims, 1)))
-    components = np.zeros((items.shape[1], num_dims))
-    components[:, : len(pca.components_)] = pca.components_.T / scale
-    points = (items - pca.mean_) @ components
+    mean, components = principal_axes(items, sum(dims), scale=scale, seed=seed)
+    points = (items - mean) @ components
     found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries, on_progress)
     rotation, order = _by_variance(points, found[0], dims)
     width = 1 / float(np.sqrt((points**2).mean()))
     return LinearFacets(
-        mean=np.asarray(pca.mean_, dtype=np.float64),
+        mean=mean,
         matrix=components @ rotation * width,
         width=width,
         sizes=tuple(found[2][j] for j in order),
@@ -127,10 +117,16 @@ def _search(
     """The best rotation found, its score, and the numbers of components.
 
     After rotations of all axes, the axes of any two of three or more facets are divided between these two again, which
-    is an easier search. Two facets take detours: their axes are ordered by whose clusters they separate, divided after
-    other numbers of dimensions, ordered again, and divided as asked for. This leaves rotations that are only locally
-    the best.
+    is an easier search. For two facets see `search_divisions`.
     """
+    if len(dims) == 2:
+        pair = (dims[0], dims[1])
+        candidates = {*divisions(sum(dims)), pair}
+        tries = -(-num_tries // len(candidates))
+        divided = search_divisions(draws, candidates, most_clusters, rng, num_tries=tries, on_progress=on_progress)[
+            pair
+        ]
+        return divided.rotation, divided.score, list(divided.sizes)
     judge = SubspaceScore(draws, dims, most_clusters)
     most = min(most_clusters, len(judge.fit) // 2)
 
@@ -140,9 +136,8 @@ def _search(
     best, best_key = np.eye(draws.shape[1]), (False, -np.inf)
     best_sizes = [1] * len(dims)
     slices = slices_of(dims)
-    pairs = list(combinations(range(len(dims)), 2)) if len(dims) > 2 else []
-    detours = [other for other in divisions(sum(dims)) if other != tuple(sorted(dims))] if len(dims) == 2 else []
-    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs) + 2 * _NUM_DETOURS * len(detours)
+    pairs = list(combinations(range(len(dims)), 2))
+    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs)
 
     def consider(rotation: Array) -> None:
         nonlocal best, best_key, best_sizes, num_done
@@ -162,13 +157,6 @@ def _search(
             turned = both @ rotate(judge.fit @ both, (dims[a], dims[b]))
             rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
             consider(rotation)
-    for other in _NUM_DETOURS * detours:
-        judge_other = SubspaceScore(draws, other, most_clusters)
-        ordered = order_axes(judge.fit, best, dims, best_sizes)
-        there = max((ordered, ordered[:, ::-1]), key=lambda axes: judge_other(axes)[0])
-        ordered = order_axes(judge.fit, there, other, judge_other(there)[1])
-        consider(ordered)
-        consider(ordered[:, ::-1])
     return best, best_key[1], best_sizes
 
 

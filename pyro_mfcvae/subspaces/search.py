@@ -1,7 +1,7 @@
 """The search for the subspaces of facets: how many rotations are tried, on how many items, with how many clusters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from pyro_mfcvae.subspaces.kmeans import find_subspaces, scatter_around
 
 Array = NDArray[np.float64]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a task, the number of its finished parts, and the number of all its parts."""
 
 NUM_TRIES = 30
 """Number of rotations that are tried."""
@@ -66,6 +69,27 @@ def order_axes(points: Array, rotation: Array, dims: Sequence[int], sizes: Seque
     )
     axes: Array = np.linalg.eigh(first - second)[1]
     return axes
+
+
+def principal_axes(items: Array, num_dims: int, *, scale: float | None, seed: int) -> tuple[Array, Array]:
+    """The mean of the items (N, P), (P,), and their first principal directions divided by ``scale``, (P, num_dims).
+
+    Args:
+        items: without missing elements.
+        num_dims: number of columns; those that the items do not have are 0.
+        scale: > 0; where None, the maximum-likelihood estimate of probabilistic PCA, the root mean square of what the
+            components leave.
+        seed: seed of a randomised decomposition.
+    """
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(num_dims, *items.shape), random_state=seed).fit(items)
+    if scale is None:
+        left = (items - pca.mean_).var(0).sum() - pca.explained_variance_.sum()
+        scale = float(np.sqrt(max(left, 1e-6 * pca.explained_variance_.sum()) / max(items.shape[1] - num_dims, 1)))
+    components = np.zeros((items.shape[1], num_dims))
+    components[:, : len(pca.components_)] = pca.components_.T / scale
+    return np.asarray(pca.mean_, dtype=np.float64), components
 
 
 def slices_of(dims: Sequence[int]) -> list[slice]:
