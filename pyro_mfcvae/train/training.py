@@ -25,7 +25,7 @@ from pyro_mfcvae.infer.mixture_fit import (
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, steps_per_epoch
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
-from pyro_mfcvae.subspaces.linear_start import Progress, start_linearly
+from pyro_mfcvae.subspaces import Progress, start_linearly
 from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
