@@ -116,7 +116,6 @@ def fit(
         raise InputError("--resume continues the run in --out DIR with its own settings: give --out and no settings")
     import_parts(common.parts)
     chosen = None if resume else _choose_config(preset, data, settings)
-
     from pyro_mfcvae.config.build import load_data
     from pyro_mfcvae.runs.fit import fit as fit_run
     from pyro_mfcvae.runs.folder import RunFolder
@@ -124,6 +123,7 @@ def fit(
     from pyro_mfcvae.train.devices import open_fabric
 
     reasons: Sequence[str] = ()
+    console.quiet = common.json
     if resume:
         run = RunFolder.open(out)  # type: ignore[arg-type]
         hold(run.path, machines.num_processes)
@@ -188,7 +188,6 @@ def sweep(
             "the seeds of a sweep count from 0: leave the setting seed out, and give the number of seeds with --seeds"
         )
     chosen = _choose_config(preset, data, settings)
-
     from pyro_mfcvae.atomic_io import write_json
     from pyro_mfcvae.runs.folder import RunFolder
     from pyro_mfcvae.runs.sweep import sweep as run_sweep
@@ -196,8 +195,8 @@ def sweep(
     if out is not None and RunFolder(out).config_path.is_file():
         raise InputError(f"{out} holds a single run: choose another --out")
     folder = hold(out) if out is not None else claim(None, preset or data or DEFAULT, kind="-sweep")
-    config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, common.root)
     console.quiet = common.json
+    config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, common.root)
     say(f"Training seeds 0 to {seeds - 1}. Each writes its progress to {folder / 'seed-N' / 'metrics.jsonl'}.")
 
     def tell(seed: int, summary: dict[str, Any]) -> None:
