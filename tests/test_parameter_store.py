@@ -43,7 +43,7 @@ def copies(modules: Iterable[nn.Module]) -> list[dict[str, Tensor]]:
 
 
 def unmoved(modules: Iterable[nn.Module], before: list[dict[str, Tensor]]) -> list[str]:
-    """Names of the parameters that have not changed."""
+    """The names of all unchanged parameters."""
     return [
         name
         for module, old in zip(modules, before, strict=True)

@@ -31,7 +31,7 @@ from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import DEFAULT, load_preset, override, preset_names, takes_auto
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.safety.locks import claim, hold
+from pyro_mfcvae.safety.locks import claim, hold, is_first
 
 if TYPE_CHECKING:
     from pyro_mfcvae.data.datasets import Dataset
@@ -123,7 +123,7 @@ def fit(
     from pyro_mfcvae.train.devices import open_fabric
 
     reasons: Sequence[str] = ()
-    console.quiet = common.json
+    console.quiet = common.json or not is_first(machines.num_processes)
     if resume:
         run = RunFolder.open(out)  # type: ignore[arg-type]
         hold(run.path, machines.num_processes)

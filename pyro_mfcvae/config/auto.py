@@ -20,7 +20,7 @@ from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.subspaces import MOST_ITEMS, choose_dims
+from pyro_mfcvae.subspaces import choose_dims, most_items
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
@@ -131,7 +131,7 @@ def _divide_dims(config: Config, images: Tensor) -> Config:
     if len(dims) != 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
         return config
     divided = choose_dims(
-        centred(images, MOST_ITEMS, standardize=options["standardize"]),
+        centred(images, most_items(images[0].numel()), standardize=options["standardize"]),
         sum(dims),
         scale=options["scale"],
         most_clusters=max(config.facets.num_clusters),

@@ -161,7 +161,7 @@ def hold(folder: Path, world_size: int = 1) -> Path:
         folder: the folder to hold.
         world_size: how many processes train as one; the first of them holds the folder.
     """
-    if _is_first(world_size):
+    if is_first(world_size):
         until_end.enter_context(locked(folder))
     return folder
 
@@ -169,12 +169,12 @@ def hold(folder: Path, world_size: int = 1) -> Path:
 def claim(out: Path | None, name: str, world_size: int = 1, *, kind: str = "") -> Path:
     """Hold a new folder, by default one below runs/ with the name of the data, until the command ends."""
     stem = Path("runs") / (Path(name).resolve().stem + kind)
-    if not _is_first(world_size):  # writes nothing
+    if not is_first(world_size):  # writes nothing
         return out or stem
     return until_end.enter_context(claimed_next(stem) if out is None else claimed(out))
 
 
-def _is_first(world_size: int) -> bool:
+def is_first(world_size: int) -> bool:
     """Whether this is the first of the processes that train as one, before they are connected. Only the first one
     writes."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -3,15 +3,15 @@
 from pyro_mfcvae.subspaces.dims import choose_dims
 from pyro_mfcvae.subspaces.linear_start import LinearFacets, find_linear_facets, start_linearly
 from pyro_mfcvae.subspaces.repartition import Axes, choose_axes
-from pyro_mfcvae.subspaces.search import MOST_ITEMS, Progress
+from pyro_mfcvae.subspaces.search import Progress, most_items
 
 __all__ = [
-    "MOST_ITEMS",
     "Axes",
     "LinearFacets",
     "Progress",
     "choose_axes",
     "choose_dims",
     "find_linear_facets",
+    "most_items",
     "start_linearly",
 ]

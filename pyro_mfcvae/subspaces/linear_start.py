@@ -7,6 +7,7 @@ networks are trained to encode an item by its coordinates in them and to reconst
 then starts from a linear multi-facet model, which it can make nonlinear.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,12 +25,12 @@ from pyro_mfcvae.models.likelihoods import GaussianLikelihood
 from pyro_mfcvae.subspaces.dims import search_divisions
 from pyro_mfcvae.subspaces.score import SubspaceScore
 from pyro_mfcvae.subspaces.search import (
-    MOST_ITEMS,
     NUM_TRIES,
     Progress,
     divisions,
     draw_sizes,
     find_rotation,
+    most_items,
     principal_axes,
     slices_of,
 )
@@ -205,7 +206,7 @@ def start_linearly(
     Returns:
         The coordinates.
     """
-    features = _Features(model, draw_items(MOST_ITEMS))
+    features = _Features(model, draw_items(most_items(math.prod(model.event_shape))))
     likelihood, dims = model.likelihood, [facet.latent_dim for facet in model.facets]
     facets = find_linear_facets(
         features(features.items).double().cpu().numpy(),

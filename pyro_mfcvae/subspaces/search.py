@@ -17,7 +17,9 @@ NUM_TRIES = 30
 """Number of rotations that are tried."""
 
 MOST_ITEMS = 3000
-"""Number of items that a search uses at most."""
+"""Number of items that a search uses at most; see `most_items`."""
+
+_MOST_ELEMENTS, _FEWEST_ITEMS = 10**8, 500  # of all items together: 0.8 GB in double precision
 
 # Number of starts of each rotation, and of items that it is found on.
 _NUM_STARTS = 2
@@ -26,6 +28,11 @@ _NUM_POINTS = 1000
 _FEWEST_DIMS = 2  # of the smaller of two facets with unequal dimensions
 
 _MOST_CLUSTERS = 12  # the search gives a subspace at most this many
+
+
+def most_items(num_elements: int) -> int:
+    """The most items of so many elements that a search reads: 3,000, and fewer of large ones, to limit the memory."""
+    return min(MOST_ITEMS, max(_MOST_ELEMENTS // num_elements, _FEWEST_ITEMS))
 
 
 def draw_sizes(num: int, most_clusters: int, rng: np.random.Generator) -> list[int]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyro_mfcvae.subspaces.kmeans import scatter_around
-from pyro_mfcvae.subspaces.search import divisions, order_axes
+from pyro_mfcvae.subspaces.search import divisions, most_items, order_axes
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,10 @@ def test_axes_are_ordered_by_whose_clusters_they_separate() -> None:
     np.testing.assert_allclose(axes.T @ axes, np.eye(5), rtol=0, atol=1e-12)
     of_plane = turned @ axes[:, :2]  # in the coordinates of the points
     assert np.abs(of_plane[2:]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("num_elements", "expected"), [(3072, 3000), (50_000, 2000), (3 * 224 * 224, 664), (10**6, 500)]
+)
+def test_a_search_reads_fewer_large_items(num_elements: int, expected: int) -> None:
+    assert most_items(num_elements) == expected
