@@ -13,7 +13,7 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 
 Fade = Callable[[float], float]
 
-_ALIKE = "; a whole schedule is shortened with schedule.scale"
+_ALIKE = "; to shorten a whole schedule that fits, set schedule.scale and leave the epochs"
 
 
 def linear_fade(t: float) -> float:
@@ -113,7 +113,7 @@ class ProgressiveSchedule:
         if relax is not None and not 0 <= relax[0] < relax[1] <= last:
             raise InputError(
                 "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
-                f"{last}, got {relax}{_ALIKE}"
+                f"{last}, got {relax}: lower them, or lengthen the stage (more epochs, or a smaller batch_size){_ALIKE}"
             )
         if self.repartition_step is not None:
             self._check_repartition(self.repartition_step)

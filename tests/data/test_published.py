@@ -43,16 +43,20 @@ def test_missing_data_say_which_folder_was_looked_at(tmp_path: Path, monkeypatch
         load_dataset("mnist")
 
 
-def test_each_file_may_be_packed_or_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "unpacked", [("train-images-idx3",), ("train-images-idx3", "train-labels-idx1"), ("t10k-labels-idx1",)]
+)
+def test_each_file_may_be_packed_or_not(tmp_path: Path, unpacked: tuple[str, ...]) -> None:
     root = write_idx(tmp_path)
     raw = root / "MNIST" / "raw"
-    packed = raw / "train-images-idx3-ubyte.gz"
-    packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-    packed.unlink()
+    for name in unpacked:
+        packed = raw / f"{name}-ubyte.gz"
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
     before = sorted(path.name for path in raw.iterdir())
     data = load_dataset("mnist", root=root)
-    assert data.train.images.shape == (2, 1, 28, 28)
-    assert data.test.labels["digit"].tolist() == [0, 1]
+    assert data.train.images.shape == data.test.images.shape == (2, 1, 28, 28)
+    assert data.train.labels["digit"].tolist() == data.test.labels["digit"].tolist() == [0, 1]
     assert sorted(path.name for path in raw.iterdir()) == before
 
 
