@@ -255,8 +255,8 @@ def test_from_epochs_multiplies() -> None:
         ),
         (
             {"stage_steps": (9, 4), "kl_relax_steps": (2, 5)},
-            r"length 4, got \(2, 5\): lower them, or lengthen the stage \(more epochs, or a smaller batch_size\); to shorten "
-            "a whole schedule that fits, set schedule.scale and leave the epochs",
+            r"length 4, got \(2, 5\): lower them, or lengthen the stage \(more epochs, or a smaller batch_size\); to "
+            "shorten a whole schedule that fits, set schedule.scale and leave the epochs",
         ),
     ],
 )
