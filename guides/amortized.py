@@ -33,7 +33,7 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
 
 _NO_GUIDE = "no site of the model stands for the weights of an encoder or a rule: learn them as parameters"
 
-# Number of draws of z in memory at once, when a rule that depends on the drawn z is averaged.
+# Largest number of draws of z in memory at once, when a rule that depends on the drawn z is averaged.
 _DRAWS_AT_ONCE = 8
 
 
@@ -43,20 +43,20 @@ class MultiFacetGuide(StoredModule):
         theta ~ globals_guide()                           the priors' random parameters, if there are any
         for n in plate("data", N):
             z_j ~ encoder(x)[j]                           j = 0 … J-1
-            c_j ~ Categorical(assignment(j, …)),          enumerated by TraceEnum_ELBO; certain if it is known
+            c_j ~ Categorical(assignment(j, …)), enumerated by TraceEnum_ELBO; fixed if it is known
 
-    The clusters are enumerated on the guide's side: the decoder never sees an enumeration dimension, so the cost is
-    the sum of the K_j and not their product.
+    The clusters are enumerated in the guide, so the decoder has no enumeration dimension, and the cost grows with the
+    sum of the K_j and not with their product.
 
     Args:
-        model: the model that the guide belongs to. The guide reads its priors and never registers its parameters as
-            its own.
-        encoder: a ladder encoder over the same facets. In a model with missing elements it reads 0 for these; one with
-            the ``in_shape`` `with_mask` reads which are observed as well.
+        model: the model that the guide belongs to. The guide uses the model's priors, but never registers the model's
+            parameters as its own.
+        encoder: a ladder encoder over the same facets. It reads 0 for missing elements. If its ``in_shape`` is that of
+            `with_mask`, it also reads the mask of the observed elements.
         assignment: the rule for q(c_j | x); the analytic optimum by default.
         globals_guide: q(theta) over `MultiFacetModel.sample_globals`; a `ConjugateGuide` by default.
-        name: prefix of the parameters' names in Pyro's parameter store; by default that of the model with "_guide", and
-            a number for a further guide of the same model.
+        name: prefix of the parameters' names in Pyro's parameter store; by default the model's name with "_guide"
+            added, and a number for each further guide of the same model.
 
     Raises:
         InputError: encoder, rule or globals_guide do not fit the model.
@@ -109,7 +109,7 @@ class MultiFacetGuide(StoredModule):
         return self._model[0]
 
     def check_model(self, model: object) -> None:
-        """Raise an error for any model but the guide's own, even a copy of it, and for an encoder that does not fit the
+        """Raise an error if ``model`` is not the guide's own model (a copy is not), or if the encoder does not fit the
         model.
         """
         if model is not self.model:
@@ -123,7 +123,9 @@ class MultiFacetGuide(StoredModule):
         return not self.assignment.needs_draw and all(p.has_closed_form(covariance) for p in self.model.priors)
 
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> None:
-        """Sample every z_j and c_j for the items ``x`` (N, *event_shape); clusters that are ``known`` are not drawn."""
+        """Sample every z_j and c_j for the items ``x`` (N, *event_shape). Clusters in ``known`` are set instead of
+        drawn.
+        """
         if x is None:
             raise InputError("expected the data x, since the guide is q(z, c | x), got none: pass x")
         model = self.model
@@ -166,7 +168,9 @@ class MultiFacetGuide(StoredModule):
         )
 
     def restart_globals(self, facets: Iterable[int]) -> None:
-        """Move q(theta) of some facets to the values that their priors got in a fit; no effect without q(theta)."""
+        """Move q(theta) of the given facets to the values that a fit has set in their priors. Without a q(theta) this
+        does nothing.
+        """
         if self.globals_guide is not None:
             move_to(self.globals_guide, self.model.starting_point(facets), self.model)
 
@@ -182,7 +186,9 @@ class MultiFacetGuide(StoredModule):
         return posteriors
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """The encoder's input: ``x`` with 0 for missing elements and, if it reads the mask, 1 for all others."""
+        """The encoder's input: ``x`` with 0 for missing elements, followed by the mask of observed elements if the
+        encoder reads it.
+        """
         return self._encoder_input(*self.model.split_missing(x))
 
     def _encoder_input(self, filled: Tensor, observed: Tensor | None) -> Tensor:
@@ -200,7 +206,9 @@ class MultiFacetGuide(StoredModule):
         z: Tensor,
         known: dict[int, Tensor] | None = None,
     ) -> Tensor:
-        """Normalised logits of q(c_j | x), (…, K_j); certain if ``known``, int64 (N,) by facet, is not negative."""
+        """Normalised logits of q(c_j | x), (…, K_j). Where ``known[j]``, int64 (N,), is not negative, this cluster has
+        probability 1.
+        """
         logits: Tensor = self.assignment(j, prior, posterior, z)
         if known is None or j not in known:
             return logits
@@ -210,7 +218,7 @@ class MultiFacetGuide(StoredModule):
 
     def cluster_probs(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, *, num_draws: int) -> Tensor:
         """q(c_j | x), (N, K_j). For a rule that depends on the drawn z it is the mean of q(c_j | x, z_j) over
-        ``num_samples`` draws."""
+        ``num_draws`` draws."""
         rule = self.assignment
         if not rule.needs_draw:
             probs: Tensor = rule(j, prior, posterior, posterior.mean).exp()
@@ -230,12 +238,14 @@ def _name_after(model: MultiFacetModel) -> str:
 
 
 def _mark(model: MultiFacetModel) -> InferDict:
-    """The ``infer`` entry that says which model a site belongs to. Pyro passes on keys that its type does not list."""
+    """The ``infer`` entry that says which model a site belongs to. Pyro also passes on keys that its type does not
+    list.
+    """
     return cast(InferDict, {MODEL_TOKEN: model.token})
 
 
 def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
-    """Whether the encoder reads the mask of observed elements; an encoder that does not fit the model is refused."""
+    """Whether the encoder reads the mask of observed elements. Refuses an encoder that does not fit the model."""
     if encoder.facets != model.facets:
         raise InputError(
             f"expected an encoder of the model's facets {model.facets}, got one of {encoder.facets}: build both from "
@@ -251,7 +261,7 @@ def _reads_mask(model: MultiFacetModel, encoder: LadderEncoder) -> bool:
 
 
 def with_mask(event_shape: Sequence[int]) -> tuple[int, ...]:
-    """The ``in_shape`` (2C, …) of an encoder whose input is the elements, then the mask of observed elements."""
+    """The ``in_shape`` (2C, …) of an encoder that reads the elements followed by the mask of observed elements."""
     first, *others = event_shape
     return (2 * first, *others)
 
@@ -261,8 +271,8 @@ def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: Lad
     name = type(rule).__name__
     if rule.needs_moments and encoder.covariance is None:
         raise InputError(
-            f"expected a Gaussian q(z | x), whose moments {name} reads, got an encoder of another family: take "
-            "SampleAssignment or MonteCarloAssignment"
+            f"expected a Gaussian q(z | x), whose moments {name} reads, got an encoder with another family: take "
+            f"SampleAssignment or MonteCarloAssignment"
         )
     for j, prior in enumerate(priors):
         if rule.needs_closed_form and not prior.has_closed_form(encoder.covariance):

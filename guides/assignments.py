@@ -22,16 +22,18 @@ class AssignmentRule(AbstractModule):
     """Maps facet j's prior, q(z_j | x) and a draw z_j to the normalised logits of q(c_j | x), (…, K_j)."""
 
     is_optimum: ClassVar[bool] = False
-    """The rule maximises the objective over q(c), so its gradient there is zero (envelope theorem): it is detached."""
+    """Whether the rule maximises the objective over q(c|x). The gradient through q(c|x) is then zero (envelope
+    theorem), so q(c|x) is detached.
+    """
 
     needs_closed_form: ClassVar[bool] = False
-    """The rule asks the prior for E[log p(z | c)]."""
+    """Whether the rule needs the prior's E[log p(z | c)]."""
 
     needs_draw: ClassVar[bool] = False
-    """The rule depends on the drawn z_j, so the KL has no closed form."""
+    """Whether the rule depends on the drawn z_j; the KL then has no closed form."""
 
     needs_moments: ClassVar[bool] = False
-    """The rule reads the mean and standard deviation of q(z_j | x), which must be Gaussian."""
+    """Whether the rule uses the mean and standard deviation of q(z_j | x), which must then be Gaussian."""
 
     @abstractmethod
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
@@ -39,14 +41,14 @@ class AssignmentRule(AbstractModule):
 
         Args:
             j: the facet.
-            prior: its prior, p(c) and p(z | c).
+            prior: the prior of this facet, p(c) and p(z | c).
             posterior: q(z_j | x), batch shape (N,), event shape (D,).
-            z: a draw from it, (…, N, D).
+            z: a draw from ``posterior``, (…, N, D).
         """
 
 
 class AnalyticAssignment(AssignmentRule):
-    """q(c|x) ∝ pi_c exp E_q(z|x)[log p(z | c)], expectation in closed form: the optimum over all q(c|x)."""
+    """q(c|x) ∝ pi_c exp E_q(z|x)[log p(z | c)], with the expectation in closed form: the optimum over all q(c|x)."""
 
     is_optimum = True
     needs_closed_form = True
@@ -75,7 +77,7 @@ class MonteCarloAssignment(AssignmentRule):
 class SampleAssignment(AssignmentRule):
     """q(c|z) = p(c | z) at the drawn z: the objective becomes that of the collapsed mixture, sum_c pi_c p(z | c).
 
-    This rule gives the tightest bound of all; the authors' published code computes it.
+    This rule gives the tightest bound. The authors' published code uses it.
     """
 
     is_optimum = True
@@ -107,7 +109,7 @@ class AmortizedAssignment(AssignmentRule):
 
     Args:
         facets: shallowest first.
-        hidden_dim: width of each head's one hidden layer.
+        hidden_dim: width of the single hidden layer of each head.
     """
 
     needs_moments = True

@@ -1,4 +1,4 @@
-"""Ladder encoders: from x up to q(z_j | x), one rung per facet."""
+"""Ladder encoders, which map x to q(z_j | x) with one rung per facet."""
 
 import math
 from abc import abstractmethod
@@ -19,11 +19,11 @@ from pyro_mfcvae.models.mixtures import PosteriorCovariance
 from pyro_mfcvae.networks import AbstractModule, mlp, weight_layers
 
 MakeHead = Callable[[int, int], PosteriorHead]
-"""(number of features, latent dimension) ↦ the head of a facet: a class, or `functools.partial` of one."""
+"""Maps (number of features, latent dimension) to the head of a facet: a class, or `functools.partial` of a class."""
 
 
 class LadderEncoder(AbstractModule):
-    """An encoder that climbs from x; facet j reads rung j (Zhao et al. 2017).
+    """An encoder with one rung above the other, starting at x; facet j reads rung j (Zhao et al. 2017).
 
     Args:
         facets: shallowest first.
@@ -44,7 +44,7 @@ class LadderEncoder(AbstractModule):
 
     @abstractmethod
     def hidden_layers(self) -> Iterator[nn.Module]:
-        """All linear and convolutional layers except the heads, in no particular order: these may be rescaled."""
+        """All linear and convolutional layers except the heads, in any order. These layers may be rescaled."""
 
 
 class MLPLadderEncoder(LadderEncoder):
@@ -95,16 +95,18 @@ class ConvLadderEncoder(LadderEncoder):
 
         h_l = down(h_{l-1}),   h_0 = x,   q(z_j | x) = head_j(shrink_j(h_{l(j)}))
 
-    with the maps h_l and the levels l(j) of a `Pyramid`, and shrink_j convolutions of the facet's own down to 4 pixels.
+    The maps h_l and the levels l(j) are those of a `Pyramid`. shrink_j are convolutions of facet j that reduce the map
+    to 4 pixels on its shorter side.
 
     Args:
         facets: shallowest first.
         in_shape: event shape of the data, (channels, height, width).
         channels: numbers of channels of h_1, h_2, …; the last number also holds for all further maps.
-        num_residual_blocks: `ResidualBlock`s after every down(h), ≥ 0.
+        num_residual_blocks: number of `ResidualBlock`s after every down(h), ≥ 0.
         head_init_scale: see `scale_head_init`.
         head: makes the family of q(z_j | x), see `pyro_mfcvae.guides.posteriors`.
-        recompute: keep only h_1, h_2, … for the backward pass, and compute the layers between them again.
+        recompute: keep only the maps h_1, h_2, … for the backward pass, and compute the layers between them again
+            there.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class ConvLadderEncoder(LadderEncoder):
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         batch_shape = x.shape[: -len(self.in_shape)]
-        maps = [x.reshape(-1, *self.in_shape)]  # convolutions accept one batch dimension only
+        maps = [x.reshape(-1, *self.in_shape)]  # convolutions accept only one batch dimension
         for level in self.levels:
             maps.append(recomputed(level, maps[-1]) if self.recompute else level(maps[-1]))
         return [
@@ -154,8 +156,7 @@ class SeparateEncoder(LadderEncoder):
     """One encoder per facet instead of a ladder: q(z_j | x) = encoders[j](x).
 
     Args:
-        encoders: encoders of one facet each, shallowest first, all with the same in_shape and the same family of q(z |
-            x).
+        encoders: one encoder per facet, shallowest first, all with the same in_shape and the same family of q(z | x).
     """
 
     def __init__(self, encoders: Sequence[LadderEncoder]) -> None:
@@ -193,11 +194,11 @@ def _covariance(heads: nn.ModuleList) -> PosteriorCovariance | None:
 
 @torch.no_grad()
 def scale_head_init(heads: nn.ModuleList, gain: float) -> None:
-    """Multiply the starting values of all heads but the deepest by ``gain`` ≥ 0, in place.
+    """Multiply the initial weights of all heads except the deepest by ``gain`` ≥ 0, in place.
 
-    With 0 their q(z_j | x) is the same for every x. A facet that joins a trained ladder then starts without information
-    about x, and learns what the deeper facets do not encode yet, instead of repeating their information. With 1
-    the heads start like other linear layers.
+    With 0 their q(z_j | x) is the same for every x. So a facet that joins a trained ladder starts without information
+    about x. It then learns what the deeper facets do not encode, instead of repeating their information. With 1 the
+    heads start like other linear layers.
     """
     if gain < 0:
         raise InputError(f"expected head_init_scale ≥ 0, got {gain}: pass 0 or more")

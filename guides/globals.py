@@ -1,4 +1,4 @@
-"""q(theta): the guide over the priors' random parameters, beside the amortised guide."""
+"""q(theta), the guide over the priors' random parameters."""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -19,7 +19,7 @@ from pyro_mfcvae.models.distributions import StickBreaking, stick_weights
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.networks import for_densities
 
-# Initial certainty of q(probs) about the weights, as a number of items.
+# Initial concentration of q(probs), as a number of items.
 _INITIAL_COUNT = 100.0
 
 # Number of draws whose median is used for a q(theta) without `median`, such as a flow.
@@ -29,20 +29,20 @@ _MEDIAN_DRAWS = 101
 class GlobalGuide(Protocol):
     """A guide over `MultiFacetModel.sample_globals`: a `ConjugateGuide`, any of Pyro's automatic guides, or your own.
 
-    Two methods are optional. ``median()`` returns one typical value of every site by name; without it (or where it
-    raises NotImplementedError) `typical_values` takes the median of draws. ``start_at(values)`` moves q(theta) to
-    values of some sites; without it only the guides that `move_to` lists can be moved to fitted mixtures.
+    Two methods are optional. ``median()`` returns one typical value of every site by name; without it (or if it raises
+    NotImplementedError) `typical_values` takes the median of draws. ``start_at(values)`` moves q(theta) to the given
+    values of some sites; without it, only guides of the classes that `move_to` lists can be moved to fitted mixtures.
     """
 
     def __call__(self) -> Mapping[str, Tensor]:
-        """Sample every global site; returns their values by name."""
+        """Sample every global site, and return the values by name."""
 
 
 @torch.no_grad()
 def typical_values(guide: GlobalGuide, model: MultiFacetModel) -> Mapping[str, Tensor]:
     """One typical value of every global site: ``guide.median()``, or the median of draws, in unconstrained coordinates.
 
-    The draws have a fixed seed and leave the random state alone, so the value changes with the parameters alone.
+    The draws have a fixed seed and do not change the random state, so the result depends only on the parameters.
     """
     median = getattr(guide, "median", None)
     try:
@@ -71,11 +71,11 @@ def typical_values(guide: GlobalGuide, model: MultiFacetModel) -> Mapping[str, T
 
 @torch.no_grad()
 def move_to(guide: GlobalGuide, values: Mapping[str, Tensor], model: MultiFacetModel) -> None:
-    """Move q(theta) to values of some of its sites, in place; its spread stays as it is.
+    """Move q(theta) to the given values of some of its sites, in place; its spread does not change.
 
     Raises:
-        InputError: the guide has no location that could be set: a normalising flow, or a guide of the user's own
-            without ``start_at``.
+        InputError: the guide has no location that can be set. It is a normalising flow, or a custom guide without
+            ``start_at``.
     """
     start_at = getattr(guide, "start_at", None)
     if start_at is not None:
@@ -111,8 +111,9 @@ def _sites(model: MultiFacetModel) -> dict[str, Any]:
 
 
 class _SingleNormal(AutoNormal):
-    """An AutoNormal whose draws are in float32 if its parameters are in half precision: a Cholesky factor rounded to
-    half precision would not be valid any more."""
+    """An AutoNormal whose draws are in float32 if its parameters are in half precision, because a Cholesky factor that
+    is rounded to half precision is no longer valid.
+    """
 
     def _get_loc_and_scale(self, name: str) -> tuple[Tensor, Tensor]:
         loc, scale = super()._get_loc_and_scale(name)  # type: ignore[no-untyped-call]
@@ -120,7 +121,8 @@ class _SingleNormal(AutoNormal):
 
 
 class ConjugateGuide(PyroModule):
-    """q(probs_j) or q(sticks_j) in the family that is conjugate to its prior, all other global sites by an AutoNormal.
+    """q(probs_j) or q(sticks_j) in the family that is conjugate to its prior, and an AutoNormal for all other global
+    sites.
 
         probs_j ~ Dirichlet(concentration_j), or sticks_j ~ StickBreaking(a_j, b_j)
 
@@ -128,7 +130,7 @@ class ConjugateGuide(PyroModule):
     (concentration + n), or sticks Beta(1 + n_k, concentration + n_{k+1} + … + n_{K-1}).
 
     Args:
-        model: its priors decide the sites and the starting values of the guide.
+        model: the model whose priors determine the sites and the starting values.
     """
 
     def __init__(self, model: MultiFacetModel) -> None:
@@ -153,7 +155,7 @@ class ConjugateGuide(PyroModule):
         setattr(self, name, PyroParam(value.clone(), dist.constraints.positive))
 
     def weights_posterior(self, name: str) -> dist.TorchDistribution:
-        """q at a site of weights: a Dirichlet for ``probs_j``, `StickBreaking` for ``sticks_j``."""
+        """q of the weights at site ``name``: a Dirichlet for ``probs_j``, `StickBreaking` for ``sticks_j``."""
         if name in self.sticks:
             return StickBreaking(*(for_densities(getattr(self, f"{name}_{of}")) for of in "ab"))
         return dist.Dirichlet(for_densities(getattr(self, f"{name}_concentration")))
@@ -171,7 +173,7 @@ class ConjugateGuide(PyroModule):
 
     @torch.no_grad()
     def start_at(self, values: Mapping[str, Tensor]) -> None:
-        """Move q(theta) to values of some of its sites; its certainty about them does not change."""
+        """Move q(theta) to the given values of some of its sites; its concentration and spread do not change."""
         self._start_weights(values)
         if self.others is not None and self.others.prototype_trace is not None:
             for name, site in self.others.prototype_trace.iter_stochastic_nodes():
@@ -184,7 +186,7 @@ class ConjugateGuide(PyroModule):
             count = (getattr(self, f"{name}_concentration") - 1).sum().clamp_min(_INITIAL_COUNT)
             setattr(self, f"{name}_concentration", 1 + count * values[name])
         for name in values.keys() & set(self.sticks):
-            # The first stick has the counts of all items.
+            # The two counts of the first stick add up to all items.
             a, b = getattr(self, f"{name}_a")[:1], getattr(self, f"{name}_b")[:1]
             count = (a + b - 2).clamp_min(_INITIAL_COUNT)
             probs = stick_weights(values[name]).exp()

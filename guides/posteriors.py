@@ -22,7 +22,8 @@ _CONTEXT_DIM = 32
 
 
 class PosteriorHead(AbstractModule):
-    """Features h (…, F) ↦ q(z | x), batch shape (…), event shape (D,): a linear layer, and a family.
+    """Maps features h (…, F) to q(z | x) with batch shape (…) and event shape (D,), by a linear layer whose outputs are
+    the parameters of a family.
 
     Args:
         num_features: F.
@@ -31,7 +32,9 @@ class PosteriorHead(AbstractModule):
     """
 
     covariance: ClassVar[PosteriorCovariance | None] = None
-    """The covariance of a Gaussian family; None for other families, for which no expectation has a closed form."""
+    """The shape of the covariance of a Gaussian family; None for other families, which have no expectations in closed
+    form.
+    """
 
     def __init__(self, num_features: int, latent_dim: int, *, num_outputs: int) -> None:
         super().__init__()
@@ -64,7 +67,9 @@ class GaussianHead(PosteriorHead):
 
 
 class FullCovarianceHead(PosteriorHead):
-    """q(z | x) = Normal(loc, L Lᵀ): L lower triangular, its diagonal softplus(…) + 1e-4, below it linear in h."""
+    """q(z | x) = Normal(loc, L Lᵀ): L is lower triangular, with softplus(…) + 1e-4 on the diagonal and linear functions
+    of h below it.
+    """
 
     covariance = "full"
 
@@ -81,7 +86,7 @@ class FullCovarianceHead(PosteriorHead):
 
 
 class LowRankHead(PosteriorHead):
-    """q(z | x) = Normal(loc, F Fᵀ + diag(scale²)): F (D, rank), linear in h; scale = softplus(…) + 1e-4.
+    """q(z | x) = Normal(loc, F Fᵀ + diag(scale²)): F (D, rank) is linear in h; scale = softplus(…) + 1e-4.
 
     Pass it to an encoder as ``head=partial(LowRankHead, rank=2)``.
 
@@ -105,8 +110,9 @@ class LowRankHead(PosteriorHead):
 
 
 class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
-    """A Gaussian mapped by invertible transforms. Its ``mean`` is the image of the Gaussian's mean, a typical z, not
-    the expectation."""
+    """A Gaussian mapped by invertible transforms. Its ``mean`` is not the expectation, but the image of the Gaussian's
+    mean, a typical z.
+    """
 
     @property
     def mean(self) -> Tensor:
@@ -121,17 +127,17 @@ class FlowPosterior(dist.TransformedDistribution):  # type: ignore[misc]
 
 
 class FlowHead(PosteriorHead):
-    """z = loc + scale · f_x(eps), eps ~ Normal(0, I), f_x one of Pyro's transforms (Rezende and Mohamed 2015).
+    """z = loc + scale · f_x(eps), eps ~ Normal(0, I), where f_x is one of Pyro's transforms (Rezende and Mohamed 2015).
 
     The flow acts on the standard normal eps, not on loc + scale · eps: Pyro's splines are the identity outside [-3, 3],
-    so a spline at z itself would leave a posterior far from 0 Gaussian. There is no closed form: take
-    `SampleAssignment` or `MonteCarloAssignment`. ``head=FlowHead`` gives splines,
-    ``head=partial(FlowHead, transform=conditional_affine_autoregressive)`` an inverse autoregressive flow (Kingma et
-    al. 2016), whose density is fast at its own draws and takes D passes elsewhere.
+    so with a spline of z itself, a posterior far from 0 would stay Gaussian. There is no closed form: use
+    `SampleAssignment` or `MonteCarloAssignment`. ``head=FlowHead`` gives splines.
+    ``head=partial(FlowHead, transform=conditional_affine_autoregressive)`` gives an inverse autoregressive flow (Kingma
+    et al. 2016); its density is fast at its own draws and takes D passes at other points.
 
     Args:
-        transform: (D, context_dim) ↦ a conditional transform, from `pyro.distributions.transforms`; splines by default
-            (Durkan et al. 2019).
+        transform: function of `pyro.distributions.transforms` that maps (D, context_dim) to a conditional transform;
+            splines by default (Durkan et al. 2019).
     """
 
     def __init__(

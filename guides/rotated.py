@@ -1,4 +1,4 @@
-"""An encoder whose facets are linear combinations of the rungs' latents."""
+"""An encoder whose facets are linear combinations of the latents of the rungs."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,15 @@ from pyro_mfcvae.networks import for_densities
 
 
 class RotatedEncoder(LadderEncoder):
-    """q(z_j | x) of a linear map of the ladder's latents: facet j is a slice of z axes, z the latents of all rungs.
+    """q(z_j | x) of a linear map of the ladder's latents: facet j is a slice of z axes, where z are the latents of all
+    rungs.
 
         loc' = loc axes,   scale'² = scale² axes∘axes
 
-    with loc, scale (…, D) those of the ladder, D the sum of the D_j: only the diagonal of the mapped covariance is
-    kept. This is exact for the identity, and a good approximation if axes is a rotation of latents that are measured in
-    units of scale. The buffer ``axes`` (D, D), initially the identity, is set by `pyro_mfcvae.subspaces.repartition`,
-    together with that of a `RotatedDecoder`.
+    Here loc and scale (…, D) are those of the ladder, and D is the sum of the D_j. Only the diagonal of the mapped
+    covariance is kept. This is exact for the identity, and a good approximation if axes is a rotation of latents that
+    are measured in units of scale. The buffer ``axes`` (D, D), initially the identity, is set by
+    `pyro_mfcvae.subspaces.repartition`, together with that of a `RotatedDecoder`.
 
     Args:
         ladder: an encoder whose q(z | x) is a Gaussian with a diagonal covariance.

@@ -1,4 +1,4 @@
-"""Mixtures whose weights, means and spreads are random themselves, with sites of their own in the model."""
+"""Bayesian mixtures: weights, means and spreads are random variables with their own sites in the model."""
 
 from collections.abc import Collection
 from typing import Any, ClassVar
@@ -29,18 +29,20 @@ class BayesianMixturePrior(MixturePrior):
         scale_cd ~ HalfNormal(scale_scale);   Sigma_c = diag(scale_c²), or, with full and tied covariances,
         corr_c   ~ LKJCholesky(correlation):  Sigma_c = diag(scale_c) corr_c corr_cᵀ diag(scale_c)
 
-    drawn once for all items, at the sites ``probs_j`` or ``sticks_j``, ``center_j``, ``loc_j``, ``scale_j`` and
-    ``corr_j``. With sticks, ``probs_j`` is a deterministic site that holds their weights. If ``poutine.condition`` or
-    ``poutine.do`` sets a value at this site, the value replaces these weights. Inside a pair the mixture is the one at
-    theta ~ q(theta). ``prior()`` without theta is the mixture that `set_mixture` has set.
+    These parameters are drawn once for all items, at the sites ``probs_j`` or ``sticks_j``, ``center_j``, ``loc_j``,
+    ``scale_j`` and ``corr_j``. With sticks, ``probs_j`` is a deterministic site that holds the weights that follow from
+    the sticks. If ``poutine.condition`` or ``poutine.do`` sets a value at this site, this value is used as the weights.
+    A pair of model and guide uses the mixture at theta ~ q(theta). ``prior()`` without theta is the mixture whose
+    parameters `set_mixture` has set.
 
     Args:
         facet: K and D.
         covariance: the shape of Sigma_c, as for a `MixturePrior`.
-        random: which parameters have a hyperprior: some of "probs", "loc", "scale" (with "corr", where there is one)
-            and "center", which needs "loc".
-        stick_breaking: use sticks instead of a Dirichlet, so that the data choose how many clusters have weight.
-        concentration: > 0; below 1, a Dirichlet favours few clusters.
+        random: the parameters that have a hyperprior: "probs", "loc", "scale" (which includes "corr", if there are
+            correlations) and "center", which needs "loc".
+        stick_breaking: use sticks instead of a Dirichlet; the data then decide how many clusters have a weight clearly
+            above 0.
+        concentration: > 0; with a value below 1, a Dirichlet favours few clusters.
         loc_scale: > 0, in units of z.
         scale_scale: > 0, in units of z.
         correlation: concentration of LKJ, > 0; 1 is uniform over correlation matrices.
@@ -96,15 +98,14 @@ class BayesianMixturePrior(MixturePrior):
         return tuple(name for name in every if name in random)
 
     def _freeze(self, name: str) -> None:
-        """Replace a parameter by a buffer, because q(theta) takes its place; the buffer is the starting point of
-        q(theta)."""
+        """Replace a parameter that q(theta) describes by a buffer; the buffer is the starting point of q(theta)."""
         value = getattr(self, name).detach().clone()
         delattr(self, name)
         self.register_buffer(name, value)
 
     @property
     def learns_weights(self) -> bool:
-        """True: the weights are a parameter, or have a hyperprior."""
+        """True, because the weights are either a parameter or have a hyperprior."""
         return True
 
     def hyperprior(self) -> Hyperprior:
@@ -135,7 +136,7 @@ class BayesianMixturePrior(MixturePrior):
         """Draw theta as every prior does; with sticks, also record the weights at the deterministic site
         ``probs_j``."""
         theta = super().draw_theta(j)
-        if "sticks" in theta and am_i_wrapped():  # Without a handler, no one reads or sets the site.
+        if "sticks" in theta and am_i_wrapped():  # Without a handler, nothing reads or sets the site.
             own = stick_weights(theta["sticks"]).exp()
             probs = pyro.deterministic(global_site("probs", j), own, event_dim=1)
             if probs is not own:  # a handler has replaced the weights

@@ -13,7 +13,7 @@ class LogRatePoisson(dist.TorchDistribution):
     """x ~ Poisson(exp(log_rate)), x = 0, 1, 2, …, as floats.
 
     In terms of d = log_rate - log x the density is log p = x (d - (exp(d) - 1)) - log(2 pi x) / 2 - stirling(x), whose
-    terms are small near the mode (Loader 2000); the usual form subtracts numbers of the size x log x.
+    terms are small near the mode (Loader 2000); the usual form subtracts numbers of the order x log x.
 
     Args:
         log_rate: log rate of any shape.
@@ -103,8 +103,8 @@ class MeanNegativeBinomial(dist.TorchDistribution):
         log_mean, r, x = torch.broadcast_tensors(self.log_mean, self.dispersion, value)
         positive, m = x > 0, log_mean.exp()
         x = torch.where(positive, x, 1.0)
-        # Among x + r trials, the expected number over the observed number is 1 + u for one outcome and 1 + w for the
-        # other.
+        # Of x + r trials, x have one outcome and r the other. The expected number divided by the observed one is 1 + u
+        # for the first outcome and 1 + w for the second.
         u = (x - m) / (r + m)
         log_u = _accurate_log1p(u, (x + r).log() - (r + m).log())
         w = -u * r / x
@@ -116,9 +116,8 @@ class MeanNegativeBinomial(dist.TorchDistribution):
 
 
 def bounded_log_rate(output: Tensor) -> Tensor:
-    """The log rate of a network's output: the output itself up to 20, and 20 + log(1 + output - 20) above.
-
-    The rate is exp(output) up to 5e8 and goes on linearly, so that no output overflows.
+    """The log rate that belongs to a network's output: the output itself up to 20, and 20 + log(1 + output - 20) above.
+    So the rate is exp(output) up to 5e8 and grows linearly above, and no output overflows.
     """
     above = (output - _LARGEST_LOG_RATE).clamp_min(0.0)
     return torch.where(above > 0, _LARGEST_LOG_RATE + torch.log1p(above), output)
@@ -142,6 +141,8 @@ _SERIES_FROM = 16.0
 
 
 def _accurate_log1p(u: Tensor, otherwise: Tensor) -> Tensor:
-    """log(1 + u): by log1p if u is near 0, and by ``otherwise`` if 1 + u has lost its digits."""
+    """log(1 + u), computed by log1p if u is near 0; elsewhere the value ``otherwise``, because 1 + u is inaccurate
+    there.
+    """
     near = u > -0.5
     return torch.where(near, torch.log1p(torch.where(near, u, 0.0)), otherwise)

@@ -1,4 +1,4 @@
-"""Ladder decoders: from all facets down to the parameters of p(x | z)."""
+"""Ladder decoders, which map the latents of all facets to the parameters of p(x | z)."""
 
 import math
 from abc import abstractmethod
@@ -15,7 +15,8 @@ from pyro_mfcvae.networks import AbstractModule, broadcast_batches, mlp, weight_
 
 
 class LadderDecoder(AbstractModule):
-    """A decoder that starts at the deepest facet and merges each shallower one on the way down (Zhao et al. 2017).
+    """A decoder that starts at the deepest facet and then merges one shallower facet after the other (Zhao et al.
+    2017).
 
     Args:
         facets: shallowest first.
@@ -29,7 +30,7 @@ class LadderDecoder(AbstractModule):
 
     @abstractmethod
     def forward(self, zs: Sequence[Tensor], alpha: Tensor) -> Tensor:
-        """Decode ``zs``, J tensors (…, D_j) whose batch shapes broadcast, to (…, *out_shape).
+        """Decode ``zs``, J tensors (…, D_j) with batch shapes that broadcast, to a tensor (…, *out_shape).
 
         ``alpha`` (J,) in [0, 1] multiplies each facet's contribution (Li et al. 2020, progressive VLAE).
         """
@@ -49,8 +50,9 @@ class MLPLadderDecoder(LadderDecoder):
         h       = backbone_j(h + merge_weight · alpha_j · rung_j(z_j)),   j = J-2, …, 0
         output  = linear(h)
 
-    with rung_j: D_j → rung_dims[j], backbone_j: rung_dims[j] → rung_dims[j-1] for j ≥ 1 and → ``hidden_dim`` for j = 0.
-    The defaults are the paper's MNIST decoder: rungs 500, 2000, backbone 500, 500, merge weight 0.1.
+    Here rung_j maps D_j to rung_dims[j] dimensions, and backbone_j maps rung_dims[j] to rung_dims[j-1] dimensions for j
+    ≥ 1 and to ``hidden_dim`` for j = 0. The defaults give the paper's MNIST decoder: rungs 500 and 2000, backbone 500
+    and 500, merge weight 0.1.
 
     Args:
         facets: shallowest first.
@@ -98,19 +100,21 @@ class ConvLadderDecoder(LadderDecoder):
         h_{l-1} = up(h_l),   where l is the level of a shallower facet j: h_{l-1} = up([h_l, alpha_j · rung_j(z_j)])
         output  = h_0
 
-    with the maps h_l and the facets' levels of a `Pyramid`, and rung_j a linear layer from z_j to a map of its level.
-    The last up is linear. Without residual blocks, the shallowest facet only adds to the image of the others; with
-    them, it can also change that image, for example draw an object over a background whose colour a deeper facet sets.
-    With gates, which are linear layers initialised at zero, h_l · (1 + alpha_j · gate_j(z_j)) replaces h_l at the level
-    of facet j (FiLM; Perez et al. 2018), so the network need not learn products of facets.
+    The maps h_l and the levels of the facets are those of a `Pyramid`; rung_j is a linear layer from z_j to a map of
+    its level. The last up is linear. Without residual blocks, the shallowest facet can only add to the image that the
+    other facets make. With residual blocks it can also change that image, for example draw an object over a background
+    whose colour depends on a deeper facet. With gates, h_l · (1 + alpha_j · gate_j(z_j)) replaces h_l at the level of
+    facet j (FiLM; Perez et al. 2018), so the network does not have to learn products of facets. Gates are linear layers
+    that are initialised at zero.
 
     Args:
         facets: shallowest first.
         out_shape: event shape of the data, (channels, height, width).
         channels: numbers of channels of h_1, h_2, …; the last number also holds for all further maps.
-        num_residual_blocks: number of `ResidualBlock`s on every map, after facets have joined and before up, ≥ 0.
-        gated: give every facet but the deepest a gate.
-        recompute: keep only the h_l for the backward pass, and compute the layers between them again.
+        num_residual_blocks: number of `ResidualBlock`s on every map, ≥ 0; they come after a facet is merged and before
+            up.
+        gated: give every facet except the deepest a gate.
+        recompute: keep only the maps h_l for the backward pass, and compute the layers between them again there.
     """
 
     def __init__(
@@ -181,7 +185,7 @@ def _gate(facet: Facet, shape: Sequence[int]) -> nn.Sequential:
 
 
 def ladder_dims(facets: Sequence[Facet], dims: Sequence[int] | None, name: str) -> tuple[int, ...]:
-    """One width per facet: ``dims``, or the paper's 500, …, 500, 2000."""
+    """One width per facet: ``dims``, or by default the paper's 500, …, 500, 2000."""
     if dims is None:
         return (500,) * (len(facets) - 1) + (2000,)
     if len(dims) != len(facets):

@@ -8,11 +8,11 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-# Bounds the memory of a mean over 255 thresholds to eight times that of the data.
+# The mean over 255 thresholds is computed in parts, so that it needs at most eight times the memory of the data.
 _THRESHOLDS_AT_ONCE = 8
 
-# Log probability, for an item of a known cluster, of every other cluster. Its exponential is 0 in every precision, and
-# the product of the two is 0, where minus infinity would give NaN.
+# Log probability of every other cluster for an item whose cluster is known. Its exponential is 0 in every precision.
+# The product of both is 0; with minus infinity it would be NaN.
 IMPOSSIBLE = -1e4
 
 
@@ -21,7 +21,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
         P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),   h = 1 / (2 (L - 1)),
 
-    where the first term is 1 at x = 1 and the second 0 at x = 0: the tails belong to the outermost levels.
+    The first term is 1 at x = 1, and the second term is 0 at x = 0, so the first and last level include the tails.
 
     Args:
         loc: centre, of any shape.
@@ -63,7 +63,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return total / num
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log P(value); a value between two levels counts as a level of its own."""
+        """log P(value) by the formula above, also for a value between two levels."""
         half = 0.5 / (self.num_levels - 1)
         upper = logsigmoid((value + half - self.loc) / self.scale)
         lower = logsigmoid((self.loc - value + half) / self.scale)
@@ -77,7 +77,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
         log p(x) = l (x - 1/2) + log( (l/2) / sinh(l/2) ),   l = logits
 
-    normalised for every logit; torch's own distribution clips the logits at ±16.
+    The density is normalised for every logit; torch's own distribution clips the logits at ±16.
 
     Args:
         logits: logits of any shape.
@@ -105,7 +105,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return torch.where(small, 0.5 + near, torch.where(self.logits > 0, far, 1 - far))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws, ``sample_shape`` + batch shape, with gradients: the inverse of the distribution function."""
+        """Draws, ``sample_shape`` + batch shape, with gradients, by inverting the distribution function."""
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         small, m = self._split(1e-4)
@@ -121,7 +121,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
         far = m.log() - torch.log(-torch.expm1(-m))
         square = self.logits.square()
         near = -square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
-        # exp(l x) for l > 0 is exp(l) exp(-l (1 - x)): the exponent is taken from the nearer end, where it is small.
+        # exp(l x) for l > 0 is exp(l) exp(-l (1 - x)): so the exponent is measured from the nearer end of [0, 1], where
+        # it is small.
         end = torch.where(self.logits > 0, value - 1, value)
         return torch.where(small, self.logits * (value - 0.5) + near, self.logits * end + far)
 
@@ -131,12 +132,12 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return small, torch.where(small, 1.0, self.logits.abs())
 
 
-# The closed forms lose digits near 0; the first term that the series leave out is of the order 1e-13 here.
+# The closed forms lose digits near 0. The first term that the series leave out is of the order 1e-13 at the bound.
 _SERIES_BELOW = 0.1
 
 
 class FloatCategorical(dist.Categorical):
-    """A Categorical over codes 0 … V-1 whose draws are floats, because networks read floats."""
+    """A Categorical over codes 0 … V-1. Its draws are floats, because networks read floats."""
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Codes, of shape ``sample_shape`` + batch shape."""
@@ -145,7 +146,7 @@ class FloatCategorical(dist.Categorical):
 
 
 class KnownCategorical(dist.Categorical):
-    """c ~ Categorical(pi), conditioned on the clusters that are known, with the joint density.
+    """c ~ Categorical(pi) for items of which some have a known cluster; log_prob is the joint density.
 
     If the cluster of an item is known, every draw is that cluster. Its log_prob is log pi_c as without conditioning, so
     the model's trace has the joint density; the log_prob of the item's other clusters is ``IMPOSSIBLE``.
@@ -180,10 +181,11 @@ class StickBreaking(dist.TorchDistribution):
 
         log p(s) = sum_k a_k log sigmoid(s_k) + b_k log sigmoid(-s_k) - log B(a_k, b_k)
 
-    `stick_weights` turns them into the weights of K clusters, w_k = v_k prod_{i<k} (1 - v_i) with v_{K-1} = 1
-    (Sethuraman 1994). With a = 1 and b = alpha this is the Dirichlet process of concentration alpha, truncated at K
-    clusters (Ishwaran and James 2001): a small alpha favours few large clusters. The value is s, not w: in float32 the
-    weights of 100 clusters underflow, and a stick near 1 rounds to 1, where the density of w or v is not finite.
+    `stick_weights` maps s to the weights of K clusters, w_k = v_k prod_{i<k} (1 - v_i) with v_{K-1} = 1 (Sethuraman
+    1994). With a = 1 and b = alpha this is the Dirichlet process of concentration alpha, truncated at K clusters
+    (Ishwaran and James 2001): a small alpha favours few large clusters. The random variable is s and not w or v: in
+    float32 the weights of 100 clusters underflow, and a stick v near 1 rounds to 1, where the densities of w and v are
+    not finite.
 
     Args:
         a: (…, K-1), > 0.
@@ -223,7 +225,7 @@ class StickBreaking(dist.TorchDistribution):
 
     @property
     def mean_weights(self) -> Tensor:
-        """E[w_k] = E[v_k] prod_{i<k} (1 - E[v_i]), (…, K): the sticks are independent."""
+        """E[w_k] = E[v_k] prod_{i<k} (1 - E[v_i]), (…, K): a product, because the sticks are independent."""
         return stick_weights(self.a.log() - self.b.log()).exp()
 
 

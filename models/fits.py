@@ -15,19 +15,21 @@ from pyro_mfcvae.errors import InputError
 
 Covariance = Literal["diagonal", "full", "spherical", "tied"]
 
-# Added to the diagonal of every fitted covariance, in units of z²: a component on a few items must not become a spike.
+# Added to the diagonal of every fitted covariance, in units of z², so that a component with only a few items does not
+# become a spike.
 _MIN_VARIANCE = 1e-4
 
-# The same, relative to the largest variance. With less, a Cholesky factor in float64 has no correct digits.
+# The same, relative to the largest variance. With a smaller number, a Cholesky factor in float64 would have no correct
+# digits.
 _MIN_VARIANCE_RATIO = 1e-10
 
-# Iterations of the variational fit of a Dirichlet process, which empties clusters slowly.
+# Iterations of the variational fit of a Dirichlet process. Many are needed, because clusters become empty slowly.
 _MAX_ITERATIONS = 1000
 
-# Weight of its prior on a mean, as a number of items: nearly 0.
+# Weight of the prior on a mean in that fit, as a number of items: nearly 0.
 _MEAN_PRECISION = 0.01
 
-# The smallest weight that a component starts with, in units of 1/K: a weight of 0 would stay 0.
+# The smallest starting weight of a component, in units of 1/K, because a weight of 0 would stay 0.
 _MIN_SHARE = 0.01
 
 
@@ -36,12 +38,12 @@ class FitSettings:
     """The settings of a prior's method ``fit(z, settings)``, which fits the prior to points z (N, D).
 
     Attributes:
-        unit: standard deviations in which to measure the dimensions of z, (D,); ones if None.
-        variance: use the covariances variance · I instead of the fitted ones; None keeps the fitted ones.
-        seed: seed of the start.
+        unit: z is divided by these numbers, (D,), before the fit; None means ones.
+        variance: replace the fitted covariances by variance · I; None keeps the fitted ones.
+        seed: seed of the starting values.
         known: further points (M, D) and their clusters (M,), negative if unknown; None if there are none.
-        encoder_inputs: function from indices (K,) of items to the encoder's input for them, (K, *in_shape); None if the
-            points z belong to no items.
+        encoder_inputs: function that maps indices (K,) of points to the encoder's inputs for their items, (K,
+            *in_shape); None if the points do not come from items.
     """
 
     unit: Tensor | None = None
@@ -69,16 +71,15 @@ class GaussianFit:
 def fit_gaussians(
     z: Tensor, num_clusters: int, *, covariance: Covariance, settings: FitSettings, concentration: float | None = None
 ) -> GaussianFit:
-    """Fit a mixture of Gaussians with scikit-learn, whose start is k-means.
+    """Fit a mixture of Gaussians with scikit-learn, starting from k-means.
 
-    Where clusters are known, EM starts from the means of the known points and their pooled covariance, if there are
-    enough of them.
+    If the clusters of enough points are known, EM starts from the means of these points and their pooled covariance.
 
     Args:
         z: (N, D), N ≥ K.
         num_clusters: K.
         covariance: the shape of the covariances.
-        settings: as `FitSettings` says.
+        settings: see `FitSettings`.
         concentration: fit a truncated Dirichlet process of this concentration, by variational inference; None for EM.
 
     Raises:
@@ -116,7 +117,7 @@ def fit_gaussians(
     weights, means, fitted = (
         torch.from_numpy(values) for values in (mixture.weights_, mixture.means_, mixture.covariances_)
     )
-    # Sticks are broken in order: a stick-breaking hyperprior expects the first clusters to be the largest.
+    # A stick-breaking hyperprior expects the first clusters to be the largest, so the clusters are sorted.
     order = weights.argsort(descending=True)
     shaped = _as_matrices(fitted if covariance == "tied" else fitted[order], num_clusters, z.shape[1], covariance)
     share = weights[order].clamp_min(_MIN_SHARE / num_clusters)
@@ -140,7 +141,8 @@ def _as_matrices(fitted: Tensor, num_clusters: int, dim: int, covariance: Covari
 def _start_at(
     known: Tensor, clusters: Tensor, z: Tensor, num_clusters: int, *, kind: str, seed: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Starting values of EM, as arguments of GaussianMixture; empty if too few points are known for a covariance.
+    """Starting values of EM, as arguments of GaussianMixture; empty if there are too few known points to estimate a
+    covariance.
 
     Clusters without a known point start at the centres of k-means of ``z``.
     """
@@ -197,20 +199,22 @@ def read_values(name: str, values: Any, shape: tuple[int, ...], *, like: Tensor)
     """Values of a mixture as a tensor with the device and precision of another tensor.
 
     Raises:
-        InputError: they do not have the shape; or, where no device has to be waited for, they are not finite.
+        InputError: the values do not have this shape, or they are not finite. (Values on a GPU are not checked for
+            being finite, because this would wait for the device.)
     """
     tensor = torch.as_tensor(values, device=like.device)
     if tuple(tensor.shape) != shape:
         raise InputError(f"expected {name} of shape {shape}, got {tuple(tensor.shape)}: pass one row per cluster")
     if tensor.device.type == "cpu" and not tensor.isfinite().all():
-        raise InputError(f"expected finite values of {name}, got others: look for what made them NaN or infinite")
+        raise InputError(f"expected finite values of {name}, got other values: find out why they are NaN or infinite")
     return tensor
 
 
 def cholesky(covariance: Tensor) -> Tensor:
     """L with covariance = L Lᵀ, (…, D, D), factorised in float64 on the CPU.
 
-    A covariance rounded to float32 may not be positive definite. So it is factorised first and rounded afterwards.
+    A covariance that is rounded to float32 may no longer be positive definite, so it is factorised first and rounded
+    afterwards.
 
     Raises:
         InputError: the covariance is not positive definite.

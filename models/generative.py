@@ -30,7 +30,7 @@ from pyro_mfcvae.networks import for_densities, like_parameters
 
 _tokens = count()
 
-# Key in the ``infer`` dictionary of a guide's sites: the token of the model that the guide was made for.
+# Key in the ``infer`` dictionary of a guide's sites. Its value identifies the model that the guide was made for.
 MODEL_TOKEN = "mfcvae_model"
 
 
@@ -44,21 +44,21 @@ class MultiFacetModel(StoredModule):
             z_j | c_j ~ priors[j](theta_j).component(c_j)
             x | z ~ likelihood(decoder(z_0 … z_{J-1}))
 
-    The buffers ``alpha`` (J,) and ``beta`` (J,), initially ones, are the weights of each facet's decoder contribution
-    and of its KL; a schedule overwrites them in place. beta_j = 0 takes the facet's sites out of the objective.
-
-    A copy (copy.deepcopy, pickle, torch.load) is a model of its own, with a name of its own in Pyro's parameter store.
+    The buffers ``alpha`` (J,) and ``beta`` (J,), initially ones, are the weights of each facet's contribution to the
+    decoder and of its KL. A schedule overwrites them in place. With beta_j = 0 the sites of facet j are not in the
+    objective. A copy (copy.deepcopy, pickle, torch.load) is an independent model and has its own name in Pyro's
+    parameter store.
 
     Args:
         priors: one per facet, shallowest first.
         decoder: a ladder decoder over the same facets.
         likelihood: p(x | decoder output), elementwise.
-        missing: x may hold NaN for elements that were not observed: they are left out of p(x | z), and an encoder
-            reads 0 in their place.
-        num_data: size of the whole data set if batches are subsamples of it; log probabilities are then scaled by
-            num_data / batch size, as in ``pyro.plate``. New items (``num``) are not scaled.
-        name: prefix of the parameters' names in Pyro's parameter store. By default a fresh one for every model. Give
-            one to save and load that store.
+        missing: whether x may contain NaN for elements that were not observed. These elements are left out of p(x | z),
+            and an encoder reads 0 in their place.
+        num_data: size of the whole data set, if batches are subsamples of it. Log probabilities are then scaled by
+            num_data / batch size, as in ``pyro.plate``. Those of new items (``num``) are not scaled.
+        name: prefix of the parameters' names in Pyro's parameter store; by default a new one for every model. Give a
+            name if you save and load that store.
 
     Raises:
         InputError: priors and decoder have different facets.
@@ -128,7 +128,7 @@ class MultiFacetModel(StoredModule):
     def forward(self, x: Tensor | None = None, *, num: int | None = None, known: Known | None = None) -> Tensor:
         """Run the generative process for the items ``x`` (N, *event_shape), or draw ``num`` new ones. Returns x.
 
-        ``known`` conditions c_j on known[j] (N,): c_j takes these values, with the density of the joint distribution.
+        ``known`` conditions c_j on the values known[j], (N,); the density is that of the joint distribution.
         """
         self._check_handlers()
         num_items = self.check_items(x, num)
@@ -146,7 +146,8 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
-        """The same distribution of z and x, with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), without c_j.
+        """The same distribution of z and x with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), and no sites
+        c_j.
 
         Use it for tools that need continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an
         automatic guide over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with
@@ -188,7 +189,9 @@ class MultiFacetModel(StoredModule):
         ]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """Starting values for a guide over the `global_sites` of some facets (or all): the priors' own `point`."""
+        """Starting values for a guide over the `global_sites` of the given facets (None: all). They are each prior's
+        `point`.
+        """
         chosen = range(len(self.facets)) if facets is None else facets
         return {global_site(name, j): value for j in chosen for name, value in self.priors[j].point().items()}
 
@@ -203,7 +206,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def observation(self, zs: Sequence[Tensor], observed: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x | z) for J tensors (…, D_j), batch shape (…); only of the ``observed`` elements, if these are given."""
+        """p(x | z) for J tensors (…, D_j), with batch shape (…); if ``observed`` is given, only of these elements."""
         distribution: dist.TorchDistribution = self.likelihood(self.decode(zs))
         if observed is not None:
             distribution = distribution.mask(observed)
@@ -217,8 +220,9 @@ class MultiFacetModel(StoredModule):
         return log_prob
 
     def split_missing(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The data with 0 for missing elements, and the mask of observed ones; None if the model has no missing
-        elements."""
+        """The data with 0 for missing elements, and the mask of the observed elements; the mask is None if the model
+        allows no missing elements.
+        """
         x = for_densities(x)
         return (x.nan_to_num(0.0), x.isnan().logical_not()) if self.missing else (x, None)
 
@@ -229,11 +233,11 @@ class MultiFacetModel(StoredModule):
         return for_densities(output)
 
     def check_items(self, x: Tensor | None, num: int | None = None) -> int:
-        """The number of items of a call: that of the data, which are checked, or ``num``.
+        """Check the data, and return the number of items of a call: the number of items in the data, or ``num``.
 
         Raises:
-            InputError: parts that were set later do not fit, the type, shape or values of x do not fit, or there is no
-                item.
+            InputError: parts that were set later do not fit together, the type, shape or values of x do not fit, or x
+                has no items.
         """
         check_parts(self)
         if x is not None:
@@ -258,7 +262,9 @@ class MultiFacetModel(StoredModule):
 
     @contextmanager
     def plate(self, num_items: int, *, is_new: bool = False) -> Iterator[None]:
-        """The plate over items; unless they are new, it is scaled to ``num_data`` items if that is given."""
+        """The plate over items. If ``num_data`` is given, the plate of items that are not new is scaled to ``num_data``
+        items.
+        """
         with pyro.plate(PLATE, num_items, dim=-1):
             if is_tracing():
                 size = unfolded(self._num_data, torch.as_tensor(num_items))
@@ -277,14 +283,16 @@ class MultiFacetModel(StoredModule):
 
     @contextmanager
     def kl_weight(self, j: int, x: Tensor | None = None) -> Iterator[None]:
-        """Weigh the sites inside by beta_j. ``poutine.scale`` refuses zero, so a zero is a mask."""
+        """Context that weights sites by beta_j. ``poutine.scale`` refuses zero, so the sites are masked if beta_j is
+        zero.
+        """
         beta = (self.beta if x is None else unfolded(self.beta, x))[j]
         active = beta > 0
         with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):  # type: ignore[call-overload]
             yield
 
     def _check_handlers(self) -> None:
-        """Refuse the draws of a guide that was made for another model, when an inference algorithm replays them."""
+        """Refuse to replay the draws of a guide that was made for another model."""
         refuse_traced_buffers(self)
         for handler in _PYRO_STACK:
             if isinstance(handler, ReplayMessenger) and handler.trace is not None:

@@ -17,15 +17,17 @@ from pyro_mfcvae.networks import AbstractPyroModule, for_densities
 
 
 class Likelihood(AbstractPyroModule):
-    """Elementwise distribution of the data given the decoder's output."""
+    """Distribution of each element of the data, given the decoder's output."""
 
     @abstractmethod
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        """The distribution of every element; event shape (), batch shape that of the data (`event_shape`)."""
+        """The distribution of every element: event shape (), and batch shape equal to the shape of the data
+        (`event_shape`).
+        """
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """E[x | z], of the data's shape. Reconstructions show it."""
+        """E[x | z], in the shape of the data; reconstructions are this mean."""
 
     def encoder_input(self, x: Tensor) -> Tensor:
         """The encoder's input for data ``x`` without missing elements: ``x`` itself by default."""
@@ -40,7 +42,9 @@ class Likelihood(AbstractPyroModule):
         return tuple(event_shape)
 
     def support(self, output_shape: Sequence[int]) -> constraints.Constraint:
-        """The values that an element of the data may have; the model refuses others. By default any finite number."""
+        """The values that an element of the data may have; the model refuses other values. By default every finite
+        number is allowed.
+        """
         return constraints.real
 
 
@@ -74,7 +78,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
 
 class _ScaledLikelihood(Likelihood):
-    """A likelihood with a location, which the decoder's output gives, and a positive scale of its own."""
+    """A likelihood whose location is the decoder's output and whose positive scale is fixed or a parameter."""
 
     scale: Any  # set as a PyroParam, read as a Tensor
 
@@ -118,7 +122,7 @@ class StandardizedGaussianLikelihood(GaussianLikelihood):
     """x ~ Normal(offset + unit · output, unit · scale), element by element: a Gaussian of the standardised data.
 
     The encoder reads (x - offset) / unit. The buffers ``offset`` and ``unit``, initially 0 and 1, are set by `measure`,
-    so that new items are standardised like those that trained.
+    so new items are standardised like the training items.
 
     Args:
         event_shape: event shape of the data.
@@ -136,9 +140,8 @@ class StandardizedGaussianLikelihood(GaussianLikelihood):
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
-        """Set ``offset`` and ``unit`` to mean and standard deviation of items (N, *event_shape), missing ones left out.
-
-        The unit of a constant element is 1.
+        """Set ``offset`` and ``unit`` to the mean and the standard deviation of every element over items (N,
+        *event_shape), without missing values. The unit of a constant element is 1.
         """
         x = x.double()
         known = ~x.isnan()
@@ -193,7 +196,9 @@ class DiscretizedLogisticLikelihood(_ScaledLikelihood):
 
 
 class CountLikelihood(Likelihood):
-    """Counts 0, 1, 2, …, as floats, of mean exp(output), see `bounded_log_rate`. Encoders read log(1 + x)."""
+    """Counts 0, 1, 2, …, as floats, with mean exp(output) (for large outputs see `bounded_log_rate`). Encoders read
+    log(1 + x).
+    """
 
     def mean(self, output: Tensor) -> Tensor:
         return bounded_log_rate(output).exp()
@@ -216,8 +221,8 @@ class NegativeBinomialLikelihood(CountLikelihood):
     """x ~ NegativeBinomial, mean m = exp(output), variance m + m² / dispersion: counts that vary more than Poisson's.
 
     Args:
-        dispersion: initial value of the dispersion, > 0, which is learned; a larger one means less excess variance. A
-            tensor broadcasts with the data.
+        dispersion: initial value of the dispersion, > 0, which is learned; a larger dispersion means a smaller
+            variance. A tensor broadcasts with the data.
     """
 
     dispersion: Any  # set as a PyroParam, read as a Tensor
@@ -234,12 +239,12 @@ class NegativeBinomialLikelihood(CountLikelihood):
 
 
 class CategoricalLikelihood(Likelihood):
-    """x ~ Categorical(logits=output) over V codes 0 … V-1: for tables of coded answers.
+    """x ~ Categorical(logits=output) over V codes 0 … V-1, for tables of coded answers.
 
     The decoder's output has the shape (*event_shape, V). ``mean`` is the most probable code.
 
     Args:
-        num_categories: V; that of the decoder's output if None.
+        num_categories: V; None takes V from the decoder's output.
     """
 
     def __init__(self, num_categories: int | None = None) -> None:
@@ -262,7 +267,7 @@ class CategoricalLikelihood(Likelihood):
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         if self.num_categories is None:
-            raise InputError("expected CategoricalLikelihood(num_categories=…), got none: say how many codes there are")
+            raise InputError("expected CategoricalLikelihood(num_categories=…), got none: give the number of codes")
         return (*event_shape, self.num_categories)
 
     def support(self, output_shape: Sequence[int]) -> constraints.Constraint:

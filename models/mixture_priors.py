@@ -1,4 +1,4 @@
-"""Priors with a location and a spread for every cluster: mixtures of Gaussians and of Student-t distributions."""
+"""Priors that are mixtures of Gaussians or of Student-t distributions."""
 
 from typing import Any
 
@@ -79,7 +79,8 @@ class MixturePrior(FacetPrior):
 
         Args:
             loc: (K, D).
-            spread: the standard deviations ``scale`` or the Cholesky factors ``scale_tril``, shaped as parameters are.
+            spread: the standard deviations ``scale`` or the Cholesky factors ``scale_tril``, in the shape of the
+                parameters.
         """
         if self.has_scale_tril:
             return dist.MultivariateNormal(loc, scale_tril=spread)
@@ -87,13 +88,13 @@ class MixturePrior(FacetPrior):
 
     @torch.no_grad()
     def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
-        """Overwrite the parameters in place, so that optimisers and parameter stores keep seeing the same tensors.
+        """Overwrite the parameters in place, so that optimisers and parameter stores keep the same tensors.
 
         Args:
             loc: new means, (K, D).
-            covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior takes the diagonal, a spherical one
-                its mean, a tied one the mean of all.
-            probs: new weights, (K,), ≥ 0; uniform if None. Fixed weights accept only None.
+            covariance: new Sigma_c, (K, D, D), positive definite; a diagonal prior uses only the diagonals, a spherical
+                prior the mean of each diagonal, and a tied prior the mean of all matrices.
+            probs: new weights, (K,), ≥ 0; None means uniform weights. If the weights are fixed, only None is allowed.
 
         Raises:
             InputError: a shape or value does not fit, or weights are given where they are fixed.
@@ -147,11 +148,11 @@ class StudentTMixturePrior(MixturePrior):
 
     E[log p(z | c)] has no closed form: use `MonteCarloAssignment` or `SampleAssignment`. The parameters are those of a
     `MixturePrior` with full covariances, where Sigma_c is the scale matrix (the covariance is Sigma_c df / (df - 2)),
-    and ``df`` (K,), which stays above 2, where the covariance exists.
+    and ``df`` (K,), which stays above 2, so that the covariance exists.
 
     Args:
         facet: K and D.
-        df: initial degrees of freedom, > 2; as df grows, the component tends to a Gaussian.
+        df: initial degrees of freedom, > 2; for large df a component is close to a Gaussian.
         learn_weights: whether pi is a parameter.
     """
 

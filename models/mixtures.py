@@ -24,12 +24,12 @@ _CLOSED_FORMS: dict[tuple[type, PosteriorCovariance], ClosedForm] = {}
 class Mixture:
     """The distribution ``c ~ Categorical(pi)``, ``z | c ~ components[c]`` of one facet.
 
-    The families of the components and of q(z | x) decide whether E[log p(z | c)] has a closed form, by their exact
-    types. A subclass of a family may have another density, so it inherits no closed form; `register_closed_form` gives
-    it one. To change the density, pass other components: this class has no subclasses.
+    Whether E[log p(z | c)] has a closed form depends on the exact classes of the components and of q(z | x). A subclass
+    of a family may have another density, so it does not inherit the closed form; `register_closed_form` adds one. To
+    change the density, pass other components: this class cannot be subclassed.
 
     Args:
-        logits: log pi plus any constant, (K,); minus infinity for a cluster without weight.
+        logits: log pi plus any constant, (K,); minus infinity for a cluster of weight 0.
         components: all p(z | c), batch shape (K,), event shape (D,). Both arguments may have the same further batch
             dimensions on the left.
 
@@ -44,7 +44,8 @@ class Mixture:
                 f"{tuple(components.batch_shape)} and {tuple(components.event_shape)}: build them with one row per "
                 "cluster and end with .to_event(1)"
             )
-        # Minus infinity times a probability of 0 is NaN. Half the smallest number leaves room for a density.
+        # Minus infinity times a probability of 0 would be NaN, so half of the lowest finite number replaces it; a log
+        # density can be added to this without overflow.
         self._log_weights = logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min / 2)
         self._components = components
         self._expected: tuple[td.Distribution, Tensor] | None = None
@@ -97,8 +98,9 @@ class Mixture:
         return log_prob
 
     def has_closed_form(self, covariance: PosteriorCovariance | None) -> bool:
-        """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with this covariance. None stands for a
-        q(z | x) that is not Gaussian: there is no closed form then."""
+        """Whether E[log p(z | c)] has a closed form under a Gaussian q(z | x) with this covariance. None means that q(z
+        | x) is not Gaussian; there is no closed form then.
+        """
         return covariance is not None and (_family(self._components), covariance) in _CLOSED_FORMS
 
     def expected_log_prob_under(self, posterior: td.Distribution) -> Tensor:
@@ -124,8 +126,8 @@ class Mixture:
         return _CLOSED_FORMS[_family(self._components), covariance](self._components, *moments)
 
     def expecting(self, posterior: td.Distribution) -> "Mixture":
-        """The same mixture with a stored value of E[log p(z | c)] under ``posterior``, which it returns without
-        computing it again. So the objective and the assignment rule share one evaluation.
+        """The same mixture, with the value of E[log p(z | c)] under ``posterior`` stored. So the objective and the
+        assignment rule compute it only once.
         """
         mixture = copy(self)
         mixture._expected = (posterior, self.expected_log_prob_under(posterior))
@@ -151,7 +153,9 @@ def register_closed_form(family: type, covariance: PosteriorCovariance) -> Calla
 
 
 class MarginalMixture(dist.MixtureSameFamily):  # type: ignore[misc]
-    """sum_c pi_c p(z | c). Unlike torch's own, its support has a transform, which NUTS and automatic guides look up."""
+    """sum_c pi_c p(z | c). Unlike that of torch's own mixture, its support has a transform, which NUTS and automatic
+    guides need.
+    """
 
     @property
     def support(self) -> Any:
@@ -160,9 +164,9 @@ class MarginalMixture(dist.MixtureSameFamily):  # type: ignore[misc]
 
 
 class SelectedComponent(dist.TorchDistribution):
-    """``components[c]`` of any family: batch shape that of ``c``, event shape (D,).
+    """``components[c]`` for components of any family: the batch shape is that of ``c``, the event shape (D,).
 
-    A draw costs K draws of the components; densities cost no more than those of all components.
+    A draw costs as much as a draw from all K components; a density costs no more than the densities of all components.
 
     Args:
         components: batch shape (K,), event shape (D,).
@@ -248,7 +252,7 @@ def _name(distribution: Any) -> str:
 
 
 def _gaussian(components: Any, loc: Tensor, trace: Tensor) -> Tensor:
-    """log N(loc; loc_c, Sigma_c) - trace / 2, (…, K); the trace as (…, 1, K)."""
+    """log N(loc; loc_c, Sigma_c) - trace / 2, (…, K), for a trace of shape (…, 1, K)."""
     log_prob: Tensor = components.log_prob(loc.unsqueeze(-2))
     return log_prob - trace.squeeze(-2) / 2
 
@@ -279,7 +283,7 @@ def _full_under_full(components: Any, loc: Tensor, covariance: Tensor) -> Tensor
 
 
 def _inverse_scale_tril(components: Any) -> Tensor:
-    """L_c⁻¹ with Sigma_c = L_c L_cᵀ; a single one if all clusters share Sigma."""
+    """L_c⁻¹, where Sigma_c = L_c L_cᵀ; only one matrix if all clusters share Sigma."""
     scale_tril = components._unbroadcasted_scale_tril
     eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
     return torch.linalg.solve_triangular(scale_tril, eye, upper=False)

@@ -26,8 +26,8 @@ Hyperprior = Mapping[str, dist.TorchDistribution | Callable[[Theta], dist.TorchD
 class FacetPrior(AbstractPyroModule):
     """A module that returns the prior of one facet: ``prior(theta)`` is a `Mixture`.
 
-    A subclass implements `forward`. Inside a model the call registers the prior's parameters with Pyro; on its own it
-    leaves Pyro's parameter store alone.
+    A subclass implements `forward`. Inside a model, a call registers the prior's parameters with Pyro; outside a model,
+    it does not change Pyro's parameter store.
 
     Args:
         facet: K and D.
@@ -47,8 +47,7 @@ class FacetPrior(AbstractPyroModule):
         """p(c) and p(z | c).
 
         Args:
-            theta: values of all parameters that `hyperprior` names; None for the prior with its current values,
-                `point`.
+            theta: values of all parameters that `hyperprior` names; None means their current values, `point`.
         """
 
     @torch.no_grad()
@@ -57,8 +56,8 @@ class FacetPrior(AbstractPyroModule):
         return self().has_closed_form(covariance)
 
     def check_encoder(self, encoder: nn.Module) -> None:
-        """Refuse a guide's encoder that does not fit the prior; a prior that does not read an encoder accepts every
-        encoder.
+        """Refuse a guide's encoder that does not fit the prior. By default every encoder is accepted, because most
+        priors do not use one.
 
         Raises:
             InputError: the prior reads another encoder than ``encoder``.
@@ -81,12 +80,14 @@ class FacetPrior(AbstractPyroModule):
         return theta
 
     def point(self) -> dict[str, Tensor]:
-        """A value of theta, by name, at which a guide over theta may start."""
+        """A starting value of theta, by name, for a guide over theta."""
         return {}
 
 
 class PriorList(PyroModuleList):
-    """The priors of all facets, shallowest first; ``priors[j] = other`` replaces one by another of the same facet."""
+    """The priors of all facets, shallowest first; ``priors[j] = other`` replaces a prior by another one for the same
+    facet.
+    """
 
     def __init__(self, priors: Sequence[FacetPrior]) -> None:
         super().__init__(priors)  # type: ignore[no-untyped-call]
@@ -103,11 +104,13 @@ class PriorList(PyroModuleList):
 
     def _read_names(self) -> None:
         self.theta_names = [list(prior.hyperprior()) for prior in cast(Sequence[FacetPrior], self)]
-        """The names in every prior's `hyperprior`, stored so that the hyperprior is not built at every call."""
+        """The names in the `hyperprior` of every prior. They are stored, so that hyperpriors are not built at every
+        call.
+        """
 
 
 class StandardNormalPrior(FacetPrior):
-    """z ~ Normal(0, I), for a facet without clusters, whose characteristic varies smoothly, such as style.
+    """z ~ Normal(0, I), for a facet without clusters that describes a continuous characteristic, such as style.
 
     It has no parameters.
 

@@ -1,4 +1,4 @@
-"""A decoder whose facets are linear combinations of the rungs' latents."""
+"""A decoder whose facets are linear combinations of the latents of the rungs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +10,11 @@ from pyro_mfcvae.networks import broadcast_batches
 
 
 class RotatedDecoder(LadderDecoder):
-    """A ladder that reads [z_0, …, z_{J-1}] inverse_axes, split into its rungs' latents again.
+    """Applies a ladder decoder to [z_0, …, z_{J-1}] inverse_axes, which is split again into the latents of the rungs.
 
-    The buffer ``inverse_axes`` (D, D), D the sum of the D_j, is initially the identity. It is the inverse of the
-    ``axes`` of a `RotatedEncoder`, so the latents of both ladders do not change when the axes do. ``alpha`` weighs
-    rungs, not facets: set axes after all facets have joined.
+    The buffer ``inverse_axes`` (D, D), where D is the sum of the D_j, is initially the identity. It is the inverse of
+    the ``axes`` of a `RotatedEncoder`, so a change of the axes does not change the latents that the two ladders use.
+    ``alpha`` weights rungs and not facets, so set the axes after all facets have joined.
 
     Args:
         ladder: the decoder.

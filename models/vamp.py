@@ -17,15 +17,15 @@ from pyro_mfcvae.networks import for_densities
 class VampPrior(FacetPrior):
     """z_j | c ~ q(z_j | u_c), the encoder's posterior of a learned pseudo-input u_c (Tomczak and Welling 2018).
 
-    The pseudo-input of every cluster can be looked at like an item, and the prior changes with the encoder in training.
-    Parameters: ``pseudo_inputs`` (K, *in_shape), and ``logits`` (K,) unless the weights are fixed. The encoder reads
-    the pseudo-inputs in evaluation mode, so that batch norm neither depends on them nor counts them.
+    The pseudo-input of a cluster can be shown as an image, and the prior changes with the encoder during training. The
+    parameters are ``pseudo_inputs`` (K, *in_shape) and, unless the weights are fixed, ``logits`` (K,). The encoder
+    reads the pseudo-inputs in evaluation mode, so batch norm does not use their statistics.
 
     Args:
         facet: K and D.
-        encoder: the encoder of the guide, to which its parameters belong; its q(z_j | x) must be Gaussian.
+        encoder: the guide's encoder, whose q(z_j | x) must be Gaussian. Its parameters belong to the guide.
         j: the facet's number.
-        pseudo_inputs: starting values, (K, *in_shape) with the encoder's in_shape; use items of the data.
+        pseudo_inputs: starting values, (K, *in_shape), for the encoder's in_shape; use items of the data.
         learn_weights: whether pi is a parameter.
     """
 
@@ -45,7 +45,7 @@ class VampPrior(FacetPrior):
             )
         self.j = j
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
-        self._encoder = (encoder,)  # in a tuple, it is not a submodule
+        self._encoder = (encoder,)  # inside a tuple the encoder is not a submodule
         posteriors = self._posteriors()
         if isinstance(posteriors, torch.distributions.TransformedDistribution):
             raise InputError("expected an encoder with a Gaussian q(z | x), got a flow: take another head")
@@ -96,6 +96,6 @@ class VampPrior(FacetPrior):
 
     @torch.no_grad()
     def set_pseudo_inputs(self, items: Tensor) -> None:
-        """Set the pseudo-inputs to other items (K, *in_shape), and the weights to 1/K."""
+        """Set the pseudo-inputs to the given items (K, *in_shape), and the weights to 1/K."""
         self.pseudo_inputs.copy_(items)
         self.logits.zero_()

@@ -1,6 +1,6 @@
 """Multi-Facet Clustering Variational Autoencoders (Falck et al., NeurIPS 2021) in Pyro.
 
-A name is imported when it is first asked for: ``import pyro_mfcvae`` alone loads nothing else.
+Each name is imported when it is first used, so ``import pyro_mfcvae`` alone loads no other module of the package.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""``python -m pyro_mfcvae`` is ``mfcvae``."""
+"""``python -m pyro_mfcvae`` runs the command ``mfcvae``."""
 
 from pyro_mfcvae.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Paths, reading text, and writing files so that they appear whole or not at all."""
+"""Paths, reading of text files, and atomic writing: a file appears complete or not at all."""
 
 import errno
 import json
@@ -20,10 +20,10 @@ _MOST_BYTES = 4 << 30
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put that file in its place in one step.
+    """Call ``write`` with a temporary path in the same folder, then rename that file to ``path`` in one step.
 
-    Missing folders above ``path`` are made. The content is written to the disk before the name, so after a power cut
-    either the old file or the new one is there. If ``write`` fails, the old file stays.
+    Missing parent folders are made. The content is on the disk before the file gets its name, so after a power failure
+    either the old or the new file exists. If ``write`` fails, the old file stays.
 
     Raises:
         OSError: the file cannot be written; ``filename`` is ``path``.
@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            temporary.chmod(0o644)  # mkstemp gives read access to the owner only
+            temporary.chmod(0o644)  # mkstemp allows only the owner to read the file
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -53,7 +53,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Inside, an OSError without a file name, such as that of a full disk, gets the name of ``path``."""
+    """Context in which an OSError without a file name, for example on a full disk, gets the file name ``path``."""
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove the temporary files of killed processes from a folder; those of living processes stay."""
+    """Remove the temporary files of killed processes from a folder; files of running processes stay."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         if is_temporary(path) and not is_alive(int(path.name.removeprefix(_TEMPORARY).partition("-")[0])):
             if path.is_dir():
@@ -88,7 +88,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # it belongs to another user, or cannot be asked
+    except (OSError, OverflowError):  # the process belongs to another user, or the system does not answer
         pass
     return True
 
@@ -111,7 +111,8 @@ def read_text(path: Path) -> str:
     """The text of a regular file in UTF-8.
 
     Raises:
-        InputError: it is no regular file, is larger than any text that this package writes, or has other bytes.
+        InputError: the path is not a regular file, the file is larger than any text that this package writes, or its
+            content is not UTF-8.
     """
     _check_file(path, _MOST_TEXT_BYTES)
     try:
@@ -124,7 +125,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a regular file.
 
     Raises:
-        InputError: it is no regular file, or is larger than any that this package writes.
+        InputError: the path is not a regular file, or the file is larger than any that this package writes.
     """
     _check_file(path, _MOST_BYTES)
     return path.read_bytes()
@@ -141,17 +142,17 @@ def _check_file(path: Path, max_bytes: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file, in UTF-8."""
+    """Write a text file in UTF-8; an existing file is replaced."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file by `as_json`."""
+    """Write a value with `as_json` to a file; an existing file is replaced."""
     write_text(path, as_json(value))
 
 
 def as_json(value: Any) -> str:
-    """Text that every JSON reader reads: NaN and the infinities, which JSON lacks, become null."""
+    """The value as strict JSON: NaN and infinities, which JSON cannot represent, become null."""
     return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
@@ -160,7 +161,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if type(value).__module__ == "numpy":  # NumPy is not imported for a file without NumPy numbers
+    if type(value).__module__ == "numpy":  # So that NumPy is imported only for values that contain NumPy numbers.
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -178,10 +179,10 @@ def expand_user(path: str | Path) -> Path:
 
 
 def check_utf8(path: str | Path) -> None:
-    """Refuse a path with other bytes than UTF-8, which our text files cannot hold.
+    """Refuse a path that is not valid UTF-8, because our text files cannot store it.
 
     Raises:
-        InputError: it has such bytes.
+        InputError: the path is not valid UTF-8.
     """
     try:
         str(path).encode()

@@ -1,4 +1,4 @@
-"""Parts of both the convolutional encoder and decoder: the sizes of the feature maps, and the blocks between them."""
+"""Parts that the convolutional encoder and decoder share: sizes of the feature maps, and blocks between them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,8 +14,8 @@ from pyro_mfcvae.errors import InputError
 # The shorter side of a map never has fewer pixels than this.
 _MIN_SIDE = 3
 
-# The rungs are spread over the maps whose shorter side has at least this many pixels; with many facets, also over
-# smaller maps.
+# Facets read maps whose shorter side has at least this many pixels; if there are many facets, they also read smaller
+# maps.
 _USUAL_SIDE = 8
 
 
@@ -23,9 +23,10 @@ _USUAL_SIDE = 8
 class Pyramid:
     """Shapes of the feature maps of a convolutional ladder, from the image (level 0) to the deepest facet's map.
 
-    The image is halved, rounding down, until its shorter side is at most 8 pixels; if there are more facets than
-    levels, it is halved down to 3 pixels, and further levels keep the last size. Of L levels, facet j of J reads level
-    (j+1) L // J: with two facets the maps of 16 × 16 and 8 × 8 pixels of a 32 × 32 image, as in Falck et al. 2021.
+    The size of the image is halved, rounding down, until its shorter side is at most 8 pixels. If there are more facets
+    than levels, halving goes on down to 3 pixels, and further levels keep the last size. With L levels, facet j of J
+    reads level (j+1) L // J. For example, two facets read the maps of 16 × 16 and 8 × 8 pixels of a 32 × 32 image, as
+    in Falck et al. 2021.
 
     Attributes:
         shapes: (channels, height, width) of every level.
@@ -68,15 +69,15 @@ class Pyramid:
         )
 
     def halves(self, level: int) -> bool:
-        """Whether a level ≥ 1 has half the size of the one above it, or the same."""
+        """Whether a level ≥ 1 has half the size of the level before it; if not, it has the same size."""
         return self.shapes[level][1:] != self.shapes[level - 1][1:]
 
 
 class ResidualBlock(nn.Module):
     """h ↦ elu(h + bn(conv(elu(bn(conv(h)))))) (He et al. 2016): 3 × 3 to half the channels, and 1 × 1 back.
 
-    The residual stacks of van den Oord et al. 2017 have the same form. A block costs less than a third of two 3 × 3
-    convolutions.
+    The residual stacks of van den Oord et al. 2017 have the same form. The cost of a block is less than a third of that
+    of two 3 × 3 convolutions.
     """
 
     def __init__(self, num_channels: int) -> None:
@@ -93,13 +94,15 @@ class ResidualBlock(nn.Module):
 
 
 def down(num_in: int, num_out: int, *, halve: bool = True) -> nn.Sequential:
-    """Convolution, batch norm, ELU: halves a map, rounding down, with a 4 × 4 kernel, or keeps its size with 3 × 3."""
+    """Convolution, batch norm and ELU: a 4 × 4 kernel that halves the size of a map, rounding down, or a 3 × 3 kernel
+    that keeps it.
+    """
     conv = nn.Conv2d(num_in, num_out, 4, stride=2, padding=1) if halve else nn.Conv2d(num_in, num_out, 3, padding=1)
     return nn.Sequential(conv, nn.BatchNorm2d(num_out), nn.ELU())
 
 
 def up(num_in: int, num_out: int, *, size: Sequence[int], to: Sequence[int]) -> nn.ConvTranspose2d:
-    """The transposed convolution that reverses the sizes of `down`: from maps of ``size`` (H, W) to maps of size
+    """The transposed convolution that undoes the change of size by `down`: from maps of ``size`` (H, W) to maps of size
     ``to``.
     """
     if tuple(size) == tuple(to):
@@ -123,9 +126,9 @@ def shrink(shape: Sequence[int]) -> tuple[nn.Sequential, int]:
 
 
 def recomputed(block: nn.Module, h: Tensor) -> Tensor:
-    """block(h), whose inner maps are computed again in the backward pass instead of being kept (Chen et al. 2016).
+    """Return block(h); its inner maps are not kept but computed again in the backward pass (Chen et al. 2016).
 
-    While operations are traced it is block(h), because the compiler decides what is kept.
+    While operations are traced, the block is called as usual, because the compiler decides which maps are kept.
     """
     if not torch.is_grad_enabled() or get_proxy_mode() is not None:
         return block(h)
@@ -137,7 +140,7 @@ def recomputed(block: nn.Module, h: Tensor) -> Tensor:
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norm normalises as usual, but does not count the batch in its running statistics a second time."""
+    """Context in which batch norm normalises as usual but does not update its running statistics a second time."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -2,7 +2,8 @@
 
 
 class InputError(ValueError):
-    """An input of the user does not fit. The message says what was expected, what was given, and what to do.
+    """Raised if an input of the user does not fit. The message says what was expected, what was given, and what to do.
 
-    The command line prints the message in one line and exits with code 2; every other exception is a bug of ours.
+    The command line prints the message in one line and exits with code 2; every other exception is a bug in this
+    package.
     """

@@ -48,7 +48,7 @@ class Facet:
                 number = 0
             if number < 1:
                 raise InputError(f"expected {name} ≥ 1 for a facet, got {value!r}: pass a whole number, 1 or more")
-            object.__setattr__(self, name, number)  # integers of NumPy become integers of Python
+            object.__setattr__(self, name, number)  # converts NumPy integers to Python integers
 
 
 def check_facets(facets: Sequence[Facet]) -> tuple[Facet, ...]:

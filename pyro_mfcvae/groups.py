@@ -1,8 +1,8 @@
 """Groups of clusters that overlap so much that a person would count them as one cluster.
 
-A mixture with enough components follows the shape of a cluster with several of them. Components that overlap are
-merged, one pair at a time, and the overlaps of all merges make a tree (Hennig 2010, "Methods for merging Gaussian
-mixture components", Adv. Data Anal. Classif. 4:3-34).
+A mixture with many components uses several of them to follow the shape of one cluster. Components that overlap are
+merged, one pair at a time, and the merges form a tree (Hennig 2010, "Methods for merging Gaussian mixture components",
+Adv. Data Anal. Classif. 4:3-34).
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,18 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.mixtures import Mixture
 
 MERGE_THRESHOLD = 0.04
-"""Groups that overlap by less stay apart, unless `merge_clusters` finds a gap among smaller overlaps."""
+"""Groups that overlap by less than this are not merged, unless `merge_clusters` finds a gap among smaller overlaps.
+"""
 
-# Groups that overlap by less than the threshold, but at least by this, are still merged if the next merge joins groups
-# that are twice as far apart or more.
+# Two groups whose overlap is below the threshold but at least this large are still merged if the groups of the next
+# merge are at least twice as far apart.
 _MIN_CLOSE, _GAP = 1e-3, 2.0
-_MIN_OVERLAP = 1e-300  # smaller overlaps count as this one when gaps are measured
+_MIN_OVERLAP = 1e-300  # a smaller overlap is replaced by this one when gaps are measured
 
 # A cluster is in use if its share of the items is at least this fraction of 1/K.
 _MIN_SHARE = 0.1
 
-# Number of draws per cluster for the estimates of overlaps; at 0.04 their standard error is at most 0.0031.
+# Number of draws per cluster for the estimates of overlaps. An estimate of 0.04 has a standard error of at most 0.0031.
 _NUM_DRAWS = 4000
 
 # Number of log densities in memory at once.
@@ -41,8 +42,8 @@ class Merge:
 
     Attributes:
         first: smallest cluster number of one group.
-        second: smallest cluster number of the other, larger than ``first``.
-        overlap: overlap of the two, in [0, 1].
+        second: smallest cluster number of the other group, larger than ``first``.
+        overlap: overlap of the two groups, in [0, 1].
     """
 
     first: int
@@ -55,9 +56,9 @@ class MergeTree:
     """How the clusters of one facet merge into groups, down to a single one.
 
     Attributes:
-        merges: in order; one fewer than there are clusters in use.
+        merges: the merges in order; their number is that of the clusters in use minus 1.
         shares: share of the items in each cluster, (K,).
-        nearest: for each cluster the closest cluster in use, (K,): itself if it is in use.
+        nearest: the closest cluster in use of each cluster, (K,); for a cluster in use, the cluster itself.
         num_groups: the number of groups that remain after all merges of overlapping groups.
     """
 
@@ -77,7 +78,8 @@ class MergeTree:
         return [k for k in range(self.num_clusters) if self.nearest[k] == k]
 
     def labels(self, num_groups: int | None = None) -> NDArray[np.int64]:
-        """The group of every cluster, (K,): groups are numbered by their share of the items, largest first.
+        """The group of every cluster, (K,). Group 0 has the largest share of the items, group 1 the second largest, and
+        so on.
 
         Args:
             num_groups: cut the tree at this number of groups, 1 … clusters in use; at `num_groups` if None.
@@ -98,7 +100,7 @@ class MergeTree:
     def linkage(self) -> NDArray[np.float64]:
         """The tree as SciPy's linkage matrix, (U - 1, 4), for the U clusters in use.
 
-        The height of a merge is 1 - overlap, and never below that of an earlier merge.
+        The height of a merge is 1 - overlap, but at least the height of every earlier merge.
         """
         position = {k: n for n, k in enumerate(self.clusters_in_use)}
         node, size = dict(position), dict.fromkeys(position, 1)
@@ -135,14 +137,15 @@ def merge_clusters(
 
     Args:
         joint_mass: M[a, b] = P(drawn from cluster a, assigned to cluster b), (K, K); any positive scale.
-        threshold: merging stops for `num_groups` where all later overlaps are below it (a merged group may overlap more
-            with a third one than its parts did). It goes on where a gap follows: with o_m the largest overlap of the
-            merge m and all later ones, and d(o) = 2 Φ⁻¹(1 - o), the distance of two standard normals whose
-            misclassification probability is o, a merge of o_m ≥ 0.001 counts if d(o_{m+1}) ≥ 2 d(o_m), and merging
-            stops after the m with the largest ratio. Gaps that would leave less than half of the groups do not count:
-            one group that lies far from all others is no reason to merge these.
-        min_share: clusters with a smaller share of the mass are not in use, except the largest; a tenth of 1/K if None.
-            A cluster that is not in use joins the group that most of its mass is assigned to.
+        threshold: a merge counts for `num_groups` if its overlap, or that of a later merge, is at least this. (A later
+            overlap can be larger, since a merged group may overlap more with a third group than its parts did.) Further
+            merges count if a gap follows them. Let o_m be the largest overlap of merge m and all later merges, and d(o)
+            = 2 Φ⁻¹(1 - o) the distance of two standard normals whose misclassification probability is o. There is a gap
+            after merge m if o_m ≥ 0.001 and d(o_{m+1}) ≥ 2 d(o_m); the one with the largest ratio d(o_{m+1}) / d(o_m)
+            is used. A gap that would leave less than half of the groups is ignored, because one group that lies far
+            from all others is not a reason to merge the others.
+        min_share: clusters with a smaller share of the mass are not in use, except the largest cluster; None means a
+            tenth of 1/K. A cluster that is not in use joins the group that most of its mass is assigned to.
 
     Raises:
         InputError: ``joint_mass`` is not square, has a negative or infinite element, or is zero.
@@ -161,7 +164,7 @@ def merge_clusters(
 
 
 def _count_merges(overlaps: Sequence[float], threshold: float) -> int:
-    """How many of the merges make groups, see `merge_clusters`."""
+    """The number of merges that count for `num_groups`, see `merge_clusters`."""
     largest = np.maximum.accumulate(overlaps[::-1])[::-1] if overlaps else np.empty(0)
     stop = int((largest >= threshold).sum())
     distances = [-2 * NormalDist().inv_cdf(overlap) for overlap in np.clip(largest, _MIN_OVERLAP, 0.5)]
@@ -193,7 +196,7 @@ def _check_mass(joint_mass: ArrayLike) -> NDArray[np.float64]:
         raise InputError(f"expected the joint mass as a square matrix, got the shape {mass.shape}: pass M of (K, K)")
     if not np.isfinite(mass).all() or (mass < 0).any() or mass.sum() == 0:
         raise InputError(
-            "expected a joint mass of finite elements ≥ 0 that are not all 0, got others: pass shares or counts"
+            "expected a joint mass of finite elements ≥ 0 that are not all 0, got other values: pass shares or counts"
         )
     return mass
 
@@ -202,16 +205,16 @@ def _check_mass(joint_mass: ArrayLike) -> NDArray[np.float64]:
 def joint_mass(
     prior: Mixture, *, weights: Tensor | None = None, num_draws: int = _NUM_DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """M[a, b] = w_a E_{z ~ p(z|a)}[ w_b p(z|b) / sum_k w_k p(z|k) ], (K, K): symmetric but for the error of the draws.
+    """M[a, b] = w_a E_{z ~ p(z|a)}[ w_b p(z|b) / sum_k w_k p(z|k) ], (K, K); symmetric except for Monte Carlo error.
 
-    The sum of M over the clusters of two groups is the mass of one group that is assigned to the other, so merges need
-    no further draws. Only the components of the prior are used, so the family does not matter.
+    The sum of M over the clusters of two groups is the mass that is drawn from one group and assigned to the other, so
+    merges need no further draws. Only draws and densities of the components are used, so they can be of any family.
 
     Args:
         prior: prior of one facet.
-        weights: w, (K,), such as the share of the items in each cluster; the prior's own if None. A cluster without
-            weight gets a millionth, so that its closest cluster can be found.
-        num_draws: from every component.
+        weights: w, (K,), such as the share of the items in each cluster; None means the prior's own weights. A weight
+            of 0 is replaced by a millionth, so that the closest cluster can be found.
+        num_draws: number of draws from every component.
         seed: seed of the draws; Pyro's and torch's random state stay as they are.
     """
     log_weights = prior.log_weights()

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for (PEP 562)."""
+"""Lazy imports: names of a package that are imported when they are first used (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ def lazy_names(
     """The functions ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: its name.
-        names: module → the names that are imported from it.
-        modules: submodules that are themselves names of the package.
+        package: name of the package.
+        names: maps a module to the names that are imported from it.
+        modules: submodules that the package offers as names.
     """
     found = {name: module for module, of_module in names.items() for name in of_module}
 

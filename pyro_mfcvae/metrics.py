@@ -1,6 +1,6 @@
 """Agreement of clusters with labels, facet by facet. Labels are used for scores only, never for training.
 
-All functions leave out items with a negative label, which means unlabelled.
+A negative label means unlabelled; all functions leave such items out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,8 @@ def majority_accuracy(
     """Share of items whose label is the majority label of their cluster (Falck et al. 2021, section 4), also called
     purity.
 
-    It rises with the number of clusters, up to 1 with one item per cluster, so compare it at equal numbers only.
+    It rises with the number of clusters, up to 1 with one item per cluster, so compare it only between equal numbers of
+    clusters.
 
     Args:
         clusters: cluster of each item, (N,).
@@ -65,7 +66,7 @@ def nmi(clusters: ArrayLike, labels: ArrayLike) -> float:
 
 
 def ari(clusters: ArrayLike, labels: ArrayLike) -> float:
-    """Adjusted Rand index: agreement over pairs of items, 1 when perfect and 0 on average at random.
+    """Adjusted Rand index: agreement over pairs of items; 1 for equal partitions and 0 on average for random ones.
 
     Args:
         clusters: cluster of each item, (N,).
@@ -101,9 +102,9 @@ def clusters_in_use(probs_or_assignments: ArrayLike, num_clusters: int, *, min_s
 def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
     """Adjusted mutual information of the clusters of any two facets, (J, J): symmetric, 1 on the diagonal.
 
-    (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), where E[I] is its expectation for random clusters
-    of the same sizes (Vinh, Epps and Bailey 2010). It is 0 on average for independent facets, whatever their numbers of
-    clusters. A facet that puts all items into one cluster has no information, so it shares none with another one: 0.
+    (I(a; b) - E[I]) / (½ (H[a] + H[b]) - E[I]), where E[I] is the expectation of I for random clusters of the same
+    sizes (Vinh, Epps and Bailey 2010). It is 0 on average for independent facets, whatever their numbers of clusters.
+    It is 0 for a facet that puts all items into one cluster, because such a facet has no information.
 
     Args:
         assignments: cluster of each item in each facet, (N, J).
@@ -118,7 +119,7 @@ def redundancy(assignments: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class FacetScores:
-    """The agreement of every facet with every label set. An entry's position in an array is the number of its facet.
+    """The agreement of every facet with every label set. Entry j of an array is about facet j.
 
     Args:
         num_clusters: K_j of each facet.
@@ -141,8 +142,8 @@ class FacetScores:
     def best_facets(self) -> dict[str, int]:
         """For each label set the facet that agrees with it best, by NMI.
 
-        With at least as many facets as label sets this is the one-to-one matching of highest total NMI, so that no
-        facet is named twice; with fewer, each label set names its own best.
+        If there are at least as many facets as label sets, this is the one-to-one matching with the highest total NMI,
+        so no facet occurs twice. With fewer facets, each label set gets the facet with its highest NMI.
         """
         from scipy.optimize import linear_sum_assignment
 
@@ -171,7 +172,7 @@ class FacetScores:
         return rows
 
     def facet_records(self) -> list[dict[str, Any]]:
-        """One record of plain numbers per facet: the entry ``facets`` of ``summary.json``."""
+        """One record of Python numbers per facet: the entry ``facets`` of ``summary.json``."""
         tables = {"accuracy": self.accuracy, "hungarian": self.hungarian, "nmi": self.nmi, "ari": self.ari}
         return [
             {"num_clusters": size, "clusters_in_use": int(self.clusters_in_use[j])}
@@ -181,14 +182,14 @@ class FacetScores:
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the header first, as lines with aligned columns."""
+    """A table of cells, whose first row is the header, as lines of text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in padded)
 
 
 def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the header first, as a table of HTML."""
+    """A table of cells, whose first row is the header, as HTML."""
     tags = ("th", *("td",) * (len(rows) - 1))
     cells = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
@@ -205,7 +206,8 @@ def score_facets(
         num_clusters: K_j of each facet.
 
     Raises:
-        InputError: shapes disagree, a value is no integer, a cluster is out of range, or a label set labels no item.
+        InputError: shapes disagree, a value is not an integer, a cluster is out of range, or all items of a label set
+            are unlabelled.
     """
     items = _integers("assignments", assignments, ndim=2)
     if items.shape[1] != len(num_clusters):
@@ -231,7 +233,9 @@ def score_facets(
 
 
 def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The clusters that occur, in order, and the most frequent label of each (the smallest of several), (K,) each."""
+    """The clusters that occur, in order, and the most frequent label in each, (K,) both. Of equally frequent labels the
+    smallest is taken.
+    """
     from sklearn.metrics.cluster import contingency_matrix
 
     counts = contingency_matrix(labels, clusters)
@@ -241,7 +245,7 @@ def _majority_labels(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> 
 def _labelled_pair(
     clusters: ArrayLike, labels: ArrayLike, *, name: str = "labels"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The items that have a label: their clusters and their labels."""
+    """The clusters and the labels of the items that have a label."""
     clusters, labels = _integers("clusters", clusters, ndim=1), _integers(name, labels, ndim=1)
     if len(clusters) != len(labels):
         raise InputError(

@@ -43,18 +43,17 @@ _GLOBAL_DRAWS = 32
 class MFCVAE(nn.Module):
     """A `MultiFacetModel` and its `MultiFacetGuide`.
 
-    Queries take arrays or tensors (N, *event_shape) of any number type; bytes are pixels 0 … 255 if the likelihood
-    describes values in [0, 1]. They run in batches, without gradients and in evaluation mode; afterwards every module
-    returns to its own mode, and Pyro's parameter store is not changed. The results are tensors on the model's device.
-
-    Returned images are expectations E[x | z] of the shape (…, *event_shape).
+    Queries take arrays or tensors (N, *event_shape) of any number type. If the likelihood describes values in [0, 1],
+    bytes are read as pixels 0 … 255. Queries run in batches, without gradients and in evaluation mode. Afterwards every
+    module is in the same mode as before, and Pyro's parameter store is unchanged. Results are tensors on the model's
+    device. Returned images are expectations E[x | z] of shape (…, *event_shape).
 
     Args:
         model: p(c, z, x).
         guide: q(z, c | x), made for this model object.
 
     Attributes:
-        recipe: the configuration, as TOML, from which the pair was built; None for a pair with parts of your own.
+        recipe: the configuration, as TOML, from which the pair was built; None for a pair with custom parts.
     """
 
     def __init__(self, model: MultiFacetModel, guide: MultiFacetGuide) -> None:
@@ -65,7 +64,7 @@ class MFCVAE(nn.Module):
         self.recipe: str | None = None
 
     def __repr__(self) -> str:
-        """One line for the pair and one per facet; ``print(pair.model)`` shows every module."""
+        """One line for the pair and one line per facet. (``print(pair.model)`` shows every module.)"""
         shape = " × ".join(map(str, self.model.event_shape))
         num = sum(parameter.numel() for parameter in self.parameters())
         head = f"MFCVAE of items {shape}: {type(self.model.likelihood).__name__}, {num:,} parameters"
@@ -96,7 +95,7 @@ class MFCVAE(nn.Module):
         """Write parameters, buffers and `recipe` into one file, which `pyro_mfcvae.load` reads; nothing is pickled.
 
         Raises:
-            InputError: the pair was built from parts of your own, which a file cannot describe.
+            InputError: the pair was built from custom parts, which a file cannot describe.
         """
         content = self.to_bytes()
         write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
@@ -114,7 +113,7 @@ class MFCVAE(nn.Module):
     def encode(self, x: Array) -> list[dist.TorchDistribution]:
         """q(z_j | x) per facet: batch shape (N,), event shape (D_j,).
 
-        A family that is not Gaussian, such as a flow, is computed for all items at once.
+        If the family is not Gaussian, such as a flow, all items are computed in one batch.
         """
         data = read_data(self.model, x)
         with asking(self.model, self.guide):
@@ -127,7 +126,7 @@ class MFCVAE(nn.Module):
     def assign(self, x: Array) -> list[Tensor]:
         """q(c_j | x) per facet, (N, K_j). A rule that depends on the drawn z is averaged over q(z_j | x).
 
-        Rules that draw z give the same answer every time.
+        Rules that draw z use a fixed seed, so the result is the same at every call.
         """
         data = read_data(self.model, x)
         with asking(self.model, self.guide), repeatable(data.device):
@@ -141,11 +140,11 @@ class MFCVAE(nn.Module):
     def groups(
         self, x: Array | None = None, *, threshold: float = MERGE_THRESHOLD, batch_size: int = 1024, seed: int = 0
     ) -> list[MergeTree]:
-        """The groups of each facet: clusters that overlap strongly form one group, see `pyro_mfcvae.groups`.
+        """The groups of each facet. Clusters that overlap strongly are merged into one group, see `pyro_mfcvae.groups`.
 
         Args:
-            x: items (N, *event_shape). Their most probable clusters decide the size of every cluster and which clusters
-                are in use; if None, the prior's weights decide.
+            x: items (N, *event_shape). The share of the items whose most probable cluster is k is the size of cluster
+                k, and decides whether it is in use. With None the prior's weights are used instead.
             threshold: groups that overlap by less are not merged.
             batch_size: number of items per batch of the encoder.
             seed: seed of the draws that estimate overlaps; Pyro's random state stays as it is.
@@ -168,7 +167,7 @@ class MFCVAE(nn.Module):
         return torch.where(data.isnan(), self.reconstruct(data), data)
 
     def render(self, zs: Sequence[Array]) -> Tensor:
-        """E[x | z] for one z per facet, (…, D_j), whose leading dimensions broadcast."""
+        """E[x | z] for one tensor z_j per facet, (…, D_j); leading dimensions broadcast."""
         rows, batch = as_latents(self.model, zs)
         with asking(self.model, self.guide):
             images = map_batches(self.model, self._render, *rows)
@@ -178,10 +177,11 @@ class MFCVAE(nn.Module):
         return self.model.likelihood.mean(self.model.decode(zs))
 
     def sample(self, num: int, *, clusters: Mapping[int, int] | None = None, temperature: float = 1.0) -> Tensor:
-        """Draw ``num`` images from the prior, facet j in cluster ``clusters[j]`` if given: (num, *event_shape).
+        """Draw ``num`` images from the prior, (num, *event_shape). If ``clusters`` has facet j, z_j comes from cluster
+        ``clusters[j]``.
 
-        ``temperature`` multiplies the distance of every draw from the mean of its component; at 0 all images are
-        typical.
+        ``temperature`` multiplies the distance of every drawn z_j from the mean of its component; at 0, every z_j is
+        such a mean.
         """
         return self.render(self.sample_latents(num, clusters=clusters, temperature=temperature))
 
@@ -201,7 +201,7 @@ class MFCVAE(nn.Module):
         return zs
 
     def swap(self, x_a: Array, x_b: Array, *, facets: Iterable[int] | int) -> Tensor:
-        """The images ``x_a`` with the given facets taken from ``x_b``: shapes (N, *event_shape) that broadcast."""
+        """The images ``x_a`` with the given facets of ``x_b``. Both have shape (N, *event_shape) and broadcast."""
         taken = {check_facet(self.model, j) for j in (facets if isinstance(facets, Iterable) else [facets])}
         pairs = zip(self._locations(x_a), self._locations(x_b), strict=True)
         return self.render([b if j in taken else a for j, (a, b) in enumerate(pairs)])
@@ -218,10 +218,12 @@ class MFCVAE(nn.Module):
         return self.render([z if j == facet else other for j, other in enumerate(zs)])
 
     def log_evidence(self, x: Array, num_samples: int = 64) -> Tensor:
-        """Importance-weighted log p(x) of every item, (N,), in nats; a bound that tightens with S (Burda et al. 2016).
+        """Importance-weighted estimate of log p(x) for every item, (N,), in nats; a lower bound on average, which
+        becomes tighter as S grows (Burda et al. 2016).
 
-        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), with p(z_j) the whole mixture. If
-        parameters of the priors are random it is the log predictive density: p(z) is averaged over draws of q(theta).
+        log (1/S) sum_s p(x | z_s) prod_j p(z_js) / q(z_js | x), z_s ~ q(z | x), where p(z_j) is the whole mixture. If
+        parameters of the priors are random, this is the log predictive density: p(z) is averaged over draws of
+        q(theta).
         """
         data, priors = read_data(self.model, x), self.draw_priors()
 
@@ -249,10 +251,10 @@ class MFCVAE(nn.Module):
         return weigh(self.model, priors, posteriors, zs, x)
 
     def elbo_terms(self, x: Array) -> ELBOTerms:
-        """The ELBO of every item, term by term; in closed form if there is one.
+        """The terms of the ELBO of every item; the KL is in closed form if there is one.
 
-        If parameters of the priors are random, terms are averaged over draws of q(theta). These are independent of the
-        draw with which the reconstruction's z are drawn.
+        If parameters of the priors are random, terms are averaged over draws of q(theta). The z of the reconstruction
+        use another, independent draw of q(theta).
         """
         data, elbo = read_data(self.model, x), FacetELBO()
         with asking(self.model, self.guide):

@@ -17,9 +17,8 @@ class _AbstractMeta(type(StoredModule), ABCMeta):  # type: ignore[misc]
 
 
 class AbstractModule(nn.Module, metaclass=_AbstractMeta):
-    """An nn.Module whose subclasses must implement its abstract methods, and may be PyroModules as well.
-
-    So ``pyro.nn.module.to_pyro_module_`` takes it, and its weights can be a `PyroSample`.
+    """An nn.Module whose subclasses must implement its abstract methods. They may also be PyroModules, so
+    ``pyro.nn.module.to_pyro_module_`` can convert them, and their weights can be a `PyroSample`.
     """
 
 
@@ -27,7 +26,7 @@ class AbstractPyroModule(StoredModule, metaclass=_AbstractMeta):  # type: ignore
     """A PyroModule whose subclasses must implement its abstract methods."""
 
     def __init__(self) -> None:
-        # Without names, two modules would share parameters in Pyro's parameter store.
+        # If they had no names, two modules would share parameters in Pyro's parameter store.
         super().__init__(f"{type(self).__name__}_{next(_serial)}")
 
 
@@ -40,23 +39,27 @@ def mlp(dims: Sequence[int]) -> nn.Sequential:
 
 
 def density_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of densities: that of their parameters, or float32 if the parameters are in half precision."""
+    """The precision in which densities are computed: that of their parameters, or float32 if the parameters are in half
+    precision.
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
 def for_densities(tensor: Tensor) -> Tensor:
-    """The tensor itself, or its float32 form if it is in half precision, in which densities and their solvers fail."""
+    """The tensor, converted to float32 if it is in half precision, because densities and their solvers fail in half
+    precision.
+    """
     return tensor.to(density_dtype(tensor.dtype))
 
 
 def like_parameters(tensor: Tensor, module: nn.Module) -> Tensor:
-    """The tensor in the precision of the parameters of the module that reads it."""
+    """The tensor, converted to the precision of the parameters of ``module``, which will read it."""
     first = next((p for p in module.parameters() if p.is_floating_point()), tensor)
     return tensor.to(first.dtype)
 
 
 def broadcast_batches(zs: Sequence[Tensor]) -> list[Tensor]:
-    """Expand the batch shapes of tensors ``(…, D_j)`` to their common batch shape; every tensor keeps its ``D_j``."""
+    """Expand the batch shapes of tensors ``(…, D_j)`` to their common batch shape; the last dimension ``D_j`` stays."""
     batch = torch.broadcast_shapes(*(z.shape[:-1] for z in zs))
     return [z.expand(batch + z.shape[-1:]) for z in zs]
 

@@ -1,4 +1,5 @@
-"""Pictures of items. Every function returns a Figure that needs no global state; ``save_figure`` writes it.
+"""Pictures of items. Every function returns a Figure and does not change pyplot's global state. ``save_figure`` writes
+a figure to a file.
 
 Images are floats in [0, 1], channels first, with one channel (grey) or three (RGB).
 """
@@ -53,16 +54,17 @@ def plot_cluster_examples(
     num_per_cluster: int = 10,
     max_clusters: int = 25,
 ) -> "Figure":
-    """One row of examples per cluster of one facet: the most populous cluster first, the most confident item first.
+    """One row of examples per cluster of one facet. The largest cluster comes first, and in each row the most confident
+    item.
 
     Args:
         images: (N, C, H, W), floats in [0, 1] or uint8.
         assignments: cluster of each item, (N,).
         probs: probability of that cluster, q(c|x), for each item, (N,).
-        title: the title, to which the number of clusters in use is added.
+        title: the title; the number of clusters in use is added to it.
         num_clusters: K of the facet; if given, the title also has the number of empty clusters.
         num_per_cluster: examples per row.
-        max_clusters: largest number of rows; the title says if clusters are left out.
+        max_clusters: largest number of rows; if there are more clusters, the title says so.
     """
     return plot_facets(
         images,
@@ -86,7 +88,7 @@ def plot_facets(
     num_per_cluster: int = 10,
     max_clusters: int = 25,
 ) -> "Figure":
-    """Examples per cluster and facet: side by side, one block per facet as ``plot_cluster_examples`` draws it.
+    """Examples per cluster for all facets: one block per facet, side by side, each as in ``plot_cluster_examples``.
 
     Args:
         images: (N, C, H, W), floats in [0, 1] or uint8.
@@ -94,7 +96,7 @@ def plot_facets(
         confidence: probability of that cluster, q(c_j|x), (N, J).
         names: title of each block; "facet 0", "facet 1" and so on by default.
         num_clusters: K_j of each facet; if given, the titles also have the numbers of empty clusters.
-        row: what a row is called, "cluster" or "group".
+        row: the word for a row, "cluster" or "group".
         num_per_cluster: examples per row.
         max_clusters: largest number of rows per facet.
     """
@@ -131,7 +133,7 @@ def image_grid(
     """Images as a table, for samples, swaps and traversals.
 
     Args:
-        images: (rows, columns, C, H, W), floats in [0, 1] or uint8; an image of NaN leaves its place empty.
+        images: (rows, columns, C, H, W), floats in [0, 1] or uint8; an image that is all NaN leaves its place empty.
         row_labels: one per row, at the left.
         column_labels: one per column, on top.
         title: above the table.
@@ -154,11 +156,11 @@ def image_grid(
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as PNG, 120 dots per inch; the file appears whole or not at all.
+    """Write a figure as PNG with 120 dots per inch; the file appears complete or not at all.
 
     Args:
-        figure: what to write.
-        path: the file; its folder is made if it does not exist.
+        figure: the figure to write.
+        path: the file to write; its folder is made if it does not exist.
     """
     write_atomically(Path(path), lambda unfinished: figure.savefig(unfinished, **_AS_PNG))
 

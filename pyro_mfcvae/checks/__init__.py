@@ -1,4 +1,6 @@
-"""Posterior checks: a file for each kind of check with its number and its picture, verdicts, and comparison of runs."""
+"""Posterior checks (one file per kind of check, with its number and its picture), their verdicts, and the comparison of
+runs.
+"""
 
 from pyro_mfcvae.checks.check import Check, Question, Threshold
 from pyro_mfcvae.checks.comparison import compare_evidence

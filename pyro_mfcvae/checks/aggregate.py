@@ -1,6 +1,6 @@
 """Does the prior describe where z of the data lie?
 
-Checks that compare it with the aggregate posterior E_x[q(z, c | x)].
+These checks compare the prior with the aggregate posterior E_x[q(z, c | x)].
 """
 
 from collections.abc import Sequence
@@ -31,18 +31,21 @@ _GUIDE = "Whether the model or the guide is at fault: the ranks of z test the gu
 USE = Question(
     name="use of clusters",
     asks="Are the clusters used as often as their weights say?",
-    statistic="total variation of mean q(c | x) from pi, minus its mean where clusters are drawn from pi",
+    statistic="total variation distance between mean q(c | x) and pi, minus the mean of this distance if the clusters "
+    "are drawn from pi",
     exact=_AVERAGE + "Pearson's X² of the use, against a gamma distribution with the mean and variance that clusters "
     "drawn from pi give.",
     blind=_GUIDE,
     unit="fraction of items",
-    threshold=Threshold(warn=0.05, bad=0.2, source="ours: items that would have to change their cluster"),
+    threshold=Threshold(
+        warn=0.05, bad=0.2, source="ours: the fraction of items that would have to change their cluster"
+    ),
 )
 DISTANCE = Question(
     name="aggregate posterior",
     asks="Do z of the data and z of the prior have the same distribution?",
     statistic="energy coefficient (2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| (Székely and Rizzo 2013)",
-    exact=_AVERAGE + "199 permutations of the two samples (1,999 where p < 0.02), continued by a Pearson type III "
+    exact=_AVERAGE + "199 permutations of the two samples (1,999 if p < 0.02), continued by a Pearson type III "
     "distribution.",
     blind=_GUIDE,
     unit="energy coefficient",
@@ -64,7 +67,7 @@ HOLES = Question(
     asks="How much of the prior lies where there are no data?",
     statistic="fraction of prior draws whose distance to the nearest posterior draw exceeds the 95 % quantile of that "
     "distance among held-out posterior draws, minus 5 %",
-    exact=_AVERAGE + "The number of prior draws beyond is beta-binomial.",
+    exact=_AVERAGE + "The number of prior draws beyond that distance is beta-binomial.",
     blind="Regions with data and little prior: the check of the aggregate posterior sees these.",
     unit="fraction of prior draws",
     threshold=Threshold(warn=0.05, bad=0.2, source="ours"),
@@ -72,7 +75,7 @@ HOLES = Question(
 _POINTS = 500  # points of each distribution, for pairwise distances
 _MOST_COORDINATES = 20  # most coordinates whose products are compared
 _CLOUD = 1000  # points of a picture
-# The second number is used if the first one gives a small p-value, whose exact size then matters.
+# The second number is used if the first one gives a small p-value, because its exact size then matters.
 _NUM_PERMUTATIONS = (199, 1999)
 _SMALL = 0.02
 
@@ -80,7 +83,7 @@ _SMALL = 0.02
 def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0) -> tuple[float, float]:
     """(2 E|X-Y| - E|X-X'| - E|Y-Y'|) / 2 E|X-Y| in [0, 1], which is 0 only for equal distributions, and its p-value.
 
-    Székely and Rizzo 2013; p by permutations, see `DISTANCE`. For points (N, D) and (M, D).
+    The points are (N, D) and (M, D). See Székely and Rizzo 2013; the p-value uses permutations, see `DISTANCE`.
     """
     from scipy.spatial.distance import cdist
 
@@ -92,7 +95,7 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
     value = float(_energies_of(distances, np.arange(len(points))[:, None] < len(here))[0])
     p_value = 1.0
     for num_permutations in _NUM_PERMUTATIONS:
-        # Per column, the `len(here)` points with the smallest random numbers are the chosen ones.
+        # In each column, the `len(here)` points with the smallest random numbers are chosen.
         order = np.argsort(generator.random((len(points), num_permutations)), 0)
         p_value = skewed_p_value(value, _energies_of(distances, order < len(here)))
         if p_value > _SMALL:
@@ -101,7 +104,8 @@ def energy_coefficient(here: NDArray[Any], there: NDArray[Any], *, seed: int = 0
 
 
 def _energies_of(distances: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The energy coefficient between the points that a column (P, B) chooses and the other points, (B,).
+    """The energy coefficients (B,) between the points that each column of ``chosen`` (P, B) selects and the other
+    points.
 
     The means leave out the distance of a point to itself, so the result is unbiased: 0 on average for equal
     distributions.
@@ -119,7 +123,7 @@ def _energies_of(distances: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[
 
 
 def hole_fraction(prior: NDArray[Any], posterior: NDArray[Any]) -> tuple[float, float]:
-    """See `HOLES`, for draws (P, D) and (N, D): the fraction before 5 % are subtracted, and its p-value."""
+    """The fraction of `HOLES` for draws (P, D) and (N, D), before 5 % are subtracted, and its p-value."""
     from scipy.spatial import cKDTree
 
     first, second = posterior[::2], posterior[1::2]
@@ -131,7 +135,9 @@ def hole_fraction(prior: NDArray[Any], posterior: NDArray[Any]) -> tuple[float, 
 
 
 def use_p_value(use: NDArray[Any], weights: NDArray[Any], num_items: int) -> float:
-    """Pearson's X² of shares (K,) against weights (K,). Clusters with less than one expected item are pooled."""
+    """p-value of Pearson's X² for shares (K,) against weights (K,). Clusters with less than one expected item are
+    pooled.
+    """
     from scipy.stats import gamma
 
     order = np.argsort(weights)
@@ -148,7 +154,7 @@ def use_p_value(use: NDArray[Any], weights: NDArray[Any], num_items: int) -> flo
 
 
 def check_aggregate(data: CheckData) -> list[Check]:
-    """Use of clusters against their weights, distance of z, and holes, per facet."""
+    """The checks of the distance of z, the shape of clusters, the holes and the use of clusters, for each facet."""
     return [check for j, facet in enumerate(data.facets) for check in _check_facet(facet, j)]
 
 
@@ -165,7 +171,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=DISTANCE,
             value=max(distance, 0.0),
             p_value=p_distance,
-            advice="The mixture is not where z of your items are: new items of the facet can look unlike yours.",
+            advice="The mixture does not lie where z of your items lie: new items of the facet can look unlike yours.",
             facet=j,
         ),
         _check_shape(facet, j),
@@ -173,7 +179,7 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
             question=HOLES,
             value=max(holes - 0.05, 0.0),
             p_value=p_holes,
-            advice="Some z of the prior lie where there are no data; items drawn from there can be unlike all of "
+            advice="Some z of the prior lie where there are no data, and items drawn from there can be unlike all of "
             "yours: draw with a temperature below 1.",
             facet=j,
         ),
@@ -187,8 +193,8 @@ def _check_facet(facet: FacetData, j: int) -> list[Check]:
                 question=USE,
                 value=max(away - by_chance, 0.0),
                 p_value=use_p_value(use, weights, num_items),
-                advice="The weights of the mixture are not the shares of the clusters among your items: new items "
-                "show the clusters in other proportions.",
+                advice="The weights of the mixture differ from the shares of the clusters among your items: new items "
+                "have the clusters in other proportions.",
                 facet=j,
                 details={"use": use.tolist(), "weights": weights.tolist(), "chance": by_chance},
             )
@@ -216,7 +222,7 @@ def _check_shape(facet: FacetData, j: int) -> Check:
 
 
 def compare_shapes(here: NDArray[Any], there: NDArray[Any]) -> tuple[float, float, str]:
-    """The effect that `SHAPE` describes, for draws (n, D) and (m, D); its p-value; and what differs most."""
+    """The effect of `SHAPE` for draws (n, D) and (m, D), its p-value, and the name of the moment that differs most."""
     from scipy.stats import rankdata
 
     num, others = len(here), len(there)
@@ -238,7 +244,9 @@ def compare_shapes(here: NDArray[Any], there: NDArray[Any]) -> tuple[float, floa
 
 
 def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Weights and use of the clusters; below, z of the prior and of the data along the prior's two widest axes."""
+    """Plot weights and use of the clusters, and below them z of the prior and of the data along the prior's two widest
+    axes.
+    """
     facets = range(len(data.facets))
     figure, panels = make_panels(2, len(facets))
     for j, (above, below) in enumerate(panels.T):
@@ -263,7 +271,7 @@ def plot_aggregate(data: CheckData, checks: Sequence[Check]) -> "Figure":
                 flat = (points[:_CLOUD] - centre) @ plane
                 below.plot(*flat.T, ".", color=colour, markersize=3, alpha=0.6, label=label)
         describe(below, f"facet {j}: z of prior and data", "", "along the prior's widest axis")
-    # The legend is below the panels, because inside them it would cover some z.
+    # The legend is below the panels, because inside a panel it would cover some z.
     handles = panels[1, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT_SIZE, markerscale=3)
     return finish(figure, panels)

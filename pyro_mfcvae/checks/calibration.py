@@ -1,4 +1,4 @@
-"""Are the assignments calibrated? On items drawn from the model, whose clusters are known."""
+"""Are the assignments calibrated? This is checked on items that are drawn from the model, whose clusters are known."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ CALIBRATION = Question(
     name="calibration of q(c|x)",
     asks="Are 80 % of the assignments with a probability of 80 % right?",
     statistic="the larger of two calibration errors, that of the most probable cluster and that of all clusters "
-    "(classwise), minus the mean of this number over true clusters that are redrawn from q(c | x)",
+    "(classwise), minus the mean of this number if the true clusters are redrawn from q(c | x)",
     exact="Given x, the true cluster is a draw from q(c | x). Three tests under that distribution: of the sharpness, "
     "mean q(true c) - mean sum_c q(c)² (normal); of every cluster's frequency (normal); of ten bins of confidence "
     "(normal, or Poisson where few errors are expected). Bonferroni.",
@@ -36,7 +36,7 @@ _NUM_BINS = 10
 
 
 class Reliability(NamedTuple):
-    """Items sorted by a probability and divided into bins of equal size, (B,) each."""
+    """Statistics of items that are sorted by a probability and divided into bins of equal size, (B,) each."""
 
     confidence: NDArray[np.float64]
     frequency: NDArray[np.float64]
@@ -54,7 +54,7 @@ def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int =
     Args:
         confidence: predicted probability of the event for every item, (N,).
         hits: whether the event happened for the item, (N,).
-        num_bins: B; fewer where there are fewer items.
+        num_bins: B; if there are fewer items, there are fewer bins.
     """
     bins = [part for part in np.array_split(np.argsort(confidence, kind="stable"), num_bins) if len(part)]
     return Reliability(
@@ -65,8 +65,8 @@ def reliability(confidence: NDArray[Any], hits: NDArray[Any], *, num_bins: int =
 
 
 def calibration_errors(probs: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.float64]:
-    """Two expected calibration errors, (R, 2): that of the most probable cluster, and half the sum of those of all
-    clusters.
+    """Two expected calibration errors, (R, 2): that of the most probable cluster, and half of the sum of the errors of
+    all clusters.
 
     The second is the classwise error (Kull et al. 2019). The first alone misses a q(c | x) that is overconfident for
     some clusters and underconfident for others.
@@ -90,7 +90,7 @@ def calibration_errors(probs: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.
 
 
 class _Bins:
-    """For every column of ``probs`` (N, K), the bin of every item; the bins hold equally many items."""
+    """The bin of every item in each column of ``probs`` (N, K); all bins hold the same number of items."""
 
     def __init__(self, probs: NDArray[Any]) -> None:
         num_items, self.width = probs.shape
@@ -102,13 +102,15 @@ class _Bins:
         self.held = np.bincount(self.cells.ravel(), probs.ravel(), minlength=_NUM_BINS * self.width)
 
     def error(self, rows: NDArray[np.int64], columns: NDArray[Any]) -> float:
-        """sum over cells of |probability - hits| / N, where ``rows`` and ``columns`` are the cells of the hits."""
+        """Sum over cells of |probability - hits| / N; ``rows`` and ``columns`` are the indices of the hits."""
         hits = np.bincount(self.cells[rows, columns], minlength=len(self.held))
         return float(np.abs(self.held - hits).sum() / len(self.cells))
 
 
 def calibration_p_value(probs: NDArray[Any], truth: NDArray[Any]) -> float:
-    """The p-value that `CALIBRATION` describes, for true clusters (N,) that should be draws from ``probs`` (N, K)."""
+    """The p-value of `CALIBRATION` for true clusters (N,). Under an exact guide they are draws from ``probs`` (N,
+    K).
+    """
     from scipy.stats import poisson
 
     chosen = np.take_along_axis(probs, truth[:, None], 1)[:, 0]
@@ -178,7 +180,7 @@ def check_calibration(data: CheckData) -> list[Check]:
 
 
 def _advise(errors: NDArray[np.float64], confidence: float, accuracy: float) -> str:
-    """The advice that follows from both calibration errors, (2,).
+    """The advice for two calibration errors, (2,).
 
     Args:
         errors: the result of `calibration_errors`.
@@ -196,7 +198,7 @@ def _advise(errors: NDArray[np.float64], confidence: float, accuracy: float) -> 
 
 
 def plot_calibration(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Reliability of the most probable cluster; below it, which clusters are confused with each other."""
+    """Plot the reliability of the most probable cluster, and below it how often clusters are confused."""
     figure, panels = make_panels(2, len(checks))
     for (above, below), check in zip(panels.T, checks, strict=True):
         curve = {name: np.array(entry) for name, entry in check.details["curve"].items()}

@@ -7,10 +7,10 @@ from typing import Any, Literal
 Verdict = Literal["good", "warn", "bad"]
 
 WARN_LEVEL = 0.05
-"""A check may warn if its p-value times the number of checks in the table is at most this."""
+"""A check can warn only if its p-value times the number of checks in the table is at most this."""
 
 BAD_LEVEL = 0.02
-"""The same for "bad"."""
+"""The level for the verdict "bad", instead of "warn"."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Threshold:
 
     Attributes:
         warn: a significant effect above this value makes the verdict "warn".
-        bad: the same for the verdict "bad".
+        bad: a significant effect above this value makes the verdict "bad".
         source: the source of both numbers.
     """
 
@@ -33,8 +33,8 @@ class Question:
     """The parts of a check that are the same for every pair and facet.
 
     Attributes:
-        name: a few words that name the check in tables.
-        asks: the question.
+        name: the name of the check in tables.
+        asks: the question itself, as a sentence.
         statistic: formula of the effect.
         exact: the distribution of the test statistic if model and guide are exact.
         blind: what the check cannot see.
@@ -53,17 +53,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Check:
-    """A question put to a fitted pair.
+    """The answer to a `Question` for a fitted pair.
 
     Attributes:
-        question: what is asked.
+        question: the question.
         value: the effect.
         p_value: probability of an effect this large or larger if model and guide are exact; 0 if an exact pair never
-            has one.
+            has such an effect.
         advice: what to do if the verdict is not "good".
         facet: the facet that the check is about; None for the whole model.
-        details: further numbers, of types that JSON has.
-        num_checks: number of checks in the table, for which the p-value is corrected (Bonferroni).
+        details: further numbers and names, of types that JSON supports.
+        num_checks: number of checks in the table; the p-value is multiplied by it (Bonferroni).
     """
 
     question: Question
@@ -97,7 +97,7 @@ class Check:
         return "good"
 
     def record(self) -> dict[str, Any]:
-        """All fields, as values for JSON."""
+        """All fields, as values that JSON supports."""
         own = {key: value for key, value in asdict(self).items() if key not in ("question", "num_checks")}
         question = asdict(self.question)
         return {"verdict": self.verdict, **question, **own, "table_p_value": self.table_p_value}

@@ -1,4 +1,6 @@
-"""Which of several runs describes the same items best? By importance-weighted evidence, item by item."""
+"""Which of several runs describes the same items best? The runs are compared by importance-weighted evidence, item by
+item.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,13 +25,13 @@ class Comparison:
         name: name of the run.
         rank: rank by evidence; 1 is the highest.
         evidence: mean of log p(x) per item, in nats, from Pareto-smoothed weights.
-        standard_error: error of that mean because the items are a sample.
-        monte_carlo_error: error of that mean because each item has finitely many draws.
+        standard_error: standard error of this mean, because the items are a sample.
+        monte_carlo_error: standard error of this mean, because the number of draws per item is finite.
         difference: evidence of the best run minus this one's, per item.
         difference_standard_error: standard error of the paired difference; items that are hard for all runs do not
             increase it.
-        unreliable: fraction of items whose weights cannot be trusted; the evidence of these is too low by an unknown
-            amount.
+        unreliable: fraction of items whose weights cannot be trusted; the evidence of these items is too low by an
+            unknown amount.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Comparison:
     unreliable: float
 
     def record(self) -> dict[str, Any]:
-        """All fields, as values for JSON."""
+        """All fields, as values that JSON supports."""
         return asdict(self)
 
 
@@ -55,24 +57,27 @@ def smoothed_evidence(log_weights: NDArray[Any]) -> tuple[NDArray[np.float64], N
 def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison]:
     """Rank runs from the highest evidence to the lowest, as ``arviz.compare`` ranks models by their ELPD.
 
-    The networks' weights are points, so log p(x) of held-out items is their expected log predictive density itself, and
-    no leave-one-out correction is needed.
+    The networks' weights are fixed, so log p(x) of held-out items is their log predictive density, and no leave-one-out
+    correction is needed.
 
     Args:
         log_weights: log p(x, z) - log q(z | x) at S draws of z, (S, N), by run; all runs have the same N items.
 
     Raises:
-        InputError: fewer than two runs, other items, or weights that are not finite.
+        InputError: there are fewer than two runs, the runs have different items, or weights are not finite.
     """
     if len(log_weights) < 2:
         raise InputError(f"expected two runs or more to compare, got {len(log_weights)}: add one")
     num_items = {array.shape[1] for array in log_weights.values()}
     if len(num_items) > 1:
-        raise InputError(f"expected the same items for all runs, got {sorted(num_items)} of them: weigh the same ones")
+        raise InputError(
+            f"expected the same items for all runs, got {sorted(num_items)} items: use the same items for all runs"
+        )
     for name, array in log_weights.items():
         if infinite := int((~np.isfinite(array)).any(0).sum()):
             raise InputError(
-                f"expected finite weights, got others for {infinite} of {array.shape[1]} items of {name}: these items "
+                f"expected finite weights, got other values for {infinite} of {array.shape[1]} items of {name}: these "
+                f"items "
                 f"are impossible under that run's likelihood, or the run diverged; leave the run out"
             )
     found = {name: smoothed_evidence(array.T) for name, array in log_weights.items()}
@@ -94,7 +99,9 @@ def compare_evidence(log_weights: Mapping[str, NDArray[Any]]) -> list[Comparison
 
 
 def plot_comparison(rows: list[Comparison]) -> "Figure":
-    """Evidence per item with one standard error; the hollow mark below shows the standard error of the difference."""
+    """Plot the evidence per item with one standard error; the hollow mark below it has the standard error of the
+    difference.
+    """
     figure = make_figure(7, 1.2 + 0.5 * len(rows))
     axes = figure.subplots()
     for row in rows:

@@ -1,6 +1,6 @@
 """Should you believe this clustering?
 
-All checks of a fitted pair, made from its ArviZ data alone, and the conclusions.
+This module makes all checks of a fitted pair from its ArviZ data, and draws the conclusions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ class Kind:
 
     Attributes:
         name: name of the kind and of its picture's file.
-        reading: the question that its picture answers, and how to read the picture.
+        reading: the question that the picture answers, and how to read the picture.
         check: function that makes the checks.
         plot: function that draws these checks.
     """
@@ -89,15 +89,15 @@ KINDS = (
     ),
     Kind(
         "ranks",
-        "Do the encoder's z agree with the true z of items that the model draws? Lines stay within the grey band "
-        "where they do.",
+        "Do the encoder's z agree with the true z of items that the model draws? If so, the lines stay within the "
+        "grey band.",
         check_ranks,
         plot_ranks,
     ),
     Kind(
         "aggregate",
-        "Is the mixture where z of your items are? If so, dots are at the tops of the bars, and both clouds cover the "
-        "same places.",
+        "Does the mixture lie where z of your items lie? If so, dots are at the tops of the bars, and both clouds "
+        "cover the same places.",
         check_aggregate,
         plot_aggregate,
     ),
@@ -110,7 +110,7 @@ KINDS = (
     ),
     Kind(
         "overfitting",
-        "Are these items as probable as the training items? Both lines coincide if so.",
+        "Are these items as probable as the training items? If so, the two lines coincide.",
         check_overfitting,
         plot_overfitting,
     ),
@@ -123,8 +123,8 @@ class Criticism:
 
     Attributes:
         data: the arrays that were checked.
-        by_kind: the checks of every entry of `KINDS`; p-values are corrected for all of them together.
-        suggestions: the settings to change next; none where the run's settings are not known.
+        by_kind: the checks of every entry of `KINDS`; their p-values are corrected for the number of all checks.
+        suggestions: the settings to change next; empty if the run's settings are not known.
     """
 
     data: CheckData
@@ -133,30 +133,30 @@ class Criticism:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """All checks, in order: those of the whole model, of facet 0, of facet 1 …"""
+        """All checks: first those of the whole model, then those of facet 0, facet 1 and so on."""
         checks = [check for of_kind in self.by_kind for check in of_kind]
         return tuple(sorted(checks, key=lambda check: -1 if check.facet is None else check.facet))
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """One sentence per facet, then one for the whole."""
+        """One sentence per facet, and one for the whole model."""
         facets = (describe_facet(self.data, self.checks, j) for j in range(len(self.data.facets)))
         return (*facets, describe_whole(self.checks))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many checks are good, warn and bad, and how many others are set aside."""
+        """The numbers of checks that are good, warn or bad, and of those that are set aside."""
         unlike = is_unlike(self.checks)
         verdicts = ["set_aside" if is_set_aside(c, unlike=unlike) else c.verdict for c in self.checks]
         return {name: verdicts.count(name) for name in ("good", "warn", "bad", "set_aside")}
 
     @property
     def monte_carlo_error(self) -> float:
-        """Standard error of log p(x) of a typical item (the median), in nats, from the finite number of draws."""
+        """Standard error of log p(x) of a typical item (the median), in nats, because the number of draws is finite."""
         return float(np.median(monte_carlo_error(smooth(self.data.log_weights.T)[0])))
 
     def to_json(self) -> str:
-        """Sentences, suggestions and checks, as ``checks.json`` holds them.
+        """The content of ``checks.json``: sentences, suggestions and checks.
 
         A check is set aside if it is about items that the model draws and these are unlike the data.
         """
@@ -176,10 +176,10 @@ class Criticism:
         )
 
     def items(self) -> dict[str, Any]:
-        """A table with a row per item: column → array (N,).
+        """A table with a row per item, as a dict of columns (N,).
 
         ``k_hat``, ``ess`` (effective number of draws), ``trusted``, ``evidence``, ``typicality`` (two-sided p-value
-        among the training items, where there are any); per facet ``cluster_j``, ``group_j``, ``confidence_j``.
+        among the training items, if there are any); per facet ``cluster_j``, ``group_j``, ``confidence_j``.
         """
         data = self.data
         columns: dict[str, Any] = {
@@ -210,11 +210,11 @@ class Criticism:
 def criticise(data: Any, *, settings: Mapping[str, Any] | None = None) -> Criticism:
     """Make all checks on the result of `to_inference_data`.
 
-    The verdicts are the same from memory and from NetCDF, every time.
+    The verdicts are reproducible, also from data that were saved as NetCDF and loaded again.
 
     Args:
         data: ArviZ data.
-        settings: the run's settings, section → key → value; the suggestions of settings to change depend on them.
+        settings: the run's settings, section → key → value. With None there are no suggestions.
     """
     view = CheckData.from_arviz(data)
     found = [kind.check(view) for kind in KINDS]

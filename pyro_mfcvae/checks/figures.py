@@ -24,7 +24,7 @@ def make_panels(rows: int, columns: int, *, width: float = PANEL_SIZE) -> tuple[
 def draw_histogram(
     axes: "Axes", array: NDArray[Any], span: tuple[float, float], *, colour: str, label: str | None = None
 ) -> None:
-    """Density of an array as a stepped line, within a span."""
+    """Draw the density of an array within a span as a stepped line."""
     from matplotlib.ticker import MaxNLocator
 
     inside = array[(array >= span[0]) & (array <= span[1])]
@@ -35,7 +35,7 @@ def draw_histogram(
 
 
 def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down: str) -> None:
-    """A matrix of rates in [0, 1] as shades, and also as numbers if it is small."""
+    """Draw a matrix of rates in [0, 1] as shades of grey, and if it is small also as numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.imshow(rates, vmin=0, vmax=1, cmap="Blues")
@@ -51,7 +51,7 @@ def draw_matrix(axes: "Axes", rates: NDArray[Any], title: str, across: str, down
 
 
 def describe(axes: "Axes", title: str, numbers: str, across: str) -> None:
-    """Title, a line of numbers below it, and the name of the horizontal axis."""
+    """Add the title, a line of numbers below it, and the name of the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
     text = f"{title}\n{numbers}" if numbers else title

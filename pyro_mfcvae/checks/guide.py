@@ -1,4 +1,4 @@
-"""Is the guide good on the data themselves? The importance weights p(x, z) / q(z | x) show the quality of q(z | x)."""
+"""Is the guide good on the data? The importance weights p(x, z) / q(z | x) measure the quality of q(z | x)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ TAIL = Question(
     name="k-hat of q(z|x)",
     asks="Does q(z | x) cover the posterior p(z | x), tails included?",
     statistic="(f - f0) / (1 - f0); f = fraction of items with k-hat > 0.7 and an effective sample size below S/2, "
-    "f0 = that fraction by chance where every item's true k is 0.5",
+    "f0 = the expected fraction if every item's true k is 0.5",
     exact=_EXACT_WEIGHTS + "The p-value is binomial with f0; Bonferroni over clusters and over the less and the more "
     "confident half of the items of every facet.",
     blind="A mode of p(z | x) that q(z | x) never visits: the weights do not show it, but the width of q(z|x) does.",
@@ -39,15 +39,15 @@ GAP = Question(
     threshold=Threshold(
         warn=0.05,
         bad=0.3,
-        source="a normal q(z | x) loses 0.05 with its scale off by 1.25, 0.125 with its mean off by half a standard "
-        "deviation, 0.32 with its scale halved",
+        source="a normal q(z | x) loses 0.05 if its scale is off by a factor of 1.25, 0.125 if its mean is off by "
+        "half a standard deviation, 0.32 if its scale is halved",
     ),
 )
 DISCREPANCY = Question(
     name="q(c|x) against p(c|x)",
     asks="Are the assignments of these items the ones that the model itself implies?",
-    statistic="root of the mean over items of sum_c (q(c|x) - a_c) (q(c|x) - b_c); a, b = p(c|x) by importance "
-    "weights from two halves of the draws, whose errors are independent and cancel",
+    statistic="square root of the mean over items of sum_c (q(c|x) - a_c) (q(c|x) - b_c); a and b estimate p(c|x) by "
+    "importance weights, each from one half of the draws, so that their errors are independent",
     exact="The product has mean 0; the p-value is Student's t of the mean over items.",
     blind="Items whose importance weights cannot be trusted are left out.",
     unit="distance of two probability vectors",
@@ -61,15 +61,15 @@ RULE = Question(
     blind="Calibration: a rule with a lower ELBO, such as VaDE's, may have better calibrated probabilities.",
     unit="nats per item",
     threshold=Threshold(
-        warn=0.05, bad=np.inf, source="ours; never bad, since it lowers the bound and changes no assignment"
+        warn=0.05, bad=np.inf, source="ours; never bad, since such a rule lowers the bound and changes no assignment"
     ),
 )
 _FEWEST = 30
 
 
 def check_guide(data: CheckData) -> list[Check]:
-    """Checks of k-hat, of the gap between evidence and ELBO, and of q(c | x) against p(c | x), for all facets together
-    and for each.
+    """The checks of k-hat and of the gap between evidence and ELBO, for all facets together and for each facet; and of
+    q(c | x), for each facet.
     """
     num_dims = sum(facet.z.shape[-1] for facet in data.facets)
     places = [place for j, facet in enumerate(data.facets) for place in _places(facet, j)]
@@ -92,7 +92,7 @@ def check_guide(data: CheckData) -> list[Check]:
                     question=DISCREPANCY,
                     value=float(max(products.mean(), 0.0) ** 0.5),
                     p_value=positive_mean_p_value(products),
-                    advice="The cluster probabilities of single items differ from those that the model implies. Where "
+                    advice="The cluster probabilities of single items differ from those that the model implies. If "
                     f"probabilities matter, read weighted_assignment_{j} in posterior.nc.",
                     facet=j,
                     details={"items": int(trusted.sum())},
@@ -104,7 +104,8 @@ def check_guide(data: CheckData) -> list[Check]:
                     question=RULE,
                     value=float(facet.rule_loss.mean()),
                     p_value=positive_mean_p_value(facet.rule_loss),
-                    advice="Another assignment rule gives a higher ELBO: the analytic rule gives the highest.",
+                    advice="Another assignment rule gives a higher ELBO: use the analytic rule, which gives the "
+                    "highest.",
                     facet=j,
                 )
             )
@@ -112,7 +113,9 @@ def check_guide(data: CheckData) -> list[Check]:
 
 
 def _places(facet: FacetData, j: int) -> list[tuple[str, NDArray[np.bool_]]]:
-    """The items of every cluster of facet j, and the half of the items that it assigns less, and more, confidently."""
+    """Masks of the items of every cluster of facet j, and of the halves that it assigns with less and with more
+    confidence.
+    """
     confidence = facet.probs.max(-1)
     less = confidence < np.median(confidence)
     halves = [(f"the {word} confident half of facet {j}", mask) for word, mask in (("less", less), ("more", ~less))]
@@ -121,7 +124,9 @@ def _places(facet: FacetData, j: int) -> list[tuple[str, NDArray[np.bool_]]]:
 
 
 def _check_tail(log_weights: Array, places: Sequence[tuple[str, NDArray[np.bool_]]], facet: int | None) -> Check:
-    """k-hat of weights (N, S): of all items, or of the place (name, mask of its items) where it is worst."""
+    """The check of k-hat for weights (N, S): over all items, or over the place (name, mask of its items) where it is
+    worst.
+    """
     from scipy.stats import binom
 
     flagged, by_chance = is_untrusted(log_weights), false_flag_rate(log_weights.shape[1])
@@ -166,7 +171,7 @@ def _check_gap(log_weights: Array, num_dims: int, facet: int | None, details: di
 
 
 def plot_guide(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """k-hat of every item, the gap between its evidence and its ELBO, and k-hat of single facets."""
+    """Plot k-hat of every item, the gap between its evidence and its ELBO, and k-hat of single facets."""
     alone = [(j, facet.log_weights) for j, facet in enumerate(data.facets) if facet.log_weights is not None]
     rows = 2 if alone else 1
     figure = make_figure(PANEL_SIZE * max(2, len(alone)), 0.9 * PANEL_SIZE * rows)

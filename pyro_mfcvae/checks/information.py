@@ -1,6 +1,6 @@
 """Does a facet hold information about the items?
 
-Information, active units, and the likelihood lost without the facet.
+These checks measure information, active units, and the likelihood that is lost without the facet.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,12 @@ LOSS = Question(
     asks="Does the decoder use this facet?",
     statistic="exp(-mean over items of (log p(x | z) - log p(x | z with z_j from the prior))), at most 1",
     exact=_NO_NULL + "An exact pair has an effect only if its facet is empty.",
-    blind="Whether the facet holds more than noise that the decoder reproduces.",
+    blind="Whether the facet describes more than noise.",
     unit="fraction of the likelihood that is left",
     threshold=Threshold(
-        warn=0.7, bad=0.9, source="ours: without the facet the likelihood loses 0.36 nats per item, and 0.1"
+        warn=0.7,
+        bad=0.9,
+        source="ours: without the facet the likelihood loses less than 0.36 nats per item (warn), less than 0.1 (bad)",
     ),
 )
 CLUSTERS = Question(
@@ -37,7 +39,7 @@ CLUSTERS = Question(
     unit="1 / clusters separated",
     threshold=Threshold(warn=0.9, bad=0.9, source="ours: the information of 1.1 equally large clusters"),
 )
-_ACTIVE = 0.01  # least variance of the mean of an active unit (Burda, Grosse and Salakhutdinov 2016)
+_ACTIVE = 0.01  # smallest variance of the posterior mean of an active unit (Burda, Grosse and Salakhutdinov 2016)
 
 
 def check_information(data: CheckData) -> list[Check]:
@@ -73,9 +75,9 @@ def check_information(data: CheckData) -> list[Check]:
 
 
 def describe_information(facet: FacetData) -> dict[str, float]:
-    """Nats per item, and units.
+    """Information in nats per item, and the number of active units.
 
-    ``information_z`` is ½ sum_d log(Var(z_d) / E[Var(z_d | x)]), which is I(x; z) where z and z | x are normal with
+    ``information_z`` is ½ sum_d log(Var(z_d) / E[Var(z_d | x)]), which is I(x; z) if z and z | x are normal with
     independent coordinates.
     """
     total, within = facet.z.reshape(-1, facet.z.shape[-1]).var(0), facet.z.var(0).mean(0)
@@ -97,7 +99,7 @@ def _pointwise_information(probs: Array) -> Array:
 
 
 def _below_p_value(values: Array, limit: float) -> float:
-    """p-value of a mean ≥ ``limit``, for values (n,), by Student's t."""
+    """p-value of the hypothesis that the mean of values (n,) is at least ``limit``, by Student's t."""
     from scipy.special import stdtr
 
     error = max(float(values.std(ddof=1)) / len(values) ** 0.5, 1e-12)
@@ -105,7 +107,7 @@ def _below_p_value(values: Array, limit: float) -> float:
 
 
 def plot_information(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Nats per item and facet: KL, information, and the likelihood lost without the facet."""
+    """Plot KL, information, and the likelihood lost without the facet, in nats per item, for each facet."""
     figure, panels = make_panels(1, 1, width=7.0)
     axes = panels[0, 0]
     rows = [check.details for check in checks if check.question is LOSS]

@@ -1,6 +1,6 @@
 """Are the items like those that the model draws, and like those that it was trained on?
 
-Statistics and evidence compared.
+These checks compare statistics and evidence.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ REPLICATED = Question(
     name="replicated statistic",
     asks="Does the statistic have the same distribution in the data and in items that the model draws from z of the "
     "data?",
-    statistic="largest distance between the distribution functions of the statistic of the items and of one "
-    "replication of each, at 19 quantiles; " + _PLACES + " (clusters by the drawn z)",
+    statistic="largest distance, at 19 quantiles, between the distribution functions of the statistic for the items "
+    "and for one replication of each item; " + _PLACES + " (clusters by the drawn z)",
     exact="An item and its replication are independent draws from p(x | z), so they are exchangeable: sign tests, "
     "Bonferroni over quantiles and clusters.",
     blind="Differences that no statistic measures, and values of z that no data have: the check of the aggregate "
@@ -64,7 +64,8 @@ HELD_OUT = Question(
     threshold=_DISTANCES,
 )
 
-# Advice if items are more probable than items that the model draws, and if they are less probable.
+# The first advice is for items that are more probable than items that the model draws, the second for less probable
+# ones.
 _ADVICE = {
     TYPICAL.name: (
         "Your items are more probable than items that the model draws. The model may add noise that yours do not have.",
@@ -83,7 +84,7 @@ OVERFITTING = Question(
     asks="Is the evidence of held-out items lower than that of training items?",
     statistic="mean log p(x) of training items minus that of these items, over its standard deviation over items",
     exact="The mean difference is 0; Welch's t, one-sided.",
-    blind="Whether held-out items are of another kind; the check of outliers sees this.",
+    blind="Whether held-out items are of another kind; the check of outliers shows this.",
     unit="standard deviations over items",
     threshold=Threshold(warn=0.1, bad=0.5, source="ours"),
 )
@@ -108,7 +109,7 @@ _MEANINGS = {
 def check_predictions(data: CheckData) -> list[Check]:
     """One check per statistic, one of the evidence, and one of held-out halves.
 
-    The details have the distance of every cluster.
+    Their details contain the distance in every cluster.
     """
     checks = []
     for name, observed in data.observed.items():
@@ -143,19 +144,21 @@ def check_predictions(data: CheckData) -> list[Check]:
 
 
 def _compare_sizes(replicated: Array, observed: Array) -> str:
-    """A word for how a statistic of replications (N,) differs from that of the items."""
+    """Words that say how a statistic of replications (N,) differs from that of the items."""
     above = float(np.mean(replicated > observed))
     return "higher" if above > 0.6 else "lower" if above < 0.4 else "more varied or less varied"
 
 
 def _bayesian_p_value(observed: Array, replicated: Array) -> float:
-    """P(mean of a replicated data set ≥ mean of the observed one), ties counted half (Gelman, Meng and Stern 1996)."""
+    """P(mean of a replicated data set ≥ mean of the observed data), where ties count half (Gelman, Meng and Stern
+    1996).
+    """
     there, here = replicated.mean(-1), observed.mean()
     return float(np.mean(there > here) + np.mean(there == here) / 2)
 
 
 def _judge(question: Question, found: dict[str, tuple[float, float]], advice: str, details: dict[str, Any]) -> Check:
-    """The check of a distance, over all items or over the cluster where it is largest and significant."""
+    """The check of a distance over all items, or over the cluster where it is largest and significant."""
     where, value, p_value = worst_place(found)
     clusters = {place: distance for place, (distance, _) in found.items() if place != ALL}
     return Check(
@@ -168,10 +171,10 @@ def _judge(question: Question, found: dict[str, tuple[float, float]], advice: st
 
 
 def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """Two-sided p-value of every item's evidence among the reference items, (N,): small for unusually low or high
-    evidence.
+    """Two-sided p-value of every item's evidence among the reference items, (N,). It is small if the evidence is
+    unusually low or high.
 
-    High evidence does not mean that an item belongs to the data: plain images often have a higher one (Nalisnick et al.
+    An item with a high evidence need not be like the data: simple images often have a higher evidence (Nalisnick et al.
     2019). Ties count half.
     """
     ordered = np.sort(reference)
@@ -181,7 +184,7 @@ def typicality(evidence: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.fl
 
 
 def check_overfitting(data: CheckData) -> list[Check]:
-    """The checks of overfitting and outliers; none if no training items were given."""
+    """The checks of overfitting and outliers; an empty list if there are no training items."""
     if data.reference_evidence is None:
         return []
     evidence, reference = data.evidence, data.reference_evidence
@@ -196,7 +199,8 @@ def _check_gap(evidence: Array, reference: Array) -> Check:
         question=OVERFITTING,
         value=max(gap, 0.0) / max(float(reference.std(ddof=1)), 1e-12),
         p_value=float(ttest_ind(reference, evidence, equal_var=False, alternative="greater").pvalue),
-        advice="The model describes its training items better than these: take more data, a smaller network, or fewer "
+        advice="The model describes its training items better than these items: take more data, a smaller network, or "
+        "fewer "
         "epochs.",
         details={"gap": gap},
     )
@@ -220,7 +224,7 @@ def _check_outliers(evidence: Array, reference: Array) -> Check:
 
 
 def plot_predictions(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Every statistic and the evidence, of data and of replications; below, the distances of every cluster."""
+    """Plot every statistic and the evidence for data and replications, and below them the distance in every cluster."""
     rows = [[checks[i] for i in row] for row in np.array_split(range(len(checks)), -(-len(checks) // _MOST_COLUMNS))]
     figure = make_figure(PANEL_SIZE * len(rows[0]), 0.9 * PANEL_SIZE * (len(rows) + 1))
     heights = [1.0] * len(rows) + [1.1]
@@ -258,20 +262,20 @@ def _plot_clusters(data: CheckData, checks: Sequence[Check], figure: "SubFigure"
             rows = [(place, d) for place, d in check.details["clusters"].items() if place.endswith(f"facet {j}")]
             clusters, distances = [int(place.split()[1]) for place, _ in rows], [d for _, d in rows]
             label = check.details.get("statistic", check.name).replace("_", " ")
-            # Dots at the same height lie side by side.
+            # Dots of one cluster are placed side by side, so that equal distances do not cover each other.
             places = np.array(clusters) + 0.12 * (index - (len(checks) - 1) / 2)
             axes.plot(places, distances, "o", markersize=4, color=COLOURS[index % len(COLOURS)], label=label)
         axes.axhline(_DISTANCES.warn, color=FAINT, linewidth=1, linestyle=":")
         axes.set_ylim(0, 1.05)
         describe(axes, f"facet {j}, by cluster", "", f"cluster, of {MIN_MEMBERS} items or more")
     panels[0].set_ylabel("distance of distributions", fontsize=TEXT_SIZE)
-    # The legend is below the panels, because inside them it would cover some cluster.
+    # The legend is below the panels, because inside a panel it would cover some clusters.
     lines = panels[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=min(len(checks), 6), frameon=False, fontsize=TEXT_SIZE)
 
 
 def plot_overfitting(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """log p(x) of the items and of training items."""
+    """Plot log p(x) of the items and of training items."""
     figure, panels = make_panels(1, 1, width=2 * PANEL_SIZE)
     sets = [(data.evidence, "these items", COLOURS[0])]
     if data.reference_evidence is not None:

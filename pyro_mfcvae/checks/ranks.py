@@ -1,6 +1,6 @@
 """Is q(z | x) the posterior?
 
-Simulation-based calibration: ranks of the true z of drawn items among draws of q(z | x).
+Simulation-based calibration: the true z of a drawn item is ranked among draws of q(z | x).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _UNIFORM = "The rank of the true z among draws of q(z | x) is uniform, also among items that look alike to the guide. "
-_DRAWN = "Items that the model does not draw: if drawn items look unlike the data, mend that first."
+_DRAWN = "Items that the model does not draw: if drawn items look unlike the data, fix this first."
 SHIFT = Question(
     name="shift of q(z|x)",
     asks="Is q(z | x) centred where the true z are?",
     statistic="largest mean over items of a coordinate of L⁻¹(z - m), m and L Lᵀ = mean and covariance of q(z | x); "
-    "of all items, or of an assigned cluster or confidence whose ranks are not uniform",
+    "over all items, or over the items of a cluster or a confidence whose ranks are not uniform",
     exact=_UNIFORM + "Normal test of the mean rank; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="standard deviations of q(z|x)",
@@ -34,10 +34,10 @@ SHIFT = Question(
 WIDTH = Question(
     name="width of q(z|x)",
     asks="Is q(z | x) as wide as the distribution of the true z?",
-    statistic="standard deviation of a coordinate of L⁻¹(z - m), or its inverse, whichever is larger; of all items, "
-    "or of an assigned cluster or confidence whose ranks are not uniform",
-    exact=_UNIFORM + "Normal test of the ranks' spread, Kolmogorov's test, and both of the rank of log q(z | x), "
-    "which sees all coordinates together; Bonferroni over coordinates, and over clusters.",
+    statistic="standard deviation of a coordinate of L⁻¹(z - m), or its inverse, whichever is larger; over all items, "
+    "or over the items of a cluster or a confidence whose ranks are not uniform",
+    exact=_UNIFORM + "Normal test of the spread of the ranks and Kolmogorov's test, each also for the rank of log q(z "
+    "| x), which depends on all coordinates together; Bonferroni over coordinates, and over clusters.",
     blind=_DRAWN,
     unit="factor",
     threshold=Threshold(
@@ -46,7 +46,7 @@ WIDTH = Question(
 )
 CORRELATION = Question(
     name="correlation within q(z|x)",
-    asks="Does q(z | x) follow how the coordinates of z depend on each other?",
+    asks="Does q(z | x) represent how the coordinates of z depend on each other?",
     statistic="largest mean over items of the product of two coordinates of L⁻¹(z - m), over their root mean squares",
     exact="The mean is 0; Student's t, Bonferroni over pairs of coordinates.",
     blind=_DRAWN + " Dependence without correlation.",
@@ -57,7 +57,7 @@ CORRELATION = Question(
 )
 BETWEEN = Question(
     name="correlation between facets",
-    asks="Are the facets independent given x, as the guide takes them to be?",
+    asks="Are the facets independent given x, as the guide assumes?",
     statistic=CORRELATION.statistic + "; one coordinate from each of two facets",
     exact=CORRELATION.exact,
     blind=CORRELATION.blind,
@@ -68,8 +68,8 @@ JOINT = Question(
     name="log p(x, z) of the true z",
     asks="Is the true z as probable as draws of q(z | x), given the data?",
     statistic="Kolmogorov's distance from uniform of the rank of log p(x, z) at the true z among 16 draws of q(z | x)",
-    exact="The rank is uniform (Modrák et al. 2023: test quantities that depend on the data see what ranks of z "
-    "miss). Normal tests of its mean and spread, and Kolmogorov's.",
+    exact="The rank is uniform (Modrák et al. 2023: test quantities that depend on the data can show faults that "
+    "ranks of z do not show). Normal tests of its mean and spread, and Kolmogorov's test.",
     blind=_DRAWN,
     unit="distance from uniform",
     threshold=Threshold(warn=0.07, bad=0.15, source="ours"),
@@ -78,7 +78,9 @@ _MOST_LINES = 12  # most entries of a legend
 
 
 def check_ranks(data: CheckData) -> list[Check]:
-    """Shift, width and correlation per facet; correlation between facets and log p(x, z) for the whole."""
+    """The checks of shift, width and correlation for each facet, and of the correlation between facets and of log p(x,
+    z) for the whole model.
+    """
     checks = [_check_joint(data)]
     if len(data.facets) > 1:
         checks.append(_check_between(data))
@@ -91,7 +93,9 @@ def check_ranks(data: CheckData) -> list[Check]:
 
 
 def _memberships(facet: FacetData) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Items by assigned cluster, and the less and more confident half: groups that the guide can form from x alone."""
+    """Masks of the items of each assigned cluster, and of the less and the more confident half. These sets depend only
+    on x, so ranks are uniform in each.
+    """
     confidence = facet.prior_probs.max(-1)
     middle = np.median(confidence)
     found = [(f"cluster {k}", members) for k, (members,) in groups_of(facet.prior_clusters)]
@@ -102,7 +106,7 @@ def _memberships(facet: FacetData) -> list[tuple[str, NDArray[np.bool_]]]:
 def _largest(
     facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_]]], row: int, effects: Callable[[Array], Array]
 ) -> tuple[float, int, str, float]:
-    """The effect, its coordinate, its place, and the p-value over the groups;
+    """The effect, its coordinate, its place, and the p-value over all places;
 
     ``row`` 0 is the mean rank, 1 the spread.
     """
@@ -138,7 +142,8 @@ def _check_shift(facet: FacetData, memberships: list[tuple[str, NDArray[np.bool_
         question=SHIFT,
         value=value,
         p_value=bonferroni([p_all, p_groups]),
-        advice=f"The encoder puts z off to one side (coordinate {coordinate}, {where}). Longer training or a wider "
+        advice=f"The encoder's z are shifted to one side (coordinate {coordinate}, {where}). Longer training or a "
+        f"wider "
         "encoder can help.",
         facet=j,
         details={"coordinate": coordinate, "where": where, "mean": facet.residuals.mean(0).tolist()},
@@ -169,8 +174,8 @@ def _check_correlation(facet: FacetData, j: int) -> Check:
         question=CORRELATION,
         value=value,
         p_value=p_value,
-        advice=f"The encoder misses that coordinates {a} and {b} of z depend on each other: a posterior with full "
-        "covariance or a flow follows them.",
+        advice=f"Coordinates {a} and {b} of z depend on each other, which the encoder does not represent: a posterior "
+        f"with full covariance or a flow can represent it.",
         facet=j,
         details={"coordinates": [a, b]},
     )
@@ -186,8 +191,8 @@ def _check_between(data: CheckData) -> Check:
         question=BETWEEN,
         value=value,
         p_value=bonferroni(p for _, p, *_ in found),
-        advice=f"For a given item, z of facets {i} and {j} depend on each other, and the encoder misses that. No "
-        f"posterior with independent facets can follow it: read z of single items with care.",
+        advice=f"For a given item, z of facets {i} and {j} depend on each other, which the encoder does not "
+        f"represent. No posterior with independent facets can: read z of single items with care.",
         details={"facets": [i, j]},
     )
 
@@ -214,7 +219,7 @@ def _check_joint(data: CheckData) -> Check:
 
 
 def plot_ranks(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """Distribution function of the ranks minus the uniform one, a line per coordinate, with the 95 % band of chance."""
+    """Plot the distribution function of the ranks minus the uniform one, a line per coordinate, with a 95 % band."""
     figure, panels = make_panels(1, len(data.facets))
     for j, (axes, facet) in enumerate(zip(panels[0], data.facets, strict=True)):
         ranks = np.sort(facet.ranks, 0)

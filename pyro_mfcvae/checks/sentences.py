@@ -29,8 +29,10 @@ _OF_WHOLE = (
     ({OVERFITTING.name}, "the model describes its training items better than these"),
     ({OUTLIERS.name}, "some items are unlike the training items"),
 )
-_MOST_NOISE = 2.0  # factor on the residuals' scale; that of `shapes` is far above
-_FEW_ITEMS = 100  # per cluster, for fits of the mixture: `shapes` has at least 200, and 400 changed nothing
+_MOST_NOISE = 2.0  # largest ratio of the noise to the residuals; that of `shapes` is far larger
+_FEW_ITEMS = (
+    100  # per cluster, for fits of the mixture: `shapes` has at least 200, and with 400 the result was the same
+)
 SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
 
 
@@ -60,14 +62,16 @@ def is_unlike(checks: Iterable[Check]) -> bool:
 def is_set_aside(check: Check, *, unlike: bool) -> bool:
     """Whether a check that is not good is set aside: it is about drawn items, and these are unlike the data.
 
-    The shape of a single cluster is about drawn items too, since the guide has to find those of the cluster.
+    The shape of a single cluster is also about drawn items, since the guide assigns drawn items to the cluster.
     """
     of_cluster = check.name == SHAPE.name and check.details.get("where", ALL) != ALL
     return unlike and check.verdict != "good" and (check.name in _OF_DRAWN_ITEMS or of_cluster)
 
 
 def advise(checks: Sequence[Check]) -> dict[tuple[str, str], list[str]]:
-    """Verdict ("bad", "warn" or "set aside") and advice → the checks with both; the worst come first."""
+    """Maps a pair of verdict ("bad", "warn" or "set aside") and advice to the names of its checks; the worst come
+    first.
+    """
     unlike, found = is_unlike(checks), dict[tuple[str, str], list[str]]()
     off = [check for check in checks if check.verdict != "good"]
     for check in sorted(off, key=lambda c: (is_set_aside(c, unlike=unlike), c.verdict != "bad")):
@@ -83,7 +87,7 @@ def _off(checks: Iterable[Check], names: Iterable[str], *, bad: bool = False) ->
 
 
 def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
-    """The sentence about facet j, which follows from its own checks.
+    """The sentence about facet j, which depends on the checks of this facet.
 
     Args:
         data: the arrays that were checked.
@@ -93,7 +97,7 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     own, facet = [check for check in checks if check.facet == j], data.facets[j]
     start = f"facet {j}: "
     if off := _off(own, [LOSS.name], bad=True):
-        return start + "do not use it: it is empty, for the decoder draws the same items whatever it holds."
+        return start + "do not use it: it is empty, because the decoder draws the same items for every value of its z."
     unlike = is_unlike(checks)
     own = [check for check in own if not is_set_aside(check, unlike=unlike)]
     end = "".join(f"; {caveat}" for names, caveat in _CAVEATS if _off(own, names)) + "."
@@ -107,7 +111,7 @@ def describe_facet(data: CheckData, checks: Sequence[Check], j: int) -> str:
     if off := _off(own, [SEEDS.name, REFITS.name], bad=True):
         again = "runs with other seeds" if off[0].name == SEEDS.name else "refits to resampled items"
         same = f"(ARI {1 - off[0].value:.2f}; 1 is the same)"
-        return start + f"do not rely on its {groups}: {again} find others {same}{end}"
+        return start + f"do not rely on its {groups}: {again} find other groups {same}{end}"
     agreement = [f"other seeds agree to {1 - c.value:.2f} (ARI; 1 is the same)" for c in own if c.name == SEEDS.name]
     overlap = ["some of these groups overlap"] if facet.num_groups > facet.num_suggested else []
     weak = overlap or _off(own, [LOSS.name, CLUSTERS.name, REFITS.name, SEEDS.name])
@@ -148,13 +152,13 @@ def describe_whole(checks: Sequence[Check]) -> str:
 
 
 class _Settings:
-    """The settings of a run by key, without the name of the section."""
+    """The settings of a run, to be found by key alone, without the section."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
 
     def find(self, key: str, section: str | None = None) -> tuple[str, Any] | None:
-        """``section.key`` or ``section.options.key``, and its value; None where the run has no such setting."""
+        """``section.key`` or ``section.options.key``, and its value; None if the run has no such setting."""
         for name, values in self.settings.items():
             if isinstance(values, Mapping) and section in (None, name):
                 options = values.get("options", {})
@@ -165,7 +169,9 @@ class _Settings:
         return None
 
     def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
-        """Suggest the value new(present value) for a key; nothing if that is None or the run has no such key."""
+        """Suggest the value new(present value) for a key. The list is empty if new returns None or the run has no such
+        key.
+        """
         found = self.find(key, section)
         value = None if found is None else new(found[1])
         if found is None or value is None:
@@ -189,7 +195,7 @@ def suggest(
     unlike = is_unlike(checks)
     off = [c for c in checks if c.verdict != "good" and not is_set_aside(c, unlike=unlike)]
     by_rule = [(rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in n]) for n, rule in _RULES]
-    # Overfitting is always in front, so that its fewer epochs exclude more epochs for the guide.
+    # The rule for overfitting comes first, so that its fewer epochs are not combined with more epochs for the guide.
     by_rule.sort(key=lambda r: r[0] != _overfitted and all(c.verdict == "warn" for c in r[1]))
     found = [suggestion for rule, concerned in by_rule if concerned for suggestion in rule(run, data, concerned)]
     unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
@@ -205,10 +211,10 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 
 
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """Suggest to learn the noise, if it differs a little from that of the items.
+    """Suggest a learned scale of the noise, if the present scale differs only a little from that of the items.
 
-    A Gaussian scale far above the residuals keeps small details out of z and out of the clusters, as in `shapes`. If
-    that scale was learned, the four shapes became 15 groups. So learning is suggested only if it changes the scale a
+    With a Gaussian scale far above the residuals, z and the clusters do not describe small details, as in `shapes`.
+    With a learned scale, the four shapes became 15 groups. So learning is suggested only if it changes the scale a
     little.
     """
     ratio = _noise_ratio(run, data)
@@ -219,10 +225,11 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
 
 
 def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
-    """Scale of the Gaussian noise over that of the residuals, by the variance that it adds to an item's pixels.
+    """Ratio of the scale of the Gaussian noise to that of the residuals, from the variance that the noise adds to an
+    item's pixels.
 
-    The variance over the pixels of an item, or of a replication, is contrast². It is the variance of the mean of
-    p(x | z) plus that of the noise. The result is None if the scale is not one number in the data's units.
+    The variance over the pixels of an item, or of a replication, is contrast². It is the variance of the mean of p(x |
+    z) plus that of the noise. The result is None if the scale is not a single number in the units of the data.
     """
     scale, units = run.find("scale", "likelihood"), run.find("standardize", "likelihood")
     is_number = scale is not None and isinstance(scale[1], float | int)
@@ -251,12 +258,13 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 
 
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """Suggest more training first. Suggest a richer q(z | x) only if it misses that coordinates depend on each other.
+    """Suggest more training first. Suggest a richer q(z | x) only if it ignores that coordinates depend on each other.
 
-    On `shapes` it does not, and a full covariance lost as many nats as before at two seeds.
+    On `shapes` the coordinates are independent given x, and with a full covariance q(z | x) lost the same number of
+    nats, with two seeds.
     """
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
-    time, shapes = "they have more time to improve", "q(z|x) can follow how its coordinates depend on each other"
+    time, shapes = "they have more time to improve", "q(z|x) can represent how its coordinates depend on each other"
     longer, wider = (f"The encoder's z are approximate; with this setting {gain}." for gain in (time, shapes))
     return _longer(run, longer) + (
         run.change("posterior", None, richer.get, wider) if _off(off, [CORRELATION.name]) else []
@@ -264,13 +272,16 @@ def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[S
 
 
 def _other_prior(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    reason = "The mixture is not where z of your items are."
-    fixed = "The weights are fixed, but the use is not equal."
+    reason = "The mixture does not lie where z of your items lie."
+    fixed = "The weights of the clusters are fixed, but the clusters are not used equally often."
     weights = run.change("learn_weights", "prior", lambda v: None if v else True, fixed)
     covariance = run.change("covariance", "prior", lambda v: None if v == "full" else "full", reason)
     few = _FEW_ITEMS * max(len(facet.weights) for facet in data.facets)
     return (weights if any(check.name == USE.name for check in off) else []) + covariance or run.change(
-        "items", "mixture_fit", lambda v: 2 * v if v < few else None, f"{reason} More items then decide its fits."
+        "items",
+        "mixture_fit",
+        lambda v: 2 * v if v < few else None,
+        f"{reason} With this setting more items are used in its fits.",
     )
 
 
@@ -286,7 +297,8 @@ def _longer(run: _Settings, reason: str) -> list[Suggestion]:
 
 
 _Rule = Callable[[_Settings, CheckData, Sequence[Check]], list[Suggestion]]
-# The first suggestions that apply are taken, so faults that make a facet useless come before inexact numbers.
+# The first suggestions that apply are used, so rules for faults that make a facet useless come before rules for inexact
+# numbers.
 _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (frozenset({LOSS.name, CLUSTERS.name}), _collapsed),
     (frozenset({REDUNDANCY.name}), _same),

@@ -1,4 +1,4 @@
-"""Would another fit find the same clusters? Redundant facets, refits to resampled items, other seeds."""
+"""Would another fit find the same clusters? Checks of redundant facets, refits to resampled items, and other seeds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ REFITS = Question(
     "clusters, on resampled items (bootstrap)",
     exact="Refits to the items and to items that the model draws are equally stable: a normal test of the difference, "
     "whose spread is that of the refits.",
-    blind="Solutions that EM does not reach from the model's own; other seeds show these.",
+    blind="Solutions that EM does not reach from the model's solution; other seeds show these.",
     unit="1 - ARI",
     threshold=Threshold(warn=0.2, bad=0.5, source="ours"),
 )
@@ -78,7 +78,7 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
 
     Args:
         z: with mean 0, (N, D).
-        squares: z zᵀ of every item, (N, D²), with which densities are one matrix product.
+        squares: z zᵀ of every item, (N, D²), so that densities are computed by one matrix product.
         responsibilities: the present ones, (N, K).
         counts: the items' weights, (N,).
     """
@@ -97,15 +97,15 @@ def _step(z: Array, squares: Array, responsibilities: Array, counts: Array) -> A
     linear = (precision @ loc[..., None])[..., 0]
     constant = np.log(mass) - 0.5 * (np.linalg.slogdet(covariance)[1] + (linear * loc).sum(-1))
     log_joint = z @ linear.T - 0.5 * squares @ precision.reshape(len(loc), -1).T + constant
-    # Denormal numbers would make the products of the next step ten times slower.
+    # With denormal numbers the products of the next step would be ten times slower.
     joint = np.exp(np.maximum(log_joint - log_joint.max(-1, keepdims=True), -500.0))
     updated: Array = joint / joint.sum(-1, keepdims=True)
     return updated
 
 
 def check_stability(data: CheckData) -> list[Check]:
-    """The check of redundancy over all facets; per facet, the check of refits, and that of other seeds if a sweep was
-    given.
+    """The check of redundancy over all facets; and for each facet the check of refits, and if a sweep was given, of
+    other seeds.
     """
     checks = [_check_redundancy(data)] if len(data.facets) > 1 else []
     for j, facet in enumerate(data.facets):
@@ -118,7 +118,7 @@ def check_stability(data: CheckData) -> list[Check]:
                     question=SEEDS,
                     value=1 - agreement,
                     p_value=0.0,
-                    advice="The seed decides which of several partitions is found: trust what the seeds have in "
+                    advice="The seed decides which of several partitions is found: trust only what the seeds have in "
                     "common.",
                     facet=j,
                     details={"ari": agreement},
@@ -168,7 +168,7 @@ def _check_refits(facet: FacetData, j: int) -> Check:
         some = generator.permutation(len(facet.prior_z))[:num]
         there.append(refit(facet.prior_z[some], facet.prior_probs[some], facet.groups, generator))
     spread = max(float(np.hypot(np.std(here), np.std(there)) / 2**0.5), 0.01)
-    # The data are one of many samples, so the variance of one more refit is added.
+    # The data are one sample of many, so the variance of one more refit is added.
     z = (np.mean(there) - np.mean(here)) / (spread * (2 + 2 / _NUM_REFITS) ** 0.5)
     return Check(
         question=REFITS,
@@ -181,7 +181,7 @@ def _check_refits(facet: FacetData, j: int) -> Check:
 
 
 def plot_stability(data: CheckData, checks: Sequence[Check]) -> "Figure":
-    """ARI of refits to data and to simulated items, and the mutual information of facets."""
+    """Plot the ARI of refits to data and to simulated items, and the mutual information of facets."""
     refits = [check for check in checks if check.question is REFITS]
     redundant = [check for check in checks if check.question is REDUNDANCY]
     figure, panels = make_panels(1, max(1, bool(refits) + len(redundant)))

@@ -1,5 +1,6 @@
-"""Fit a pair: ELBOs, the compiled objective, the schedule, starting values, fits of mixtures, planes for pictures of
-z."""
+"""Inference for a pair: ELBOs, the compiled objective, the schedule, starting values, fits of mixtures, and planes for
+pictures of z.
+"""
 
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot

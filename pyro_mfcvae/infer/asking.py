@@ -1,4 +1,6 @@
-"""Queries of a pair: without gradients, in evaluation mode, in batches, for data of any number type."""
+"""Helpers for queries of a pair, which run without gradients, in evaluation mode, in batches, and for data of any
+number type.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from pyro_mfcvae.networks import density_dtype
 Array = Tensor | NDArray[Any]
 
 # Largest number of values of x, times the number of draws, in a batch. The activations of the networks take tens of
-# times as much memory.
+# times this memory.
 _MAX_VALUES = 1_000_000
 _MAX_ITEMS = 4096
 
@@ -33,7 +35,7 @@ _SEED = 0
 
 @contextmanager
 def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
-    """Inside, gradients are off, every module is in evaluation mode, and Pyro's parameter store is not written."""
+    """Context without gradients, in evaluation mode, that does not write to Pyro's parameter store."""
     guide.check_model(model)
     refuse_random_weights(model, guide, reason=_NO_POSTERIOR)
     reconcile(model, guide, register=False)
@@ -43,7 +45,7 @@ def asking(model: MultiFacetModel, guide: MultiFacetGuide) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Inside, all submodules are in evaluation mode; afterwards each returns to its own mode."""
+    """Context with all submodules in evaluation mode; afterwards each returns to the mode that it had."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in modes:
@@ -56,17 +58,17 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, draws are the same every time; afterwards torch's random state is restored."""
+    """Context in which draws use a fixed seed; afterwards torch's random state is restored."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)
         yield
 
 
 def as_data(model: MultiFacetModel, x: Array) -> Tensor:
-    """An array or tensor of any number type as the model's floats, on its device.
+    """Convert an array or tensor of any number type to the model's float type, on the model's device.
 
-    The bytes of images are divided by 255, as in training. Other numbers keep their value: vectors, counts, codes, and
-    all types but bytes.
+    Images as bytes are divided by 255, as in training. All other data keep their values: vectors, counts, codes, and
+    every type except bytes.
     """
     tensor = as_tensor(x).to_dense()
     if tensor.is_complex():
@@ -78,7 +80,7 @@ def as_data(model: MultiFacetModel, x: Array) -> Tensor:
 
 
 def read_data(model: MultiFacetModel, x: Array) -> Tensor:
-    """`as_data`, checked as in a model's call.
+    """Convert x by `as_data`, and check it as a call of the model does.
 
     Raises:
         InputError: the shape or values do not fit the model.
@@ -97,11 +99,12 @@ def as_tensor(x: Array) -> Tensor:
     try:
         return x if isinstance(x, Tensor) else torch.from_numpy(native(x))
     except (TypeError, ValueError):
-        raise InputError(f"expected numbers, got {type(x).__name__} of others: convert them to floats") from None
+        raise InputError(f"expected numbers, got {type(x).__name__} of other values: convert them to floats") from None
 
 
 def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor], torch.Size]:
-    """One z per facet, (…, D_j), as N rows (N, D_j) on the model's device; and their common batch shape.
+    """Flatten one z per facet, (…, D_j), to N rows (N, D_j) on the model's device; return them and their common batch
+    shape.
 
     Raises:
         InputError: there is not one z per facet, of its dimension, or the batch shapes do not broadcast.
@@ -122,7 +125,7 @@ def as_latents(model: MultiFacetModel, zs: Sequence[Array]) -> tuple[list[Tensor
 
 
 def check_number(name: str, value: Any) -> int:
-    """Check an argument of a query that must be a whole number ≥ 1.
+    """Check that an argument of a query is a whole number ≥ 1.
 
     Raises:
         InputError: ``value`` is not a whole number, or is below 1.
@@ -134,10 +137,10 @@ def check_number(name: str, value: Any) -> int:
 
 
 def check_clusters(model: MultiFacetModel, clusters: Mapping[int, int] | None) -> dict[int, int]:
-    """Check the chosen clusters, one for each of some facets, by facet.
+    """Check the chosen clusters, a dict from facet to cluster.
 
     Raises:
-        InputError: they are not listed by facet, or there is no such facet or cluster.
+        InputError: they are not a dict by facet, or there is no such facet or cluster.
     """
     if clusters is None:
         return {}
@@ -154,7 +157,7 @@ def check_clusters(model: MultiFacetModel, clusters: Mapping[int, int] | None) -
 
 
 def check_facet(model: MultiFacetModel, facet: Any) -> int:
-    """The number of a facet.
+    """Check the number of a facet, and return it.
 
     Raises:
         InputError: there is no such facet.
@@ -166,7 +169,7 @@ def check_facet(model: MultiFacetModel, facet: Any) -> int:
 
 
 def in_batches(model: MultiFacetModel, *xs: Tensor, num_draws: int = 1) -> Iterator[tuple[Tensor, ...]]:
-    """Corresponding batches of tensors (N, …), small enough for ``num_draws`` computations per item."""
+    """Batches of the same items of several tensors (N, …), small enough for ``num_draws`` computations per item."""
     size = min(max(_MAX_VALUES // (math.prod(model.event_shape) * num_draws), 1), _MAX_ITEMS)
     yield from zip(*(x.split(size) for x in xs), strict=True)
 
@@ -179,10 +182,7 @@ def map_batches(
 
 
 def join_posteriors(parts: Sequence[dist.TorchDistribution]) -> dist.TorchDistribution | None:
-    """The distribution for all items, concatenated from those of batches;
-
-    None for a family that cannot be concatenated.
-    """
+    """Concatenate the distributions of batches to one for all items; None if the family does not allow this."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -1,4 +1,4 @@
-"""The objective and its gradient as one compiled program. Pyro runs only while they are traced."""
+"""Compile the objective and its gradient into one program. Pyro runs only while they are traced."""
 
 import logging
 import warnings
@@ -23,20 +23,20 @@ Program = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
 
 
 class CompiledObjective(nn.Module):
-    """x ↦ the results of an objective, computed together with its gradient by one compiled program.
+    """Maps x to the results of an objective, which one compiled program computes together with the gradient.
 
     The objective is called and differentiated once, on tensors that have shapes but no values. Its Python code
     (contexts, checks, entries in Pyro's parameter store) runs only then. This gives a list of tensor operations, which
-    ``torch.compile`` compiles with ``fullgraph``, because no Python is left in it. So a part of the user's own is
-    compiled like a built-in one, unless it makes decisions by the values of tensors. An objective that cannot be
-    compiled runs without compilation, and the log says why, once.
+    ``torch.compile`` compiles with ``fullgraph``, because they contain no Python code. So a custom part is compiled
+    like a built-in one, unless its Python code depends on the values of tensors. An objective that cannot be compiled
+    runs without compilation, and one line of the log says why.
 
-    The program draws the same random numbers as the objective itself, and its results differ by rounding only. Without
-    gradients the objective runs without compilation.
+    The program draws the same random numbers as the objective itself, and its results differ only by rounding. If
+    gradients are off, the objective runs without compilation.
 
     Args:
-        objective: a module of one batch, whose first result is a scalar to call ``backward`` on; the others are for
-            information only. Its parameters and buffers may be changed in place at any time.
+        objective: a module that takes one batch. Its first result is a scalar to call ``backward`` on; its other
+            results have no gradient. Its parameters and buffers may be changed in place at any time.
         graphs: replay the program as a CUDA graph on a CUDA device.
     """
 
@@ -49,7 +49,7 @@ class CompiledObjective(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return self.objective(x)
-        # A program holds for the shapes, the precision and the modules that it was traced with.
+        # A program is valid only for the shapes, the precision and the modules that it was traced with.
         key = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type), structure(self.objective))
         if key not in self._programs:
             self._programs[key] = self._compile(x)
@@ -81,8 +81,8 @@ _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
 
 
 def structure(module: nn.Module) -> tuple[Any, ...]:
-    """A key of all that decides the operations of a module, except its inputs: the classes, modes, hooks and plain
-    attributes of its submodules, the shapes of its parameters, and which of them are frozen.
+    """A key of everything except the inputs that determines the operations of a module: the classes, modes, hooks and
+    plain attributes of its submodules, the shapes of its parameters, and which parameters are frozen.
     """
     modules = tuple(
         (
@@ -120,7 +120,7 @@ def _by_value(value: Any, depth: int = 3) -> Any:
 
 
 def trace(objective: nn.Module, x: Tensor) -> GraphModule:
-    """The tensor operations of an objective of a batch like ``x``, and of its gradient: a `Program`.
+    """Trace the tensor operations of an objective and of its gradient, for a batch like ``x``, as a `Program`.
 
     Nothing is computed and no random number is drawn, because the tensors have no values.
     """
@@ -141,9 +141,10 @@ def trace(objective: nn.Module, x: Tensor) -> GraphModule:
 def compile_whole(
     traced: Program, parameters: Named, buffers: Named, *inputs: Tensor, graphs: bool = True
 ) -> Program | None:
-    """Compile traced operations and call them once with these tensors; None if this fails, and the log says why.
+    """Compile traced operations and call them once with these tensors. If this fails, the result is None, and the log
+    says why.
 
-    With ``graphs`` a CUDA device replays them as a CUDA graph.
+    With ``graphs`` they are replayed as a CUDA graph on a CUDA device.
     """
     x = inputs[0]
     before = {name: buffer.clone() for name, buffer in buffers.items()}
@@ -167,12 +168,12 @@ def compile_whole(
 
 
 def first_line(error: Exception) -> str:
-    """The first part of an error's message, without the long text that torch appends."""
+    """The first line of an error's message, without the long text that torch appends."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _warn(error: Exception) -> None:
-    _log.warning("not compiled, which costs time and nothing else: %s", first_line(error))
+    _log.warning("not compiled; training is slower, but the results are the same: %s", first_line(error))
 
 
 def call(program: Program, parameters: Named, buffers: Named, *inputs: Tensor) -> Any:
@@ -183,7 +184,7 @@ def call(program: Program, parameters: Named, buffers: Named, *inputs: Tensor) -
 
 
 class _Differentiated(torch.autograd.Function):
-    """Passes the gradient that a program has computed to autograd, whose hooks, such as those of DDP, then see it."""
+    """Passes the gradient that a program has computed to autograd, so that hooks, such as those of DDP, receive it."""
 
     @staticmethod
     def forward(
@@ -197,8 +198,8 @@ class _Differentiated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
         grads, ctx.grads = ctx.grads, None
-        # On a CPU the product is skipped if the incoming gradient is 1, which costs nothing to check. A CUDA graph
-        # overwrites its results at the next replay, so there the product is needed as a copy.
+        # On a CPU the product is skipped if the incoming gradient is 1; this is cheap to check. A CUDA graph overwrites
+        # its results at the next replay, so on CUDA the product is also needed as a copy.
         if grad.is_cuda or grad != 1:
             grads = tuple(None if g is None else grad * g for g in grads)
         return None, None, None, None, *grads

@@ -1,4 +1,4 @@
-"""How much the clusters of one facet tell about the other facets: a penalty that keeps facets from sharing labels."""
+"""A penalty on facets that depend on each other: the information of one facet's clusters about the others."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from pyro_mfcvae.facets import Facet
 
-# Weight of the newest batch in the running moments, so that these describe about the last twenty.
+# Weight of the newest batch in the running moments, so that these describe about the last twenty batches.
 _RATE = 0.1
 
 # Softened assignments q_T(c | x) ∝ q(c | x)^(1/T) have a gradient also between clusters that lie far apart. Logarithms
-# below the least one, such as those of clusters without weight, get none.
+# below the smallest one, such as those of clusters of weight 0, get no gradient.
 _TEMPERATURE, _LEAST_LOG = 10.0, -1e4
-_ASSIGNMENT_WEIGHT = 0.1  # a softened assignment has this weight, a coordinate of z the weight 1
+_ASSIGNMENT_WEIGHT = 0.1  # weight of a softened assignment; a coordinate of z has the weight 1
 
-# Information is ignored up to this multiple of its expectation under independence.
+# Information below this multiple of its expectation under independence is ignored.
 _TIMES_CHANCE = 2.0
 
 # Items of the overall mean that are added to each cluster, as a fraction of all items; the smallest variance, as a
@@ -25,28 +25,29 @@ _ADDED, _MIN_VARIANCE, _MIN_WITHIN = 1e-3, 1e-6, 1e-4
 
 
 class FacetDependence(nn.Module):
-    """Estimate of how much the clusters of each facet tell about the other facets, in nats:
+    """Estimate of the information in nats that the clusters of each facet have about the other facets:
 
         sum_{a ≠ b} alpha_a alpha_b (sum_d I(c_a; z_bd) + 0.1 sum_k I(c_a; r_bk)),
 
-    with the coordinates d of z_b, and the softened assignments r_bk ∝ q(c_b = k | x)^(1/10). Each term is the
-    information of an analysis of variance: given c_a, a feature f is Gaussian with the mean of its cluster and a
+    where d are the coordinates of z_b, and r_bk ∝ q(c_b = k | x)^(1/10) are softened assignments. Each term is the
+    information in an analysis of variance: given c_a, a feature f is Gaussian with the mean of its cluster and a
     variance w that all clusters share,
 
         I(c_a; f) = E[log Normal(f; m_c, w) - log Normal(f; m, v)] = ½ log(v / w),
 
-    m and v the overall mean and variance. Means and variances are running moments over the last batches, because a
-    single batch has too few items of each cluster. The gradient reaches f through the densities alone: at these moments
-    they are the most likely, so their own gradient is zero. The clusters c_a get no gradient, and neither does
-    information that chance explains, whose gradient would be noise that moves clusters towards each other.
+    where m and v are the overall mean and variance. Means and variances are running moments over the last batches,
+    because a single batch has too few items of each cluster. The gradient with respect to f uses only the densities:
+    the moments are maximum likelihood estimates, so the gradient with respect to them is zero. There is no gradient for
+    the clusters c_a, and none for information that chance explains, because this gradient would be noise that moves
+    clusters towards each other.
 
-    The ELBO already contains the total correlation of the facets, with weight 1, through its prior. As a penalty of
-    another weight it is that of β-TCVAE (Chen et al. 2018) and FactorVAE (Kim and Mnih 2018), here between facets, and
-    between clusters and features.
+    Through the prior, the ELBO already contains the total correlation of the facets, with weight 1. β-TCVAE (Chen et
+    al. 2018) and FactorVAE (Kim and Mnih 2018) give it another weight; here the same idea is applied to the dependence
+    between the clusters of one facet and the features of another.
 
     Args:
-        facets: shapes of the z_j and c_j.
-        like: a tensor of the wanted dtype and device.
+        facets: the facets, which give the shapes of z_j and c_j.
+        like: a tensor with the dtype and device of the moments.
     """
 
     squares: Tensor
@@ -61,7 +62,7 @@ class FacetDependence(nn.Module):
         self.register_buffer("squares", like.new_zeros(num_features))
 
     def forward(self, draws: Sequence[tuple[Tensor, Tensor]], alpha: Tensor) -> Tensor:
-        """The estimate, a scalar; the batch is added to the moments first.
+        """Add the batch to the moments, then return the estimate, a scalar.
 
         Args:
             draws: for each facet draws of z_j, (S, N, D_j), and log q(c_j | x), (N, K_j) or (S, N, K_j).
@@ -84,8 +85,8 @@ class FacetDependence(nn.Module):
     def _information(self, j: int, features: Tensor, q_c: Tensor) -> Tensor:
         """I(c_j; f) of every feature f of all facets, (F,), for features (M, F) and q(c_j | x), (M, K_j).
 
-        It is set to 0 where it is not larger than twice its expectation under independence, (K - 1) / (2 n) nats for
-        K clusters and n items. Here n is the effective number of items in the running moments, M (2 - rate) / rate.
+        It is set to 0 if it is at most twice its expectation under independence, (K - 1) / (2 n) nats for K clusters
+        and n items. Here n is the effective number of items in the running moments, M (2 - rate) / rate.
         """
         with torch.no_grad():
             frequency = self._update(f"frequency_{j}", q_c.mean(0))

@@ -25,8 +25,8 @@ from pyro_mfcvae.interop.param_store import outside_store, reconcile
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.mixtures import Mixture
 
-# Methods that a bound does not call, because it computes their results directly. A subclass's own method would have no
-# effect.
+# Methods that a bound does not call, because it computes their results directly. If a subclass overrode them, this
+# would have no effect.
 _MODEL_METHODS = ("forward", "plate", "kl_weight", "sample_globals", "global_sites")
 _GUIDE_METHODS = ("forward", "sample_globals")
 
@@ -36,9 +36,9 @@ _INSTEAD = "use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
 class PairELBO(ELBO):
     """A bound on the evidence of a `MultiFacetModel` and its `MultiFacetGuide`, computed without traces.
 
-    Like every Pyro loss, it is minus the bound, summed over the items and scaled to ``num_data`` if the model has that.
-    Anything that would change a trace but not this computation raises an error: methods of a subclass, further sites,
-    outer handlers such as ``poutine.scale``.
+    Like every Pyro loss, it is minus the bound, summed over the items, and scaled to ``num_data`` items if the model
+    has this number. Anything that would change a trace but not this computation raises an error: overridden methods,
+    further sites, and outer handlers such as ``poutine.scale``.
 
     Args:
         num_particles: draws of z per item, ≥ 1.
@@ -64,7 +64,7 @@ class PairELBO(ELBO):
     def bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: dict[int, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """The bound of every item given theta ~ q(theta), (N,), and log q(theta) - log p(theta), ()."""
+        """The bound of every item at a draw theta ~ q(theta), (N,), and log q(theta) - log p(theta), ()."""
 
     def differentiable_loss(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None
@@ -72,7 +72,7 @@ class PairELBO(ELBO):
         """Minus the bound, summed over items: a scalar to call ``backward`` on.
 
         Raises:
-            InputError: the pair, the data or the known clusters do not fit, or a part would have no effect.
+            InputError: the pair, the data or the known clusters do not fit, or a part would be ignored.
         """
         self.check(model, guide)
         model.check_items(x)
@@ -116,7 +116,7 @@ class PairELBO(ELBO):
         return loss.item()
 
     def check(self, model: object, guide: object) -> None:
-        """Refuse a pair of another kind, or one with parts that would have no effect on this bound."""
+        """Refuse a pair of another kind, and a pair with parts that this bound would ignore."""
         name = type(self).__name__
         if not isinstance(model, MultiFacetModel) or not isinstance(guide, MultiFacetGuide):
             raise InputError(
@@ -151,7 +151,7 @@ class PairELBO(ELBO):
 
 
 class PairLoss(nn.Module):
-    """x ↦ (loss, …) of a pair, without Pyro's parameter store.
+    """Maps x to (loss, …) of a pair, without Pyro's parameter store.
 
     This is the module that is compiled, and that Fabric wraps.
 
@@ -174,7 +174,7 @@ class PairLoss(nn.Module):
             return self.compute(x, *args)
 
     def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        """The results; the first is the loss."""
+        """The results, of which the first is the loss."""
         return (self.elbo.raw_loss(self.model, self.guide, x, None),)
 
 
@@ -194,7 +194,7 @@ def is_inherited(part: object, base: type, method: str) -> bool:
 
 
 def _is_harmless(handler: Messenger) -> bool:
-    """Whether a handler cannot change a loss: SVI's record of parameters, a block, a seed."""
+    """Whether a handler cannot change a loss, such as SVI's record of parameters, a block or a seed."""
     if isinstance(handler, TraceMessenger):
         return bool(handler.param_only)
     return isinstance(handler, BlockMessenger | SeedMessenger)

@@ -23,12 +23,12 @@ class ImportanceWeightedELBO(PairELBO):
         L(x) = 1/(1-alpha) log (1/S) sum_s w_s^(1-alpha),   w_s = p(x | z_s) prod_j ( p(z_js) / q(z_js | x) )^beta_j
 
     with z_s ~ q(z | x) and p(z_j) = sum_c pi_c p(z_j | c). At alpha = 0 it is the importance-weighted bound (Burda et
-    al. 2016), which tightens with S; with S = 1 it is the ELBO with q(c|z) = p(c|z). The guide's assignment rule has no
-    effect. See `PairELBO` for the loss, and for the pairs that are refused.
+    al. 2016), which becomes tighter as S grows; with S = 1 it is the ELBO with q(c|z) = p(c|z). The guide's assignment
+    rule has no effect. `PairELBO` describes the loss and the pairs that are refused.
 
     Args:
         num_particles: S ≥ 1.
-        alpha: the order, ≠ 1 (that is the ELBO itself); 0 by default.
+        alpha: the order; 0 by default. The order 1 is not allowed, because it is the ELBO.
         compile: compute loss and gradient by one program, see `PairELBO`.
     """
 
@@ -49,7 +49,9 @@ class ImportanceWeightedELBO(PairELBO):
     def weighted_bound(
         self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor
     ) -> tuple[Tensor, Tensor, "WeightedDraws"]:
-        """Three results, without checks: the bound of every item, (N,); log q(theta) - log p(theta); and the draws."""
+        """Without checks, return three results: the bound of every item, (N,); log q(theta) - log p(theta); and the
+        draws.
+        """
         draws, kl_globals = _draw(model, guide, x, self.num_particles)
         log_weights = draws.log_likelihood + (model.beta * draws.log_ratios).sum(-1)
         order = 1 - self.alpha
@@ -65,9 +67,9 @@ class WeightedDraws:
         posteriors: q(z_j | x) per facet, batch shape (N,).
         zs: per facet, (S, N, D_j).
         log_likelihood: log p(x | z_s) over the observed elements, (S, N).
-        log_ratios: log p(z_js) - log q(z_js | x) with p(z_j) the whole mixture, (S, N, J).
-        log_ratio: log p(z_s) - log q(z_s | x) of all facets together, (S, N): the sum over facets, unless a random
-            theta makes them dependent.
+        log_ratios: log p(z_js) - log q(z_js | x), where p(z_j) is the whole mixture, (S, N, J).
+        log_ratio: log p(z_s) - log q(z_s | x) of all facets together, (S, N). This is the sum over facets, unless a
+            random theta makes the facets dependent.
         observation: p(x | z_s), batch shape (S, N).
     """
 
@@ -91,13 +93,13 @@ def weigh(
     zs: Sequence[Tensor],
     x: Tensor,
 ) -> WeightedDraws:
-    """Weigh draws of q(z | x); differentiable.
+    """Compute the importance weights of draws of q(z | x), with gradients.
 
     Args:
-        model: p(x | z).
-        priors: for every draw of theta, the mixtures of all facets: densities are averaged over these draws.
+        model: the model, for p(x | z).
+        priors: the mixtures of all facets, for every draw of theta; densities are averaged over these draws.
         posteriors: q(z_j | x) per facet.
-        zs: draws of them, (S, N, D_j) per facet.
+        zs: draws from ``posteriors``, (S, N, D_j) per facet.
         x: the items, (N, *event_shape).
     """
     return _weigh(model, priors, posteriors, zs, model.split_missing(x))
@@ -127,10 +129,10 @@ def _marginal(mixture: Mixture, z: Tensor) -> Tensor:
     return (mixture.log_weights() + mixture.log_prob(z)).logsumexp(-1)
 
 
-# This is entered like a method of the model, so that SVI sees which parameters of the model are used.
+# Entering the model's context lets SVI see which parameters of the model are used.
 @pyro_method
 def _draw(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, num_samples: int) -> tuple[WeightedDraws, Tensor]:
-    """S weighted draws for every item, and log q(theta) - log p(theta) at the one theta that all items share."""
+    """S weighted draws for every item, and log q(theta) - log p(theta) at the single theta that all items share."""
     with guide._pyro_context:
         mixtures, kl_globals = draw_globals(model, guide)
         with NoSites():

@@ -15,7 +15,8 @@ from pyro_mfcvae.networks import weight_layers
 
 
 def initialize_glorot(module: nn.Module) -> None:
-    """Weights of every layer inside ~ Uniform(±sqrt(6 / (fan_in + fan_out))), biases 0 (Glorot & Bengio 2010).
+    """Set all weights inside to draws from Uniform(±sqrt(6 / (fan_in + fan_out))), and biases to 0 (Glorot & Bengio
+    2010).
 
     A mixture prior gets means ~ Uniform(±sqrt(6 / (K + D))), unit covariances and uniform weights.
     """
@@ -30,9 +31,10 @@ def initialize_glorot(module: nn.Module) -> None:
 
 
 def measure_units(model: MultiFacetModel, x: Tensor) -> None:
-    """Let a likelihood of standardised elements measure the mean and standard deviation of items x (N, *event_shape).
+    """If the likelihood standardises, set its offset and unit to the mean and standard deviation of items x (N,
+    *event_shape).
 
-    Other likelihoods stay as they are.
+    Other likelihoods are not changed.
     """
     if isinstance(model.likelihood, StandardizedGaussianLikelihood):
         model.likelihood.measure(x)
@@ -40,23 +42,24 @@ def measure_units(model: MultiFacetModel, x: Tensor) -> None:
 
 @torch.no_grad()
 def initialize_data_dependent(model: MultiFacetModel, guide: MultiFacetGuide, x: Array) -> None:
-    """Shift and scale the hidden layers so that, over the batch ``x`` (and the places of a map), every unit has mean 0
-    and standard deviation 1 before its activation (Salimans & Kingma 2016). A layer without bias is only scaled.
+    """Shift and scale the hidden layers so that every unit has mean 0 and standard deviation 1 before its activation,
+    over the batch ``x`` and over the positions of a feature map (Salimans & Kingma 2016). A layer without bias is only
+    scaled.
 
     The heads of q(z|x) and the decoder's last layer are not changed, because their scale has a meaning.
 
     Args:
-        model: its decoder is rescaled, at z drawn from q(z|x).
-        guide: its encoder is rescaled.
-        x: some hundreds of items, (N, *event_shape).
+        model: the model whose decoder is rescaled, at z drawn from q(z|x).
+        guide: the guide whose encoder is rescaled.
+        x: a few hundred items, (N, *event_shape).
 
     Raises:
-        InputError: another model's guide, items that do not fit the model, or a single one.
+        InputError: the guide belongs to another model, the items do not fit the model, or there is only one item.
     """
     guide.check_model(model)
     x = read_data(model, x)
     if len(x) < 2:
-        raise InputError(f"expected some hundreds of items to standardise units over, got {len(x)}: pass more")
+        raise InputError(f"expected a few hundred items to standardise units over, got {len(x)}: pass more")
     layers = [layer for net in (guide.encoder, model.decoder) for layer in net.hidden_layers()]
     handles = [layer.register_forward_hook(_standardize) for layer in layers]
     try:

@@ -1,4 +1,4 @@
-"""Fits of the priors' mixtures to the encoder's posteriors of the data."""
+"""Fits of the priors' mixtures to draws of q(z | x)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ _NUM_AT_ONCE = 1000
 
 @runtime_checkable
 class Fittable(Protocol):
-    """A prior that can be fitted to points. `initialize_mixtures` needs no other method."""
+    """A prior that can be fitted to points. `initialize_mixtures` needs only this method."""
 
     def fit(self, z: Tensor, settings: FitSettings) -> None:
         """Fit the prior to points ``z`` (N, D), in place."""
@@ -42,12 +42,11 @@ class MixtureFit:
     """How `initialize_mixtures` fits a mixture, and which results it keeps.
 
     Attributes:
-        to_means: fit to E[z_j | x] instead of draws (as the paper does).
-        posterior_units: measure each dimension of z_j in units of the standard deviation (root mean square over x) of
-            q(z_j | x) in that dimension. EM does not depend on units, but its start from k-means does. Spherical
-            covariances are fitted in the units of z in both cases.
-        variance: use the covariances variance · I instead of the fitted ones (the paper: 0.01); None keeps the fitted
-            ones.
+        to_means: fit to E[z_j | x], as the paper does, instead of draws.
+        posterior_units: measure each dimension of z_j in units of the standard deviation of q(z_j | x) in that
+            dimension (root mean square over x). EM does not depend on units, but k-means, from which EM starts, does.
+            Spherical covariances are fitted in the units of z in both cases.
+        variance: replace the fitted covariances by variance · I (0.01 in the paper); None keeps the fitted ones.
     """
 
     to_means: bool = False
@@ -67,28 +66,30 @@ def initialize_mixtures(
     items: Tensor | None = None,
     known: Known | None = None,
 ) -> None:
-    """Fit every prior to one draw of the aggregate posterior. Among all priors that one maximises the ELBO.
+    """Fit every prior to one draw of the aggregate posterior, because the prior equal to the aggregate posterior
+    maximises the ELBO.
 
-    A draw z_j ~ q(z_j | x) of every item goes to the prior's ``fit(z, settings)``. A `MixturePrior` takes the means,
-    covariances and, if it learns them, weights of scikit-learn's GaussianMixture, which starts from k-means. A
-    `VampPrior` takes the items nearest to the centres of k-means. A prior of your own uses its own ``fit``. The encoder
-    reads about a thousand items at once, in its current mode (training or evaluation).
+    One draw z_j ~ q(z_j | x) of every item is passed to the prior's method ``fit(z, settings)``. A `MixturePrior` is
+    set to the means, covariances and, if it learns them, weights of scikit-learn's GaussianMixture, which starts from
+    k-means. A `VampPrior` is set to the items nearest to the centres of k-means. A custom prior uses its own ``fit``.
+    The encoder reads about a thousand items at once, in its current mode (training or evaluation).
 
-    Where the clusters of some ``items`` are known, EM starts at the means of their E[z_j | x] and at their pooled
-    covariance within clusters, if there are enough of them; the mixture is then renumbered to match them.
+    If the clusters of enough ``items`` are known, EM starts at the means of their E[z_j | x] and at their pooled
+    covariance within clusters. After the fit the clusters are renumbered to match the known ones.
 
     Args:
-        model: its priors are overwritten, in place.
-        guide: its q(z_j | x).
+        model: the model, whose priors are overwritten in place.
+        guide: the guide, for q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: numbers of the facets; all if None.
         fit: the kind of points, and their units.
-        seed: seed of EM's start; the draws of z use Pyro's random state.
+        seed: seed of the start of EM; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: clusters of ``items`` by facet, (M,), negative if unknown.
 
     Raises:
-        InputError: another model's guide, too few items, no ``fit``, or posterior units without a Gaussian q(z | x).
+        InputError: the guide belongs to another model, there are too few items, a prior has no ``fit``, or posterior
+            units are asked for without a Gaussian q(z | x).
     """
     guide.check_model(model)
     chosen = _chosen_facets(model, facets)
@@ -161,17 +162,18 @@ def check_posterior_units(guide: MultiFacetGuide) -> None:
     """Refuse a q(z | x) without a formula for its standard deviations."""
     if guide.encoder.covariance is None:
         raise InputError(
-            "expected a Gaussian q(z | x) to measure z in its standard deviations, got another family: leave "
+            "expected a Gaussian q(z | x) to measure z in its standard deviations, got another family: keep "
             "posterior_units=False (in a configuration, the units of the mixture fit at latent)"
         )
 
 
 @torch.no_grad()
 def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known) -> None:
-    """Renumber the clusters of the facets in ``known`` so that the items ``x`` (N, *event_shape) fit them best.
+    """Renumber the clusters of the facets in ``known`` so that they match the known clusters of the items ``x`` (N,
+    *event_shape) best.
 
-    The renumbering maximises sum_n q(c_j = known[j]_n | x_n). The clusters of a fitted mixture are in no particular
-    order. A prior that is not fitted keeps its numbers.
+    The renumbering maximises sum_n q(c_j = known[j]_n | x_n). This is needed because the order of the clusters in a
+    fitted mixture is arbitrary. A prior that is not fitted keeps its numbers.
 
     Raises:
         InputError: a prior can be fitted, but has no ``renumber``.
@@ -186,7 +188,7 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
         mixture, z = prior(), guide.posteriors(x)[j].mean
         probs = (mixture.log_weights() + mixture.log_prob(z)).softmax(-1)
         num_clusters = prior.facet.num_clusters
-        # gain if the cluster of the column gets the number of the row
+        # gain[row, column]: the sum if the cluster ``column`` gets the number ``row``
         gain = probs.new_zeros(num_clusters, num_clusters)
         gain.index_add_(0, clusters.clamp_min(0), probs * (clusters >= 0).unsqueeze(-1))
         _, order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
@@ -195,7 +197,7 @@ def align_clusters(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, kn
 
 
 def check_can_be_renumbered(prior: FacetPrior, j: int) -> None:
-    """Refuse known clusters of a facet whose prior is fitted to the data, but cannot be renumbered to match them."""
+    """Refuse known clusters of a facet whose prior is fitted to the data but cannot be renumbered."""
     if can_be_fitted(prior) and not isinstance(prior, Renumberable):
         raise InputError(
             f"expected a prior whose clusters can be renumbered to match the known ones, got a {type(prior).__name__} "
@@ -205,5 +207,5 @@ def check_can_be_renumbered(prior: FacetPrior, j: int) -> None:
 
 
 def can_be_fitted(prior: FacetPrior) -> bool:
-    """Whether `initialize_mixtures` can fit a prior: whether it has a method ``fit``."""
+    """Whether `initialize_mixtures` can fit a prior, that is, whether it has a method ``fit``."""
     return isinstance(prior, Fittable)

@@ -26,8 +26,8 @@ class ELBOTerms:
         kl_c: KL(q(c_j | x) ‖ p(c_j)), shape (N, J).
         beta: the weight of each facet's KL, shape (J,).
         kl_globals: E_q[log q(theta) - log p(theta)] of the priors' random parameters, once for all items, shape ().
-        draws: where they are asked for, for each facet the draws of z_j, shape (S, N, D_j), and log q(c_j | x), shape
-            (N, K_j) or (S, N, K_j), with gradients.
+        draws: if they were asked for, one pair per facet with gradients: the draws of z_j, shape (S, N, D_j), and log
+            q(c_j | x), shape (N, K_j) or (S, N, K_j).
     """
 
     reconstruction: Tensor
@@ -48,7 +48,7 @@ class ELBOTerms:
         return self.reconstruction - (self.beta * self.kl).sum(-1)
 
     def mean(self) -> "ELBOTerms":
-        """The mean of every term over the batch: shapes (), (J,), (J,). The draws stay as they are."""
+        """The mean of every term over the batch: shapes (), (J,), (J,). The draws are not averaged."""
         return replace(self, reconstruction=self.reconstruction.mean(0), kl_z=self.kl_z.mean(0), kl_c=self.kl_c.mean(0))
 
 
@@ -59,18 +59,18 @@ class FacetELBO(PairELBO):
 
         ELBO(x) = E_q[log p(x | z)] + sum_j beta_j ( H[q(z_j | x)] + sum_c q(c_j=c | x) (A_jc - log q(c_j=c | x)) ),
 
-    where the bracket is H + logsumexp_c A_jc for the analytic rule (Falck et al. 2021, theorem 1). Only the
+    For the analytic rule the bracket is H + logsumexp_c A_jc (Falck et al. 2021, theorem 1), and only the
     reconstruction is estimated by sampling. With ``closed_form=False`` the expectation in A_jc and the entropy are
-    evaluated at the drawn z instead, which gives, for every draw, the estimate of ``TraceEnum_ELBO``.
+    evaluated at the drawn z; for every draw this is equal to the estimate of ``TraceEnum_ELBO``.
 
     If parameters of the priors are random (`FacetPrior.hyperprior`), one theta ~ q(theta) is drawn, all terms are
     conditional on it, and the estimate of KL(q(theta) ‖ p(theta)) at that draw is subtracted from the sum over items.
 
-    See `PairELBO` for the loss that Pyro's ``SVI`` minimises, and for the pairs that are refused.
+    `PairELBO` describes the loss that Pyro's ``SVI`` minimises, and the pairs that are refused.
 
     Args:
-        closed_form: use the closed form of the KL; by default if there is one. It needs priors that have one and an
-            assignment rule that does not depend on the drawn z.
+        closed_form: whether to use the closed form of the KL; by default it is used if it exists. It exists if all
+            priors have one and the assignment rule does not depend on the drawn z.
         num_particles: draws of z per item, averaged, ≥ 1.
         compile: compute loss and gradient by one program, see `PairELBO`.
     """
@@ -82,10 +82,10 @@ class FacetELBO(PairELBO):
         self.closed_form = closed_form
 
     def terms(self, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, known: Known | None = None) -> ELBOTerms:
-        """The terms of every item of ``x`` (N, *event_shape), given the clusters that are ``known``; differentiable.
+        """The terms of every item of ``x`` (N, *event_shape), given the ``known`` clusters, with gradients.
 
         Raises:
-            InputError: the pair is not one of ours, x does not fit, or there is no closed form.
+            InputError: the pair is of another kind, x does not fit, or the closed form does not exist.
         """
         self.check(model, guide)
         model.check_items(x)
@@ -108,8 +108,8 @@ class FacetELBO(PairELBO):
             guide: q.
             x: the items, (N, *event_shape).
             known: known clusters by facet, int64 (N,).
-            num_weighing: the gradients of the mixtures' weights come from this many first items only; from all by
-                default.
+            num_weighing: only the first ``num_weighing`` items give a gradient to the mixtures' weights; by default all
+                items do.
             with_draws: return the draws as well.
         """
         return _terms(model, guide, x, known, self, num_weighing, with_draws)
@@ -142,7 +142,7 @@ class FacetELBO(PairELBO):
         return not guide.assignment.needs_draw and all(mixture.has_closed_form(covariance) for mixture in mixtures)
 
 
-# This is entered like a method of the model, so that SVI sees which parameters of the model are used.
+# Entering the model's context lets SVI see which parameters of the model are used.
 @pyro_method
 def _terms(
     model: MultiFacetModel,
@@ -160,8 +160,8 @@ def _terms(
         zs, kl_z, kl_c, log_q_cs = [], [], [], []
         with NoSites():
             posteriors = read_posteriors(guide, x, filled, observed)
-            # Autocast would also lower the precision of the densities' matrix products, but only the networks may have
-            # low precision.
+            # Autocast would also lower the precision of matrix products in densities, but only the networks may use low
+            # precision.
             with torch.autocast(x.device.type, enabled=False):
                 for j, (mixture, posterior) in enumerate(zip(mixtures, posteriors, strict=True)):
                     z = posterior.rsample((elbo.num_particles,))
@@ -182,15 +182,16 @@ def _terms(
 
 @dataclass(frozen=True)
 class FacetTerms:
-    """(mixture, q(z_j | x), draws z) ↦ the two KL terms of facet j, and log q(c_j | x).
+    """Maps (mixture, q(z_j | x), draws z) to the two KL terms of facet j and log q(c_j | x).
 
     Attributes:
-        guide: its rule gives q(c_j | x).
+        guide: the guide, whose rule gives q(c_j | x).
         j: the facet.
-        closed_form: evaluate E_q[log p(z | c)] and the entropy in closed form, otherwise at the draws.
+        closed_form: whether to evaluate E_q[log p(z | c)] and the entropy in closed form instead of at the draws.
         known: known clusters by facet, int64 (N,).
-        num_weighing: the gradient of the mixture's weights comes from this many first items only; from all if None.
-        with_gradient: give log q(c_j | x) its gradient, also where the terms need none.
+        num_weighing: only the first ``num_weighing`` items give a gradient to the mixture's weights; with None all
+            items do.
+        with_gradient: keep the gradient of log q(c_j | x), even if the terms do not need it.
     """
 
     guide: MultiFacetGuide
@@ -204,13 +205,13 @@ class FacetTerms:
         """E_q[log q(z | x) - log p(z | c)] and KL(q(c | x) ‖ p(c)), for draws z (S, N, D): (N,) or (S, N); and
         log q(c | x), (N, K) or (S, N, K)."""
         if self.closed_form:
-            mixture = mixture.expecting(posterior)  # the assignment rule asks for the same expectation
+            mixture = mixture.expecting(posterior)  # the assignment rule uses the same expectation
             log_p_z, log_q_z = mixture.expected_log_prob_under(posterior), -posterior.entropy()
         else:
             log_p_z, log_q_z = mixture.log_prob(z), posterior.log_prob(z)
         rule = self.guide.assignment
-        # At the optimum over q(c | x) its gradient is zero (envelope theorem). The analytic rule is the optimum of the
-        # closed form, and the sample rule is the optimum at the drawn z.
+        # At the optimum over q(c | x) the gradient with respect to it is zero (envelope theorem). The analytic rule is
+        # the optimum of the closed form, the sample rule the optimum at the drawn z.
         is_detached = rule.is_optimum and rule.needs_draw != self.closed_form
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.with_gradient or not is_detached)):
             log_q = self.guide.assignment_logits(self.j, mixture, posterior, z, self.known)
@@ -228,7 +229,7 @@ class FacetTerms:
 
 
 def read_posteriors(guide: MultiFacetGuide, x: Tensor, filled: Tensor, observed: Any) -> list[dist.TorchDistribution]:
-    """q(z_j | x) per facet: from the split data, or from a subclass's own `posteriors`."""
+    """q(z_j | x) per facet, computed from the split data, or by `posteriors` if a subclass overrides it."""
     if is_inherited(guide, MultiFacetGuide, "posteriors"):
         return guide.posteriors_of(filled, observed)
     return guide.posteriors(x)

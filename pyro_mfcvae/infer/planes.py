@@ -1,4 +1,4 @@
-"""Planes through the latent spaces of facets, for pictures of the items."""
+"""Planes in the latent spaces of facets, for pictures of the items."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ _NUM_DRAWS = 4096
 
 @dataclass(frozen=True)
 class FacetPlane:
-    """The plane through a facet's latent space in which its clusters lie furthest apart.
+    """The plane in a facet's latent space in which its clusters lie furthest apart.
 
-    It is spanned by the first two linear discriminants of draws of the prior: the directions v of largest
-    (v' B v) / (v' W v), for the covariance B of the clusters' means and the covariance W within clusters.
+    It is spanned by the first two linear discriminants of draws of the prior: the directions v with the largest (v' B
+    v) / (v' W v), where B is the covariance of the cluster means and W the covariance within clusters.
 
     Attributes:
         origin: mean of the draws, (D,).
@@ -29,7 +29,7 @@ class FacetPlane:
 
     @classmethod
     def of(cls, prior: Mixture) -> "FacetPlane":
-        """The plane of one facet's prior; torch's random state stays as it is."""
+        """The plane of one facet's prior; torch's random state is not changed."""
         from scipy.linalg import eigh
 
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -42,7 +42,7 @@ class FacetPlane:
             means[member] = z[member].mean(0)
         within = np.cov(z - means, rowvar=False).reshape(z.shape[1], -1)
         total = np.cov(z, rowvar=False).reshape(within.shape)
-        # A millionth of the total keeps W invertible where clusters have a few draws each.
+        # A millionth of the total covariance keeps W invertible if clusters have only a few draws each.
         _, vectors = eigh(total, within + 1e-6 * np.trace(total) * np.eye(len(total)))
         axes = vectors[:, ::-1][:, :2]
         axes = axes * np.where(axes[np.abs(axes).argmax(0), range(axes.shape[1])] < 0, -1, 1)

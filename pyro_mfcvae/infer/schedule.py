@@ -17,12 +17,12 @@ _ALIKE = "; to shorten a whole schedule that fits, set schedule.scale and leave 
 
 
 def linear_fade(t: float) -> float:
-    """The linear fade: t, for t in [0, 1]."""
+    """The linear fade: returns t, for t in [0, 1]."""
     return t
 
 
 def cosine_fade(t: float) -> float:
-    """The cosine fade: (1 - cos(pi t)) / 2, for t in [0, 1], which is flat at both ends."""
+    """The cosine fade: returns (1 - cos(pi t)) / 2, for t in [0, 1]; its slope is 0 at both ends."""
     return (1.0 - math.cos(math.pi * t)) / 2.0
 
 
@@ -35,41 +35,43 @@ class ProgressiveSchedule:
         alpha_j = fade((step + 1 - T_s) / fade_in_steps),
         beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
 
-    Fades are clamped to [0, 1]; alpha of a facet that joins at the start is 1. If the KL fades in later or more
-    slowly than the decoder's contribution, the decoder learns to use a facet before the KL counts in full. A weight
-    w_j > 1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that explain most. In stage s it is
-    kl_weights[s][j].
-    The weights of the last stage hold for ``kl_relax_steps[0]`` of its steps and then fall linearly to 1 until
-    ``kl_relax_steps[1]``, so that the final objective is the ELBO.
+    Fades are clamped to [0, 1]; alpha of a facet that joins at step 0 is 1. If the KL fades in later or more slowly
+    than the decoder's contribution, the decoder learns to use a facet before the KL has its full weight. A weight w_j >
+    1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that raise the likelihood most. In stage s this
+    weight is kl_weights[s][j]. The weights of the last stage stay until its step ``kl_relax_steps[0]`` and then change
+    linearly to 1 until its step ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
-    A facet's mixture is fitted ``warmup_steps`` after T_s, when its encoder has learned something, and again at each of
-    ``refit_steps`` after T_s. The mixtures of all facets are fitted at each of ``joint_refit_steps`` after the last
-    stage's start.
+    A facet's mixture is fitted ``warmup_steps`` steps after T_s, so that its encoder is partly trained, and again at
+    each of ``refit_steps`` after T_s. The mixtures of all facets are fitted at each of ``joint_refit_steps`` after the
+    start of the last stage.
 
     A schedule is a function of the step and has no state: to resume, continue with the next step.
 
     Args:
-        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 0 and the last ≥ 1. With 0 a
-            facet joins together with the next one.
+        stage_steps: number of steps of each stage, one per facet, deepest first, each ≥ 0 and the last ≥ 1. A facet
+            whose stage has 0 steps joins together with the next one.
         fade_in_steps: number of steps over which a facet is faded in, ≥ 1.
-        kl_fade_in_steps: the same for the KL of each stage's facet, one per stage, deepest first, each ≥ 1. Where None,
-            1 for the deepest facet, whose KL then counts in full from the start, and fade_in_steps for the others.
-        kl_delay_steps: steps of each stage before that fade starts, one per stage, deepest first, each ≥ 0; none where
-            None.
-        kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first; 1
-            if None.
-        kl_relax_steps: two numbers of steps after the last stage's start and within it, 0 ≤ first < second; between
-            them the last stage's weights go to 1. Where None they stay as they are.
-        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0; each stage must be
-            longer. One for each stage, deepest first, or one for all.
-        refit_steps: the same for further fits, each > the least of warmup_steps; those before a facet's first fit, or
-            past the end of its own stage, are left out.
-        joint_refit_steps: steps after the last stage's start, each > its warmup_steps, at which the mixtures of all
-            facets are fitted again; those past its end are left out.
-        repartition_step: steps after the last stage's start, > its warmup_steps and within it, at which `repartition`
-            chooses the axes of the facets and all mixtures are fitted again; never if None.
-        linear_start_steps: steps of `start_linearly` before the first step, ≥ 0; these are not counted as steps.
-        fade: the shape of the fade, from [0, 1] to [0, 1].
+        kl_fade_in_steps: number of steps over which the KL of each stage's facet is faded in, one per stage, deepest
+            first, each ≥ 1. None means 1 for the deepest facet, so that its KL has full weight from the start, and
+            fade_in_steps for the others.
+        kl_delay_steps: number of steps of each stage before the KL starts to fade in, one per stage, deepest first,
+            each ≥ 0. None means 0.
+        kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first. None
+            means 1.
+        kl_relax_steps: two steps of the last stage, 0 ≤ first < second, between which its weights change to 1. With
+            None the weights do not change.
+        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0 and smaller than the
+            length of the stage. One number per stage, deepest first, or one number for all stages.
+        refit_steps: numbers of steps after the start of a stage at which the mixture of its facet is fitted again, each
+            > the smallest of warmup_steps. Steps before a facet's first fit, or after the end of its stage, are
+            ignored.
+        joint_refit_steps: numbers of steps after the start of the last stage, each > its warmup_steps, at which the
+            mixtures of all facets are fitted again. Steps after its end are ignored.
+        repartition_step: number of steps after the start of the last stage, > its warmup_steps and within it, at which
+            `repartition` chooses the axes of the facets and all mixtures are fitted again. None means never.
+        linear_start_steps: number of steps of `start_linearly`, ≥ 0. They come before the first step and are not
+            counted as steps.
+        fade: a function from [0, 1] to [0, 1] that gives the shape of the fade.
     """
 
     stage_steps: tuple[int, ...]
@@ -146,14 +148,14 @@ class ProgressiveSchedule:
 
     @classmethod
     def from_epochs(cls, stage_epochs: Sequence[int], steps_per_epoch: int, **arguments: Any) -> "ProgressiveSchedule":
-        """A schedule whose stages are counted in epochs; further arguments as above."""
+        """A schedule with the lengths of its stages in epochs; all other arguments are those of the class."""
         return cls(stage_steps=tuple(epochs * steps_per_epoch for epochs in stage_epochs), **arguments)
 
     def stretched(self, factor: float, *, unit: int = 1) -> "ProgressiveSchedule":
-        """The same schedule with all numbers of steps multiplied by ``factor`` > 0: stages, fades, warm-ups and fits.
+        """The schedule with all numbers of steps multiplied by ``factor`` > 0: stages, fades, warm-ups and fits.
 
-        Stages are rounded up to multiples of ``unit`` steps (an epoch), all other numbers down. Fits at the same step
-        become one.
+        The lengths of stages are rounded up to multiples of ``unit`` steps (an epoch), all other numbers are rounded
+        down. Fits that fall on the same step become one.
         """
 
         def steps(num: int, least: int = 0) -> int:
@@ -185,7 +187,7 @@ class ProgressiveSchedule:
 
     @property
     def num_facets(self) -> int:
-        """J: there is a stage per facet."""
+        """J, because there is one stage per facet."""
         return len(self.stage_steps)
 
     @property
@@ -229,21 +231,21 @@ class ProgressiveSchedule:
         """Write alpha and beta of ``step`` into the model's buffers, in place.
 
         Returns:
-            The facets whose mixture is due to be fitted before this step is taken.
+            The facets whose mixture must be fitted before this step.
         """
         WrittenWeights(self).write(model.alpha, model.beta, step)
         return self.due(step)
 
     def due(self, step: int) -> tuple[int, ...]:
-        """The facets whose mixture is due to be fitted before a step."""
+        """The facets whose mixture must be fitted before a step."""
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
     def fit_steps(self) -> tuple[int, ...]:
-        """The steps before which a mixture is fitted, in order."""
+        """All steps before which a mixture is fitted, in order."""
         return tuple(step for step in range(self.num_steps) if self.due(step))
 
     def repartitions(self, step: int) -> bool:
-        """Whether `repartition` is due before a step."""
+        """Whether `repartition` must run before a step."""
         return self.repartition_step is not None and step - self.start(0) == self.repartition_step
 
     @property
@@ -262,14 +264,14 @@ class ProgressiveSchedule:
 
     @property
     def _lengths(self) -> tuple[int, ...]:
-        """Steps from each stage's start to the end of the first stage that has any."""
+        """Number of steps of each stage; for an empty stage, that of the next stage that is not empty."""
         return tuple(next(filter(None, self.stage_steps[stage:])) for stage in range(self.num_facets))
 
 
 class WrittenWeights:
-    """Writes a schedule's alpha and beta into the same buffers at every step, only where they change.
+    """Writes a schedule's alpha and beta into the same buffers at every step, but only the values that changed.
 
-    Code that changes the buffers otherwise, or passes others, must call `forget`.
+    Code that changes these buffers, or passes other buffers, must call `forget`.
     """
 
     def __init__(self, schedule: ProgressiveSchedule) -> None:
@@ -294,5 +296,7 @@ class WrittenWeights:
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
-    """Number of full batches in an epoch, at least 1; the remaining items come in another epoch."""
+    """Number of full batches in an epoch, at least 1. An epoch leaves the remaining items out; the order changes with
+    every epoch.
+    """
     return max(num_items // batch_size, 1)

@@ -12,12 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def tf32_products() -> Iterator[None]:
-    """Inside, CUDA computes float32 matrix products in TF32, even if the process has chosen otherwise.
+    """Context in which CUDA computes float32 matrix products in TF32, whatever the setting of the process is.
 
-    The choice holds for the whole process while the context is open, and not for a backward pass outside of it.
+    The setting applies to the whole process while the context is open, but not to a backward pass outside of the
+    context.
     """
     matmul = torch.backends.cuda.matmul
-    # From torch 2.9 on a new flag replaces the old one, which cannot be read while the new one is set.
+    # In torch 2.9 and later a new flag replaces the old one; the old flag cannot be read while the new one is set.
     name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
     before = getattr(matmul, name)
     setattr(matmul, name, value)
@@ -31,7 +32,7 @@ def tf32_products() -> Iterator[None]:
 # would not hold in the backward pass or in a compiled program.
 @torch.library.custom_op("pyro_mfcvae::tf32_product", mutates_args=())
 def tf32_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in TF32 on CUDA, for matrices (n, k) and (k, m), or equally many of them: (s, n, k) and (s, k, m)."""
+    """a @ b in TF32 on CUDA, for matrices (n, k) and (k, m), or for stacks of s matrices, (s, n, k) and (s, k, m)."""
     with tf32_products():
         return torch.matmul(a, b)
 
@@ -59,7 +60,7 @@ tf32_product.register_autograd(_gradients, setup_context=_keep_inputs)
 
 @tf32_product.register_vmap
 def _(info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-    """Stacked models have a stack of matrices each."""
+    """Batching rule for vmap: stacked models give a stack of matrices."""
     stacks = [
         tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip((a, b), in_dims, strict=True)
@@ -68,11 +69,11 @@ def _(info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor) -> tuple[T
 
 
 class TF32Layers(TorchFunctionMode):
-    """Inside, every linear layer on float32 tensors multiplies by `tf32_product`, and so does its gradient.
+    """Context in which every linear layer on float32 tensors uses `tf32_product`, in the forward and the backward pass.
 
     Densities do not call ``torch.nn.functional.linear``, so their products, Cholesky factors and triangular solves keep
     full float32. Convolutions are left to ``torch.backends.cudnn``, which by default computes them in TF32. Only CUDA
-    has TF32: on other devices the result is that of the layer itself but for rounding.
+    has TF32; on other devices the result is that of the layer itself, except for rounding.
     """
 
     def __torch_function__(

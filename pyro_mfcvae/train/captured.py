@@ -144,4 +144,4 @@ def capture(step: StepFunction, device: torch.device) -> CapturedStep:
 
 
 def _warn(why: str) -> None:
-    _log.warning("the training step is not captured, which costs time and nothing else: %s", why)
+    _log.warning("the training step is not captured; training is slower, but the results are the same: %s", why)

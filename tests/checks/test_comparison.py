@@ -70,9 +70,11 @@ def test_mistakes_are_reported() -> None:
     with pytest.raises(InputError, match="expected two runs or more to compare, got 1: add one"):
         compare_evidence({"one": np.zeros((30, 5))})
     impossible = np.full((30, 5), -np.inf)
-    with pytest.raises(InputError, match="expected finite weights, got others for 5 of 5 items of two: these items"):
+    with pytest.raises(
+        InputError, match="expected finite weights, got other values for 5 of 5 items of two: these items"
+    ):
         compare_evidence({"one": np.zeros((30, 5)), "two": impossible})
-    with pytest.raises(InputError, match=r"expected the same items for all runs, got \[4, 5\] of them"):
+    with pytest.raises(InputError, match=r"expected the same items for all runs, got \[4, 5\] items"):
         compare_evidence({"one": np.zeros((30, 5)), "two": np.zeros((30, 4))})
 
 

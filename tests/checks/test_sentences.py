@@ -43,14 +43,14 @@ def test_a_facet_without_faults_is_usable() -> None:
     [
         (
             off(LOSS, 0, loss_without=0.004),
-            "do not use it: it is empty, for the decoder draws the same items",
+            "do not use it: it is empty, because the decoder draws the same items for every value of its z.",
         ),
         (off(CLUSTERS, 0, value=0.99), "do not use its clusters"),
         (
             off(SEEDS, 0, value=0.9),
             "do not rely on its 3 groups, made of 3 clusters: runs with other seeds",
         ),
-        (off(REFITS, 0, value=0.9), "refits to resampled items find others (ARI 0.10; 1 is the same)"),
+        (off(REFITS, 0, value=0.9), "refits to resampled items find other groups (ARI 0.10; 1 is the same)"),
         (off(CALIBRATION, 0), "trust which cluster is most probable, but not how probable it is"),
         (off(WIDTH, 0), "its z are approximate, so plot them, but do not measure with them"),
         (off(HOLES, 0), "new items of it can look unlike yours"),

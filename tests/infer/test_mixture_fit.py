@@ -144,7 +144,7 @@ def test_a_posterior_without_standard_deviations_has_no_units() -> None:
     model = MultiFacetModel([MixturePrior(FACET)], decoder, GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
     with pytest.raises(
-        InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: leave posterior_units=False"
+        InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: keep posterior_units=False"
     ):
         initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), fit=MixtureFit(posterior_units=True))
 

@@ -217,7 +217,7 @@ def test_a_mixture_is_set_from_numbers_of_any_kind(convert: Callable[[Tensor], A
         ({"loc": torch.zeros(4, 2)}, r"expected loc of shape \(3, 2\), got \(4, 2\)"),
         ({"covariance": torch.ones(3, 2)}, r"expected covariance of shape \(3, 2, 2\), got \(3, 2\)"),
         ({"covariance": -torch.eye(2).repeat(3, 1, 1)}, r"expected variances > 0, got one of -1: pass covariances"),
-        ({"loc": torch.full((3, 2), torch.nan)}, "expected finite values of loc, got others"),
+        ({"loc": torch.full((3, 2), torch.nan)}, "expected finite values of loc, got other values"),
         ({"probs": torch.ones(1)}, r"expected probs of shape \(3,\), got \(1,\)"),
         (
             {"probs": torch.tensor([-1.0, 1.0, 1.0])},

@@ -127,7 +127,7 @@ def test_what_cannot_be_captured_is_computed_as_written(caplog: pytest.LogCaptur
     assert found == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0]
     assert recorder.calls.count("capture") == 1
     assert caplog.messages == [
-        "the training step is not captured, which costs time and nothing else: operation not permitted"
+        "the training step is not captured; training is slower, but the results are the same: operation not permitted"
     ]
 
 
@@ -188,7 +188,8 @@ def test_a_cpu_takes_the_steps_as_written_and_says_so(caplog: pytest.LogCaptureF
     training = prepare("training.capture=true")
     assert not training.captures
     assert caplog.messages == [
-        "the training step is not captured, which costs time and nothing else: expected a device of cuda, got cpu: "
+        "the training step is not captured; training is slower, but the results are the same: "
+        "expected a device of cuda, got cpu: "
         "leave training.capture out"
     ]
 
