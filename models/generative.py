@@ -30,7 +30,7 @@ from pyro_mfcvae.networks import for_densities, like_parameters
 
 _tokens = count()
 
-# Key in the ``infer`` dictionary of a guide's sites. Its value identifies the model that the guide was made for.
+# Key in the ``infer`` dictionary of a guide's sites; the value identifies the guide's model.
 MODEL_TOKEN = "mfcvae_model"
 
 
@@ -146,8 +146,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def collapsed(self, x: Tensor | None = None, *, num: int | None = None) -> Tensor:
-        """The same distribution of z and x with the clusters summed out: z_j ~ sum_c pi_jc p(z_j | c), and no sites
-        c_j.
+        """The same distribution of z and x, without sites c_j: z_j ~ sum_c pi_jc p(z_j | c).
 
         Use it for tools that need continuous sites or a density without enumeration: ``NUTS(model.collapsed)``, an
         automatic guide over z (``AutoNormal(model.collapsed)``), and ``Trace_ELBO`` or ``RenyiELBO`` with
@@ -189,9 +188,7 @@ class MultiFacetModel(StoredModule):
         ]
 
     def starting_point(self, facets: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """Starting values for a guide over the `global_sites` of the given facets (None: all). They are each prior's
-        `point`.
-        """
+        """Starting values (each prior's `point`) for a guide over the `global_sites` of some facets, or of all."""
         chosen = range(len(self.facets)) if facets is None else facets
         return {global_site(name, j): value for j in chosen for name, value in self.priors[j].point().items()}
 
@@ -206,7 +203,7 @@ class MultiFacetModel(StoredModule):
 
     @pyro_method
     def observation(self, zs: Sequence[Tensor], observed: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x | z) for J tensors (…, D_j), with batch shape (…); if ``observed`` is given, only of these elements."""
+        """p(x | z) for J tensors (…, D_j), with batch shape (…), of all or of the ``observed`` elements."""
         distribution: dist.TorchDistribution = self.likelihood(self.decode(zs))
         if observed is not None:
             distribution = distribution.mask(observed)
@@ -220,9 +217,7 @@ class MultiFacetModel(StoredModule):
         return log_prob
 
     def split_missing(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The data with 0 for missing elements, and the mask of the observed elements; the mask is None if the model
-        allows no missing elements.
-        """
+        """The data with 0 for missing elements, and the mask of observed ones (None unless elements may be missing)."""
         x = for_densities(x)
         return (x.nan_to_num(0.0), x.isnan().logical_not()) if self.missing else (x, None)
 
@@ -233,7 +228,7 @@ class MultiFacetModel(StoredModule):
         return for_densities(output)
 
     def check_items(self, x: Tensor | None, num: int | None = None) -> int:
-        """Check the data, and return the number of items of a call: the number of items in the data, or ``num``.
+        """Check the data of a call, and return its number of items: that of the data, or ``num``.
 
         Raises:
             InputError: parts that were set later do not fit together, the type, shape or values of x do not fit, or x
@@ -262,9 +257,7 @@ class MultiFacetModel(StoredModule):
 
     @contextmanager
     def plate(self, num_items: int, *, is_new: bool = False) -> Iterator[None]:
-        """The plate over items. If ``num_data`` is given, the plate of items that are not new is scaled to ``num_data``
-        items.
-        """
+        """The plate over items. Unless they are new, it is scaled to ``num_data`` items if that is given."""
         with pyro.plate(PLATE, num_items, dim=-1):
             if is_tracing():
                 size = unfolded(self._num_data, torch.as_tensor(num_items))
@@ -283,9 +276,7 @@ class MultiFacetModel(StoredModule):
 
     @contextmanager
     def kl_weight(self, j: int, x: Tensor | None = None) -> Iterator[None]:
-        """Context that weights sites by beta_j. ``poutine.scale`` refuses zero, so the sites are masked if beta_j is
-        zero.
-        """
+        """Context that weights sites by beta_j, and masks them if it is 0, which ``poutine.scale`` refuses."""
         beta = (self.beta if x is None else unfolded(self.beta, x))[j]
         active = beta > 0
         with poutine.scale(scale=torch.where(active, beta, 1.0)), poutine.mask(mask=active):  # type: ignore[call-overload]

@@ -29,10 +29,8 @@ _OF_WHOLE = (
     ({OVERFITTING.name}, "the model describes its training items better than these"),
     ({OUTLIERS.name}, "some items are unlike the training items"),
 )
-_MOST_NOISE = 2.0  # largest ratio of the noise to the residuals; that of `shapes` is far larger
-_FEW_ITEMS = (
-    100  # per cluster, for fits of the mixture: `shapes` has at least 200, and with 400 the result was the same
-)
+_MOST_NOISE = 2.0  # noise over residuals; that of `shapes` is far larger
+_FEW_ITEMS = 100  # per cluster, in fits of the mixture; `shapes` has at least 200, and 400 did not change the result
 SET_ASIDE = "This concerns items that the model draws. They look unlike yours, so do not apply it to yours."
 
 
@@ -69,9 +67,7 @@ def is_set_aside(check: Check, *, unlike: bool) -> bool:
 
 
 def advise(checks: Sequence[Check]) -> dict[tuple[str, str], list[str]]:
-    """Maps a pair of verdict ("bad", "warn" or "set aside") and advice to the names of its checks; the worst come
-    first.
-    """
+    """Maps (verdict or "set aside", advice) to the names of the checks; the worst come first."""
     unlike, found = is_unlike(checks), dict[tuple[str, str], list[str]]()
     off = [check for check in checks if check.verdict != "good"]
     for check in sorted(off, key=lambda c: (is_set_aside(c, unlike=unlike), c.verdict != "bad")):
@@ -169,9 +165,7 @@ class _Settings:
         return None
 
     def change(self, key: str, section: str | None, new: Callable[[Any], Any], reason: str) -> list[Suggestion]:
-        """Suggest the value new(present value) for a key. The list is empty if new returns None or the run has no such
-        key.
-        """
+        """Suggest the value new(present value) for a key, unless it is None or the run has no such key."""
         found = self.find(key, section)
         value = None if found is None else new(found[1])
         if found is None or value is None:
@@ -195,7 +189,7 @@ def suggest(
     unlike = is_unlike(checks)
     off = [c for c in checks if c.verdict != "good" and not is_set_aside(c, unlike=unlike)]
     by_rule = [(rule, [c for c in off if ("replicated" if is_replicated(c) else c.name) in n]) for n, rule in _RULES]
-    # The rule for overfitting comes first, so that its fewer epochs are not combined with more epochs for the guide.
+    # The rule for overfitting comes first, so that its fewer epochs rule out more epochs for the guide.
     by_rule.sort(key=lambda r: r[0] != _overfitted and all(c.verdict == "warn" for c in r[1]))
     found = [suggestion for rule, concerned in by_rule if concerned for suggestion in rule(run, data, concerned)]
     unique = list({suggestion.setting.partition("=")[0]: suggestion for suggestion in reversed(found)}.values())[::-1]
@@ -211,11 +205,10 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 
 
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
-    """Suggest a learned scale of the noise, if the present scale differs only a little from that of the items.
+    """Suggest a learned scale of the noise, if this changes the scale only a little.
 
-    With a Gaussian scale far above the residuals, z and the clusters do not describe small details, as in `shapes`.
-    With a learned scale, the four shapes became 15 groups. So learning is suggested only if it changes the scale a
-    little.
+    A Gaussian scale far above the residuals keeps small details out of z, as in `shapes`. With a learned scale, the
+    four shapes became 15 groups.
     """
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
@@ -225,11 +218,10 @@ def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sugge
 
 
 def _noise_ratio(run: _Settings, data: CheckData) -> float | None:
-    """Ratio of the scale of the Gaussian noise to that of the residuals, from the variance that the noise adds to an
-    item's pixels.
+    """Ratio of the scale of the Gaussian noise to that of the residuals; None if the scale is not a single number.
 
-    The variance over the pixels of an item, or of a replication, is contrast². It is the variance of the mean of p(x |
-    z) plus that of the noise. The result is None if the scale is not a single number in the units of the data.
+    The variance over the pixels of an item, or of a replication, is contrast². It is the sum of the variances of the
+    mean and of the noise.
     """
     scale, units = run.find("scale", "likelihood"), run.find("standardize", "likelihood")
     is_number = scale is not None and isinstance(scale[1], float | int)
@@ -260,8 +252,7 @@ def _unstable(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Sug
 def _poor_guide(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     """Suggest more training first. Suggest a richer q(z | x) only if it ignores that coordinates depend on each other.
 
-    On `shapes` the coordinates are independent given x, and with a full covariance q(z | x) lost the same number of
-    nats, with two seeds.
+    On `shapes` they do not, and a full covariance changed nothing.
     """
     richer = {"diagonal": "full", "low_rank": "full", "full": "spline", "spline": "autoregressive"}
     time, shapes = "they have more time to improve", "q(z|x) can represent how its coordinates depend on each other"

@@ -66,16 +66,15 @@ def initialize_mixtures(
     items: Tensor | None = None,
     known: Known | None = None,
 ) -> None:
-    """Fit every prior to one draw of the aggregate posterior, because the prior equal to the aggregate posterior
-    maximises the ELBO.
+    """Fit every prior to one draw of the aggregate posterior, the prior that would maximise the ELBO.
 
     One draw z_j ~ q(z_j | x) of every item is passed to the prior's method ``fit(z, settings)``. A `MixturePrior` is
     set to the means, covariances and, if it learns them, weights of scikit-learn's GaussianMixture, which starts from
     k-means. A `VampPrior` is set to the items nearest to the centres of k-means. A custom prior uses its own ``fit``.
-    The encoder reads about a thousand items at once, in its current mode (training or evaluation).
+    The encoder reads about a thousand items at once, in its current mode.
 
     If the clusters of enough ``items`` are known, EM starts at the means of their E[z_j | x] and at their pooled
-    covariance within clusters. After the fit the clusters are renumbered to match the known ones.
+    covariance. After the fit the clusters are renumbered to match the known ones.
 
     Args:
         model: the model, whose priors are overwritten in place.
@@ -88,8 +87,8 @@ def initialize_mixtures(
         known: clusters of ``items`` by facet, (M,), negative if unknown.
 
     Raises:
-        InputError: the guide belongs to another model, there are too few items, a prior has no ``fit``, or posterior
-            units are asked for without a Gaussian q(z | x).
+        InputError: the guide or the number of items does not fit, a prior has no ``fit``, or posterior units need a
+            Gaussian q(z | x).
     """
     guide.check_model(model)
     chosen = _chosen_facets(model, facets)

@@ -41,9 +41,8 @@ class ProgressiveSchedule:
     weight is kl_weights[s][j]. The weights of the last stage stay until its step ``kl_relax_steps[0]`` and then change
     linearly to 1 until its step ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
-    A facet's mixture is fitted ``warmup_steps`` steps after T_s, so that its encoder is partly trained, and again at
-    each of ``refit_steps`` after T_s. The mixtures of all facets are fitted at each of ``joint_refit_steps`` after the
-    start of the last stage.
+    A facet's mixture is fitted ``warmup_steps`` steps after T_s and again at each of ``refit_steps`` after T_s. The
+    mixtures of all facets are fitted at each of ``joint_refit_steps`` after the start of the last stage.
 
     A schedule is a function of the step and has no state: to resume, continue with the next step.
 
@@ -54,21 +53,20 @@ class ProgressiveSchedule:
         kl_fade_in_steps: number of steps over which the KL of each stage's facet is faded in, one per stage, deepest
             first, each ≥ 1. None means 1 for the deepest facet, so that its KL has full weight from the start, and
             fade_in_steps for the others.
-        kl_delay_steps: number of steps of each stage before the KL starts to fade in, one per stage, deepest first,
-            each ≥ 0. None means 0.
+        kl_delay_steps: steps of each stage before its KL starts to fade in, one number per stage, ≥ 0; None means 0.
         kl_weights: a row for each stage, first to last, with the weight w_j > 0 of every facet, shallowest first. None
             means 1.
         kl_relax_steps: two steps of the last stage, 0 ≤ first < second, between which its weights change to 1. With
             None the weights do not change.
-        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0 and smaller than the
-            length of the stage. One number per stage, deepest first, or one number for all stages.
+        warmup_steps: number of steps of a stage before the mixture of its facet is fitted, ≥ 0 and below the length of
+            the stage. One number per stage, deepest first, or one for all.
         refit_steps: numbers of steps after the start of a stage at which the mixture of its facet is fitted again, each
             > the smallest of warmup_steps. Steps before a facet's first fit, or after the end of its stage, are
             ignored.
         joint_refit_steps: numbers of steps after the start of the last stage, each > its warmup_steps, at which the
             mixtures of all facets are fitted again. Steps after its end are ignored.
-        repartition_step: number of steps after the start of the last stage, > its warmup_steps and within it, at which
-            `repartition` chooses the axes of the facets and all mixtures are fitted again. None means never.
+        repartition_step: step of the last stage, > its warmup_steps, at which `repartition` chooses the axes of the
+            facets and all mixtures are fitted again. None means never.
         linear_start_steps: number of steps of `start_linearly`, ≥ 0. They come before the first step and are not
             counted as steps.
         fade: a function from [0, 1] to [0, 1] that gives the shape of the fade.
@@ -296,7 +294,7 @@ class WrittenWeights:
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
-    """Number of full batches in an epoch, at least 1. An epoch leaves the remaining items out; the order changes with
-    every epoch.
+    """Number of full batches in an epoch, at least 1. The remaining items are left out; the order differs between
+    epochs.
     """
     return max(num_items // batch_size, 1)
