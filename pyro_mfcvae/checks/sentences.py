@@ -207,8 +207,7 @@ def _collapsed(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Su
 def _unlike(run: _Settings, data: CheckData, off: Sequence[Check]) -> list[Suggestion]:
     """Suggest a learned scale of the noise, if this changes the scale only a little.
 
-    A Gaussian scale far above the residuals keeps small details out of z, as in `shapes`. With a learned scale, the
-    four shapes became 15 groups.
+    A scale far above the residuals keeps details out of z. In `shapes`, learning it made 15 groups of four.
     """
     ratio = _noise_ratio(run, data)
     if ratio is None or not 1 / _MOST_NOISE <= ratio <= _MOST_NOISE:
