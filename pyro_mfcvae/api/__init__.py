@@ -1,1 +1,1 @@
-"""The Python interface: fit, load, finished runs, and items in common containers."""
+"""The Python interface: fit, load and query runs, with items in common containers."""

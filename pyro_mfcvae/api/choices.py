@@ -20,7 +20,7 @@ from pyro_mfcvae.data.labels import read_labels
 from pyro_mfcvae.errors import InputError
 
 ARRAY = "array"
-"""Name, in the configuration, of data that were given as an array."""
+"""Name that the configuration gives to data in an array."""
 
 
 def choose(
@@ -30,8 +30,8 @@ def choose(
 
     Args:
         data: a name, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name; the one named as the data if None, and ``auto`` for all other data.
-        changes: settings that differ from the preset's.
+        preset: a preset's name. None means the preset with the name of the data, or ``auto`` if there is none.
+        changes: settings that replace those of the preset.
         labels: name → label of each item, for data in an array.
     """
     named = isinstance(data, str | Path)
@@ -89,7 +89,7 @@ def as_dataset(
 
 def _as_toml(key: str, value: Any) -> str:
     if value is None:
-        return f"{key}=none"  # TOML has no null
+        return f"{key}=none"  # TOML cannot represent None
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if plain is None:
         return f"{key}=none"

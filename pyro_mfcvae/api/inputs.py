@@ -11,17 +11,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyro_mfcvae.errors import InputError
 
-_IMAGE_DIM = 2  # an item of a list is an image if it has rows and columns
+_IMAGE_DIM = 2  # an entry of a list is an image if it has rows and columns
 
 
 def to_array(items: Any) -> Any:
     """Convert a tensor, a list of images, a PyTorch data set or a loader to one NumPy array.
 
-    A data set's items may be tensors, arrays or images, or pairs of such an item and a label, which is left out. A
-    loader gives batches of them. Everything else is returned as it is.
+    The items of a data set may be tensors, arrays or images, or pairs of such an item and a label, which is ignored. A
+    loader gives batches of such items. Everything else is returned unchanged.
 
     Raises:
-        InputError: a data set has no items, or items of different shapes; or a path was given.
+        InputError: a data set has no items or items of different shapes, or a path was given.
     """
     if isinstance(items, str | Path):
         raise InputError(
@@ -42,8 +42,9 @@ def to_array(items: Any) -> Any:
 
 
 def to_labels(labels: Any) -> NDArray[Any]:
-    """Labels as an array. Objects, such as those of a table of pandas, are numbered by their text; −1 for a missing
-    one (None, NaN, NA)."""
+    """Labels as an array. Objects, such as those in a pandas table, are numbered by their text; a missing label
+    (None, NaN, NA) becomes −1.
+    """
     array = np.asarray(to_array(labels))
     if array.dtype.kind != "O":
         return array
@@ -75,8 +76,8 @@ def _join(parts: list[NDArray[Any]], join: Any) -> NDArray[Any]:
     shapes = {part.shape[join is np.concatenate :] for part in parts}
     if len(shapes) > 1:
         raise InputError(
-            f"expected items of one shape, got {' and '.join(map(str, sorted(shapes)[:3]))}: resize them in the data "
-            "set's transform"
+            f"expected items of one shape, got {' and '.join(map(str, sorted(shapes)[:3]))}: resize them in the "
+            f"transform of the data set"
         )
     joined: NDArray[Any] = join(parts)
     return joined
@@ -91,7 +92,7 @@ def to_tensor(vectors: NDArray[Any]) -> Tensor:
     """Vectors as a tensor of torch's default type.
 
     Raises:
-        InputError: they hold something else than numbers.
+        InputError: they contain something other than numbers.
     """
     if vectors.dtype.kind not in "biuf":
         try:

@@ -1,4 +1,4 @@
-"""Load pairs from the files that `MFCVAE.save` writes. Each file holds its own configuration, and no pickle is read."""
+"""Load pairs from files of `MFCVAE.save`. Each file contains its configuration, and no pickle is read."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pyro_mfcvae.safety.json_files import parse_shape
 
 
 def load_pair_file(path: str | Path) -> MFCVAE:
-    """The pair of a file, on the CPU and in evaluation mode, in the precision in which it was saved.
+    """Load the pair of a file, on the CPU, in evaluation mode and in the precision in which it was saved.
 
     Raises:
         InputError: the file is missing, cannot be read, or was not written by `MFCVAE.save`.
@@ -27,7 +27,7 @@ def load_pair_file(path: str | Path) -> MFCVAE:
 
 
 def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> MFCVAE:
-    """The pair that `MFCVAE.to_bytes` wrote; ``source`` is the name of the bytes in errors."""
+    """The pair in the bytes of `MFCVAE.to_bytes`; error messages call the bytes ``source``."""
     try:
         tensors = deserialize(content)
         # Eight bytes hold the length of the header, which is JSON (the format's own specification).
@@ -37,8 +37,8 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
     metadata = header.get("__metadata__") or {}
     if not {"recipe", "event_shape"} <= metadata.keys():
         raise InputError(
-            f"expected what pair.save wrote in {source}, got tensors that do not say how their model is built: give "
-            "the run's folder instead"
+            f"expected what pair.save wrote in {source}, got tensors without the configuration of their model: give "
+            f"the run's folder instead"
         )
     config = read_config(metadata["recipe"], source=source)
     if (shape := parse_shape(metadata["event_shape"])) is None:
@@ -53,6 +53,6 @@ def pair_from_bytes(content: bytes, *, source: str = "the bytes of a model") -> 
     except RuntimeError as error:
         first = next((line.strip() for line in str(error).splitlines()[1:]), "")
         raise InputError(
-            f"expected the tensors of its recipe in {source}, got others ({first}): save it again"
+            f"expected the tensors of its configuration in {source}, got other tensors ({first}): save it again"
         ) from None
     return pair.eval()

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def scores(self) -> "pandas.DataFrame":
-        """Agreement of each facet's groups with each label, on the scored items: majority accuracy, NMI and ARI."""
+        """Agreement of each facet's groups with each label on the test items: majority accuracy, NMI and ARI."""
         import pandas
 
         rows = [
@@ -91,7 +91,7 @@ class Run:
     def assign(self, data: Any, *, root: str | Path | None = None) -> "pandas.DataFrame":
         """Assign other items: rows as in `assignments`; ``unlike`` is true for items unlike the training items.
 
-        Images of other sizes are brought to the size of the run's images, as `data.fit` of its configuration says.
+        Images of other sizes are resized to the size of the run's images, by the setting `data.fit` of the run.
 
         Args:
             data: a name, a path, an array of images, a PyTorch data set or loader.
@@ -110,14 +110,14 @@ class Run:
     def continue_(
         self, *, epochs: int, device: str = "auto", verbose: bool = True, root: str | Path | None = None
     ) -> "Run":
-        """Train the last stage for more epochs, from the last checkpoint, and return the run with its new results.
+        """Train the last stage for more epochs, starting at the last checkpoint. Returns the run with its new results.
 
         Raises:
             InputError: the run was fitted to an array, and `Run` was opened without that array.
         """
         config = self.config
         if epochs < 1:
-            raise InputError(f"expected epochs ≥ 1, got {epochs}: say how many more to train")
+            raise InputError(f"expected epochs ≥ 1, got {epochs}: give the number of further epochs")
         if self._data is None and config.data.source == ARRAY:
             raise InputError(
                 f"expected the array that the run was trained on: open it as Run({str(self.path)!r}, data=…)"
@@ -134,13 +134,15 @@ class Run:
         return Run(self.path, data=self._data)
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the report, one HTML page; returns where it is."""
+        """Write the report, one HTML page, and return its path."""
         from pyro_mfcvae.report.page import write_report
 
         return write_report(self.folder, _path_or_none(path))
 
     def explore(self, *, height: int = 800) -> "InlineExplorer":
-        """Show the explorer in a notebook, ``height`` pixels high, until `close` is called; needs an extra."""
+        """Show the explorer in a notebook, ``height`` pixels high, until `close` is called. Needs the extra
+        ``explore``.
+        """
         from pyro_mfcvae.explore import check_installed
 
         check_installed()
@@ -181,8 +183,8 @@ def fit(
 
     Args:
         data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name. If None, it is the preset with the name of the data, or else ``auto``, which chooses
-            settings that suit the data.
+        preset: a preset's name. None means the preset with the name of the data, or ``auto`` if there is none, which
+            chooses settings for the data.
         settings: changes of the preset's settings, such as {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
         out: the run's folder; a new one below ``runs/`` if None.
         labels: name → label of each item, for data in an array; labels are used for scores only.
@@ -193,7 +195,10 @@ def fit(
     """
     named = isinstance(data, str | Path)
     if named and labels:
-        raise InputError("expected labels with an array only, got them with a path: they are read from its files")
+        raise InputError(
+            "expected labels only with an array, got them with a path: leave them out, since they are "
+            "read from its files"
+        )
     stem = Path("runs") / Path(str(data) if named else ARRAY).stem
     with claimed_next(stem) if out is None else claimed(Path(out).expanduser()) as path:
         config, dataset = choose(data, preset=preset, changes=dict(settings or {}), labels=labels)

@@ -1,4 +1,4 @@
-"""Images and vectors: in memory, in files, in published formats, or generated; and the table of named data sets."""
+"""Images and vectors, in memory, in files, in published formats or generated, and the table of named data sets."""
 
 from typing import TYPE_CHECKING
 

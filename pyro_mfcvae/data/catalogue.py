@@ -18,13 +18,13 @@ class DatasetInfo:
     """The properties of a data set that are known before it is read.
 
     Args:
-        name: its name for the user.
+        name: its name on the command line.
         description: one line.
-        event_shape: shape of one item, (C, H, W) or (P,); None if the data decide.
+        event_shape: shape of one item, (C, H, W) or (P,); None if it is known only after reading.
         likelihood: the usual p(x|z), "bernoulli" or "gaussian"; None if there is no usual one.
-        label_names: names of the label sets; empty if the data decide.
-        split: one sentence on which items train and which score.
-        num_items: number of training items; None if the data decide.
+        label_names: names of the label sets; empty if they are known only after reading.
+        split: a sentence that says which items are used for training and which for scoring.
+        num_items: number of training items; None if it is known only after reading.
         read: reads the training and the test split, given the data folder and a seed.
     """
 
@@ -44,7 +44,7 @@ class LazyReader:
 
     Attributes:
         path: path of a function, below `pyro_mfcvae.data`.
-        args: its first arguments.
+        args: the first arguments of the function.
     """
 
     path: str
@@ -65,7 +65,7 @@ FLOOR: Mapping[str, int] = {"wall_hue": 5, "object_hue": 6}
 WALL: Mapping[str, int] = {"floor_hue": 0, "object_hue": 6}
 """Values of the fixed factors if wall hue and shape are to be found (3DShapes 2 in the paper)."""
 
-_SHARED = "all items serve for training and scoring, as is usual for this set"
+_SHARED = "all items are used for training and for scoring, as is usual for this set"
 _PUBLISHED = "60,000 train, 10,000 test as published"
 _DRAWN = "20,000 train, 4,000 test, drawn with two seeds"
 _FOUR_FIFTHS = "3,840 train, 960 test of all 4,800 combinations"
@@ -75,7 +75,7 @@ DATASETS: dict[str, DatasetInfo] = {
     for info in (
         DatasetInfo(
             name="shapes",
-            description="light figures of four shapes on grounds of six hues, drawn on the spot",
+            description="light figures of four shapes on backgrounds of six hues, generated when needed",
             event_shape=(3, 32, 32),
             likelihood="gaussian",
             label_names=("shape", "hue"),

@@ -36,7 +36,7 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        notes: a line for everything that was left out when the data were read.
+        notes: one line for each thing that was left out when the data were read.
 
     Raises:
         InputError: if training and test images differ in shape or in the names of their label sets.
@@ -51,7 +51,7 @@ class Dataset:
     def __post_init__(self) -> None:
         here, there = self.event_shape, tuple(self.test.images.shape[1:])
         if here != there:
-            raise InputError(f"expected test images of shape {here} as in training, got {there}; make them agree")
+            raise InputError(f"expected test images of shape {here} as in training, got {there}: make them agree")
         if self.train.labels.keys() != self.test.labels.keys():
             raise InputError(
                 f"expected the label sets {sorted(self.train.labels)} in the test split as in training, got "
@@ -70,7 +70,7 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Every item once: those that train, and those that were held out, if any."""
+        """Every item once: the training items, and the held-out items if there are any."""
         return {"train": self.train} | ({"test": self.test} if self.holds_out else {})
 
     def __repr__(self) -> str:
@@ -103,12 +103,12 @@ def load_dataset(
     """Read a data set from the table DATASETS, from a file of arrays, from a table, or from a folder of images.
 
     Large images in an ``.npy`` or HDF5 file are mapped into memory: batches are read when they are needed. Everything
-    else is read at once, up to a limit (environment variable MFCVAE_MAX_GIB, 2 by default).
+    else is read into memory, up to a limit (environment variable MFCVAE_MAX_GIB, 2 by default).
 
     Args:
         name_or_path: a name in DATASETS, or a path (see `read_npz`, `read_npy`, `read_hdf5`, `read_csv`,
-            `read_parquet`, `read_image_folder`); a string that is a name is never taken as a path.
-        root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
+            `read_parquet`, `read_image_folder`); a string that is a name is never read as a path. root: folder that
+        holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
             environment variable MFCVAE_DATA if None.
         seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
         size: height and width that all images are resized to, or one number for both. If it is None images keep their
@@ -148,7 +148,7 @@ def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> Dataset
     path = expand_user(name_or_path)
     try:
         exists = path.exists()
-    except ValueError as error:  # a zero byte in it
+    except ValueError as error:  # the path contains a zero byte
         raise InputError(f"expected the path of data, got {str(name_or_path)!r}: {error}") from None
     if not exists:
         raise InputError(
@@ -168,14 +168,15 @@ def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> Dataset
         event_shape=None,
         likelihood=None,
         label_names=(),
-        split="the test_images of the file, if it has any; otherwise all items serve for training and scoring",
+        split="the test_images of the file, if it has any; otherwise all items are used for training and for scoring",
         num_items=None,
         read=lambda root, seed: reader(path),
     )
 
 
 def _draw(draw: Callable[..., tuple[Tensor, dict[str, Tensor]]], root: Path | None, seed: int) -> tuple[Split, Split]:
-    # torch's generator keeps 32 bits of a seed: a seed derived by adding 2**32, say, would draw the training set again.
+    # torch's generator uses 32 bits of a seed. So adding 2**32 to a seed, for example, would draw the training set
+    # again.
     test_seed = int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
     return Split(*draw(NUM_DRAWN, seed=seed)), Split(*draw(4_000, seed=test_seed))
 

@@ -21,7 +21,7 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Pillow opens these formats and no others: an .eps file with the name .png would start Ghostscript.
+# Pillow may open only these formats: an .eps file with the name .png would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".dib"}
@@ -29,21 +29,21 @@ SUFFIXES = frozenset(
 """Endings of the files that are read as images."""
 
 LABEL_TABLE = "labels.csv"
-"""A table of this name in the folder labels the images; labels are used for scores only."""
+"""A table with this name in the folder gives labels of the images; labels are used for scores only."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_DEEP_MODES = ("I", "F")  # Pillow's names of all modes deeper than 8 bits start with these
+_DEEP_MODES = ("I", "F")  # names of Pillow's modes with more than 8 bits per channel start with these
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 
 _MAX_DEPTH = 50
-_MAX_VISITS = 100  # links can lead to one folder along any number of paths
+_MAX_VISITS = 100  # because of links, one folder can have any number of paths
 # Folders that network drives and archive programs add to a folder of images.
 _FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
 
 
 class MixedSizesError(InputError):
-    """A folder whose images differ in size, read without ``size``.
+    """Raised if the images of a folder differ in size and ``size`` is not given.
 
     Attributes:
         sizes: (height, width) of every image.
@@ -66,10 +66,10 @@ class _Picture:
 def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop") -> Loaded:
     """Read all image files below a folder, in sorted order; sub-folders, if any, become the label ``folder``.
 
-    Grey files give one channel; if one file has colour, all are read as RGB. As in image viewers, pictures are turned
-    by their EXIF orientation and transparent parts become white. Links are followed. Hidden files, files of other
-    types, run folders and the folders of network drives are left out, and the notes count them. A table ``labels.csv``
-    in the folder gives label sets, see `read_label_table`.
+    Grey files give one channel; if one file has colour, all are read as RGB. As in image viewers, pictures are rotated
+    by their EXIF orientation, and transparent parts become white. Links are followed. Hidden files, files of other
+    types, run folders and the system folders of network drives are left out, and the notes count them. A table
+    ``labels.csv`` in the folder gives label sets, see `read_label_table`.
 
     Args:
         path: the folder, with the images either all directly in it or all in its sub-folders.
@@ -77,8 +77,8 @@ def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop"
         fit: see `resize`.
 
     Returns:
-        The same split twice, for training and for scores: uint8 images (N, C, H, W); label ``folder`` numbers the
-        sub-folders in sorted order; the names are the files' paths below the folder.
+        The same split twice, for training and for scores: uint8 images (N, C, H, W); the label ``folder`` is the number
+        of the sub-folder in sorted order; names are the paths of the files below the folder.
 
     Raises:
         InputError: there are no images; a file cannot be read, has several pictures or more than 8 bits per channel;
@@ -96,7 +96,7 @@ def read_image_folder(path: Path, *, size: Size | None = None, fit: Fit = "crop"
         loose = files[folders.index("")]
         raise InputError(
             f"expected images either all in {path} or all in its sub-folders, got both ({loose.name} is in no "
-            "sub-folder); move them into sub-folders of their own"
+            "sub-folder); move them into sub-folders"
         )
     images = _read_files(files, path, size, fit)
     numbers = torch.tensor([labels.index(folder) for folder in folders])
@@ -146,9 +146,9 @@ def _walk(
 
     Args:
         path: the folder.
-        passed_over: numbers of files by the reason for which they are left out, which are added to.
+        passed_over: numbers of files by the reason for which they are left out; updated in place.
         above: the folders that contain it.
-        visits: how often each folder was read, which are added to.
+        visits: how often each folder was read; updated in place.
 
     Raises:
         InputError: too many links lead to one folder.
@@ -177,7 +177,7 @@ def _walk(
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a folder is one that ``mfcvae fit`` wrote, so its figures are not data."""
+    """Whether ``mfcvae fit`` wrote this folder; its figures are then not data."""
     return (path / "config.toml").is_file() and any(
         (path / name).exists() for name in ("metrics.jsonl", "model.safetensors", "checkpoint")
     )
@@ -192,7 +192,7 @@ def _read_headers(files: list[Path]) -> list[_Picture]:
 
     pictures = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large pictures are checked here, and odd metadata are harmless
+        warnings.simplefilter("ignore")  # large pictures are checked here; unusual metadata do no harm
         for file in files:
             try:
                 with Image.open(file, formats=_FORMATS) as image:
@@ -217,7 +217,7 @@ def _check_header(file: Path, image: "Image.Image") -> _Picture:
             "it to 8 bits, scaled to 0..255"
         )
     if _has_more(image):
-        raise InputError(f"expected one picture in each file, got several in {file}: save each as a file of its own")
+        raise InputError(f"expected one picture in each file, got several in {file}: save each in a separate file")
     if image.format in ("JPEG", "MPO"):
         with file.open("rb") as stream:
             check_scans(stream, width * height, str(file))
@@ -227,7 +227,7 @@ def _check_header(file: Path, image: "Image.Image") -> _Picture:
 
 def _has_more(image: "Image.Image") -> bool:
     """Whether a file has several pictures that are meant to be seen."""
-    if image.format == "TIFF":  # counting its pictures takes long if there are a million
+    if image.format == "TIFF":  # counting the pictures takes long if there are a million
         try:
             image.seek(1)
         except EOFError:
@@ -237,7 +237,7 @@ def _has_more(image: "Image.Image") -> bool:
 
 
 def _bits(file: Path, image: "Image.Image") -> int:
-    """Bits per channel in the file; Pillow's mode does not always say."""
+    """Bits per channel in the file; Pillow's mode does not always give this number."""
     if image.format == "PNG":
         with file.open("rb") as stream:
             return stream.read(25)[-1]

@@ -1,4 +1,4 @@
-"""Items in memory: checks of arrays of images and of vectors, and resized images."""
+"""Items in memory: checks of arrays of images and vectors, and resizing of images."""
 
 import hashlib
 from collections.abc import Callable
@@ -31,11 +31,12 @@ class Split:
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1]; or vectors (N, P), floats.
         labels: int64 (N,) per label set, negative if unknown; used for scoring only, never for training.
-        held_out: for items that are scored: whether none of them is a training item.
+        held_out: for test items, whether none of them is also a training item.
         names: names of the items, such as their files; None if they have none.
 
     Raises:
-        InputError: if a label set does not have one label per image, or labels none; or the names are not one per item.
+        InputError: if a label set does not have one label per image, or all its labels are unknown; or if there is not
+            one name per item.
     """
 
     images: Tensor
@@ -71,9 +72,9 @@ class Loaded(NamedTuple):
     """The result of a reader.
 
     Attributes:
-        train: the items that train.
-        test: the items that are scored; the training items if the source has no others.
-        notes: a line for everything that was left out.
+        train: the training items.
+        test: the items that are scored; the training items if the source has no other items.
+        notes: one line for each thing that was left out.
     """
 
     train: Split
@@ -82,12 +83,12 @@ class Loaded(NamedTuple):
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Pixels as floats in [0, 1]: uint8 / 255 in torch's default dtype; floats pass unchanged."""
+    """Pixels as floats in [0, 1]: uint8 / 255 in torch's default dtype; floats are returned unchanged."""
     return images if images.is_floating_point() else images.to(torch.get_default_dtype()) / 255
 
 
 def fingerprint(images: Tensor) -> str:
-    """First 16 hex digits of the SHA-256 of the images' type, shape and values, to tell data apart."""
+    """First 16 hex digits of the SHA-256 of the images' type, shape and values, to recognise data."""
     pixels = images.cpu().numpy()
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
     for part in in_parts(torch.from_numpy(pixels)):
@@ -96,7 +97,7 @@ def fingerprint(images: Tensor) -> str:
 
 
 def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
-    """Check an array of images and bring it to (N, C, H, W).
+    """Check an array of images and convert it to (N, C, H, W).
 
     Args:
         images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C of 1, 3 or 4; uint8 in 0..255, floats in [0, 1], or
@@ -106,12 +107,12 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
         (N, C, H, W), contiguous; uint8 stays uint8, floats take torch's default dtype, True is the byte 255.
 
     Raises:
-        InputError: if the type, the rank or the shape is another, there is no pixel, a value is infinite, a float
-            lies outside [0, 1], or 1 is the largest byte. NaN is accepted, for a missing pixel; `check_complete` finds
-            these.
+        InputError: if the type, the rank or the shape does not fit, there is no pixel, a value is infinite, a float
+            lies outside [0, 1], or the largest byte is 1. NaN is accepted as a missing pixel; `check_complete` refuses
+            it.
     """
     if isinstance(images, np.ndarray) and images.dtype.name in _DTYPES:
-        # torch refuses a foreign byte order and negative strides, and warns of read-only memory.
+        # torch refuses other byte orders and negative strides, and warns about read-only memory.
         images = torch.from_numpy(np.require(images, images.dtype.newbyteorder("="), ["C", "W"]))
     if isinstance(images, Tensor) and images.dtype == torch.bool:
         images = images.to(torch.uint8) * 255
@@ -139,8 +140,8 @@ def validate_images(images: Tensor | NDArray[np.generic]) -> Tensor:
 
 
 def to_channels(images: Tensor, num: int) -> Tensor:
-    """Images (N, C, H, W) with ``num`` channels: grey is repeated, colours become grey with the weights of ITU-R 601,
-    alpha is dropped.
+    """Convert images (N, C, H, W) to ``num`` channels: grey is repeated, colours become grey with the weights of ITU-R
+    601, alpha is dropped.
 
     Raises:
         InputError: there is no conversion between these numbers of channels.
@@ -161,7 +162,7 @@ def validate_vectors(vectors: Tensor | NDArray[np.generic]) -> Tensor:
     """Check an array of vectors (N, P) of numbers of any type.
 
     Returns:
-        (N, P) in torch's default dtype, contiguous. NaN is accepted, for a missing value.
+        (N, P) in torch's default dtype, contiguous. NaN is accepted as a missing value.
 
     Raises:
         InputError: the values are not numbers, the rank is not 2, there are no values, or one is infinite.
@@ -180,12 +181,12 @@ def validate_vectors(vectors: Tensor | NDArray[np.generic]) -> Tensor:
 
 
 def validate_items(items: Tensor | NDArray[np.generic]) -> Tensor:
-    """`validate_vectors` for an array of rank 2, `validate_images` for any other."""
+    """Call `validate_vectors` for an array of rank 2, and `validate_images` for all others."""
     return validate_vectors(items) if items.ndim == 2 else validate_images(items)
 
 
 def check_not_black(images: Tensor) -> None:
-    """Refuse bytes that are only 0 and 1: such masks would look black to a network."""
+    """Refuse bytes that are all 0 or 1, because such masks would be black images for a network."""
     for part in in_parts(images):
         if part.max() > 1:
             return
@@ -203,7 +204,7 @@ def check_complete(images: Tensor) -> None:
 
 
 def _count(images: Tensor, is_bad: Callable[[Tensor], Tensor]) -> str:
-    """The number of bad values and the place of the first; an empty text if there are none."""
+    """A text with the number of bad values and the place of the first; empty if there are none."""
     numbers = torch.cat([is_bad(part).flatten(1).sum(1) for part in in_parts(images)])
     if not numbers.any():
         return ""
@@ -231,7 +232,7 @@ def channels_first(images: Tensor) -> Tensor:
 
 
 def as_size(size: int | Size) -> Size:
-    """Height and width: one number stands for both.
+    """Height and width from a size; a single number is used for both.
 
     Raises:
         InputError: a side is not between 1 and 16,384.
@@ -246,7 +247,7 @@ def as_size(size: int | Size) -> Size:
 
 
 def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
-    """One image or several, (…, C, H, W), at another size, by antialiased bilinear interpolation.
+    """Resize one or several images (…, C, H, W) by antialiased bilinear interpolation.
 
     Args:
         image: uint8 or floats.
@@ -255,7 +256,7 @@ def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
             that are too short, ``"stretch"`` distorts the image.
 
     Raises:
-        InputError: ``fit`` is something else.
+        InputError: ``fit`` is not one of these.
     """
     from torchvision.transforms.v2 import functional
 
@@ -280,7 +281,7 @@ def resize(image: Tensor, size: Size, fit: Fit = "crop") -> Tensor:
 
 
 def resize_all(images: Tensor, size: Size, fit: Fit, *, source: object) -> Tensor:
-    """Images (N, C, H, W), perhaps memory-mapped, at another size, in memory.
+    """Resize images (N, C, H, W), which may be memory-mapped; the result is in memory.
 
     Raises:
         InputError: they would take more memory than the limit.

@@ -1,4 +1,4 @@
-"""Label sets from the arrays beside the items, in the usual forms."""
+"""Read label sets from the arrays that are stored together with the items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from pyro_mfcvae.errors import InputError
 Arrays = Mapping[str, NDArray[np.generic]]
 
 NAME_KEYS = ("names", "files", "filenames", "paths")
-"""An array of texts under one of these keys holds the names of the items."""
+"""An array of texts under one of these keys gives the names of the items."""
 
-# A table of whole numbers with at most this many columns is read as label sets; a wider one is not.
+# A table of whole numbers is read as label sets only if it has at most this number of columns.
 _MAX_COLUMNS = 16
-# Labels above this value are renumbered, since scores use tables of counts with a column per value.
+# Labels above this value are renumbered, because scores use tables of counts with a column per value.
 _MAX_VALUE = 100_000
 
 
@@ -29,7 +29,7 @@ class Labels:
     Attributes:
         sets: int64 (N,) per label set, negative if unknown.
         names: names of the items, if the file has them.
-        notes: a line for every array that was not used.
+        notes: one line for each array that was not used.
     """
 
     sets: dict[str, Tensor] = field(default_factory=dict)
@@ -41,17 +41,17 @@ def read_labels(arrays: Arrays, num_items: int, *, path: Path, others: Arrays | 
     """The label sets among arrays.
 
     A label set is an array (N,) or (N, 1) of whole numbers (integers, or floats with NaN for unknown), of booleans, or
-    of texts, which are numbered in alphabetical order. One-hot rows (N, K) are one label set, other whole numbers (N,
-    M) with M ≤ 16 are M of them. Everything else is left out, with a note.
+    of texts, which are numbered in alphabetical order. One-hot rows (N, K) are one label set; other whole numbers (N,
+    M) with M ≤ 16 are M label sets. Everything else is left out, with a note.
 
     Args:
         arrays: name → array.
         num_items: N.
         path: path of the file.
-        others: the arrays of the other split, so that texts have the same numbers in both.
+        others: the arrays of the other split, so that texts get the same numbers in both splits.
 
     Raises:
-        InputError: a one-dimensional array of numbers does not have one per item.
+        InputError: a one-dimensional array of numbers does not have one number per item.
     """
     labels = Labels()
     for name, array in arrays.items():
@@ -115,7 +115,7 @@ def _as_whole_numbers(array: NDArray[np.generic]) -> NDArray[np.int64] | str:
 
 
 def compact(train: dict[str, Tensor], test: dict[str, Tensor] | None) -> None:
-    """Renumber label sets that have very large values from 0, equally in both splits; −1 still means unknown."""
+    """Renumber label sets with very large values from 0, in the same way in both splits; −1 still means unknown."""
     for name, values in train.items():
         twin = None if test is None else test.get(name)
         both = values if twin is None else torch.cat([values, twin])

@@ -1,4 +1,4 @@
-"""Limits on reading: only regular files, and no more bytes than the user allows."""
+"""Limits on reading: only regular files are read, and at most the number of bytes that the user allows."""
 
 import lzma
 import os
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SETTING = "MFCVAE_MAX_GIB"
-"""Environment variable: how many GiB of data are read into memory at most."""
+"""Environment variable with the largest size of data, in GiB, that is read into memory."""
 
 _DEFAULT_GIB = 2.0
 
 # Without the setting, large data that are compressed by more than this factor are refused as an accident or an attack.
-# Drawings are compressed about 20-fold; blank pages are compressed more, but are small.
+# Drawings are compressed about 20-fold. Blank pages are compressed more, but their files are small.
 _MAX_RATIO = 100
 _LARGE = 256 << 20
 
@@ -31,11 +31,12 @@ _BYTES_AT_ONCE = 64 << 20
 MAX_IMAGE_BYTES = 256 << 20
 """Limit for one decoded picture: 89 megapixels in RGB. In grey, Pillow's own limit of 179 megapixels is lower."""
 
-# A progressive JPEG repeats its whole picture in every scan, and a scan can take ten bytes. Usual ones have up to 12.
+# Every scan of a progressive JPEG goes over the whole picture, and a scan can take only ten bytes. Usual files have up
+# to 12 scans.
 _MAX_SCANNED_PIXELS = 1 << 33
-_SCAN = b"\xff\xda"  # never occurs among the values of a picture, where 0 follows 0xFF
+_SCAN = b"\xff\xda"  # This marker cannot occur within the data of a picture, because there 0 follows 0xFF.
 
-# The exceptions that readers raise for wrong files, besides classes of packages that are imported late.
+# The exceptions that readers raise for invalid files, except classes of packages that are imported late.
 READ_ERRORS = (
     struct.error,
     tokenize.TokenError,  # raised for the header of an .npy file
@@ -59,7 +60,7 @@ READ_ERRORS = (
 
 
 def limit_bytes() -> int:
-    """How many bytes of data are read into memory at most."""
+    """The largest number of bytes of data that are read into memory."""
     text = os.environ.get(SETTING)
     try:
         gib = _DEFAULT_GIB if text is None else float(text)
@@ -79,7 +80,7 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
         num_bytes: size of the data in memory.
         path: the file or folder.
         advice: another remedy for the user.
-        packed_bytes: size of the data in the file, if they are compressed there.
+        packed_bytes: size of the data in the file, if they are compressed.
     """
     unpacks_too_far = (
         packed_bytes is not None
@@ -95,22 +96,24 @@ def check_bytes(num_bytes: int, path: Path, *, advice: str = "", packed_bytes: i
 
 
 def num_fitting(item_bytes: int, path: Path) -> int:
-    """How many items of a file fit into a quarter of the limit, or 1.
+    """The number of items of a file that fit into a quarter of the limit, at least 1.
 
     Raises:
-        InputError: one of them does not fit into the whole limit.
+        InputError: a single item exceeds the limit.
     """
     check_bytes(item_bytes, path, advice="make the items smaller, or ")
     return max(limit_bytes() // 4 // item_bytes, 1)
 
 
 def in_parts(items: "Tensor") -> Sequence["Tensor"]:
-    """Views of the items in order, of at most 64 MiB each or of one item; mapped items may not fit into memory."""
+    """Split items, in order, into views of at most 64 MiB or of one item, because mapped items may not fit into
+    memory.
+    """
     return items.split(max(_BYTES_AT_ONCE // max(items[:1].nbytes, 1), 1))
 
 
 def check_regular(path: Path) -> None:
-    """Refuse anything but a regular file, such as a pipe or a device, which may never end.
+    """Refuse everything except a regular file, such as a pipe or a device, which may never end.
 
     Raises:
         InputError: the path is not a regular file, or cannot be examined.
@@ -130,8 +133,8 @@ def check_scans(file: IO[bytes], num_pixels: int, name: str) -> None:
         name: name of the file, for the error.
 
     Raises:
-        InputError: number of scans × number of pixels exceeds 2³³: 47 scans of the largest picture that is read, which
-            take six seconds, or 700 of a usual photograph.
+        InputError: the number of scans times the number of pixels exceeds 2³³. The largest picture that is read reaches
+            this with 47 scans, which take six seconds; a usual photograph with 700.
     """
     file.seek(0)
     num_scans, last = 0, b""
@@ -147,7 +150,7 @@ def check_scans(file: IO[bytes], num_pixels: int, name: str) -> None:
 
 @contextmanager
 def reading(path: Path, cure: str) -> Iterator[None]:
-    """Turn every exception of a reader for a wrong file into one line.
+    """Context that converts the exceptions of a reader for an invalid file to an `InputError` of one line.
 
     Args:
         path: the file.

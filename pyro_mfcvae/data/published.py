@@ -1,4 +1,4 @@
-"""Readers of published files in their original formats, which the user has fetched."""
+"""Readers of published data sets in their original formats; the user must download the files."""
 
 import gzip
 import math
@@ -37,7 +37,9 @@ def data_root(root: Path | None, needed: str, *, hint: str = "") -> Path:
 
 
 def read_idx(name: str, label: str, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """MNIST, or a data set in its format; ``name`` is the folder. Each of the four files may be a ``.gz``."""
+    """Read MNIST or a data set in the same format from the folder ``name``. Each of the four files may be
+    compressed (``.gz``).
+    """
     folder = data_root(root, f"{name}/raw") / name / "raw"
     splits = []
     for part in ("train", "t10k"):
@@ -48,7 +50,7 @@ def read_idx(name: str, label: str, root: Path | None, seed: int) -> tuple[Split
 
 
 def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
-    """The bytes of an IDX file: two zero bytes, 8 for uint8, the number of axes, each one's length, the values."""
+    """Read an IDX file: two zero bytes, 8 for uint8, the number of axes, the length of each axis, the values."""
     path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise InputError(f"expected {name}, or {name}.gz, in {folder}, found none; fetch the missing file")
@@ -62,7 +64,7 @@ def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
             content = file.read(num_bytes + 1)  # reads one byte more than is allowed
         if len(content) != num_bytes:
             raise ValueError(
-                f"it announces {num_bytes} bytes, but has {'more' if len(content) > num_bytes else 'fewer'}"
+                f"its header gives {num_bytes} bytes, but it has {'more' if len(content) > num_bytes else 'fewer'}"
             )
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         if isinstance(error, InputError):
@@ -74,12 +76,14 @@ def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
 def read_rows(
     file: str, shape: tuple[int, int, int], labels: tuple[str, ...], root: Path | None, seed: int
 ) -> tuple[Split, Split]:
-    """Rows of comma-separated numbers 0..255: the labels, then one image of ``shape`` (H, W, C) in row-major order."""
+    """Read rows of comma-separated numbers 0..255: first the labels, then one image of ``shape`` (H, W, C) in
+    row-major order.
+    """
     path = data_root(root, f"multiclustering/{file}") / "multiclustering" / file
     check_regular(path)
     check_bytes(path.stat().st_size, path)
     with reading(path, "fetch the file again"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # there are no rows; the check below finds it
+        warnings.simplefilter("ignore", UserWarning)  # there are no rows; the check below reports this
         rows = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
         if (wanted := len(labels) + math.prod(shape)) != rows.shape[1] or not len(rows):
             raise ValueError(f"its rows have {rows.shape[1]} numbers instead of {wanted}")

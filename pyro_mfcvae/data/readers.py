@@ -1,4 +1,4 @@
-"""Readers of arrays in files: .npz archives are read into memory, .npy and HDF5 files are mapped if possible."""
+"""Readers of arrays in files. An .npz archive is read into memory; .npy and HDF5 files are mapped if possible."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ from pyro_mfcvae.errors import InputError
 if TYPE_CHECKING:
     import h5py
 
-# Number of items that are scored if a set has no test items; they are evenly spread over it and kept in memory.
+# Number of items that are scored if a file has no test items; they are evenly spread over the file and kept in memory.
 _NUM_SCORED = 10_000
 _TEST = "test_"
 _ITEMS = ("images", "x", "X")
@@ -28,8 +28,8 @@ _TO_MAP = "save the images with np.save, because mapped files take no memory, or
 
 
 def read_npy(path: Path) -> Loaded:
-    """Read an ``.npy`` file: all items train, and 10,000 of them (fewer if they would take more than a quarter of the
-    limit on memory), evenly spread, are scored.
+    """Read an ``.npy`` file. All its items are training items, and 10,000 evenly spread ones are scored, or fewer if
+    they would take more than a quarter of the limit on memory.
 
     Images of uint8 or float32 are mapped: batches are read when they are needed. Images of other types, and vectors,
     are read into memory.
@@ -98,11 +98,11 @@ def read_hdf5(path: Path) -> Loaded:
 
 
 def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
-    """Items of one file, all of which are training items."""
+    """The splits of a file all of whose items are training items."""
     if array.ndim == 2 or array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
         return _pair_of_splits({"x": array, **arrays}, {}, path, _in_memory)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a warning that the memory is read-only; nothing writes to it
+        warnings.simplefilter("ignore", UserWarning)  # a warning that the memory is read-only, which nothing writes to
         mapped = torch.from_numpy(array)
     try:
         images = channels_first(mapped)
@@ -124,12 +124,12 @@ def _splits(array: NDArray[np.generic], arrays: Arrays, path: Path) -> Loaded:
 
 
 def _in_memory(array: NDArray[np.generic]) -> Tensor:
-    # A copy of empty texts takes more memory than the file announces, so only numbers are copied.
+    # A copy of empty texts can take more memory than the file's header says, so only numbers are copied.
     return validate_items(np.array(array) if array.dtype.kind in "biuf" else array)
 
 
 def _named(path: Path, array: str, error: InputError) -> InputError:
-    """The error, with the file's name added if it is missing."""
+    """The error, with the name of the file added if it is missing."""
     where = f"{path}, array {array!r}" if array else str(path)
     return error if str(path) in str(error) else InputError(f"{where}: {error}")
 
@@ -201,7 +201,7 @@ def _check_members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo
 
 
 def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Path) -> NDArray[np.generic]:
-    """One array; its header must announce exactly the bytes that the file has."""
+    """One array, whose header must give exactly the number of bytes in the file."""
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read_header(stream)
@@ -214,10 +214,10 @@ def _read_member(stream: IO[bytes], member: zipfile.ZipInfo, key: str, path: Pat
     for length in shape:
         num_bytes *= length
     if not 0 <= num_bytes <= member.file_size or len(shape) > 8:
-        raise ValueError(f"it announces {num_bytes} bytes, but has {member.file_size}")
+        raise ValueError(f"its header gives {num_bytes} bytes, but it has {member.file_size}")
     content = stream.read()
     if len(content) != num_bytes:
-        raise ValueError(f"it announces {num_bytes} bytes, but has {len(content)}")
+        raise ValueError(f"its header gives {num_bytes} bytes, but it has {len(content)}")
     flat = np.frombuffer(content, dtype) if num_bytes else np.zeros(0, dtype)
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
@@ -227,7 +227,7 @@ def own_datasets(file: "h5py.File", path: Path) -> dict[str, "h5py.Dataset"]:
     import h5py
 
     found: dict[str, h5py.Dataset] = {}
-    if len(file) > _MAX_MEMBERS:  # counted before they are looked at, because links and groups take time as well
+    if len(file) > _MAX_MEMBERS:  # counted before they are read, because links and groups also take time
         raise InputError(f"expected at most {_MAX_MEMBERS} data sets in {path}, got {len(file)} entries: save fewer")
     for key in file:
         if not isinstance(key, str):
@@ -269,7 +269,7 @@ def _load_dataset(item: "h5py.Dataset", path: Path, *, is_items: bool) -> Any:
 
 
 def _unpacked_bytes(item: "h5py.Dataset") -> int:
-    """The memory that a data set takes: HDF5 unpacks a chunk as a whole, which may be larger than the data set."""
+    """The memory that a data set takes. HDF5 unpacks whole chunks, and a chunk may be larger than the data set."""
     return max(item.size, math.prod(item.chunks or ())) * item.dtype.itemsize
 
 
@@ -280,7 +280,7 @@ def _map(item: "h5py.Dataset", path: Path) -> NDArray[np.generic] | None:
         return None
     check_bytes(item.size // len(item) * item.dtype.itemsize, path)
     mapped = np.memmap(path, dtype=item.dtype, mode="r", offset=offset, shape=item.shape)
-    # The offset counts from the start of the HDF5 data, and some files have another block before them.
+    # The offset counts from the start of the HDF5 data; some files have another block before it.
     if all(np.array_equal(mapped[row], item[row], equal_nan=item.dtype.kind == "f") for row in (0, len(item) - 1)):
         return mapped
     return None
@@ -292,7 +292,7 @@ def _read_texts(item: "h5py.Dataset", path: Path) -> NDArray[np.generic]:
     texts: list[str] = []
     num_bytes = _unpacked_bytes(item)
     check_bytes(num_bytes, path, packed_bytes=item.id.get_storage_size())
-    for start in range(0, len(item), 1_000):  # a file can point to one long text a million times
+    for start in range(0, len(item), 1_000):  # a file can refer to one long text a million times
         part = item.asstr(errors="backslashreplace")[start : start + 1_000].tolist()
         num_bytes = max(num_bytes, 4 * max(map(len, part)) * len(item))
         check_bytes(num_bytes, path)

@@ -1,8 +1,8 @@
 """Rendered rooms like those of the 3D Shapes data (Burgess and Kim 2018), for use without that file.
 
-A solid stands on the floor of a room; floor hue, wall hue, object hue, the solid's scale and shape, and the camera's
-orientation vary, with the same numbers of values as there. The pictures are not those of 3D Shapes: never report their
-results as such.
+A solid stands on the floor of a room. Floor hue, wall hue, object hue, scale and shape of the solid, and the
+orientation of the camera vary, each with the same number of values as in 3D Shapes. The pictures are not those of 3D
+Shapes, so never report results on them as results on 3D Shapes.
 """
 
 import colorsys
@@ -30,11 +30,11 @@ SOLIDS = ("cube", "cylinder", "sphere", "capsule")
 
 _SCALES = (0.75, 1.25)  # lowest and highest scale
 _ORIENTATIONS = (-30.0, 30.0)  # degrees; the camera turns around the solid
-_ROOM = 3.4  # half the width of the room; a solid of scale 1 is 2 wide
+_ROOM = 3.4  # half of the width of the room, in units in which a solid of scale 1 is 2 wide
 _CAMERA = (3.3, 2.2)  # distance from the solid's axis, and height
 _LOOKS_AT = 0.85  # height
 _FIELD = 0.62  # tangent of half the field of view
-_LIGHT = (0.35, -0.6, 0.72)  # towards the light, from the camera's side
+_LIGHT = (0.35, -0.6, 0.72)  # direction to the light, as seen from the camera
 _AMBIENT = 0.45
 _SAMPLES = 2  # rays per pixel along each axis
 
@@ -98,17 +98,19 @@ def _shades(shape: int, scale: int, orientation: int, size: int) -> Tensor:
 
 
 def _vector(*values: float) -> Tensor:
-    """In float64, so that the pictures do not depend on torch's default type."""
+    """A vector in float64, so that the pictures do not depend on torch's default type."""
     return torch.tensor(values, dtype=torch.float64)
 
 
 def _at(index: int, num: int, ends: tuple[float, float]) -> float:
-    """Value number ``index`` of ``num`` evenly spaced ones."""
+    """Value number ``index`` of ``num`` evenly spaced values."""
     return ends[0] + (ends[1] - ends[0]) * index / (num - 1)
 
 
 def _rays(angle: float, size: int) -> tuple[Tensor, Tensor]:
-    """The camera's place (3,) and a unit direction for every pixel (size, size, 3); x right, y away, z up."""
+    """The position of the camera (3,) and a unit direction for every pixel (size, size, 3); x points right, y away
+    from the camera, z up.
+    """
     distance, height = _CAMERA
     origin = _vector(distance * math.sin(angle), -distance * math.cos(angle), height)
     forward = torch.nn.functional.normalize(_vector(0.0, 0.0, _LOOKS_AT) - origin, dim=0)
@@ -168,7 +170,7 @@ def _hit_tube(origin: Tensor, directions: Tensor, radius: float, ends: tuple[flo
 
 
 def _hit_cylinder(origin: Tensor, directions: Tensor, scale: float) -> Hit:
-    """Radius 0.85 · scale, height 1.6 · scale, with its lid."""
+    """A cylinder with its lid, of radius 0.85 · scale and height 1.6 · scale."""
     radius, height = 0.85 * scale, 1.6 * scale
     distance, normal = _hit_plane(origin, directions, 2, height)
     place = origin + distance[..., None] * directions
@@ -177,12 +179,12 @@ def _hit_cylinder(origin: Tensor, directions: Tensor, scale: float) -> Hit:
 
 
 def _hit_ball(origin: Tensor, directions: Tensor, scale: float) -> Hit:
-    """Radius 0.95 · scale."""
+    """A sphere of radius 0.95 · scale."""
     return _hit_sphere(origin, directions, 0.95 * scale, 0.95 * scale)
 
 
 def _hit_capsule(origin: Tensor, directions: Tensor, scale: float) -> Hit:
-    """Radius 0.62 · scale, height 2.1 · scale: a tube between two half spheres."""
+    """A tube between two half spheres, of radius 0.62 · scale and height 2.1 · scale."""
     radius, height = 0.62 * scale, 2.1 * scale
     ends = (radius, height - radius)
     spheres = (_hit_sphere(origin, directions, radius, end) for end in ends)
@@ -190,7 +192,7 @@ def _hit_capsule(origin: Tensor, directions: Tensor, scale: float) -> Hit:
 
 
 def _nearest(*hits: Hit) -> Hit:
-    """For every ray, the first of several hits."""
+    """The first of several hits, for every ray."""
     distances = torch.stack([distance for distance, _ in hits])
     normals = torch.stack([normal for _, normal in hits])
     distance, index = distances.min(0)

@@ -1,7 +1,7 @@
-"""The built-in data set: a light figure on a coloured ground, drawn when it is needed.
+"""The built-in data set: light figures on coloured backgrounds, generated when needed.
 
-Two facets are independent by construction: the *shape* of the figure and the *hue* of the ground. Place, size, angle
-and shades are jitter that belongs to neither.
+There are two facets, which are independent by construction: the *shape* of the figure and the *hue* of the background.
+Place, size, angle and shades vary independently of both.
 """
 
 import math
@@ -17,9 +17,9 @@ SHAPES = ("disk", "square", "triangle", "cross")
 """Names of the values of label ``shape``, in order."""
 
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
-"""Names of the values of label ``hue``, in order: hue number i sits at 60·i degrees of the colour circle."""
+"""Names of the values of label ``hue``, in order; hue number i is at 60·i degrees of the colour circle."""
 
-_REFERENCE_SIZE = 32  # lengths in Jitter are pixels of a picture this wide
+_REFERENCE_SIZE = 32  # lengths in Jitter are in pixels of a picture of this width
 _CHUNK = 1024  # pictures drawn at once: about 25 MB of work space at 32 by 32
 
 
@@ -27,13 +27,13 @@ _CHUNK = 1024  # pictures drawn at once: about 25 MB of work space at 32 by 32
 class Jitter:
     """The variation within one class of one facet; every quantity is uniform and independent of all others.
 
-    With the defaults each figure lies wholly inside the picture, so figures with the same ``radius`` have the same
+    With the defaults each figure lies completely inside the picture, so figures with the same ``radius`` have the same
     area.
 
     Args:
         centre: largest shift of the centre along each axis, in pixels of a 32 by 32 picture.
         radius: lowest and highest radius of the disk with the figure's area, in pixels of a 32 by 32 picture.
-        angle: largest turn to either side, in degrees.
+        angle: largest rotation to either side, in degrees.
         hue: largest shift of the ground's hue to either side, in degrees of the colour circle.
         saturation: lowest and highest saturation of the ground, in [0, 1].
         value: lowest and highest value (HSV) of the ground, in [0, 1].
@@ -54,12 +54,12 @@ def draw_shapes(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw ``num`` pictures: pixel = coverage · figure + (1 - coverage) · ground, both labels uniform and independent.
 
-    Coverage is clamp(½ - d, 0, 1) with d the signed distance of the pixel's centre to the figure's edge, in pixels,
-    which gives smooth edges. All four figures of one radius r have the area π r², so the mean brightness gives no hint
-    of the shape. The same arguments always give the same pictures.
+    Coverage is clamp(½ - d, 0, 1), where d is the signed distance in pixels between the centre of the pixel and the
+    edge of the figure; this makes smooth edges. All figures of one radius r have the area π r², so the mean brightness
+    does not depend on the shape. The same arguments always give the same pictures.
 
     Args:
-        num: how many pictures, at least 1.
+        num: number of pictures, at least 1.
         seed: seed of the random generator, from 0 to 2**32 - 1.
         size: height and width in pixels, at least 8.
         jitter: the variation within a class; ``Jitter()`` if None.
@@ -74,7 +74,9 @@ def draw_shapes(
     if num < 1:
         raise InputError(f"expected at least one picture to draw, got num={num}; ask for num=1 or more")
     if size < 8:
-        raise InputError(f"expected pictures of at least 8 by 8 pixels, got size={size}; below that figures look alike")
+        raise InputError(
+            f"expected pictures of at least 8 by 8 pixels, got size={size}; smaller figures all look the same"
+        )
     if not 0 <= seed < 2**32:
         raise InputError(
             f"expected a seed from 0 to 2**32 - 1, got {seed}; torch would cut it to 32 bits without a warning"
@@ -104,7 +106,7 @@ def draw_shapes(
     )
     figure = uniform(*jitter.brightness)
 
-    # Everything random is drawn above, and in float32, so that the pictures depend neither on the size of the chunks
+    # All random numbers are drawn above, and in float32, so that the pictures depend neither on the size of the chunks
     # nor on torch's default dtype.
     return _paint(shape, pose, ground, figure, size), {"shape": shape, "hue": hue}
 
@@ -132,7 +134,7 @@ def _square(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 def _triangle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     inradius = math.sqrt(math.pi / (3 * math.sqrt(3))) * r  # equilateral: 3√3 ρ² = π r²
-    sides = torch.maximum(y, math.sqrt(3) / 2 * x.abs() - y / 2)  # y grows downwards: the tip points up
+    sides = torch.maximum(y, math.sqrt(3) / 2 * x.abs() - y / 2)  # y grows downwards, so the tip points up
     return sides - inradius
 
 

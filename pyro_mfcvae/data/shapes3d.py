@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import h5py
 
 Selection = Mapping[str, int]
-"""The fixed factors and the numbers of their values; the set has all combinations of the other factors."""
+"""The fixed factors and the numbers of their values; a selection has all combinations of the other factors."""
 
 _FILE = "3dshapes.h5"
 _HINT = "fetch 3dshapes.h5 (5 GB); github.com/google-deepmind/3d-shapes says where it is"
 _SIDE = 32
 
-# The lowest and the highest number that stand for a factor's values in the file.
+# The lowest and the highest number in the file for the values of a factor.
 _RANGES = {
     "floor_hue": (0.0, 0.9),
     "wall_hue": (0.0, 0.9),
@@ -40,14 +40,15 @@ _ROWS = 2000  # the file is read in parts of this many rows: 25 MB
 
 
 def read_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple[Split, Split]:
-    """The selected images of ``3dshapes.h5`` (480,000 images of 64 × 64 pixels), each the mean of 2 × 2 pixels.
+    """The selected images of ``3dshapes.h5`` (480,000 images of 64 × 64 pixels), reduced to 32 × 32 by the mean of 2 ×
+    2 pixels.
 
-    The file is read in parts of some rows, and only the parts with selected rows.
+    Only the parts of the file that contain selected rows are read.
 
     Args:
         selection: the fixed factors.
         root: the folder of the file; environment variable MFCVAE_DATA if None.
-        seed: has no influence: the split is always the same.
+        seed: not used, because the split is always the same.
 
     Raises:
         InputError: the file is missing, cannot be read, or is not 3D Shapes.
@@ -83,7 +84,7 @@ def render_shapes3d(selection: Selection, root: Path | None, seed: int) -> tuple
 
 
 def _images_and_labels(found: Mapping[str, "h5py.Dataset"], path: Path) -> "tuple[h5py.Dataset, h5py.Dataset]":
-    """The two data sets of 3D Shapes; others, and more labels than memory has room for, are refused."""
+    """The images and labels of 3D Shapes. Other data, and labels that would not fit into memory, are refused."""
     there = [found[name] for name in ("images", "labels") if name in found]
     forms = [(item.shape or (), str(item.dtype)) for item in there]
     num_items = forms[0][0][0] if forms and forms[0][0] else 0

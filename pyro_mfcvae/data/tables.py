@@ -1,4 +1,4 @@
-"""Tables of vectors: .csv and .parquet files, one item a row."""
+"""Tables of vectors in .csv and .parquet files, with one item per row."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 _NAME_COLUMNS = ("", "id", "name", "file", "filename", "path", "index")
 _MAX_COLUMNS = 100_000
 _MAX_LABEL_SETS = 1_000
-# A number takes at least two bytes as text, and eight in memory, twice while it is copied.
+# A number takes at least two bytes as text and eight in memory; while it is copied, twice eight.
 _BYTES_PER_TEXT_BYTE = 8
 
 
 def read_csv(path: Path) -> Loaded:
-    """Read a table of text: comma-separated, in UTF-8, with or without a line of names."""
+    """Read a table of text: comma-separated, in UTF-8, with or without a first line of names."""
     from pyarrow import csv
 
     check_regular(path)
@@ -45,27 +45,29 @@ def read_parquet(path: Path) -> Loaded:
     check_regular(path)
     with reading(path, "write the table again"):
         fields = parquet.read_schema(path)
-        # One long text in a million rows is tiny in the file; as a dictionary it stays so in memory.
+        # One long text in a million rows is tiny in the file; as a dictionary it is also small in memory.
         texts = [field.name for field in fields if types.is_string(field.type) or types.is_large_string(field.type)]
     with reading(path, "write the table again"), parquet.ParquetFile(path, read_dictionary=texts) as file:
         metadata = file.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
-        # A column with one repeated value is tiny in the file, but takes eight bytes per row in memory.
+        # A column with one repeated value is tiny in the file but takes eight bytes per row in memory.
         check_bytes(max(unpacked, 8 * metadata.num_rows * metadata.num_columns), path, packed_bytes=path.stat().st_size)
         return _split_of(file.read(), path)
 
 
 def read_label_table(path: Path, names: Sequence[str]) -> Labels:
-    """The label sets of a ``labels.csv`` beside images: a column of file names, and a column per label set.
+    """Read label sets from the file ``labels.csv`` in a folder of images: a column of file names, and a column per
+    label set.
 
     Args:
-        path: path of the table. Its first column with the name file, filename, path, name or id names the images.
+        path: path of the table. Its first column that is called file, filename, path, name or id has the names of the
+            images.
         names: paths of the images below the folder, in order.
 
     Returns:
-        Label sets in the order of ``names``, unknown (−1) for images without a row; and a note about such images, or
-        about a table without a column that names images.
+        The label sets in the order of ``names``, with −1 (unknown) for images without a row; and a note if there are
+        such images, or if no column names images.
     """
     from pyarrow import csv
 
@@ -95,7 +97,7 @@ def read_label_table(path: Path, names: Sequence[str]) -> Labels:
 
 
 def _has_names(path: Path) -> bool:
-    """Whether the first line holds names: one of its entries is not a number."""
+    """Whether the first line has names, that is, one of its entries is not a number."""
     return not all(_is_number(entry) for entry in _first_line(path, _MAX_COLUMNS).strip().split(","))
 
 
@@ -117,7 +119,9 @@ def _is_number(text: str) -> bool:
 
 
 def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
-    """One item a row. Numbers are features; texts and columns named as labels are label sets; notes name the rest."""
+    """Make a split with one item per row. Columns of numbers are features, texts and columns named as labels are
+    label sets, and notes name all other columns.
+    """
     if table.num_columns > _MAX_COLUMNS or not table.num_rows:
         raise InputError(
             f"expected a table of 1 to {_MAX_COLUMNS} columns with at least one row in {path}, got {table.num_columns} "
@@ -147,7 +151,7 @@ def _split_of(table: "pyarrow.Table", path: Path) -> Loaded:
 
 
 def _as_array(texts: Sequence[str], path: Path) -> NDArray[Any]:
-    """Texts as NumPy holds them: each takes the space of the longest one."""
+    """Texts as a NumPy array, in which each takes the space of the longest one."""
     check_bytes(4 * len(texts) * max(map(len, texts), default=0), path, advice="shorten the longest text, or ")
     return np.array(texts)
 

@@ -1,4 +1,4 @@
-"""Multi-facet clustering as a scikit-learn estimator: NumPy in, NumPy out."""
+"""Multi-facet clustering as a scikit-learn estimator, which takes and returns NumPy arrays."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,29 +37,29 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
     Items are images, (n, h, w), (n, h, w, c) or (n, c, h, w), as bytes or floats in [0, 1]; or vectors, (n, p), which
     are standardised. Tensors, tables of pandas and polars, and PyTorch data sets and loaders are accepted as well.
 
-    A facet offers ``num_clusters`` clusters. Clusters that overlap form one group, and `predict` returns groups. With
-    "auto" a facet has more clusters than groups.
+    A facet has ``num_clusters`` clusters. Clusters that overlap are merged into one group, and `predict` returns
+    groups. With "auto" a facet has more clusters than groups.
 
     Args:
         num_facets: J; if None, the number of entries of ``num_clusters``, or 2 if that has no entries.
-        num_clusters: number offered to each facet, shallowest first; or one number for all; or "auto", at most 20.
+        num_clusters: number of clusters of each facet, shallowest first; or one number for all; or "auto", at most 20.
         latent_dim: D of each facet, or one number for all; or "auto", at most 6.
         num_steps: number of training steps, all stages together, or "auto". Parameters that are "auto", the likelihood
             and the networks follow from the items, as in the preset ``auto`` of ``mfcvae fit``.
         batch_size: items per step, or "auto".
         learning_rate: learning rate of Adam at the first step, or "auto".
         n_init: number of seeds that short trainings choose from, by their ELBO on held-out items.
-        merge_groups: whether clusters that overlap form one group; otherwise every cluster with an item is a group.
+        merge_groups: whether clusters that overlap are merged; otherwise every cluster with an item is a group.
         device: auto, cpu or cuda.
         verbose: whether to show a progress bar.
-        random_state: the first seed, as ``seed`` of ``mfcvae fit``; the others are the next numbers. A generator of
-            NumPy's draws the seeds. Global random states stay as they are.
+        random_state: the first seed, as ``seed`` of ``mfcvae fit``; further seeds are the next numbers. A NumPy
+            generator draws the seeds. Global random states are not changed.
 
     Attributes:
         labels_: group of every item, (n, J); (n,) if J = 1.
         clusters_: cluster of every item, (n, J); (n,) if J = 1.
         num_groups_: number of groups of each facet, (J,).
-        grouping_: which clusters are one group.
+        grouping_: the clusters of each group.
         pair_: the fitted `MFCVAE`.
         evidence_: mean log p(x) of the training items in nats, importance-weighted; it is ``score(X)``.
         n_features_in_: elements of an item.
@@ -160,8 +160,8 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         """Draw items from the model, in the units and the layout of the training items.
 
         Args:
-            n_samples: how many, ≥ 1.
-            groups: facet → group of all these items; other facets are free.
+            n_samples: number of items, ≥ 1.
+            groups: maps a facet to the group of all these items; all other facets are free.
         """
         check_is_fitted(self)
         if n_samples < 1:
@@ -237,7 +237,7 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
         return torch.cat(found).cpu().double().numpy()
 
     def _group(self, items: Tensor, probs: list[NDArray[np.float64]]) -> Grouping:
-        """The groups, cut so that every one has an item."""
+        """The groups, cut so that every group has an item."""
         with own_randomness(0), pyro.get_param_store().scope():
             grouping = Grouping.from_trees(self.pair_.groups(self._to_pair(items)))
         for j, q in enumerate(probs):

@@ -61,10 +61,10 @@ def choose_config(choices: Choices, items: Tensor, *, seed: int = 0) -> Config:
 
 
 def train_pair(config: Config, items: Tensor, *, seed: int, device: str, verbose: bool) -> MFCVAE:
-    """A pair trained on items (N, *event_shape), on its device, as ``mfcvae fit`` trains it with this seed.
+    """Train a pair on items (N, *event_shape), as ``mfcvae fit`` does with this seed.
 
-    After training, a pair for vectors computes in double precision, so an item's result does not depend on the other
-    items.
+    After training, a pair for vectors computes in double precision, so that the result of an item does not depend on
+    the other items.
     """
     training = prepare(config, items, seed=seed, fabric=open_fabric(device))
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Entries of Pyro's parameter store: the names of our modules' parameters, and the modules that wrote them."""
+"""Entries of Pyro's parameter store: the names of our modules' parameters, and the modules that wrote the entries."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from pyro_mfcvae.interop.tracing import is_tracing
 serial = count()
 _DEFAULT_NAME = re.compile(r"mfcvae_\d+_")
 
-# Parameter → the root module that last put it into a store. An entry of the store that is missing here was loaded.
+# Parameter → the root module that last put it into a store. If an entry of the store is missing here, it was loaded.
 owners: Any = WeakTensorKeyDictionary()
 
 Entry = tuple[str, nn.Parameter, Constraint]
@@ -54,7 +54,7 @@ def stored_parameters(module: PyroModule) -> Iterator[Entry]:
 
 
 def network_buffers(module: PyroModule) -> Iterator[str]:
-    """Buffers of the networks. Those of our own modules follow from their arguments, so they are not listed."""
+    """Buffers of the networks. The buffers of our own modules follow from their arguments, so they are not listed."""
     for key, child in module._modules.items():
         if isinstance(child, PyroModule):
             yield from network_buffers(child)
@@ -63,7 +63,7 @@ def network_buffers(module: PyroModule) -> Iterator[str]:
 
 
 def refuse_traced_buffers(module: PyroModule) -> None:
-    """Refuse networks with buffers inside ``torch.jit.trace``, which merges buffers of equal values."""
+    """Refuse networks with buffers inside ``torch.jit.trace``, which merges buffers with equal values."""
     if is_tracing() and (buffers := list(network_buffers(module))):
         raise InputError(
             f"expected networks without buffers under torch.jit, which would mix them up, got {buffers[0]!r} and "

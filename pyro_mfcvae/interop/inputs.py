@@ -15,7 +15,7 @@ from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.interop.tracing import is_tracing
 
 Known = Mapping[int, Tensor | NDArray[Any] | Sequence[int]]
-"""By facet: the cluster of every item, integers (N,), negative if it is not known."""
+"""Maps a facet to the cluster of every item, integers (N,), negative if it is not known."""
 
 
 def read_known(
@@ -24,7 +24,8 @@ def read_known(
     """The known clusters as int64 tensors on a device; integers of any type and container are accepted.
 
     Raises:
-        InputError: they are not listed by facet, there is no such facet, or not one integer below K_j per item.
+        InputError: they are not a dict by facet, there is no such facet, or there is not one integer below K_j per
+            item.
     """
     if known is None:
         return None
@@ -59,7 +60,7 @@ def _read(facet: Any, values: Any, facets: Sequence[Facet], num_items: int) -> T
 
 
 def whole(value: SupportsIndex | Any) -> int | None:
-    """An integer of any kind, also of NumPy's or a tensor; None for everything else."""
+    """The value of a Python, NumPy or tensor integer; None for everything else."""
     try:
         return operator.index(value)
     except TypeError:
@@ -67,7 +68,7 @@ def whole(value: SupportsIndex | Any) -> int | None:
 
 
 def native(values: Any) -> NDArray[Any]:
-    """A copy as an array in the byte order of the machine, which torch requires, with NaN for what is masked."""
+    """A copy as an array in the byte order of the machine, which torch requires, with NaN for masked elements."""
     if np.ma.is_masked(values):
         values = values.astype(np.result_type(values, np.float16)).filled(np.nan)
     array = np.asarray(values)
@@ -82,7 +83,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
         event_shape: event shape of the model.
         support: support of one element.
         like: a tensor of the model, for type and device.
-        missing: NaN stands for an element that was not observed.
+        missing: whether NaN is allowed, for elements that were not observed.
 
     Raises:
         InputError: the type, device, shape or values do not fit.
@@ -90,7 +91,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise InputError(
-            f"expected x as a floating-point tensor, got {kind}: convert it; MFCVAE's questions accept any type"
+            f"expected x as a floating-point tensor, got {kind}: convert it; the queries of MFCVAE accept any type"
         )
     if tuple(x.shape[1:]) != tuple(event_shape) or x.dim() == 0:
         raise InputError(
@@ -100,7 +101,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
         return x.shape[0]  # the size of a traced program is symbolic, and its values are unknown
     if x.shape[0] == 0:
         raise InputError("expected at least one item, got none: pass x with N ≥ 1")
-    # Densities of a model in half precision are in float32, and so are its draws.
+    # In a model in half precision, densities and therefore draws are in float32.
     dtypes = {like.dtype, torch.promote_types(like.dtype, torch.float32)}
     if x.dtype not in dtypes or x.device != like.device:
         raise InputError(
@@ -111,7 +112,7 @@ def check_data(x: Tensor, event_shape: Sequence[int], support: Constraint, *, li
 
 
 def check_parts(model: Any) -> None:
-    """Refuse parts that were replaced by parts of other facets or shapes, and invalid weights of facets.
+    """Refuse parts that were replaced by parts for other facets or shapes, and invalid weights of facets.
 
     Args:
         model: a `MultiFacetModel`.
@@ -121,7 +122,9 @@ def check_parts(model: Any) -> None:
     """
     facets, decoder = model.facets, model.decoder
     if tuple(prior.facet for prior in model.priors) != facets or decoder.facets != facets:
-        raise InputError(f"expected priors and a decoder of the facets {facets}, got others: build a new model")
+        raise InputError(
+            f"expected priors and a decoder of the facets {facets}, got parts of other facets: build a new model"
+        )
     event_shape = model.likelihood.event_shape(decoder.out_shape)
     if event_shape != model.event_shape:
         raise InputError(
@@ -129,7 +132,7 @@ def check_parts(model: Any) -> None:
             "build a new model"
         )
     if is_tracing():
-        return  # what is read here would become a constant of the program
+        return  # values that are read here would become constants of the program
     for name in ("alpha", "beta"):
         weights = getattr(model, name)
         if weights.shape != (len(facets),):
@@ -161,5 +164,6 @@ def _check_values(x: Tensor, support: Constraint, *, missing: bool) -> None:
         )
     if support.is_discrete and (x.frac() != 0).any():
         raise InputError(
-            "expected whole numbers in x for this likelihood, got others: round them, or choose another likelihood"
+            "expected whole numbers in x for this likelihood, got other values: round them, or choose another "
+            "likelihood"
         )

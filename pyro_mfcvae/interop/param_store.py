@@ -1,9 +1,9 @@
 """The relation of modules and Pyro's parameter store: a module owns its parameters, and the store refers to them.
 
 In Pyro an entry of the store replaces the parameter of the same name in a module, and a copy of a module has the same
-names. Here every copy gets a name of its own. If an entry is not the module's parameter there are three cases: it was
-loaded from a file (the module takes over all entries or none); the parameter was replaced in the module (the new one is
-kept); or it belongs to another module (an error).
+names. Here every copy gets its own name. If an entry is not the parameter of the module, there are three cases. If the
+entry was loaded from a file, the module takes over all entries or none. If the parameter was replaced in the module,
+the new parameter is kept. If the entry belongs to another module, an error is raised.
 """
 
 import threading
@@ -34,7 +34,7 @@ _local = threading.local()
 
 @contextmanager
 def outside_store() -> Iterator[None]:
-    """Inside, our modules compute with their own parameters and neither read nor write Pyro's parameter store."""
+    """Context in which our modules use their own parameters and neither read nor write Pyro's parameter store."""
     before = _is_outside()
     _local.outside = True
     try:
@@ -48,7 +48,7 @@ def _is_outside() -> bool:
 
 
 class _StoreContext(_Context):
-    """The context of a root module: its outermost entry reconciles the parameters with the store."""
+    """The context of a root module. Entering it from outside reconciles the parameters with the store."""
 
     def __init__(self, root: "StoredModule") -> None:
         super().__init__()
@@ -75,16 +75,14 @@ class _StoreContext(_Context):
             _note_created(*root.stored_together())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Context, ()  # the root of a copy makes its own
+        return _Context, ()  # the root of a copy makes its own context
 
 
 Owned = tuple["StoredModule", Entry]
 
 
 def _refuse_replaced_parameters() -> None:
-    """Refuse poutine.lift and substitute: Pyro would pass their values to constrained parameters only, and lose the
-    others.
-    """
+    """Refuse poutine.lift and substitute, because Pyro would pass their values only to constrained parameters."""
     for handler in _PYRO_STACK:
         if isinstance(handler, LiftMessenger | SubstituteMessenger):
             raise InputError(
@@ -94,7 +92,7 @@ def _refuse_replaced_parameters() -> None:
 
 
 class StoredModule(PyroModule):
-    """A PyroModule that owns its parameters. Every copied or unpickled module gets a name of its own."""
+    """A PyroModule that owns its parameters. Every copied or unpickled module gets its own name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -106,11 +104,11 @@ class StoredModule(PyroModule):
         return (self,)
 
     def copied_name(self) -> str:
-        """Name of this module, which was just copied or unpickled under the old one."""
+        """The name for this module, which was just copied or unpickled with the name of its original."""
         return f"{type(self).__name__}_{next(serial)}"
 
     def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
-        # Pyro's method refuses parts that ran before they were nested; ours need not, since modules own their
+        # Pyro's method refuses parts that ran before they were nested. This is not needed here, since modules own their
         # parameters.
         _rename(self, name, context)
 
@@ -140,21 +138,22 @@ def bear_name(root: StoredModule) -> None:
 
 
 def free_name(name: str) -> str:
-    """The name itself if no module has it and Pyro's store has no entry of it, otherwise a similar new one."""
+    """The name itself if no module and no entry of Pyro's store uses it, otherwise a similar new name."""
     if name in _bearers or any(entry.startswith(f"{name}.") for entry in pyro.get_param_store()):
         return f"{name}_copy_{next(serial)}"
     return name
 
 
 def reconcile(*roots: StoredModule, register: bool = True) -> None:
-    """Make the modules' own parameters the store's entries of root modules, or raise an error.
+    """Make the parameters of root modules the entries of the store, or raise an error.
 
     Args:
         roots: modules that are restored together.
-        register: add parameters that the store does not have yet.
+        register: whether to add parameters that the store does not have yet.
 
     Raises:
-        InputError: another module of the same name has the entries, or a loaded store does not hold all of the roots.
+        InputError: the entries belong to another module with the same name, or a loaded store does not have all
+            parameters of the roots.
     """
     store = pyro.get_param_store()
     held = store._params
@@ -249,7 +248,7 @@ def _check_buffers(roots: Iterable[StoredModule]) -> None:
 def _adopt_default_names(store: ParamStoreDict, roots: tuple[StoredModule, ...]) -> None:
     """Take over the loaded entries of a single pair that was saved under default names, which differ from run to run.
 
-    The entries leave the store, since they belong to these roots under other names.
+    The entries are removed from the store, since these roots have other names.
     """
     if not any(is_default(root._pyro_name) for root in roots):
         return

@@ -1,4 +1,4 @@
-"""Weights of networks that are random themselves (``pyro.nn.PyroSample``), and sites that are enumerated by mistake."""
+"""Networks with random weights (``pyro.nn.PyroSample``), and sites that are enumerated by mistake."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,10 +21,12 @@ def _random_weights(root: nn.Module) -> Iterator[tuple[str, PyroModule, str]]:
 def draw_weights(model: PyroModule) -> None:
     """Draw the random weights of a model's decoder and likelihood, once for all items.
 
-    To be called inside the model's call, where a PyroModule remembers what was drawn, and outside the plate of items.
+    Call this inside the model's call, where a PyroModule keeps the values that were drawn, and outside the plate of
+    items.
 
     Raises:
-        InputError: weights of a prior, which the guide reads as well, or of a module that is not part of a PyroModule.
+        InputError: the weights belong to a prior, which the guide uses as well, or to a module that is not part of a
+            PyroModule.
     """
     for name, module, attribute in _random_weights(model):
         if name.startswith("priors."):
@@ -44,7 +46,8 @@ def refuse_random_weights(*roots: nn.Module, reason: str) -> None:
     """Refuse random weights, whose posterior is unknown here.
 
     Raises:
-        InputError: there are some; ``reason`` says what cannot be done, and what to do.
+        InputError: there are random weights. The message ends with ``reason``, which says what cannot be done and what
+            to do.
     """
     for root in roots:
         for name, _, _ in _random_weights(root):
@@ -52,8 +55,8 @@ def refuse_random_weights(*roots: nn.Module, reason: str) -> None:
 
 
 def warn_of_copies(j: int, c: Tensor, z: Tensor) -> None:
-    """Warn where z_j is drawn or proposed per value of an enumerated c_j, as NUTS does on the model with clusters."""
-    # Pyro enumerates c in a dimension of its own on the left of all others, in which a given z has no extent.
+    """Warn if z_j is drawn or proposed once per value of an enumerated c_j, as NUTS does on the model with clusters."""
+    # Pyro enumerates c in a new dimension on the left of all others; a given z does not have this dimension.
     is_enumerated = c.dim() > 1 and c.shape[0] > 1 and c.shape[1:].numel() == 1 and z.shape[-2] > 1
     if is_enumerated and z.dim() - 1 == c.dim() and z.shape[0] == c.shape[0]:
         warnings.warn(

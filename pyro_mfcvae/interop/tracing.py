@@ -11,10 +11,10 @@ def is_tracing() -> bool:
 
 
 def unfolded(buffer: Tensor, like: Tensor, *, tag: int = 0) -> Tensor:
-    """The buffer in a form that a program of ``torch.jit.trace`` reads at every call.
+    """Return the buffer so that a program of ``torch.jit.trace`` reads it at every call.
 
     The result depends on an input, ``like``, so it is not folded into a constant. The tracer merges constants of equal
-    shape and value: buffers with different tags have different shapes while it records them.
+    shape and value, so buffers with different tags have different shapes while they are traced.
     """
     if not is_tracing():
         return buffer

@@ -105,7 +105,7 @@ def test_what_is_no_model_is_refused(place: Path) -> None:
 
 @pytest.mark.usefixtures("fitted")
 def test_tensors_without_a_recipe_are_refused() -> None:
-    with pytest.raises(InputError, match="tensors that do not say how their model is built: give the run's folder"):
+    with pytest.raises(InputError, match="tensors without the configuration of their model: give the run's folder"):
         load("run/model.safetensors")
     pair = load("run")
     copy = pyro_mfcvae.MFCVAE(pair.model, pair.guide)
@@ -119,7 +119,7 @@ def test_settings_of_the_tests_are_those_of_the_command_line() -> None:
 
 def test_labels_need_an_array(place: Path) -> None:
     save_data(place / "again.npz", make_images())
-    with pytest.raises(InputError, match="expected labels with an array only"):
+    with pytest.raises(InputError, match="expected labels only with an array"):
         fit("again.npz", labels={"y": [1]}, settings=SETTINGS)
 
 
