@@ -74,7 +74,7 @@ def test_a_processed_file_does_not_replace_the_published_ones(tmp_path: Path) ->
     [
         (b"\x00\x00\x08\x03 not images", r"its first bytes|its header gives|unpack"),
         (b"\x00\x00\x08\x01" + bytes(12), "its first bytes are 0x801 instead of 0x803"),
-        (b"\x00\x00\x08\x03" + bytes([0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(99), "1568 bytes, but it has fewer"),
+        (b"\x00\x00\x08\x03" + bytes([0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(99), "but it has fewer"),
         (b"\x00\x00\x08\x03" + bytes([0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2]) + bytes(99), "4 bytes, but it has more"),
         (b"\x00\x00\x08\x03" + bytes([127, 255, 255, 255] * 3), "expected at most 2 GiB of data"),
     ],
