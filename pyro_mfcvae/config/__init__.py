@@ -1,5 +1,4 @@
-"""The configuration of a run: its schema, its text form, a user's own parts, and functions that build a pair from
-it."""
+"""The configuration of a run: its schema, its text form, custom parts, and functions that build a pair from it."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The preset ``auto``: settings that follow from the data, for data without a preset of their own.
+"""The preset ``auto``, which chooses settings from the data, for data that have no preset.
 
 The rules below are the same for all data sets; docs/auto.md has their results.
 """
@@ -23,7 +23,7 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.subspaces import choose_dims, most_items
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
-_ITEMS_PER_CLUSTER = 20  # fewer items do not show the shape of a cluster
+_ITEMS_PER_CLUSTER = 20  # fewer items are not enough to show the shape of a cluster
 _FEWEST_ITEMS = 10
 _LATENT_DIM = 6
 
@@ -31,21 +31,21 @@ _LATENT_DIM = 6
 # layers.
 _CONVOLUTION_SIDE = 48
 
-# Side of images in a folder that holds several sizes: enough for figures and colours, and quick on a CPU.
+# Side to which images are resized if a folder has several sizes: enough for figures and colours, and fast on a CPU.
 _SIDE = 32
 
-# Steps of training on 1,000 items for one facet or two, for each further facet, and of the linear start. They rise with
-# the fourth root of the number of items.
+# Numbers of steps for 1,000 items: of a training with one or two facets, for each further facet, and of the linear
+# start. They are proportional to the fourth root of the number of items.
 _STEPS, _STEPS_PER_FACET, _LINEAR_START_STEPS = 1900, 500, 400
 _STEPS_ITEMS, _STEPS_POWER = 1000, 0.25
-_FEWEST_START_STEPS = 20  # fewer do not bring the networks near a linear model
+_FEWEST_START_STEPS = 20  # with fewer steps the networks do not come near a linear model
 # The mixtures are fitted before the first step, and again at these steps.
 _REFIT_STEPS = (300, 700, 1200)
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
-_FEW_ITEMS = 2000  # fewer items take the smaller batch, so that an epoch has enough steps
+_FEW_ITEMS = 2000  # with fewer items the smaller batch is used, so that an epoch has enough steps
 
-# Nats that a nat of dependence between facets costs. With 10, letters stayed in two facets of `nrletters`; with 100,
-# the facet of the faces' poses lost its groups.
+# Penalty in nats for each nat of dependence between facets. With 10, two facets of `nrletters` separated letters; with
+# 100, the facet of the faces' poses lost its groups.
 _INDEPENDENCE = 30.0
 
 _NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
@@ -58,7 +58,7 @@ class Chosen:
 
     Attributes:
         config: the complete configuration.
-        reasons: five sentences for the user.
+        reasons: five sentences that explain the settings to the user.
     """
 
     config: Config
@@ -78,12 +78,12 @@ def choose_settings(
     Args:
         images: the training items, (N, *event_shape), uint8 or floats.
         source: name or path of the data, as the configuration records it.
-        num_facets: how many clusterings to look for.
-        settings: ``section.key=value``, which replace the settings that follow from the data.
+        num_facets: number of clusterings to find.
+        settings: settings ``section.key=value``, which replace the settings that follow from the data.
         seed: seed of the run.
 
     Raises:
-        InputError: there are too few items, they are all alike, or a setting does not fit.
+        InputError: there are too few items, all items are alike, or a setting does not fit.
     """
     num, shape = len(images), tuple(images.shape[1:])
     if num_facets < 1:
@@ -126,7 +126,7 @@ def choose_settings(
 
 
 def _divide_dims(config: Config, images: Tensor) -> Config:
-    """The configuration with the dimensions of two facets divided as the data suggest, if they start linearly."""
+    """The configuration, with dimensions divided between two facets as the data suggest, if there is a linear start."""
     options, dims = config.likelihood.options, config.facets.latent_dim
     if len(dims) != 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
         return config
@@ -159,7 +159,9 @@ def _describe_schedule(config: Config, num_items: int) -> str:
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
-    """Whether the ladder has convolutions. A given option of one kind decides; otherwise the size of the items does."""
+    """Whether the ladder has convolutions. If an option of one kind is given, this kind is used; otherwise the size
+    of the items decides.
+    """
     named = {name.rpartition(".")[2] for name in given if name.startswith("networks.")}
     if len(shape) != 3 or named & {"encoder_dims", "decoder_dims", "hidden_dim", "merge_weight"}:
         return False
@@ -167,10 +169,10 @@ def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
 
 
 def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
-    """The configuration with linear start and fits in proportion to its steps, unless they are given.
+    """The configuration, with a linear start and fits in proportion to the number of steps, unless these are given.
 
-    A single number of epochs holds for the whole training. If stages are given, there is no linear start, because a
-    facet that joins later would forget it. Neither is there one in a very short training.
+    A single number of epochs is the length of the whole training. There is no linear start if stages are given, because
+    a facet that joins later would not keep it, and none in a very short training.
     """
     *earlier, last = config.stage_epochs
     if not isinstance(config.training.epochs, tuple):
@@ -188,10 +190,10 @@ def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
 def configure_auto(
     data: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, Dataset, tuple[str, ...]]:
-    """Read the data and choose settings for them; the last value holds sentences about them for the user.
+    """Read the data and choose settings for them. The last value has sentences for the user about the settings.
 
     ``facets.number=3`` among the settings asks for three facets; so does a list of three numbers of clusters. Images of
-    several sizes are brought to 32 × 32 pixels, unless ``data.size`` says otherwise.
+    several sizes are resized to 32 × 32 pixels, unless ``data.size`` is given.
     """
     if data is None:
         raise InputError("expected data for the preset auto, got none: name them with --data NAME or --data PATH")
@@ -208,7 +210,9 @@ def configure_auto(
         dataset = load_dataset(data, root=root, seed=seed, size=_SIDE, fit=images.fit)
     chosen = choose_settings(
         dataset.train.images,
-        source=data if data in DATASETS else str(Path(data).expanduser().resolve()),  # also found from other folders
+        source=data
+        if data in DATASETS
+        else str(Path(data).expanduser().resolve()),  # so that later commands find it from other folders
         num_facets=_whole_number(given, _NUMBER, given.get(_CLUSTERS, "[2, 2]").count(",") + 1),
         settings=settings,
         seed=seed,

@@ -32,13 +32,13 @@ from pyro_mfcvae.safety.memory import limited_memory
 
 
 def load_data(config: Config, source: str | None = None, *, root: Path | None = None) -> Dataset:
-    """The data of a configuration, or other data in the same form; see `load_dataset`."""
+    """Load the data of a configuration, or other data in the same form; see `load_dataset`."""
     data = config.data
     return load_dataset(source or data.source, root=root, seed=config.seed, size=data.size, fit=data.fit)
 
 
 def build_pair(config: Config, event_shape: Sequence[int], *, stored_bytes: int | None = None) -> MFCVAE:
-    """The model and guide of a configuration, for data of an event shape, with their random starting values.
+    """Build the model and guide of a configuration, with random starting values, for data of an event shape.
 
     Every part is a class or a function that is called with
 
@@ -48,20 +48,20 @@ def build_pair(config: Config, event_shape: Sequence[int], *, stored_bytes: int 
         assignment   (…)                         and facets
         globals_guide (model)
 
-    and with its options as further arguments.
+    Its options are passed as further arguments.
 
     Args:
-        config: what to build.
+        config: the configuration.
         event_shape: shape of an item, without a batch dimension.
-        stored_bytes: size of the tensors that a file holds for the pair; what needs much more is refused. Without it,
+        stored_bytes: size of the pair's tensors in a file; a pair that needs much more memory is refused. With None,
             the limit is that of `limit_bytes`.
 
     Raises:
-        InputError: a part of the user's own is not imported, is of the wrong kind, or does not take its options; or
-            the parts are too large.
+        InputError: a custom part is not imported, is of the wrong kind, or does not take its options; or the parts are
+            too large.
     """
     most, advice = limit_bytes(), _SMALLER
-    if stored_bytes is not None:  # starting values take room as well, and so do files of half precision
+    if stored_bytes is not None:  # starting values need memory as well, and files can be in half precision
         most, advice = 4 * stored_bytes + _SLACK, "the settings are not those of the file: bring a copy of it back"
     with limited_memory(most, source="a model and guide", advice=advice):
         pair = _build(config, event_shape)
@@ -101,7 +101,7 @@ def _build(config: Config, event_shape: Sequence[int]) -> MFCVAE:
 
 
 def check_own_parts(config: Config) -> None:
-    """Refuse a configuration that names parts of a user's own which are not imported, or of the wrong kind."""
+    """Refuse a configuration with custom parts that are not imported, or that are of the wrong kind."""
     kinds: tuple[tuple[str, Mapping[str, Part], Base], ...] = (
         (config.prior.kind, PRIORS, FacetPrior),
         (config.prior.globals_guide, GLOBALS_GUIDES, PyroModule),
@@ -117,7 +117,7 @@ def check_own_parts(config: Config) -> None:
 def _make(
     table: Mapping[str, Part], kind: str, options: Mapping[str, Any], base: Base, *args: Any, **provided: Any
 ) -> Any:
-    """Make a part, either built-in or a user's own."""
+    """Make a built-in or custom part."""
     path = kind
     if kind in table:
         path = table[kind].path
@@ -137,10 +137,10 @@ def _prior(config: PriorConfig, facet: Facet, j: int, encoder: LadderEncoder) ->
 
 
 def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
-    """The configuration for a data set of another size, with the same number of steps in every stage, rounded up to
+    """Adapt a configuration to a data set of another size: every stage keeps its number of steps, rounded up to whole
     epochs.
 
-    Warm-ups, fades and fits are counted in steps. On a smaller data set the same number of epochs would be too short
+    Warm-ups, fades and fits are counted in steps, so on a smaller data set the same number of epochs would be too short
     for them.
 
     Args:
@@ -154,7 +154,7 @@ def adapt_epochs(config: Config, *, made_for: int, num_items: int) -> Config:
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
-    """The schedule of a configuration, for epochs of a number of steps."""
+    """Build the schedule of a configuration, for a given number of steps per epoch."""
     settings, fits = config.schedule, config.mixture_fit
     schedule = ProgressiveSchedule.from_epochs(
         config.stage_epochs,

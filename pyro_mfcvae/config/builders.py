@@ -40,13 +40,13 @@ FADES: dict[str, Fade] = {"linear": linear_fade, "cosine": cosine_fade}
 
 
 def vamp_prior(facet: Facet, *, encoder: LadderEncoder, j: int, learn_weights: bool = True) -> VampPrior:
-    """A `VampPrior` over the guide's encoder, with noise as pseudo-inputs until it is fitted to items."""
+    """A `VampPrior` over the guide's encoder. Its pseudo-inputs are noise until the prior is fitted to items."""
     noise = torch.rand(facet.num_clusters, *encoder.in_shape)
     return VampPrior(facet, encoder=encoder, j=j, pseudo_inputs=noise, learn_weights=learn_weights)
 
 
 def gaussian_likelihood(*, event_shape: Sequence[int], **options: object) -> GaussianLikelihood:
-    """A `GaussianLikelihood` with `GaussianLikelihoodOptions`."""
+    """Make a `GaussianLikelihood` from `GaussianLikelihoodOptions`."""
     chosen = GaussianLikelihoodOptions(**options)  # type: ignore[arg-type]
     scales = _scales(event_shape, chosen)
     if chosen.standardize:
@@ -55,7 +55,7 @@ def gaussian_likelihood(*, event_shape: Sequence[int], **options: object) -> Gau
 
 
 def discretized_logistic_likelihood(*, event_shape: Sequence[int], **options: object) -> DiscretizedLogisticLikelihood:
-    """A `DiscretizedLogisticLikelihood` with `DiscretizedLogisticOptions`."""
+    """Make a `DiscretizedLogisticLikelihood` from `DiscretizedLogisticOptions`."""
     chosen = DiscretizedLogisticOptions(**options)  # type: ignore[arg-type]
     return DiscretizedLogisticLikelihood(
         scale=_scales(event_shape, chosen),
@@ -74,7 +74,7 @@ def _scales(event_shape: Sequence[int], options: ScaledLikelihoodOptions) -> Ten
 def mlp_ladder(
     facets: Sequence[Facet], event_shape: Sequence[int], *, in_shape: Sequence[int], **options: object
 ) -> tuple[LadderEncoder, LadderDecoder]:
-    """A ladder of linear layers, with `MLPOptions`."""
+    """Make a ladder of linear layers from `MLPOptions`."""
     chosen = MLPOptions(**options)  # type: ignore[arg-type]
     decoder = MLPLadderDecoder(
         facets,
@@ -97,7 +97,7 @@ def mlp_ladder(
 def conv_ladder(
     facets: Sequence[Facet], event_shape: Sequence[int], *, in_shape: Sequence[int], **options: object
 ) -> tuple[LadderEncoder, LadderDecoder]:
-    """A ladder of convolutions, with `ConvOptions`."""
+    """Make a ladder of convolutions from `ConvOptions`."""
     chosen = ConvOptions(**options)  # type: ignore[arg-type]
     decoder = ConvLadderDecoder(
         facets,

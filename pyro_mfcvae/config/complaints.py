@@ -1,4 +1,4 @@
-"""Errors of pydantic in one line, with the names that the user knows for the settings."""
+"""Convert errors of pydantic to one line, with the names of the settings as the user writes them."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ def describe_errors(error: ValidationError, *, under: str = "") -> str:
 
     Args:
         error: the error of pydantic.
-        under: the section that the names belong to.
+        under: the section of the settings.
     """
     return "; ".join(_describe(details, under) for details in error.errors())
 
 
 def _describe(details: Any, under: str) -> str:
-    # Unions put the name of the tried alternative into the path; the user knows the keys of the file.
+    # For unions, pydantic adds the name of the alternative to the path; the user knows only the keys of the file.
     path = ".".join([*([under] if under else []), *(str(p) for p in details["loc"] if str(p).isidentifier())])
-    if details["type"] == "value_error":  # our own error, which usually names its setting
+    if details["type"] == "value_error":  # an error of this package, which usually names its setting
         message = details["msg"].removeprefix("Value error, ")
         return message if not path or message.startswith(path.partition(".")[0]) else f"{path}: {message}"
     message = "expected a list such as [20, 10]" if details["type"] == "tuple_type" else details["msg"]

@@ -1,7 +1,7 @@
-"""A user's own parts, found by their import path. A configuration file never makes Python import anything.
+"""Custom parts, which are found by their import path. No module is imported because of a configuration file.
 
-A path is looked up among the modules that are imported already. The user imports a module by an ``import`` in their
-program, by a path in ``--set``, by ``--parts MODULE``, or by installing a package that announces the module as an entry
+A path is looked up among the modules that are already imported. The user imports a module by an ``import`` in their
+program, by a path in ``--set``, by ``--parts MODULE``, or by installing a package that declares the module as an entry
 point of the group ``pyro_mfcvae.parts``.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pyro_mfcvae.errors import InputError
 
 ENTRY_POINTS = "pyro_mfcvae.parts"
-"""The group of entry points by which an installed package announces its modules with parts."""
+"""The group of entry points in which an installed package declares its modules with parts."""
 
 Base = type | tuple[type, ...]
-"""The class that a part must be an instance of; a tuple of classes stands for a tuple of such parts."""
+"""The class that a part must be an instance of; a tuple of classes means a tuple of such parts."""
 
 
 def import_parts(modules: Sequence[str]) -> None:
-    """Import modules whose classes and functions may then be named as parts, from the working folder as well.
+    """Import modules, also from the working folder. Their classes and functions can then be used as parts.
 
     Raises:
         InputError: there is no such module, or it cannot be imported.
@@ -47,14 +47,14 @@ def import_module_of(path: str) -> None:
 
 
 def find_part(path: str, base: Base) -> Callable[..., Any]:
-    """The class or function of an import path, in a module that is imported already.
+    """Find the class or function of an import path, in a module that is already imported.
 
     Args:
         path: such as ``my_package.my_module.MyPrior``.
-        base: the class that a part must have: a class must derive from it, a function must be annotated to return it.
+        base: the class of the part. A class must derive from it; a function must have it as its return annotation.
 
     Raises:
-        InputError: its module is not imported, has no such class or function, or this makes something else.
+        InputError: the module is not imported, has no such class or function, or this makes something else.
     """
     module, name = _split(path)
     if module not in sys.modules:
@@ -62,7 +62,7 @@ def find_part(path: str, base: Base) -> Callable[..., Any]:
     if module not in sys.modules:
         raise InputError(
             f"expected a part whose module is imported, got {path}: if you trust it, give --parts {module} (in Python: "
-            f"import {module}), or let its package announce it as an entry point of {ENTRY_POINTS}"
+            f"import {module}), or let its package declare it as an entry point of {ENTRY_POINTS}"
         )
     part = getattr(sys.modules[module], name, None)
     if part is None:
@@ -79,7 +79,7 @@ def find_part(path: str, base: Base) -> Callable[..., Any]:
 
 
 def find_function(path: str) -> Callable[..., Any]:
-    """The function of an import path that the user typed; its module is imported, from the working folder as well.
+    """Find the function of an import path that the user typed. Its module is imported, also from the working folder.
 
     Raises:
         InputError: there is no such function.
@@ -98,14 +98,14 @@ def make_part(
     """Call a class or function that makes a part.
 
     Args:
-        make: what is called.
+        make: the class or function.
         base: what the part must be an instance of.
         args: the first arguments.
-        provided: further arguments; those that its signature names are passed.
-        options: the user's.
+        provided: further arguments; only those that the signature names are passed.
+        options: the user's options.
 
     Raises:
-        InputError: it cannot be called like this, or it makes something else.
+        InputError: the call fails, or its result is not an instance of ``base``.
     """
     named = inspect.signature(make).parameters
     given = {name: value for name, value in provided.items() if name in named and name not in options}
@@ -131,19 +131,19 @@ def make_part(
 
 
 def describe(base: Base) -> str:
-    """The names of the classes that a part may have."""
+    """The names of the classes of a part, for messages."""
     return " and ".join(b.__name__ for b in base) if isinstance(base, tuple) else base.__name__
 
 
 def _makes(part: Any, base: Base) -> bool:
-    """Whether a class derives from the base, or a function is annotated to return it; nothing is called."""
+    """Whether a class derives from ``base``, or a function has it as its return annotation; nothing is called."""
     if inspect.isclass(part):
         return not isinstance(base, tuple) and issubclass(part, base)
     if not inspect.isfunction(part):
         return False
     try:
         made = get_type_hints(part).get("return")
-    except Exception:  # an annotation that cannot be evaluated may raise anything
+    except Exception:  # an annotation that cannot be evaluated may raise any exception
         return False
     if isinstance(base, tuple):
         kinds = get_args(made)
@@ -163,7 +163,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _load_entry_point(module: str) -> None:
-    """Import a module that an installed package announces."""
+    """Import a module that an installed package declares as an entry point."""
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.module == module:
             import_module(module)
@@ -171,7 +171,9 @@ def _load_entry_point(module: str) -> None:
 
 @contextmanager
 def _working_folder_searched() -> Iterator[Path]:
-    """Search the working folder as well, last of all, and restore the search path afterwards."""
+    """Context in which the working folder is searched after all other folders; afterwards the search path is
+    restored.
+    """
     here, before = Path.cwd(), list(sys.path)
     sys.path.append(str(here))
     try:

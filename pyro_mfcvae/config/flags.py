@@ -1,6 +1,6 @@
-"""Every setting as an option of the command line, such as ``--training.epochs 5``. Nothing here imports torch.
+"""Make every setting an option of the command line, such as ``--training.epochs 5``. This module does not import torch.
 
-The help texts are those of the sections' docstrings, so a new setting needs no line here.
+The help texts come from the docstrings of the sections, so a new setting needs no change here.
 """
 
 import inspect
@@ -13,14 +13,16 @@ from tyro.conf import arg
 from pyro_mfcvae.config.parts import PARTS
 from pyro_mfcvae.config.schema import Config
 
-# Settings that only the preset auto has, see `pyro_mfcvae.config.auto.configure_auto`.
+# Settings of the preset auto only, see `pyro_mfcvae.config.auto.configure_auto`.
 _OF_AUTO = {"facets": {"number": "Number of facets (preset auto)."}}
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+\n?(?: {5,}.+\n?)*)", re.MULTILINE)
 
 
 def describe_settings() -> dict[str, dict[str, str]]:
-    """Section → setting → help, with the options of all kinds of parts; "" stands for settings without a section."""
+    """Section → setting → help text, with the options of all kinds of parts. The key "" has settings without a
+    section.
+    """
     found: dict[str, dict[str, str]] = {"": {}}
     for name, text in _attributes(Config).items():
         if name not in _sections():
@@ -36,7 +38,7 @@ def _sections() -> dict[str, type]:
 
 
 def _options_of_kinds(section: str) -> dict[str, str]:
-    """Name → help of the options of all kinds, with the kinds that have each of them."""
+    """Name → help text of the options of all kinds; each help text names the kinds that have the option."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for kind, part in PARTS.get(section, {}).items():
         for name, text in _attributes(part.options).items() if part.options else ():
@@ -48,7 +50,9 @@ def _options_of_kinds(section: str) -> dict[str, str]:
 
 
 def _attributes(of: type) -> dict[str, str]:
-    """The attributes that the docstrings of a class and its bases describe, each as a sentence on one line."""
+    """The attributes in the docstrings of a class and its bases, with the description of each as a sentence on one
+    line.
+    """
     found: dict[str, str] = {}
     for kind in reversed(of.__mro__):
         entries = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
@@ -64,7 +68,7 @@ def make_flags() -> type:
         summary = {"__doc__": (inspect.getdoc(_sections()[section]) or "").partition("\n")[0]}
         options = [(name, _option(text), None) for name, text in texts.items()]
         flags = make_dataclass(section, options, eq=False, namespace=summary)
-        # Without a help text of the field, tyro would search source files for one.
+        # If a field had no help text, tyro would search source files for one.
         of_config.append((section, flags, field(default_factory=flags, metadata={"help": summary["__doc__"]})))
     return make_dataclass("SettingFlags", of_config, eq=False)
 

@@ -1,7 +1,7 @@
 """The options of the built-in parts: the contents of a section's ``options`` for every kind.
 
-Every class holds the options of one kind with the defaults of the class that is built. Nothing here imports torch, so
-that a mistake in a setting is found at once.
+Every class has the options of one kind, with the same defaults as the class that is built. This module does not import
+torch, so that a mistake in a setting is reported at once.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ PerFacet = Annotated[tuple[Count, ...], Field(min_length=1)]
 strict = ConfigDict(extra="forbid")
 
 PER_FACET: Mapping[str, bool] = {"per_facet": True}
-"""Marks an option that may be a list with one value per facet, shallowest first."""
+"""Marks an option that may also be a list with one value per facet, shallowest first."""
 
 
 def per_facet_names(options: type) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def refuse_without_effect(part: Any, names: tuple[str, ...], reason: str) -> Non
     """Refuse options, or settings of a section, that differ from their defaults although they have no effect.
 
     Raises:
-        InputError: one of them differs.
+        InputError: one of them differs from its default.
     """
     for f in fields(part):
         value = getattr(part, f.name)
@@ -89,8 +89,8 @@ class BayesianPriorOptions:
         covariance: shape of the components' covariances (diagonal, full, spherical or tied), one for all facets or one
             per facet.
         random: parameters that have a hyperprior, out of probs, loc and scale; the others are learned.
-        stick_breaking: whether the weights are those of a stick-breaking process, so that the data choose how many
-            clusters have weight.
+        stick_breaking: whether the weights are those of a stick-breaking process, so that the data decide how many
+            clusters have a weight clearly above 0.
         concentration: concentration of the weights' hyperprior; below 1 it favours few clusters.
         loc_scale: standard deviation of the means' hyperprior, in units of z.
         scale_scale: scale of the standard deviations' hyperprior, in units of z.
@@ -138,9 +138,9 @@ class ScaledLikelihoodOptions:
     """A likelihood with a location and a scale.
 
     Attributes:
-        scale: its scale in units of x; its initial value if the scale is learned.
+        scale: scale of the likelihood in units of x; its initial value if the scale is learned.
         learn_scale: whether the scale is a parameter.
-        per_channel: whether every channel has a scale of its own.
+        per_channel: whether every channel has its own scale.
         sigmoid_mean: whether the location is squashed into (0, 1).
     """
 
@@ -157,11 +157,11 @@ class ScaledLikelihoodOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianLikelihoodOptions(ScaledLikelihoodOptions):
-    """A Gaussian of every element, with the same options and one more.
+    """A Gaussian for every element.
 
     Attributes:
-        standardize: whether every element is measured from its mean over the training items, in units of its standard
-            deviation; the scale is in these units then.
+        standardize: whether every element is standardised, with its mean and standard deviation over the training
+            items; the scale is then in units of the standard deviation.
     """
 
     standardize: bool = False
@@ -174,7 +174,7 @@ class GaussianLikelihoodOptions(ScaledLikelihoodOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscretizedLogisticOptions(ScaledLikelihoodOptions):
-    """A logistic distribution of every element, discretised to the values of bytes, with the same options and one more.
+    """A logistic distribution for every element, discretised to the values of bytes.
 
     Attributes:
         num_levels: number of values that an element can have, from 0 to 1.
@@ -215,11 +215,11 @@ class LadderOptions:
     """The options of every built-in ladder.
 
     Attributes:
-        head_init_scale: factor on the initial weights of all heads but the deepest; at 0, q(z_j | x) starts independent
-            of x.
+        head_init_scale: factor on the initial weights of all heads except the deepest; with 0, q(z_j | x) is
+            independent of x at the start.
         posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
             autoregressive, which needs assignment = monte_carlo or sample.
-        separate: whether every facet has an encoder of its own.
+        separate: whether every facet has its own encoder.
     """
 
     __pydantic_config__ = strict
@@ -251,8 +251,8 @@ class ConvOptions(LadderOptions):
 
     Attributes:
         channels: numbers of channels of the maps, from the image inwards; the last one also holds for all further maps.
-        num_residual_blocks: number of residual blocks behind every map.
-        gated: whether facets also scale the maps that they join in the decoder.
+        num_residual_blocks: number of residual blocks after every map.
+        gated: whether facets also multiply the decoder's maps to which they are added.
         recompute: whether the backward pass keeps only one map per level and computes the others again, which saves
             memory and takes time.
         channels_last: whether convolutions keep their weights and maps in memory with the channels last.
@@ -279,7 +279,7 @@ class MonteCarloOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VaDEOptions(MonteCarloOptions):
-    """q(c | x) as the mean of p(c | z) over draws of z, with the same option."""
+    """q(c | x) as the mean of p(c | z) over draws of z."""
 
     num_samples: Count = 1
 

@@ -1,7 +1,8 @@
-"""The parts by name: the kinds of every section with a ``kind``, with the import path and the options of each.
+"""The built-in parts by name: all kinds of every section with a ``kind``, with the import path and the options of each
+kind.
 
-A built-in part is made like a user's own: its name stands for an import path, and `pyro_mfcvae.config.build` calls the
-class or function that is found there. A new part needs one line here. Nothing here imports torch.
+A built-in part is made like a custom part: its name is replaced by an import path, and `pyro_mfcvae.config.build` calls
+the class or function at this path. A new part needs one line here. This module does not import torch.
 """
 
 from collections.abc import Mapping
@@ -25,8 +26,8 @@ class Part:
 
     Attributes:
         path: import path of a class, or of a function that makes the part.
-        options: class of its options, which checks them before torch is loaded; if None, they are checked against
-            the signature when the part is built, like those of a user's own part.
+        options: class of its options, which checks them before torch is loaded; if None, they are checked against the
+            signature when the part is built, like those of a custom part.
     """
 
     path: str
@@ -76,12 +77,12 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a kind is the import path of a user's own part: only those have a dot."""
+    """Whether a kind is the import path of a custom part: only import paths have a dot."""
     return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 def option_names(section: str, kind: str) -> tuple[str, ...] | None:
-    """The names of the options of a kind; None if only the part itself knows them."""
+    """The names of the options of a kind; None if they are known only after the part is imported."""
     part = PARTS[section].get(kind)
     return None if part is None or part.options is None else tuple(f.name for f in fields(part.options))
 
@@ -95,7 +96,7 @@ def check_kind(name: str, kind: str, table: Mapping[str, Part]) -> None:
         table: table of the kinds.
 
     Raises:
-        InputError: it is neither.
+        InputError: the kind is neither.
     """
     if kind not in table and not is_import_path(kind):
         close = get_close_matches(kind, table, n=1)
@@ -107,7 +108,7 @@ def check_kind(name: str, kind: str, table: Mapping[str, Part]) -> None:
 
 
 def complete_options(section: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a part, checked, with the defaults of those that are not given.
+    """Check the options of a part, and add the defaults of options that are not given.
 
     Args:
         section: section of the configuration.
@@ -134,12 +135,14 @@ def complete_options(section: str, kind: str, given: Mapping[str, Any]) -> dict[
 
 @cache
 def _adapter(options: type) -> TypeAdapter[Any]:
-    """The adapter that checks options; to make one takes longer than a check."""
+    """The adapter that checks options. It is cached, because making one takes longer than a check."""
     return TypeAdapter(options)
 
 
 def kept_options(section: str, before: str, options: Mapping[str, Any], after: str) -> dict[str, Any]:
-    """The options of one kind that another kind takes over: those that both have and that are not defaults."""
+    """The options that stay when one kind is replaced by another: those that both kinds have and that are not
+    defaults.
+    """
     known = option_names(section, after)
     if before == after or known is None or option_names(section, before) is None:
         return dict(options) if before == after else {}

@@ -1,4 +1,6 @@
-"""The configuration of a run: everything that decides its result, except the machine. Nothing here imports torch."""
+"""The configuration of a run: everything except the machine that determines its result. This module does not import
+torch.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,8 +27,8 @@ class DataConfig:
 
     Attributes:
         source: name of a data set that `mfcvae datasets` lists, or a path.
-        size: height and width that images are brought to, one number for both; images keep their size if None.
-        fit: how images of another shape are brought there: crop the middle, pad the borders, or stretch.
+        size: height and width that images are resized to, one number for both; images keep their size if None.
+        fit: how images of another shape are resized: crop the middle, pad the borders, or stretch.
     """
 
     __pydantic_config__ = strict
@@ -69,7 +71,8 @@ class PartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(PartConfig):
-    """p(c) and p(z | c) of every facet with more than one cluster; a facet with one has a standard normal.
+    """p(c) and p(z | c) of every facet with more than one cluster; a facet with one cluster has a standard normal
+    prior.
 
     Attributes:
         kind: prior of each facet: gaussian, student_t, bayesian or vamp, or the import path of a prior of your own.
@@ -97,8 +100,8 @@ class LikelihoodConfig(PartConfig):
     Attributes:
         kind: distribution of x: bernoulli, continuous_bernoulli, gaussian, discretized_logistic, poisson,
             negative_binomial or categorical, or the import path of a likelihood of your own.
-        missing: whether elements may be NaN, which means missing; p(x | z) leaves these out, and the built-in encoders
-            read the mask of the observed elements.
+        missing: whether elements may be missing (NaN). They are left out of p(x | z), and the built-in encoders read
+            the mask of the observed elements.
     """
 
     section: ClassVar[str] = "likelihood"
@@ -136,8 +139,8 @@ class Config:
 
     Attributes:
         data: the items.
-        description: one line that says what the configuration is for.
-        seed: seed of the starting values and of the training, and of data that are drawn at random.
+        description: a line that says what the configuration is for.
+        seed: seed of the starting values, of the training, and of data that are drawn at random.
     """
 
     __pydantic_config__ = strict
@@ -157,8 +160,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.supervision.label is not None and self.training.objective != "elbo":
             raise InputError(
-                f"expected training.objective=elbo with supervision.label, got {self.training.objective}: known "
-                "clusters do not enter that bound, so leave one of the two out"
+                f"expected training.objective=elbo with supervision.label, got {self.training.objective}: that bound "
+                f"does not use known clusters, so leave one of the two out"
             )
         if self.prior.kind == "vamp":
             refuse_without_effect(
@@ -182,7 +185,7 @@ class Config:
                 )
 
     def _per_facet(self) -> dict[str, Any]:
-        """Setting's name → value, of all settings that may have a value per facet or per stage."""
+        """Name → value of all settings that may have one value per facet or per stage."""
         found: dict[str, Any] = {"facets.latent_dim": self.facets.latent_dim, "training.epochs": self.training.epochs}
         for name in ("kl_fade_in_steps", "kl_delay_steps", "kl_weights"):
             found[f"schedule.{name}"] = getattr(self.schedule, name)
@@ -196,7 +199,7 @@ class Config:
 
     @property
     def own_modules(self) -> tuple[str, ...]:
-        """The modules of the user's own parts."""
+        """The modules of the custom parts."""
         kinds = [getattr(self, section).kind for section in PARTS] + [self.prior.globals_guide]
         return tuple(dict.fromkeys(kind.rpartition(".")[0] for kind in kinds if is_import_path(kind)))
 

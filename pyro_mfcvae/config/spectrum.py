@@ -9,13 +9,13 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 
 NATS = 400.0
-"""The most nats that the variance of an item may be worth: sum_i var_i / (2 scale²)."""
+"""The largest value of sum_i var_i / (2 scale²), the cost in nats of the variance of an item."""
 
 # Two clusters that lie four standard deviations of q(z | x) apart overlap by 2.3 %, which is less than
-# `pyro_mfcvae.groups.MERGE_THRESHOLD`: they stay two groups.
+# `pyro_mfcvae.groups.MERGE_THRESHOLD`, so they are not merged.
 _MOST_UNITS = 4.0
 
-# Number of items from which the directions are found.
+# Number of items from which the directions are computed.
 _NUM_MEASURED = 1000
 
 
@@ -27,7 +27,7 @@ def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.
         standardize: whether every element is divided by its standard deviation.
 
     Raises:
-        InputError: the items are all alike.
+        InputError: all items are alike.
     """
     x = centred(items, _NUM_MEASURED, standardize=standardize)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
@@ -38,9 +38,9 @@ def measure_spectrum(items: Tensor, *, standardize: bool = False) -> NDArray[np.
 
 
 def centred(items: Tensor, most: int, *, standardize: bool) -> NDArray[np.float64]:
-    """At most ``most`` random items without their mean, flat, (N, P).
+    """At most ``most`` random items, flattened and centred, (N, P).
 
-    Bytes count as shares of 255. A missing element is replaced by the mean of that element over the items.
+    Bytes are divided by 255. A missing element is replaced by the mean of this element over the items.
     """
     order = np.random.default_rng(0).permutation(len(items))[:most]
     values = items[np.sort(order)].flatten(1)
@@ -56,11 +56,12 @@ def centred(items: Tensor, most: int, *, standardize: bool) -> NDArray[np.float6
 def choose_scale(spectrum: NDArray[np.float64]) -> float:
     """The standard deviation of a Gaussian likelihood for items with these variances, largest first.
 
-    It is the smallest at which both hold: the variance of an item is worth no more than 400 nats, so that the
-    reconstruction does not drown the KL; and the directions whose standard deviation exceeds the scale do so by a
-    factor of 4 at most in the geometric mean. In a linear model the scale is the width of q(z | x) along a direction,
-    so finer scales describe differences that clusters do not need, and press items of one cluster apart. The first
-    limit decides where the variance is spread over many directions, the second where a few hold all of it.
+    It is the smallest number that meets two conditions. First, the variance of an item costs at most 400 nats, so that
+    the reconstruction does not outweigh the KL. Second, over the directions whose standard deviation exceeds the scale,
+    the geometric mean of the ratio of the two is at most 4. In a linear model the scale is the width of q(z | x) along
+    a direction, so with a finer scale z describes differences that clusters do not need, and moves items of one cluster
+    apart. The first condition decides if the variance is spread over many directions, the second if a few directions
+    have all of it.
     """
     scale = math.sqrt(float(spectrum.sum()) / (2 * NATS))
     for _ in range(len(spectrum)):

@@ -1,4 +1,4 @@
-"""Configurations as text: presets, ``config.toml``, and what ``--set`` changes. Nothing here imports torch."""
+"""Configurations as text: presets, ``config.toml``, and changes by ``--set``. This module does not import torch."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ from pyro_mfcvae.config.parts import PARTS, is_import_path, kept_options, option
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.errors import InputError
 
-# The key that `--set SECTION=VALUE` sets.
+# The key that `--set SECTION=VALUE` changes in each section.
 _SHORT = {"data": "source", **dict.fromkeys(PARTS, "kind")}
 
 _FOLDER = Path(__file__).parent / "presets"
@@ -26,34 +26,34 @@ _FOLDER = Path(__file__).parent / "presets"
 DEFAULT = "shapes"
 """The preset of ``mfcvae fit`` without an argument."""
 
-# A configuration has some 2,000 characters, and keys of 3 parts. Longer or deeper texts are refused, because they could
-# take seconds to parse.
+# A usual configuration has about 2,000 characters and keys of 3 parts. Much longer or deeper texts are refused, because
+# parsing them could take seconds.
 _MAX_CHARACTERS = 50_000
 _MAX_DEPTH = 10
 _LONG_KEY = re.compile(r"""(?:[\w"'-]+\s*\.\s*){100}""")
 
 
 AUTO = "auto"
-"""The preset whose settings follow from the data, see `pyro_mfcvae.config.auto`."""
+"""The preset that chooses its settings from the data, see `pyro_mfcvae.config.auto`."""
 AUTO_DESCRIPTION = "Settings that follow from the data: for images or vectors that no other preset was made for"
 
 
 def takes_auto(preset: str | None, data: str | None) -> bool:
-    """Whether a run is configured by ``auto``: by its name, or because the data have no preset of their own."""
+    """Whether ``auto`` configures a run, either because it is the preset or because there is no preset for the data."""
     return preset == AUTO or (preset is None and data is not None and data not in preset_names())
 
 
 @cache
 def _adapter() -> TypeAdapter[Config]:
-    """The adapter that checks tables. It is made when it is first needed, so that help is quick."""
+    """The adapter that checks tables. It is made when it is first needed, so that help appears quickly."""
     return TypeAdapter(Config)
 
 
 def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
-    """Check a table as it comes from TOML.
+    """Check a table that was read from TOML.
 
     Raises:
-        InputError: a key is unknown, or a value does not fit; the message names every one of them and ``source``.
+        InputError: a key is unknown or a value does not fit. The message names all of them and ``source``.
     """
     try:
         return _adapter().validate_python(table)
@@ -62,7 +62,7 @@ def parse_config(table: Mapping[str, Any], *, source: str) -> Config:
 
 
 def read_config(text: str, *, source: str) -> Config:
-    """Parse a TOML text. Nothing is imported: parts of a user's own are only named."""
+    """Parse a TOML text. Custom parts are only named; no module is imported."""
     try:
         table = _parse_toml(text, source)
     except tomllib.TOMLDecodeError as error:
@@ -71,18 +71,18 @@ def read_config(text: str, *, source: str) -> Config:
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
-    """Apply settings of the form ``section.key=value``, the value written as in TOML (a bare word is a string).
+    """Apply settings of the form ``section.key=value``, with the value written as in TOML (a bare word is a string).
 
-    ``prior=NAME``, and the like for likelihood, networks and assignment, is short for ``prior.kind=NAME``, and
-    ``prior.covariance=full`` for ``prior.options.covariance=full``. A change of kind keeps the options that both kinds
-    have. The import path of a part of the user's own is imported here, from the working folder as well.
+    ``prior=NAME`` is short for ``prior.kind=NAME``, and ``prior.covariance=full`` for
+    ``prior.options.covariance=full``; the same holds for likelihood, networks and assignment. A change of kind keeps
+    the options that both kinds have. The module of a custom part is imported here, also from the working folder.
 
     Raises:
         InputError: a setting is unknown or does not fit.
     """
     table: dict[str, Any] = asdict(config)
     parsed = [_parse_setting(setting) for setting in settings]
-    for keys, value in parsed:  # kinds first: they decide which options there are
+    for keys, value in parsed:  # kinds first, because they decide which options exist
         if len(keys) == 2 and keys[0] in PARTS and keys[1] == "kind":
             section = table[keys[0]]
             section["options"] = kept_options(keys[0], section["kind"], section["options"], str(value))
@@ -100,7 +100,7 @@ def to_toml(config: Config) -> str:
 
 
 def setting_names(config: Config | None = None) -> list[str]:
-    """Every name that `override` accepts for the kinds of a configuration, or for the default kinds if it is None."""
+    """All names that `override` accepts, for the kinds of a configuration, or for the default kinds if it is None."""
     names = []
     for name, value in asdict(config or Config(data=DataConfig(source=""))).items():
         if not isinstance(value, dict):
@@ -112,7 +112,7 @@ def setting_names(config: Config | None = None) -> list[str]:
 
 
 def _parse_setting(setting: str) -> tuple[list[str], Any]:
-    """The keys, outermost first and in their long form, and the value."""
+    """Parse a setting to its keys, outermost first and in their long form, and its value."""
     name, equals, text = setting.partition("=")
     if not equals:
         raise InputError(f"expected a setting such as training.epochs=5, got {setting!r}: write NAME=VALUE")
@@ -145,7 +145,7 @@ def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _all_setting_names() -> list[str]:
-    """Every name in its short form, for all kinds."""
+    """All names in their short form, for all kinds."""
     names = [name.replace(".options.", ".") for name in setting_names()]
     names += [
         f"{section}.{name}"
@@ -164,7 +164,7 @@ def _parse_value(text: str, setting: str) -> Any:
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Parse a text whose length and depth are bounded."""
+    """Parse a text, after a check of its length and depth."""
     if len(text) > _MAX_CHARACTERS:
         raise InputError(f"expected at most {_MAX_CHARACTERS:,} characters, got {len(text):,} in {source}: shorten it")
     too_deep = f"expected keys and lists nested at most {_MAX_DEPTH} deep, got deeper ones in {source}: flatten them"

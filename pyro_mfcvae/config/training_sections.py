@@ -1,4 +1,4 @@
-"""The sections of a configuration that say how a pair is trained. Nothing here imports torch."""
+"""The sections of a configuration about the training of a pair. This module does not import torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -25,27 +25,27 @@ class TrainingConfig:
     """Length, learning rate and objective of the optimisation.
 
     Attributes:
-        epochs: number of epochs of each stage, deepest facet first; one number holds for every stage. With 0 epochs a
-            facet joins together with the next one.
+        epochs: number of epochs of each stage, deepest facet first; a single number is used for every stage. With 0
+            epochs a facet joins together with the next one.
         batch_size: number of items per step.
         learning_rate: learning rate of Adam at the first step.
-        final_learning_rate: learning rate of Adam after the last step, reached along a half cosine; the rate is
-            constant if None.
-        n_init: number of seeds that short trainings choose from, by their ELBO on held-out items; the run's seed and
-            the next ones.
-        data_dependent_init: whether the hidden units are standardised on a first batch.
+        final_learning_rate: learning rate of Adam after the last step, which is approached along a half cosine; the
+            rate is constant if None.
+        n_init: number of seeds (the run's seed and the next numbers) that are trained for a short time first; the seed
+            with the highest ELBO on held-out items is used.
+        data_dependent_init: whether the hidden units are standardised on a first batch before training.
         objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
             clusters summed out (Burda et al. 2016).
-        num_particles: number of draws per item; of the importance-weighted bound only.
+        num_particles: number of draws per item; only for the importance-weighted bound.
         renyi_alpha: order of Rényi's divergence (Li and Turner 2016); 0 is the importance-weighted bound itself.
-        free_nats: nats of each facet's mean KL that cost nothing (Kingma et al. 2016); of the ELBO only.
-        independence: weight of a penalty on the nats that the clusters of each facet tell about the other facets; of
-            the ELBO only.
-        on_divergence: what happens when the training diverges: stop, or retry once, from the last good checkpoint, with
-            half the learning rate.
+        free_nats: nats of each facet's mean KL that cost nothing (Kingma et al. 2016); only for the ELBO.
+        independence: weight of a penalty on the information, in nats, of each facet's clusters about the other facets;
+            only for the ELBO.
+        on_divergence: what to do if the training diverges: stop, or retry once from the last good checkpoint with half
+            of the learning rate.
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
             bf16; densities, parameters and Adam keep float32.
-        compile: whether the objective is compiled: true, false, or auto, which compiles if that saves time.
+        compile: whether the objective is compiled: true, false, or auto, which compiles it if this saves time.
         capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph; on one CUDA device only.
     """
 
@@ -77,24 +77,24 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How facets join; steps are optimiser steps, and stages run from the deepest facet to the shallowest.
+    """How facets join. Steps are optimiser steps, and stages go from the deepest facet to the shallowest.
 
     Attributes:
-        scale: factor on the number of epochs and on all numbers of steps, those of mixture_fit included: 0.1 makes the
-            training ten times shorter.
-        fade_in_steps: number of steps over which alpha of a facet rises from 0 to 1, and beta as well where
+        scale: factor on the number of epochs and on all numbers of steps, also in mixture_fit; 0.1 makes the training
+            ten times shorter.
+        fade_in_steps: number of steps over which alpha of a facet rises from 0 to 1, and beta as well if
             kl_fade_in_steps is None.
         kl_fade_in_steps: number of steps over which beta rises, one number per stage.
         kl_delay_steps: number of steps before beta starts to rise, one number per stage; no delay if None.
         fade: shape of the rise of alpha and beta: linear or cosine.
-        kl_weights: values that the betas rise to: for each stage a row with one number per facet, shallowest first; 1
+        kl_weights: the final values of the betas: for each stage a row with one number per facet, shallowest first; 1
             if None.
-        kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they never change where
+        kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they do not change if
             None.
-        repartition_step: step, counted from the start of the last stage, after which the axes of the joint z are
-            divided among the facets again, so that the facets repeat each other less; never if None.
-        linear_start_steps: number of steps before the first one that train the networks to be linear, each facet in its
-            own subspace of the principal components; no such start if 0.
+        repartition_step: step of the last stage after which the axes of the joint z are divided among the facets again,
+            so that the facets repeat each other less; never if None.
+        linear_start_steps: number of steps before the first one, which train the networks to be a linear model with
+            each facet in its own subspace of the principal components; 0 means no linear start.
     """
 
     __pydantic_config__ = strict
@@ -119,11 +119,11 @@ class MixtureFitConfig:
 
     Attributes:
         warmup_steps: number of steps from the start of a facet's stage to the first fit of its mixture; one number per
-            stage, or one for all.
-        refit_steps: steps, counted from the same start, after which the mixture is fitted again.
-        joint_refit_steps: steps, counted from the start of the last stage, after which all mixtures are fitted again.
+            stage, or one number for all.
+        refit_steps: steps of the stage after which the mixture is fitted again.
+        joint_refit_steps: steps of the last stage after which all mixtures are fitted again.
         items: number of items that a mixture is fitted to.
-        to: what a mixture is fitted to: draws of q(z | x), or its means.
+        to: the points that a mixture is fitted to: draws of q(z | x), or its means.
         units: unit of z in the fit: latent, which leaves z as it is, or posterior, the standard deviation of q(z | x)
             in each dimension.
         variance: starting variance of the components; the fitted covariances if None.
@@ -141,11 +141,11 @@ class MixtureFitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionConfig:
-    """A few labels that tie a facet's clusters to known categories: value number k of the label to cluster k.
+    """A few labels that tie a facet's clusters to known categories: value number k of the label belongs to cluster k.
 
     Attributes:
         label: name of the label set with the known categories; no supervision if None.
-        facet: index of the facet that they belong to; the deepest if None.
+        facet: index of the facet of these categories; the deepest if None.
         items_per_value: number of items of each value that are known.
         batch_size: number of known items that join every batch.
     """
