@@ -1,4 +1,4 @@
-"""The command line ``mfcvae``, a file for each group of commands."""
+"""The command line ``mfcvae``, with one file per group of commands."""
 
 from pyro_mfcvae.cli.app import main
 

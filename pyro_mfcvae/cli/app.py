@@ -1,9 +1,9 @@
-"""The command line: which commands there are, and the entry point. A command is imported when it is called.
+"""The command line: the list of commands, and the entry point. A command is imported when it is called.
 
-Neither this module nor the top of a command's module imports torch, so help and mistakes are answered at once.
+Neither this module nor the top of a command's module imports torch, so help and error messages appear at once.
 
-Exit codes: 0 for a result, 2 for a mistake of the user's (one line on standard error), 1 for a bug of ours (a
-traceback), and 128 plus the signal's number for a stop: 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed pipe.
+Exit codes: 0 for success, 2 for a mistake of the user (one line on standard error), 1 for a bug in this package (a
+traceback), and 128 plus the number of the signal for a stop: 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed pipe.
 """
 
 import inspect
@@ -26,12 +26,12 @@ PURPOSE = "Several clusterings of your images at once."
 
 @dataclass(frozen=True)
 class Command:
-    """The place of a command.
+    """A command and its module.
 
     Attributes:
-        module: below `pyro_mfcvae.cli`; its function has the command's name, with `_` for `-`.
+        module: module below `pyro_mfcvae.cli`, with a function of the command's name (with `_` for `-`).
         summary: one line for the list of commands.
-        group: its heading in the list of commands.
+        group: heading of the command in the list of commands.
     """
 
     module: str
@@ -64,7 +64,7 @@ def find_command(name: str) -> Callable[..., Any]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point; exits with the codes above."""
+    """Entry point. Exits with one of the codes above."""
     from pyro_mfcvae.cli.streams import print_anywhere, print_error
     from pyro_mfcvae.safety.locks import until_end
     from pyro_mfcvae.safety.stopping import end_if_stuck, stop_on_signals
@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except InputError as error:
         print_error(str(error))
         sys.exit(2)
-    except BrokenPipeError:  # the reader has ended, as in `mfcvae presets | head`
+    except BrokenPipeError:  # the reader of a pipe has ended, as in `mfcvae presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -113,10 +113,12 @@ def _run(args: Sequence[str]) -> None:
                 description=summary,
                 args=args[1:],
                 registry=registry,
-                config=(tyro.conf.HelptextFromCommentsOff,),  # comments have no help texts, and reading them takes time
+                config=(
+                    tyro.conf.HelptextFromCommentsOff,
+                ),  # tyro would search comments for help texts, which takes time
             )
         except SystemExit as leave:
-            if leave.code == 0 and details:  # help was asked for
+            if leave.code == 0 and details:  # the user asked for help
                 print(f"\n{details}")
             raise
     else:
@@ -126,7 +128,9 @@ def _run(args: Sequence[str]) -> None:
 
 
 def _explain(command: Callable[..., Any]) -> tuple[str, str]:
-    """A command's docstring at the width of the terminal: its first line, and the paragraphs before its arguments."""
+    """Print the docstring of a command at the width of the terminal: its first line, and the paragraphs before its
+    arguments.
+    """
     text = (inspect.getdoc(command) or "").partition("\nArgs:")[0]
     summary, *paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
     # tyro does not wrap, and joins lines that begin with a letter.
@@ -139,7 +143,7 @@ def _width() -> int:
 
 
 def _help() -> str:
-    """The list of commands, at the width of the terminal."""
+    """Print the list of commands at the width of the terminal."""
     width = _width()
     column = max(map(len, COMMANDS)) + 2
     lines = ["usage: mfcvae COMMAND [OPTIONS]", "", PURPOSE]
@@ -152,9 +156,7 @@ def _help() -> str:
             command.summary, width, initial_indent=f"  {name:{column}}", subsequent_indent=" " * (column + 2)
         )
     lines += ["", *textwrap.wrap("Without a preset or data, mfcvae fit runs a demo of a few minutes.", width)]
-    lines += textwrap.wrap(
-        "mfcvae COMMAND --help explains a command, mfcvae --version says which version this is.", width
-    )
+    lines += textwrap.wrap("mfcvae COMMAND --help explains a command, mfcvae --version prints the version.", width)
     codes = "Exit codes: 0 a result, 2 a mistake in one line, 1 a bug, 130 Ctrl-C, 143 SIGTERM."
     lines += textwrap.wrap(codes, width)
     return "\n".join(lines)

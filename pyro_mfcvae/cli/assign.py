@@ -1,4 +1,4 @@
-"""Which item is in which group, on the command line: ``mfcvae assign``."""
+"""Assignments of items to groups on the command line: ``mfcvae assign``."""
 
 import re
 import shutil
@@ -37,15 +37,16 @@ def assign(
 ) -> None:
     """Write which item is in which group and cluster of every facet: one row per item.
 
-    Other data than the run's are converted to its number of channels. The column `unlike` marks items that the model
+    Other data are converted to the number of channels of the run's data. The column `unlike` marks items that the model
     describes worse than 99.9 % of its training items. docs/python.md explains every column.
 
     Args:
         data: Data to assign: a name, a .npz, .npy, .h5, .csv or .parquet file, or a folder of images; by default the
             run's own.
         out: The file to write; by default assignments.FORMAT in the run's folder, with the name of other data.
-        format: Format of the file; parquet has small images too, for embedding viewers.
-        sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike ones into DIR/unlike/; DIR must be new or empty.
+        format: Format of the file; a parquet file also has small images, for embedding viewers.
+        sort_into: Copy the images into DIR/facet-J/GROUP/, and unlike images into DIR/unlike/; DIR must be new or
+            empty.
         link: Make symbolic links instead of copies.
     """
     import_parts(common.parts)
@@ -87,7 +88,7 @@ def assign(
 
 
 class _Tally:
-    """Counts the items of the groups of every facet, and collects the unlike items."""
+    """Counts the items in the groups of every facet, and collects the unlike items."""
 
     def __init__(self, num_facets: int) -> None:
         self.groups = [Counter[str]() for _ in range(num_facets)]

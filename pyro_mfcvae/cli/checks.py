@@ -35,11 +35,11 @@ class Extent:
     """The numbers of items and draws of a check.
 
     Attributes:
-        items: How many test items to check on, at most.
+        items: Largest number of test items to check.
         draws: How many draws of the posterior per item, 30 or more.
-        minutes: Time for the draws. Their number is then chosen so that log p(x) of a typical item has a Monte Carlo
-            error of 0.1 nats, from 32 to 256 per item, but no more than fit; if even 32 take too long, fewer items are
-            used.
+        minutes: Time for the draws. Their number, from 32 to 256 per item, is then chosen so that log p(x) of a typical
+            item has a Monte Carlo error of 0.1 nats, if the time allows it. If 32 draws take too long, fewer items are
+            checked.
     """
 
     items: Count = 2000
@@ -47,7 +47,7 @@ class Extent:
     minutes: Annotated[float | None, option("MINUTES")] = None
 
     def check(self) -> None:
-        """Refuse numbers that are too small for the checks."""
+        """Refuse numbers of items, draws or minutes that are too small."""
         if self.items < 100:
             raise InputError(f"expected --items 100 or more, got {self.items}: fewer items give the checks no power")
         if self.minutes is not None and not self.minutes > 0:
@@ -75,14 +75,15 @@ def check(
 ) -> None:
     """Check whether to believe a run's clusters: posterior checks with verdicts, and a sentence per facet.
 
-    Writes checks/posterior.nc (NetCDF for ArviZ, from which every verdict can be made again), checks/checks.json,
-    checks/items.parquet (a row per item) and figures below the run's folder. docs/checks.md explains them.
+    Writes checks/posterior.nc (NetCDF for ArviZ, from which every verdict can be computed again), checks/checks.json,
+    checks/items.parquet (a row per item) and figures into the run's folder. docs/checks.md explains them.
 
     Args:
-        data: Check on the test items of another data set, such as data that may be of another kind.
-        sweep: Folder of a sweep, with whose other runs clusters are compared; by default the sweep that holds the run.
-        statistic: Import path of a function that maps images (..., C, H, W) to one number each, to be replicated too.
-            The working folder is searched for it. Give the option once per function.
+        data: Check the test items of another data set, for example data that may be of another kind.
+        sweep: Folder of a sweep. The clusters are compared with those of its other runs. By default it is the sweep
+            that contains the run.
+        statistic: Import path of a function that maps images (..., C, H, W) to one number each; it is used as a further
+            statistic. The working folder is searched as well. Give the option once per function.
     """
     extent.check()
     _check_single(run)
@@ -133,7 +134,7 @@ def _say_checks(asked: str, criticism: "Criticism", folder: Path) -> None:
 
 
 def _attach_known(posterior: Any, grouping: "Grouping", chosen: "Split", others: Sequence["MFCVAE"]) -> None:
-    """Add the run's groups to the draws, and how well the ``chosen`` items' clusters agree with other runs."""
+    """Add the run's groups to the draws, and the agreement of the clusters of the ``chosen`` items with other runs."""
     import numpy as np
 
     from pyro_mfcvae.draws.arviz_data import assigned_clusters, attach, attach_groups
@@ -149,7 +150,7 @@ def _attach_known(posterior: Any, grouping: "Grouping", chosen: "Split", others:
 
 
 def _write_checks(target: Path, posterior: Any, criticism: "Criticism", index: "Tensor") -> None:
-    """Write the results of `check` on the test items with the numbers ``index`` to a folder."""
+    """Write the results of `check` for the test items ``index`` to a folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -176,12 +177,12 @@ def compare(
 ) -> None:
     """Rank runs by the evidence of the same items, with standard errors of the differences.
 
-    All runs are compared on the test items of the first run's data. The evidence has two errors: that of the mean over
-    items, and that of the draws. Writes comparison.json and comparison.png.
+    All runs are compared on the test items of the first run's data. The evidence has two errors, from the number of
+    items and from the number of draws. Writes comparison.json and comparison.png.
 
     Args:
         runs: Folders of two or more runs.
-        items: How many test items, at most.
+        items: Largest number of test items.
         draws: How many draws of the posterior per item, 30 or more.
         out: Folder to write to.
     """
@@ -237,7 +238,7 @@ def _check_comparable(configs: "Sequence[Config]") -> None:
 
 
 def _choose(split: "Split", num: int) -> "tuple[Tensor, Split]":
-    """At most ``num`` items, chosen at random, and their indices."""
+    """Choose at most ``num`` items at random; returns them and their indices."""
     import torch
 
     from pyro_mfcvae.data.images import Split

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(run: Run, /, data: Data = None, parts: Parts = (), root: Root = None, json: Json = False) -> None:
-    """Score a run: facet by label, accuracy, NMI, ARI and clusters in use.
+    """Score a run: accuracy, NMI and ARI of every facet with every label, and clusters in use.
 
-    Accuracy is by majority label: every cluster takes the most frequent label of its members. It grows with the number
-    of clusters; NMI and ARI do not.
+    Accuracy is by majority label: the label of a cluster is the most frequent label of its members. It grows with the
+    number of clusters; NMI and ARI do not.
 
     Args:
         data: Another data set's name, .npz, .npy, .h5, .csv or .parquet file, or folder of images; by default the
@@ -60,13 +60,14 @@ def groups(
 ) -> None:
     """List the groups of every facet with their clusters; change their number, and name them.
 
-    Groups are made by merging the clusters that overlap most, one pair at a time. The table has the overlap of a
-    group with the one that it merges with next. Changes are kept in the run's folder, and all other commands use them.
+    Groups are made by merging the clusters that overlap most, one pair at a time. The table has the overlap of each
+    group with the group that it merges with next. Changes are saved in the run's folder, and all other commands use
+    them.
 
     Args:
-        num_groups: Numbers of groups, such as 0=5; a facet that is not named stays as it is.
+        num_groups: Numbers of groups, such as 0=5 for five groups in facet 0; other facets are not changed.
         name: Names of groups, such as 0.2=cats for group 2 of facet 0; an empty name removes one.
-        reset: Go back to the groups that the model suggests, before any other change.
+        reset: First restore the groups that the model suggests.
     """
     import_parts(parts)
 

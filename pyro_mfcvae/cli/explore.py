@@ -19,14 +19,14 @@ def explore(
 ) -> None:
     """Open a run in the browser: look at groups, name them, merge and split them, compose and draw images.
 
-    The page is served to this machine alone. Names and groups are saved in the run's folder, where every other command
-    uses them. Ctrl-C ends the command.
+    By default only this machine can open the page. Names and groups are saved in the run's folder, and every other
+    command uses them. Ctrl-C ends the command.
 
     Args:
-        data: Look at another data set's items; by default those that the run trained on.
-        host: Address to serve at. If other machines can reach it, a visitor needs the token that is printed.
-        port: By default 8765, or another port if that one is taken.
-        browser: Open the browser.
+        data: Show the items of another data set; by default those that the run was trained on.
+        host: Address of the server. If other machines can reach it, visitors need the token that is printed.
+        port: Port of the server; by default 8765, or a free port if 8765 is in use.
+        browser: Open the page in the browser.
     """
     import webbrowser
 

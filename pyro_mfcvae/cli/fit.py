@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Changes:
-    """Settings of the preset to change: one option per setting, or all of them behind --set."""
+    """Changes of the preset's settings: one option per setting, or all of them after --set."""
 
     set: Settings = ()
     flags: Annotated[SettingFlags, tyro.conf.arg(name="")] = field(default_factory=SettingFlags)
@@ -56,8 +56,8 @@ class Machines:
     """The machines and devices of one fit.
 
     Attributes:
-        devices: How many devices of each machine train as one; each takes its share of every batch.
-        num_nodes: How many machines, each started by torchrun or Slurm; see docs/cluster.md.
+        devices: Number of devices of each machine that train together; each takes its share of every batch.
+        num_nodes: Number of machines, each started by torchrun or Slurm; see docs/cluster.md.
     """
 
     device: Device = "auto"
@@ -75,9 +75,9 @@ class Workers:
     """The processes and the device of a sweep.
 
     Attributes:
-        workers: How many runs at a time; by default one per GPU, or one per CPU core.
-        together: Train all seeds at once in one process, on one device; useful for a GPU that a single seed does not
-            fill.
+        workers: Number of runs at a time; by default one per GPU, or one per CPU core.
+        together: Train all seeds at once in one process on one device; useful if a single seed does not use all of a
+            GPU.
     """
 
     workers: Annotated[int | None, option("N")] = None
@@ -98,13 +98,13 @@ def fit(
 ) -> None:
     """Train a model and show its clusters.
 
-    Without arguments this is the demo: it finds hue and shape of drawn images as two clusterings, in a few minutes. If
-    your data have another size than the preset's, the number of epochs is changed so that the number of steps stays
-    the same, unless you set it. --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
+    Without arguments this is the demo: in a few minutes it finds hue and shape of drawn images as two clusterings. If
+    your data and the preset's differ in size, the number of epochs is changed so that the number of steps stays the
+    same, unless you set it. --training.epochs "[5, 9]" is the same as --set "training.epochs=[5, 9]".
 
     Args:
-        preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name. Other data take
-            auto, which chooses settings for them (--facets.number 3 asks for three facets). Without data it is shapes.
+        preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name; for other data auto,
+            which chooses settings from the data (--facets.number 3 asks for three facets); without data shapes.
         data: A data set's name (see `mfcvae datasets`), a .npz, .npy, .h5, .csv or .parquet file, or a folder of
             images; by default the preset's.
         out: The run's folder. By default a new one below runs/.
@@ -168,13 +168,13 @@ def sweep(
     """Train several seeds and compare them: mean ± standard deviation, and the agreement of their groups.
 
     Given the folder of an earlier sweep, it continues the runs that are not finished. All runs are scored on the
-    same test items. ARI across seeds is the agreement of a facet's groups, or clusters, with those of the facet that
-    matches it in another run: 1 where both sort the items alike.
+    same test items. ARI across seeds is the agreement of a facet's groups, or clusters, with those of the matching
+    facet in another run; it is 1 if both are the same.
 
     Args:
         preset: A preset's name (see `mfcvae presets`). By default the preset with the data's name; auto for other data;
             shapes without data.
-        seeds: Number of seeds, which count from 0.
+        seeds: Number of seeds, counted from 0.
         data: A data set's name, a .npz, .npy, .h5, .csv or .parquet file, or a folder of images; by default the
             preset's.
         out: Folder of the runs, seed-0, seed-1 and so on. By default a new one below runs/.
@@ -212,9 +212,9 @@ def sweep(
 
 
 def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]) -> Config | None:
-    """The configuration that follows from a preset, data and settings before the data are read.
+    """The configuration for a preset, data and settings, before the data are read.
 
-    The result is None for the preset auto, whose settings follow from the data.
+    The result is None for the preset auto, which chooses settings from the data.
     """
     if takes_auto(preset, data):
         return None
@@ -231,8 +231,8 @@ def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]
 def _suit_data(
     config: Config | None, name: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, "Dataset | None", Sequence[str]]:
-    """Three results: the configuration for the data; the data, if they had to be read; and sentences about it for the
-    user.
+    """Returns the configuration for the data; the data, if they had to be read; and sentences about the configuration
+    for the user.
 
     ``name`` is the name of the preset, or of the data if the configuration is None.
     """
@@ -251,7 +251,7 @@ def _suit_data(
     else:
         dataset = load_data(config, root=root)
         num_items = len(dataset.train)
-        # An absolute path also works from other working folders.
+        # An absolute path is valid from every working folder.
         path = expand_user(source).resolve()
         check_utf8(path)
         config = replace(config, data=replace(config.data, source=str(path)))
@@ -288,7 +288,7 @@ def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on
 
 
 def _describe(config: Config, dataset: "Dataset") -> str:
-    # As `ProgressiveSchedule.stretched` rounds them.
+    # This is how `ProgressiveSchedule.stretched` rounds.
     epochs = [math.ceil(round(epochs * config.schedule.scale, 6)) for epochs in config.stage_epochs if epochs]
     shape = " × ".join(map(str, dataset.event_shape))
     labels = f"labels {' and '.join(dataset.train.labels)}" if dataset.train.labels else "no labels"

@@ -33,18 +33,20 @@ def sample(
     seed: Seed = 0,
     common: Common = COMMON,
 ) -> None:
-    """Draw new images, and put facets of some images into others.
+    """Draw new images, and swap facets between images.
 
-    Writes two tables for every facet to the run's figures/: images drawn from its largest groups (the images of a
-    column differ by the facet only), and composed test images (rows: the image; columns: the source of the facet). A
-    facet of one group has its clusters there instead. With --groups or --clusters it draws images of those only.
+    Writes two tables for every facet to figures/ in the run's folder. One has images drawn from the facet's largest
+    groups; the images of a column differ only in this facet. The other has the test image of the row with this facet
+    taken from the test image of the column. If a facet has only one group, its clusters are used instead. With --groups
+    or --clusters the command only draws images from these.
 
     Args:
-        groups: Draw from these groups only, such as 0=3 1=0; facets that are not named are free. The clusters of a
-            group are drawn in proportion to their items.
-        clusters: Draw from these clusters only, such as 0=3 1=5.
-        num: Number of columns, and most groups.
-        temperature: Temperature of the draws around their clusters' means; 0 gives typical images, 1 the model's own.
+        groups: Draw only from these groups, such as 0=3 1=0; other facets are drawn freely. The clusters of a group are
+            drawn in proportion to their items.
+        clusters: Draw only from these clusters, such as 0=3 1=5.
+        num: Number of columns, and largest number of groups.
+        temperature: Factor on the distance of the draws from the means of their clusters: 0 gives typical images, 1
+            samples of the model.
     """
     if not 1 <= num <= _MOST_COLUMNS:
         raise InputError(f"expected --num from 1 to {_MOST_COLUMNS}, got {num}: draw fewer images at a time")

@@ -14,8 +14,8 @@ from pyro_mfcvae.config.text import AUTO, AUTO_DESCRIPTION, load_preset, preset_
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.errors import InputError
 
-# The script of tyro completes commands, options and their values. Any other word is an operand: a preset or a file.
-# Answers of the script that do not begin with the typed text are parts of help texts, and are dropped.
+# The script of tyro completes commands, options and their values. Every other word is an operand, a preset or a file.
+# Answers of the script that do not begin with the typed text come from help texts and are dropped.
 _BASH = """
 
 _mfcvae() {
@@ -75,7 +75,8 @@ _FISH_OPERANDS = "            case {commands}\n                printf '%s\\n' {w
 
 
 Shell = Literal["bash", "zsh", "fish"]
-# How a script lists several commands, the form of a line for them, and what replaces the end of tyro's script.
+# For each shell: how a script lists several commands, the form of a line for them, and the text that replaces the end
+# of tyro's script.
 _FORMS = {"bash": ("|", _BASH_OPERANDS, _BASH), "zsh": ("|", _ZSH_OPERANDS, _ZSH), "fish": (" ", _FISH_OPERANDS, _FISH)}
 
 
@@ -96,7 +97,7 @@ def presets(json: Json = False) -> None:
 
 
 def datasets(json: Json = False) -> None:
-    """List the data sets that are known by name."""
+    """List the data sets that have a name."""
     if json:
         shown = ("name", "description", "event_shape", "likelihood", "label_names", "split", "num_items")
         print_json([{name: getattr(info, name) for name in shown} for info in DATASETS.values()])
@@ -108,7 +109,7 @@ def datasets(json: Json = False) -> None:
         details = f"{shape}, {info.likelihood}; labels {', '.join(info.label_names)}; {info.split}"
         rows.add_row("", details, style="dim")
     console.print(rows)
-    say("\nA path works as well: a .npz, .npy, .h5, .csv or .parquet file, or a folder of images.")
+    say("\nYou can also give a path: a .npz, .npy, .h5, .csv or .parquet file, or a folder of images.")
 
 
 def completion(

@@ -1,4 +1,4 @@
-"""The options that commands share, and how the command line reads a path. Nothing here imports torch."""
+"""The options that several commands have, and how the command line reads a path. This module does not import torch."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +14,7 @@ from pyro_mfcvae.errors import InputError
 
 
 def option(metavar: str | None = None, help: str | None = None) -> Any:
-    """The form of an option in the help; a default is shown if it is informative."""
+    """The form of an option in the help text; a default is shown if it is informative."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=_hint)
 
 
@@ -50,23 +50,23 @@ Parts = Annotated[
     UseAppendAction,
     option(
         "MODULE",
-        "A module with parts of your own that the run names; it is imported, from the working folder as well. Give "
-        "the option once per module.",
+        "A module with custom parts of the run. It is imported, also from the working folder. Give the option once "
+        "per module.",
     ),
 ]
-Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as one JSON document, and nothing else.")]
+Json = Annotated[bool, FlagCreatePairsOff, option(None, "Print the results as one JSON document and nothing else.")]
 
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """The last options of most commands."""
+    """Options at the end of most commands."""
 
     parts: Parts = ()
     root: Root = None
     json: Json = False
 
 
-# With an empty name the options of a group get no prefix, so they look like the command's own.
+# With an empty name the options of a group get no prefix, like options of the command itself.
 Common = Annotated[CommonOptions, tyro.conf.arg(name="")]
 COMMON = CommonOptions()
 
@@ -80,7 +80,7 @@ def parse_choices(texts: Several, what: str) -> dict[int, int]:
     """Facet → number, from texts such as 0=3.
 
     Args:
-        texts: one for each facet that is named, by option.
+        texts: one text per facet.
         what: what the number is, "cluster", "group" or "number of groups".
     """
     chosen = {}

@@ -8,7 +8,7 @@ from pyro_mfcvae.config.custom_parts import import_parts
 def report(run: Run, /, out: File = None, parts: Parts = (), json: Json = False) -> None:
     """Write one HTML page about a run: groups with their items, what each facet changes, checks, curves, settings.
 
-    The page needs no network and no other file. After `mfcvae check`, it has the verdicts as well.
+    The page needs no network and no other file. If `mfcvae check` has run, it contains the verdicts as well.
 
     Args:
         out: The file to write; by default report.html in the run's folder.

@@ -1,4 +1,4 @@
-"""Standard output and error, whatever their encoding and whatever is printed."""
+"""Safe printing to standard output and error, for every encoding and every text."""
 
 import codecs
 import sys
@@ -6,7 +6,7 @@ from io import TextIOWrapper
 
 _ERRORS = "mfcvae.plain"
 
-# ASCII forms of the characters in our texts and tables, for terminals and files whose encoding lacks these characters.
+# ASCII forms of the characters in texts and tables, for encodings without these characters.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "±": "+/-", "·": ".", "≥": ">=", "≤": "<=", "•": "*"}
 _PLAIN |= {"’": "'", "“": '"', "”": '"', "²": "2", "→": "->", "█": "#", "━": "-", "─": "-", "│": "|"}
 _PLAIN |= dict.fromkeys("╭╮╰╯╸╺", "+")
@@ -37,6 +37,6 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def _plain(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a path that is not UTF-8
+    if "\udc80" <= character <= "\udcff":  # a byte of a path that is not valid UTF-8
         return f"\\x{ord(character) & 0xFF:02x}"
     return _PLAIN.get(character, "?")

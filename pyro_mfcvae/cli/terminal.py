@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.runs.evaluation import Evaluation
     from pyro_mfcvae.runs.sweep import Sweep
 
-# If standard output is not a terminal, lines have no limit: a piped table must not be cut.
+# If standard output is not a terminal, the length of lines is not limited, so that a piped table is not cut.
 _NO_LIMIT = 10_000
 
 console = Console()
@@ -35,7 +35,7 @@ _COLOURS = {"good": "green", "warn": "yellow", "bad": "red"}
 
 
 def say(text: str) -> None:
-    """Print a text unchanged: without markup, because paths may contain brackets, and without line breaks."""
+    """Print a text unchanged, without markup (paths may contain brackets) and without line breaks."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -52,7 +52,7 @@ def say_trials() -> None:
 
 
 def print_json(record: Mapping[str, Any] | Sequence[Any]) -> None:
-    """One JSON document on standard output; NaN is null."""
+    """Print one JSON document to standard output; NaN becomes null."""
     print(as_json(record), end="")
 
 
@@ -65,9 +65,9 @@ def table(*columns: str) -> Table:
 
 
 def print_scores(result: "Evaluation") -> None:
-    """Print a row per facet and label: how well groups and clusters agree with the label.
+    """Print a row per facet and label with the agreement of groups and clusters with the label.
 
-    The best facet of a label is bold.
+    The best facet for each label is bold.
 
     Below the table is the redundancy of every two facets.
     """
@@ -89,7 +89,7 @@ def print_scores(result: "Evaluation") -> None:
 
 
 def print_groups(facets: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-    """A row per group: number, name, share of the items, clusters, and the overlap at which it merges next."""
+    """Print a row per group: number, name, share of the items, clusters, and the overlap of its next merge."""
     rows = table("facet", "group", "name", "items", "merges at overlap", "clusters")
     for j, groups in enumerate(facets):
         for g in groups:
@@ -101,7 +101,7 @@ def print_groups(facets: Sequence[Sequence[Mapping[str, Any]]]) -> None:
 
 
 def _say_redundancy(redundancy: "NDArray[np.float64]", what: str) -> None:
-    """Print the adjusted mutual information of every two facets; nothing if there is one facet."""
+    """Print the adjusted mutual information of every two facets, unless there is only one facet."""
     pairs = combinations(range(len(redundancy)), 2)
     overlaps = [f"facets {i} and {j}: {redundancy[i, j]:z.2f}" for i, j in pairs]
     if overlaps:
@@ -113,7 +113,9 @@ def _score_cells(record: dict[str, Any], label: str) -> list[str]:
 
 
 def print_sweep(result: "Sweep") -> None:
-    """The facet × label table over seeds, mean ± standard deviation; agreement of seeds; redundancy of facets."""
+    """Print the facet × label table (mean ± standard deviation over seeds), the agreement of seeds, and the
+    redundancy of facets.
+    """
     metrics = [result.scores(name) for name in ("accuracy", "nmi", "ari")]
     labels = list(metrics[0])
     headings = ("ARI across seeds: groups", "clusters", "groups")
@@ -128,7 +130,9 @@ def print_sweep(result: "Sweep") -> None:
 
 
 def print_criticism(criticism: "Criticism") -> None:
-    """The table of verdicts, advice for those that are not good, the sentences, and the settings to change next."""
+    """Print the table of verdicts, advice for rows that are not good, the sentences, and the settings to change
+    next.
+    """
     from pyro_mfcvae.checks.sentences import advise, is_set_aside, is_unlike
 
     rows = table("verdict", "facet", "check", "effect", "warn, bad", "p")
@@ -147,8 +151,8 @@ def print_criticism(criticism: "Criticism") -> None:
     console.print(
         "A check warns or is bad if its effect is above the threshold and significant (small p)."
         + (" Verdicts in brackets are set aside, as explained below." if aside else "")
-        + "\nFor an item x, z is its place in a facet and c its cluster; q(z|x) and q(c|x) are what the encoder finds, "
-        "and log p(x) is how probable the model finds the item."
+        + "\nFor an item x, z has its coordinates in a facet and c is its cluster; q(z|x) and q(c|x) are the guide's "
+        "distributions, and log p(x) is the log probability of the item under the model."
     )
     for (verdict, advice), names in advise(criticism.checks).items():
         colour = _COLOURS.get(verdict, "dim")
@@ -165,7 +169,7 @@ def print_criticism(criticism: "Criticism") -> None:
 
 
 def print_comparison(rows: Sequence["Comparison"]) -> None:
-    """The runs, from the highest evidence to the lowest."""
+    """Print the runs, from the highest evidence to the lowest."""
     shown = table("rank", "run", "evidence ± items ± draws", "below the best", "untrusted")
     for row in rows:
         below = f"{row.difference:.3f} ± {row.difference_standard_error:.3f}" if row.rank > 1 else ""

@@ -171,8 +171,8 @@ class Config:
             )
         if self.training.compile is True and self.networks.options.get("recompute"):
             raise InputError(
-                'expected training.compile = false or "auto" with networks.recompute, got true: a compiler decides '
-                "itself what is kept, so leave one of the two out"
+                'expected training.compile = false or "auto" with networks.recompute, got true: a compiled '
+                "program decides itself which maps are kept, so leave one of the two out"
             )
         num_facets = len(self.facets.num_clusters)
         if num_facets == 1:

@@ -1,4 +1,6 @@
-"""Train a pair: the loop, batches, devices, items with known clusters, callbacks, many seeds at once, and curves."""
+"""Training of a pair: the loop, batches, devices, items with known clusters, callbacks, many seeds at once, and
+curves.
+"""
 
 from pyro_mfcvae.train.callbacks import Callback
 from pyro_mfcvae.train.devices import open_fabric

@@ -1,4 +1,4 @@
-"""Batches of training items: their order, their division among devices, and where they are kept."""
+"""Batches of training items: their order, their division among devices, and where the items are kept."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,9 @@ from pyro_mfcvae.models.generative import MultiFacetModel
 
 
 def check_images(model: MultiFacetModel, images: Tensor) -> None:
-    """Check once, since the steps do not, the shape of all items, and that the likelihood describes their values."""
+    """Check the shape of all items, and that the likelihood supports their values. This is done once, because the
+    steps do not check it.
+    """
     if not model.missing:
         check_complete(images)
     parts = in_parts(images) if images.is_floating_point() else (images[:1],)
@@ -24,17 +26,17 @@ def check_images(model: MultiFacetModel, images: Tensor) -> None:
 
 
 class Batches:
-    """The items of a data set in batches on Fabric's device, as floats in [0, 1], in another order every epoch.
+    """The items of a data set in batches on Fabric's device, as floats in [0, 1], in a different order in every epoch.
 
-    The order depends on seed and epoch only. Several devices divide every batch among themselves, in order. The items
-    after the last full batch of an epoch come in another epoch. A data set smaller than a batch is one batch.
+    The order depends only on seed and epoch. Several devices divide every batch among themselves, in order. Items after
+    the last full batch are left out of the epoch. A data set smaller than a batch is one batch.
 
-    If all items fit into half of the free memory of a CUDA device, they are kept there in their own type. Otherwise
-    they stay on the host, in memory or memory-mapped, and a thread gathers the next batch during a step.
+    If all items fit into half of the free memory of a CUDA device, they are kept there in their original type.
+    Otherwise they stay in host memory or memory-mapped, and a thread gathers the next batch during a step.
 
     Args:
         images: (N, *event_shape), uint8 or floats in [0, 1].
-        batch_size: batch size of all devices together; a multiple of their number.
+        batch_size: number of items in a batch, for all devices together; a multiple of the number of devices.
         seed: seed of the order.
         fabric: the devices.
     """
@@ -58,7 +60,7 @@ class Batches:
         entropy = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint32)
         order = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(int(entropy[0])))
         if self._on_device:
-            # The order is copied to the device once an epoch, so that no batch waits for it.
+            # The order is copied to the device once per epoch, so that no batch waits for it.
             order = order.to(self._images.device)
         rank, size = self._fabric.global_rank, self.batch_size // self._fabric.world_size
         shares = [batch[rank * size : (rank + 1) * size] for batch in order.split(self.batch_size)]
@@ -77,7 +79,7 @@ class Batches:
                 yield self._send(items)
 
     def load(self, indices: Tensor) -> Tensor:
-        """The items of the given numbers."""
+        """The items with the given indices."""
         if self._on_device:
             return as_float(self._images[indices.to(self._images.device)])
         return self._send(self._gather(indices))
@@ -87,7 +89,8 @@ class Batches:
         return self.load(torch.randperm(self.num_items)[:num])
 
     def _gather(self, indices: Tensor) -> Tensor:
-        # NumPy indexes in this thread; torch would start further threads, which would compete with those that compute.
+        # NumPy does this in the current thread; torch would start further threads, which would compete with the
+        # training.
         items = torch.from_numpy(self._images.numpy()[indices.numpy()])
         return items.pin_memory() if self._fabric.device.type == "cuda" else items
 

@@ -1,4 +1,4 @@
-"""Callbacks of a training: their protocol, a progress bar in the terminal, and loggers."""
+"""Callbacks of a training: their protocol, progress bars, and loggers."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from pyro_mfcvae.safety.event_file import EventFile
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
-# Without a terminal, about this many lines over the whole training replace the bar.
+# Without a terminal, the whole training prints about this number of lines instead of a bar.
 _NUM_LINES = 10
 
-# Seconds between two redraws of a notebook's bar.
+# Seconds between two updates of a bar in a notebook.
 _REDRAW_SECONDS = 0.25
 
 
@@ -29,11 +29,12 @@ class Callback(Protocol):
     """The functions that a training calls."""
 
     def on_start(self, training: Training) -> None:
-        """Called before the first step of this process; a resumed training already has finished epochs."""
+        """Called before the first step of this process. A resumed training already has finished epochs."""
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
-        """Called every few steps (on a CPU after each), with the number of steps since the last call and their mean
-        ELBO."""
+        """Called after every few steps (on a CPU after every step), with the number of steps since the last call
+        and their mean ELBO.
+        """
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Called after every epoch."""
@@ -83,7 +84,7 @@ class ProgressBar:
         if what == self._shown:
             self._progress.update(self._task, completed=done, total=total)
             return
-        self._shown = what  # another bar, so the time left is that of this part
+        self._shown = what  # a new bar, so that the time left is that of this part
         self._progress.reset(self._task, description=what, completed=done, total=total)
 
     def on_steps(self, num_steps: int, elbo: float) -> None:
@@ -102,7 +103,7 @@ class ProgressBar:
 
 
 class NotebookBar:
-    """A progress bar below a notebook's cell, redrawn in place; a context manager. It needs no widgets.
+    """A progress bar below a notebook's cell, updated in place; a context manager. It needs no widgets.
 
     Args:
         display: ``IPython.display.display``, which shows the result of ``_repr_html_``.
@@ -112,7 +113,7 @@ class NotebookBar:
         self._display = display
         self._handle: Any = None
         self._elbo, self._clusters = "—", "—"
-        self._before = ""  # what comes before the first epoch, while it runs
+        self._before = ""  # the name of a task that runs before the first epoch
         self._drawn = -_REDRAW_SECONDS
 
     def __enter__(self) -> "NotebookBar":
@@ -192,13 +193,13 @@ def _clock(seconds: float) -> str:
 
 
 class Logger(Protocol):
-    """The methods of a logger that are used."""
+    """The methods of a logger that this package calls."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take the numbers of a step."""
+        """Record the numbers of a step."""
 
     def save(self) -> None:
-        """Write the numbers that were taken."""
+        """Write the recorded numbers."""
 
 
 class LoggerCallback:
@@ -206,7 +207,7 @@ class LoggerCallback:
 
     Args:
         open_logger: function from the number of steps taken so far (0 unless the training is resumed) to the logger.
-            The logger must ignore what an earlier one wrote after that step.
+            The logger must ignore what an earlier logger wrote after that step.
     """
 
     def __init__(self, open_logger: Callable[[int], Logger]) -> None:
@@ -228,10 +229,10 @@ class LoggerCallback:
 
 @contextmanager
 def use_loggers(loggers: Sequence[FabricLogger], settings: Mapping[str, Any]) -> Iterator[list[LoggerCallback]]:
-    """Give loggers the settings, and yield a callback for each; at the end they learn how the training ended.
+    """Give loggers the settings, and yield a callback for each; at the end, tell them whether the training succeeded.
 
-    Without the end, a run of MLflow or W&B would stay open. Loggers that do not take settings, such as ``CSVLogger``,
-    do not get them.
+    Without this end, a run of MLflow or W&B would stay open. Loggers that do not accept settings, such as
+    ``CSVLogger``, do not get them.
 
     Args:
         loggers: loggers with the interface of Lightning Fabric.

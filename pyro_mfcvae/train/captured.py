@@ -13,8 +13,9 @@ from pyro_mfcvae.infer.compilation import first_line
 _log = logging.getLogger(__name__)
 
 StepFunction = Callable[..., Tensor]
-"""Function from a step's input tensors to its terms. It changes parameters, buffers and the optimiser's state in
-place."""
+"""Function that maps the input tensors of a step to its terms. It changes parameters, buffers and the optimiser's
+state in place.
+"""
 
 # In the first steps cuBLAS, cuDNN, the compiler and Adam allocate memory, which a capture does not allow.
 NUM_WARM_UP_STEPS = 3
@@ -27,8 +28,9 @@ class Recorder(Protocol):
         """Take a step without capture, in a context that prepares captures."""
 
     def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Record a step without taking it. Returns a function that takes the step, and the tensor that then holds its
-        terms."""
+        """Record a step without taking it. Returns a function that takes the step, and the tensor that has its
+        terms afterwards.
+        """
 
 
 class CUDAGraphs:
@@ -60,14 +62,14 @@ class CapturedStep:
     """A step function that is captured after some steps, and replayed from then on.
 
     A replay repeats the device's operations on the same memory. So inputs are copied to the memory that the captured
-    step reads. Everything else that changes from step to step must be a tensor that is changed in place: the schedule's
+    step reads. Everything else that changes between steps must be a tensor that is changed in place: the schedule's
     buffers, the learning rate, the random state. Code that replaces a tensor instead, such as Adam's moments after a
     fit, must call `forget`. Steps with inputs of other shapes are taken without capture. If a step cannot be captured,
-    all steps are taken without capture, and the log says why, once.
+    all steps are taken without capture, and one line of the log says why.
 
     Args:
-        step: the function. It must not read the value of a tensor, and no shape may depend on a value.
-        recorder: captures it.
+        step: the step function. It must not read the value of a tensor, and no shape may depend on a value.
+        recorder: the object that captures the step.
     """
 
     def __init__(self, step: StepFunction, recorder: Recorder) -> None:
@@ -85,13 +87,13 @@ class CapturedStep:
         self._terms: Tensor | None = None
 
     def follow(self, key: object) -> None:
-        """Capture again if the key, which names what the step does, differs from the last one."""
+        """Capture again if the key, which identifies what the step does, has changed."""
         if key != self._key:
             self.forget()
         self._key = key
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Take a step; its terms are valid until the next step."""
+        """Take a step. The returned terms are valid until the next step."""
         if self._fails:
             return self._step(*inputs)
         if self._num_warm < NUM_WARM_UP_STEPS:
@@ -125,7 +127,8 @@ def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
 
     Args:
         fabric: the devices that compute them.
-        has_known: whether items with known clusters join the batches, because these are drawn on the host.
+        has_known: whether items with known clusters join the batches. These are drawn on the host, which prevents a
+            capture.
     """
     if fabric.device.type not in RECORDERS:
         _warn(f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out")

@@ -18,12 +18,12 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
     """Learning curves: the ELBO, each facet's KL, and alpha_j, which fades facet j in.
 
     A stage of training starts where another facet's alpha rises above 0; every other stage is shaded. The ELBO of the
-    first epochs is far below all others, so they do not affect the range of its axis.
+    first epochs is far below that of all others, so these epochs do not affect the range of its axis.
 
     Args:
         records: one per epoch, as in ``metrics.jsonl``: ``epoch``, ``elbo``, ``reconstruction`` (nats per item),
             ``kl`` (nats per item, one entry per facet) and ``alpha`` (one entry per facet).
-        fits: the times of the fits of mixtures, in epochs; each is a dotted line.
+        fits: the times of the fits of mixtures, in epochs; each is drawn as a dotted line.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -32,7 +32,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], *, fits: Sequence[float] =
     epochs = np.array([record["epoch"] for record in records])
     kl, alpha = (np.array([record[key] for record in records], dtype=float) for key in ("kl", "alpha"))
     kl[alpha == 0] = np.nan  # the KL of a facet has no meaning before the facet joins
-    style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # one point makes no line
+    style = {"linewidth": 1.8, "marker": "o" if len(records) == 1 else ""}  # a single point is not visible as a line
 
     figure = make_figure(7.5, 7)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))

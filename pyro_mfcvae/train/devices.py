@@ -1,4 +1,4 @@
-"""Devices to compute on: one, several, or those of several machines; and their random states."""
+"""Devices for a training (one, several, or those of several machines), and their random states."""
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, precision: str = "float32") -> Fabric:
-    """Lightning Fabric on ``devices`` devices of each of ``num_nodes`` machines, which train as one (DDP).
+    """Open Lightning Fabric on ``devices`` devices of each of ``num_nodes`` machines, which train one model (DDP).
 
     With more than one device the same command is started again for every other device of the machine, unless torchrun
-    or Slurm has done so, and all processes wait here for each other.
+    or Slurm has done this. All processes wait here for each other.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another accelerator of Fabric's.
@@ -30,7 +30,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         precision: precision of the networks, ``"float32"``, ``"tf32"`` or ``"bf16"``; Fabric handles only the last one.
 
     Raises:
-        InputError: there is no such device, or there are fewer devices.
+        InputError: there is no such device, or there are not enough devices.
     """
     kind, _, index = device.partition(":")
     world_size = devices * num_nodes
@@ -64,7 +64,9 @@ def any_rank(fabric: Fabric, value: bool) -> bool:
 
 @contextmanager
 def naming_lost_ranks(fabric: Fabric) -> Iterator[None]:
-    """Inside, an `InputError` says which rank was lost, where torch only says that a connection was closed."""
+    """Context that raises an `InputError` with the rank that was lost, because torch only reports a closed
+    connection.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -76,7 +78,9 @@ def naming_lost_ranks(fabric: Fabric) -> Iterator[None]:
 
 
 def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *modules: nn.Module) -> None:
-    """Let the first device make a random or slow change of modules, in place; the other devices copy the result."""
+    """Make a random or slow change of modules, in place, on the first device only; the other devices copy the
+    result.
+    """
     if fabric.is_global_zero:
         change()
     if fabric.world_size > 1:
@@ -86,11 +90,11 @@ def on_rank_zero_then_broadcast(fabric: Fabric, change: Callable[[], object], *m
 
 
 def _launch(fabric: Fabric) -> None:
-    """Start the other processes of this machine, and make sure that all end when one ends, even while they connect.
+    """Start the other processes of this machine. If one process ends, all end, even while they are connecting.
 
     Fabric's own monitor would kill all processes, this one too, without a message, so it is disabled.
     """
-    strategy: Any = fabric.strategy  # only the classes for DDP declare these attributes
+    strategy: Any = fabric.strategy  # only Fabric's classes for DDP have these attributes
     launcher = strategy.launcher
     if launcher is None or strategy.cluster_environment.creates_processes_externally:
         end_with_launcher()
@@ -114,30 +118,30 @@ def _launch(fabric: Fabric) -> None:
 
 
 def set_seed(seed: int) -> None:
-    """Seed all random states with a seed of the user's, which is checked first."""
+    """Check a seed that the user gave, and seed all random states with it."""
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}")
     pyro.set_rng_seed(seed)
 
 
 class RandomState:
-    """A copy of torch's random state, initially the current one, for one of several trainings in a process.
+    """A random state of torch for one of several trainings in a process; initially a copy of the current state.
 
     Args:
-        device: the device whose state it holds, besides the CPU's.
+        device: the device whose state is stored, in addition to that of the CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._generators = {"cpu": torch.default_generator}
         if device.type == "cuda":
-            torch.cuda.init()  # makes the generators
+            torch.cuda.init()  # creates the generators
             index = torch.cuda.current_device() if device.index is None else device.index
             self._generators["cuda"] = torch.cuda.default_generators[index]
         self._state = self._read(self._generators)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Inside, draws use this state; afterwards the state before is restored."""
+        """Context in which draws use this state; afterwards the previous state is restored."""
         others = self._read(self._generators)
         self._write(self._state)
         try:
@@ -155,12 +159,13 @@ class RandomState:
 
     @staticmethod
     def each_in_turn(states: "Sequence[RandomState]", act: Callable[[], T], *, kinds: Collection[str]) -> list[T]:
-        """The results of ``act`` with each of the states; afterwards the state before is restored.
+        """Call ``act`` once with each of the states, and return the results; afterwards the previous state is restored.
 
         Args:
             states: states of one device.
-            act: draws on the types of device in ``kinds`` only, because the other states are not exchanged.
-            kinds: "cpu", "cuda".
+            act: the function. It may draw only on the device types in ``kinds``, because the other states are not
+                exchanged.
+            kinds: device types, "cpu" or "cuda".
         """
         others, results = states[0]._read(kinds), []
         try:

@@ -1,4 +1,4 @@
-"""Checks for divergence during a training, and for a useless result at its end."""
+"""Checks for divergence during a training, and for an unusable result at its end."""
 
 import math
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ _CURE = "lower training.learning_rate, raise likelihood.scale, or set training.o
 
 
 class DivergedError(InputError):
-    """The training has diverged, so its numbers are useless."""
+    """Raised if the training has diverged, so that its numbers cannot be used."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}, training has diverged: {_CURE}")
 
 
 def check_parameters(module: nn.Module, step: int) -> None:
-    """Raise if a parameter or a buffer is not finite, so that such a state is not saved.
+    """Raise an error if a parameter or a buffer is not finite, so that such a state is not saved.
 
     Raises:
         DivergedError: the message names the first such tensor, and its facet if it belongs to one.
@@ -38,10 +38,11 @@ def check_parameters(module: nn.Module, step: int) -> None:
 
 @contextmanager
 def report_divergence(module: nn.Module, step: int) -> Iterator[None]:
-    """Raise torch's complaint about a distribution's parameters, which prints all their values, as a `DivergedError`.
+    """Raise a `DivergedError` in place of torch's error about the parameters of a distribution, which prints all their
+    values.
 
     Args:
-        module: its parameters are searched for the cause.
+        module: the module whose parameters are searched for the cause.
         step: number of steps taken.
     """
     try:
@@ -54,21 +55,21 @@ def report_divergence(module: nn.Module, step: int) -> Iterator[None]:
 
 
 class CollapsedError(InputError):
-    """The fitted model describes the data worse than a decoder that ignores them."""
+    """Raised if the fitted model describes the data worse than a model without latent variables."""
 
 
 @torch.no_grad()
 def check_outcome(pair: MFCVAE, split: Split, elbo: float) -> None:
-    """Refuse a result whose ELBO is not finite, or far below that of a model with no latent variables at all.
+    """Refuse a result whose ELBO is not finite, or far below that of a model without latent variables.
 
-    The log p(x) of that model is the likelihood's for a decoder output of zero, and every network starts near it. If
-    the ELBO is ten times lower, and by at least 100 nats, the weights have diverged: a poor clustering is never that
-    bad.
+    The log p(x) of that model is the log likelihood for a decoder output of zero, near which every network starts. If
+    the ELBO is ten times as low, and lower by at least 100 nats, the weights have diverged: a poor clustering alone
+    cannot cause this.
 
     Args:
         pair: the fitted model and guide.
         split: the scored items.
-        elbo: their mean ELBO, in nats.
+        elbo: mean ELBO of these items, in nats.
 
     Raises:
         CollapsedError: the message has both numbers.

@@ -1,4 +1,4 @@
-"""Supervision by a few labels: items with known clusters tie a facet to the user's own categories."""
+"""Supervision by a few labels: items with known clusters tie a facet to categories of the user."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class KnownItems:
     Attributes:
         items: the items, (M, *event_shape), in the form of the training items.
         known: clusters of the items by facet, (M,), negative if unknown.
-        batch_size: number of items that join every batch, drawn at random with replacement.
+        batch_size: number of these items that are added to every batch, drawn at random with replacement.
     """
 
     items: Tensor
@@ -40,7 +40,7 @@ class KnownItems:
         return torch.cat([x, as_float(self.items[chosen]).to(x)]), known, len(x)
 
     def check(self, model: MultiFacetModel) -> None:
-        """Check items and clusters once, because the steps do not.
+        """Check items and clusters. This is done once, because the steps do not check them.
 
         Raises:
             InputError: they do not fit the model, or a facet's mixture cannot be renumbered to the clusters.
@@ -77,8 +77,8 @@ def choose_known_items(
         images: all training items, uint8 or floats in [0, 1].
         labels: labels of all items by name, (N,), negative if unknown.
         label: the name of the label to use.
-        facet: the facet to tie it to.
-        items_per_value: how many items of each value.
+        facet: the facet whose clusters the values belong to.
+        items_per_value: number of items of each value.
         batch_size: batch size of `KnownItems`.
         seed: seed of the random choice.
 

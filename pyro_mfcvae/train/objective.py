@@ -15,27 +15,29 @@ from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 
-# Compilation takes up to a minute. With fewer steps than these it costs more than it saves (benchmarks/step_time.py).
+# Compilation takes up to a minute. With fewer steps than these it takes more time than it saves
+# (benchmarks/step_time.py).
 _MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
 
 
 class Objective(PairLoss):
-    """x ↦ (loss, terms): minus the mean ELBO; and the batch's mean ELBO, reconstruction and KL per facet, (2 + J,).
+    """Maps x to (loss, terms): minus the mean ELBO, and the batch's mean ELBO, reconstruction and KL per facet, (2 +
+    J,).
 
     The first ``free_nats`` of a facet's mean KL cost nothing (Kingma et al. 2016, appendix C):
 
         loss = -reconstruction + sum_j beta_j max(kl_j, free_nats) + kl_globals / num_items + independence dependence
 
-    with the dependence of `FacetDependence`, which the terms leave out.
+    The dependence is that of `FacetDependence`; the terms do not contain it.
 
-    Known items in a batch count in the loss, but not in the terms. They give no gradients of the mixtures' weights,
-    because their frequencies are not those of the data.
+    Known items in a batch count in the loss, but not in the terms. They give no gradient to the mixtures' weights,
+    because their frequencies differ from those of the data.
 
     Args:
         pair: model and guide.
         num_items: size of the data set, over which the KL of the priors' random parameters is spread.
         free_nats: ≥ 0.
-        independence: weight of the facets' dependence, ≥ 0.
+        independence: weight of the dependence between facets, ≥ 0.
         tf32: compute the linear layers of the networks in TF32.
     """
 
@@ -84,7 +86,8 @@ class Objective(PairLoss):
 
 
 class ImportanceObjective(PairLoss):
-    """x ↦ (loss, terms) like `Objective`, for `ImportanceWeightedELBO`; reconstruction and KL are means over the draws.
+    """Maps x to (loss, terms) like `Objective`, for `ImportanceWeightedELBO`; reconstruction and KL are means over the
+    draws.
 
     Args:
         pair: model and guide.
@@ -102,7 +105,7 @@ class ImportanceObjective(PairLoss):
         self.num_items = num_items
 
     def compute(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        """The loss, and the terms; no items are known."""
+        """The loss, and the terms. There are no known items."""
         assert isinstance(self.elbo, ImportanceWeightedELBO) and not args
         bound, kl_globals, draws = self.elbo.weighted_bound(self.model, self.guide, x)
         loss = kl_globals / self.num_items - bound.mean()
@@ -114,7 +117,7 @@ def build_objective(pair: MFCVAE, settings: TrainingConfig, *, num_items: int, h
     """The objective that the settings choose.
 
     Raises:
-        InputError: there are known clusters, and the objective does not support them.
+        InputError: there are known clusters, but the objective does not support them.
     """
     tf32 = settings.precision == "tf32"
     if settings.objective == "elbo":
@@ -134,11 +137,11 @@ def _first(terms: ELBOTerms, num: int) -> ELBOTerms:
 
 
 def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
-    """Whether a training with this number of steps ends sooner if it is compiled first.
+    """Whether a training with this number of steps ends earlier if its objective is compiled first.
 
-    Networks, device and total length decide, not the remaining steps, so a resumed training decides as before. On a CPU
-    convolutions take so long that compilation gains nothing. Networks with ``recompute`` are not compiled, because a
-    program would keep the maps.
+    The decision depends on the networks, the device and the total number of steps, not on the remaining steps, so a
+    resumed training decides as before. On a CPU convolutions take so long that compilation saves nothing. Networks with
+    ``recompute`` are not compiled, because a compiled program would keep the maps.
     """
     if any(getattr(module, "recompute", False) for module in pair.modules()):
         return False

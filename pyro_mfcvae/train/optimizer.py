@@ -10,10 +10,10 @@ from torch import Tensor, nn
 def make_adam(
     parameters: Iterable[nn.Parameter], *, learning_rate: float, device: torch.device, captured: bool
 ) -> torch.optim.Adam:
-    """Fused Adam. For a captured step its learning rate is a tensor on the device."""
+    """Make a fused Adam. For a captured step its learning rate is a tensor on the device."""
     if not captured:
         return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-    rate = torch.tensor(learning_rate, dtype=torch.float32, device=device)  # Adam's kernel reads a float32
+    rate = torch.tensor(learning_rate, dtype=torch.float32, device=device)  # Adam's kernel requires a float32
     return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=True)
 
 

@@ -1,4 +1,4 @@
-"""Several trainings of one configuration that take their steps together, by one program over stacked tensors."""
+"""Several trainings of one configuration that take their steps together, with one program over stacked tensors."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +25,16 @@ from pyro_mfcvae.train.training import Training
 class StackedTraining:
     """S trainings of one configuration with different seeds, which take every step together.
 
-    The objective of one of them is traced together with its gradient; its operations are batched over the models, with
+    The objective of one training is traced together with its gradient. The operations are batched over the models, with
     parameters and buffers (S, …), and one fused Adam updates all. Everything else (fits of mixtures, order of the
-    items, records) is done by each training separately. Each draws its random numbers from its own state, in the same
-    order as if it were alone, so it differs from a separate training by rounding only.
+    items, records) is done for each training separately. Each training draws random numbers from its own state, in the
+    same order as a separate training, so it differs from that only by rounding.
 
-    The tensors of the trainings become slices of the stacks. So between two epochs each is a complete training, which
-    can be saved or continued alone. A training that diverges does not affect the others.
+    The tensors of the trainings become slices of the stacks. So between two epochs each training is complete and can be
+    saved or continued alone. A training that diverges does not affect the others.
 
     Args:
-        trainings: at the same epoch, on one device.
+        trainings: the trainings, all at the same epoch and on one device.
         states: their random states.
 
     Raises:
@@ -71,9 +71,10 @@ class StackedTraining:
         self.failures: dict[int, InputError] = {}
 
     def run_epoch(self, on_step: Callable[[], None] | None = None) -> list[EpochRecord | InputError]:
-        """Train one more epoch. Returns, for every training, its record, or the error that ended it.
+        """Train one more epoch. Returns the record of every training, or the error that ended it.
 
-        ``on_step`` is called after every step; if it raises, every training stays in the state after that step.
+        ``on_step`` is called after every step. If it raises an error, every training stays in the state after that
+        step.
         """
         with outside_store():  # see Training.run_epoch
             batches = [self._in_turn(s, training.start_epoch) for s, training in enumerate(self.trainings)]
@@ -108,7 +109,7 @@ class StackedTraining:
 
     @contextmanager
     def _failure_kept(self, s: int) -> Iterator[None]:
-        """Inside, an error of a training is recorded, and the other trainings continue."""
+        """Context that records an error of a training, so that the other trainings continue."""
         try:
             yield
         except InputError as error:
@@ -128,11 +129,13 @@ class StackedTraining:
             self._read_steps()
 
     def _prepare_step(self, lead: Training) -> None:
-        """Prepare a step of all. Each training does it by itself only if parameters are set or fitted before it."""
+        """Prepare a step of all trainings. A training does this separately only if parameters are set or fitted
+        before the step.
+        """
         self._weights.write(self._alpha, self._beta, lead.step)
         due = lead.schedule.repartitions(lead.step) or bool(lead.due_fits())
         if due:
-            self._read_steps()  # a fit fails on the output of a diverged encoder
+            self._read_steps()  # a fit fails if the encoder has diverged
             fitted: list[nn.Parameter] = []
             for s in self._left():
                 with self._failure_kept(s):
@@ -146,7 +149,7 @@ class StackedTraining:
             self._learning_rate = rate
 
     def _forget_moments(self, training: Training, fitted: list[nn.Parameter]) -> None:
-        """Drop Adam's moments of the fitted parameters, which are the same parameters in all trainings."""
+        """Reset Adam's moments of the fitted parameters, which are the same parameters in all trainings."""
         for name, parameter in _parameters(training).items():
             if any(parameter is other for other in fitted):
                 self._optimizer.state.pop(self._parameters[name], None)
@@ -168,12 +171,12 @@ class StackedTraining:
         return cast(Tensor, terms)
 
     def _adopt(self) -> None:
-        """Make every model's tensors slices of the stacks, with their current values."""
+        """Make the tensors of every model slices of the stacks, with their current values."""
         stacks = self._values | self._buffers
         for s, training in enumerate(self.trainings):
             for name, tensor in (*_parameters(training).items(), *_buffers(training).items()):
                 part = stacks[name][s]
-                if tensor.data_ptr() != part.data_ptr():  # the tensor is new, or was replaced by another one
+                if tensor.data_ptr() != part.data_ptr():  # the tensor is new or was replaced
                     part.copy_(tensor.detach())
                     tensor.data = part
 
@@ -193,8 +196,9 @@ class StackedTraining:
                     training.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
 
     def _batch_objective(self) -> tuple[Callable[[], tuple[Tensor, ...]], set[str], Program]:
-        """The program of one model's random draws, the types of device on which it draws, and the program of the
-        objective and its gradient for all models."""
+        """The program with the random draws of one model, the device types on which it draws, and the program of
+        the objective and its gradient for all models.
+        """
         first, num = self.trainings[0], len(self.trainings)
         first.pair.train()
         x = first.batches.load(torch.arange(first.batches.batch_size))
@@ -206,7 +210,7 @@ class StackedTraining:
             inputs = [torch.stack([tensor] * num) for tensor in (x, *noise)]
             buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}  # batch norm changes the buffers
             with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # a warning of torch about operations that it batches by a loop
+                warnings.simplefilter("ignore")  # torch warns about operations that it batches by a loop
                 # Traced on real values, because tensors without values do not always have the strides of real ones.
                 program: Any = make_fx(_batch(rest))(self._values, buffers, *inputs)
         except Exception as error:  # any exception, because anything in a part may fail to be traced or batched
@@ -217,7 +221,9 @@ class StackedTraining:
         if first.compiles:
             tensors = self._values, self._buffers
             compiled = compile_whole(program, *tensors, *inputs, graphs=not first.captures)
-            program = program if compiled is None else compiled  # a compiled program may have no truth value
+            program = (
+                program if compiled is None else compiled
+            )  # the truth value of a compiled program may not be defined
         return draw.forward, {tensor.device.type for tensor in noise}, program
 
 
@@ -230,8 +236,9 @@ def _buffers(training: Training) -> Named:
 
 
 def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Split a program in two: one draws all random numbers, the other takes them as further inputs and computes the
-    rest."""
+    """Split a program into one that draws all random numbers, and one that takes them as further inputs and
+    computes the rest.
+    """
     nodes = list(traced.graph.nodes)
     draws, rest = Graph(), Graph()
     fixed: dict[Node, Node] = {}  # operations that depend on no input are part of the draws
@@ -252,7 +259,9 @@ def _split(traced: GraphModule) -> tuple[GraphModule, GraphModule]:
 
 
 def _batch(one: GraphModule) -> Program:
-    """The program of one model as a program of S models: every tensor has one more dimension, the first."""
+    """Turn the program of one model into a program of S models, in which every tensor has an additional first
+    dimension.
+    """
     (outputs,) = next(node for node in one.graph.nodes if node.op == "output").args
     there = [output is not None for output in cast(Sequence[Any], outputs)]  # a parameter may have no gradient
 

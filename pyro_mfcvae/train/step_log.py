@@ -14,9 +14,10 @@ READ_EVERY = {"cpu": 1, "cuda": 50}
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """A line of ``metrics.jsonl``: means over the items of an epoch in nats, and the schedule's values at its end.
+    """A line of ``metrics.jsonl``: means over the items of an epoch, in nats, and values of the schedule at the end of
+    the epoch.
 
-    ``elbo`` is the training objective, KLs weighted by ``beta``; ``kl`` is unweighted, z and c together.
+    ``elbo`` is the training objective, with KLs weighted by ``beta``; ``kl`` is not weighted and includes z and c.
     """
 
     epoch: int
@@ -81,7 +82,7 @@ def check_finite(rows: Tensor, *, last_step: int) -> None:
         return
     step, term = (int(i) for i in (~rows.isfinite()).nonzero()[0])
     names = ["ELBO", "reconstruction", *(f"KL of facet {j}" for j in range(rows.shape[1] - 2))]
-    # The ELBO is the sum of the other terms, so the message also names the first of them that is not finite.
+    # The ELBO is the sum of the other terms, so the message also names the first other term that is not finite.
     terms = [i for i in range(1, len(names)) if not rows[step, i].isfinite()]
     because = f" (the {names[terms[0]]} became {rows[step, terms[0]]:g})" if term == 0 and terms else ""
     raise DivergedError(

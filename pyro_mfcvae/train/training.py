@@ -1,4 +1,4 @@
-"""The training loop, on Lightning Fabric, for a laptop's CPU and for GPUs."""
+"""The training loop, based on Lightning Fabric, for one CPU or several GPUs."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -36,22 +36,22 @@ from pyro_mfcvae.train.objective import build_objective, compilation_pays
 from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, count_active_clusters
 
-_NUM_MONITORED = 500  # Number of training items on which active clusters are counted.
+_NUM_MONITORED = 500  # Number of training items that are used to count active clusters.
 
 
 class Training:
     """The training of a pair: its optimiser, and the number of finished epochs.
 
     Args:
-        pair: model and guide; moved to Fabric's device.
+        pair: model and guide, which are moved to Fabric's device.
         images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
-        schedule: schedule of the ladder; the training ends after its number of steps.
-        settings: batch size, learning rates and the like.
+        schedule: schedule of the ladder; the training ends after its last step.
+        settings: batch size, learning rates and so on.
         mixture_fit: settings of the fits of mixtures; the defaults if None.
         seed: seed of the order of the items, which also depends on the epoch.
-        fabric: devices and precision, launched; one CPU if None. Several devices train as one: losses and gradients are
-            means over the whole batch, but batch norm and free nats use each device's share of it.
-        known_items: items whose clusters are known; some join every batch. With them nothing is compiled.
+        fabric: devices and precision, launched; one CPU if None. With several devices, losses and gradients are means
+            over the whole batch, but batch norm and free nats use each device's share of the batch.
+        known_items: items whose clusters are known; some are added to every batch. With them nothing is compiled.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Training:
         self._log = StepLog((2 + pair.num_facets,), device)
         self._weights = WrittenWeights(schedule)
         self._on_steps: Callable[[int, float], None] | None = None
-        self.on_linear_start: Progress | None = None  # called while the linear start runs
+        self.on_linear_start: Progress | None = None  # called during the linear start
         self.objective = build_objective(pair, settings, num_items=len(images), has_known=has_known)
         pays = settings.compile == "auto" and compilation_pays(pair, device=device, num_steps=schedule.num_steps)
         self.compiles = (settings.compile is True or pays) and not has_known
@@ -119,7 +119,7 @@ class Training:
         return self.epoch * self.steps_per_epoch + self.steps_taken
 
     def restore(self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor) -> None:
-        """Continue at the place in the schedule at which a training was stopped, after a whole step."""
+        """Continue at the step of the schedule after which a training was stopped."""
         self.epoch = epoch
         self.steps_taken = steps_taken
         self.learning_rate_factor = learning_rate_factor
@@ -127,12 +127,12 @@ class Training:
         self.forget_capture()
 
     def forget_capture(self) -> None:
-        """Capture the step again, because a tensor that it changes was replaced by another one."""
+        """Capture the step again, because a tensor that it changes was replaced."""
         if self._captured is not None:
             self._captured.forget()
 
     def share_sums(self) -> None:
-        """Give every device the mean of the sums of an epoch that is stopped."""
+        """Set the sums of a stopped epoch to their mean over all devices."""
         mean = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         self.epoch_sums = mean.cpu()
 
@@ -169,7 +169,7 @@ class Training:
         return cast(Tensor, terms)
 
     def start_epoch(self) -> Iterator[Tensor]:
-        """Prepare an epoch and return its batches. An epoch that was stopped is continued."""
+        """Prepare an epoch and return its batches. A stopped epoch is continued."""
         model, guide = self.pair.model, self.pair.guide
         if self.step == 0 and self.settings.data_dependent_init:
             on_rank_zero_then_broadcast(
@@ -192,13 +192,13 @@ class Training:
         return tuple(j for j in self.schedule.due(self.step) if can_be_fitted(self.pair.model.priors[j]))
 
     def prepare_step(self) -> list[nn.Parameter]:
-        """Prepare a step: the schedule's buffers, the mixtures, the learning rate.
+        """Prepare a step: set the schedule's buffers, fit mixtures, and set the learning rate.
 
         Returns:
-            The fitted parameters. Their moments in Adam, which belong to the old mixtures, are dropped.
+            The fitted parameters. Adam's moments of these are reset, because they belong to the old mixtures.
         """
         if rank := self.fabric.global_rank:
-            # Ranks draw different numbers, and a resumed training the same ones as one that was not stopped.
+            # Ranks draw different numbers. A resumed training draws the same numbers as one that was not stopped.
             pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
         if self.schedule.repartitions(self.step):
@@ -235,7 +235,7 @@ class Training:
         self.note_terms(self._log.read())
 
     def note_terms(self, rows: Tensor) -> None:
-        """Report the terms of the last steps, (steps, 2 + J), on the CPU. One that is not finite is an `InputError`."""
+        """Report the terms of the last steps, (steps, 2 + J), on the CPU; an `InputError` if one is not finite."""
         if not len(rows):
             return
         check_finite(rows, last_step=self.step)
@@ -274,7 +274,7 @@ class Training:
         check_parameters(pair, 0)
 
     def _repartition(self) -> None:
-        self.pair.eval()  # the axes are chosen for the encoder's output in evaluation mode
+        self.pair.eval()  # the axes are chosen for the output of the encoder in evaluation mode
         repartition(self.pair.model, self.pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
         self.pair.train()
 

@@ -20,4 +20,4 @@ def test_data_sets_are_listed(mfcvae: Run) -> None:
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[1 : 1 + 2 * len(DATASETS) : 2]] == list(DATASETS)
     assert "1 × 28 × 28, bernoulli; labels digit; 60,000 train, 10,000 test as published" in out
-    assert "A path works as well" in out
+    assert "You can also give a path" in out
