@@ -1,12 +1,13 @@
-"""The table of assignments, with a row per item: computed, written and read in batches.
+"""Compute, write and read the table of assignments, which has a row per item.
 
-Its columns for every facet j: ``facet_j_group`` and ``facet_j_name``; ``facet_j_probability``, the sum of q(c_j | x)
-over the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probability`` (null if there is one group);
-``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``, E[z_j |
-x]; ``facet_j_x`` and ``facet_j_y``, that point in `FacetPlane`. ``split``, ``index`` and ``file`` say which item it is,
-``evidence`` says how well the model describes it (log p(x, z) - log q(z | x) at one draw of z, in nats), and
-``label_NAME`` are the labels of the data. In Parquet files ``facet_j_probs`` is q(c_j | x) of all clusters, from which
-the probabilities of other groups can be computed, and ``image`` is a small PNG as {bytes, path}.
+It has these columns for every facet j: ``facet_j_group`` and ``facet_j_name``; ``facet_j_probability``, the sum of
+q(c_j | x) over the group's clusters; ``facet_j_second_group`` and ``facet_j_second_probability`` (null if there is one
+group); ``facet_j_cluster``, the most probable cluster of the group, and ``facet_j_cluster_probability``; ``facet_j_z``,
+E[z_j | x]; ``facet_j_x`` and ``facet_j_y``, the coordinates of E[z_j | x] in `FacetPlane`. ``split``, ``index`` and
+``file`` identify the item, ``evidence`` measures how well the model describes it (log p(x, z) - log q(z | x) at one
+draw of z, in nats), and ``label_NAME`` are the labels of the data. In Parquet files ``facet_j_probs`` is q(c_j | x) of
+all clusters, from which the probabilities of other groups can be computed, and ``image`` is a small PNG as {bytes,
+path}.
 """
 
 import io
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet", "jsonl")
 
-# Number of items in a piece: tables are written piece by piece, so memory does not grow with the data.
+# Number of items in a batch: tables are written in batches, so memory does not grow with the data.
 _BATCH_SIZE = 1024
 
 # Number of draws for the mean of q(c | x) if the rule depends on the drawn z: a standard error of at most 0.05.
@@ -50,7 +51,8 @@ _ASSIGN_DRAWS = 128
 # Largest width and height of thumbnails, in pixels.
 _THUMBNAIL_SIZE = 64
 
-# Most items for which a run's file has thumbnails: 100,000 grey images of 28 × 28 pixels take about 30 MB.
+# Largest number of items for which a run's file has thumbnails: those of 100,000 grey images of 28 × 28 pixels take
+# about 30 MB.
 _MOST_THUMBNAILS = 100_000
 
 
@@ -71,7 +73,7 @@ class Assigner:
     lowest: float | None = None
 
     def rows(self, split: Split, *, name: str) -> Iterator["pa.Table"]:
-        """The table of a split, in pieces of some rows; ``name`` is the value of the column ``split``."""
+        """The table of a split, in batches of rows; ``name`` is the value of the column ``split``."""
         if not self.pair.model.missing:
             check_complete(split.images)
         planes = [FacetPlane.of(prior) for prior in self.pair.priors]
@@ -125,7 +127,7 @@ def _as_lists(values: NDArray[np.float64]) -> "pa.Array":
 
 
 def _facet_columns(grouping: Grouping, j: int, probs: NDArray[np.float64]) -> dict[str, Any]:
-    """The columns of facet j that follow from its groups and q(c_j | x), (N, K_j)."""
+    """The columns of facet j that depend on its groups and on q(c_j | x), (N, K_j)."""
     import pyarrow as pa
 
     items = np.arange(len(probs))
@@ -150,7 +152,7 @@ def _facet_columns(grouping: Grouping, j: int, probs: NDArray[np.float64]) -> di
 
 
 def _regroup(table: "pa.Table", grouping: Grouping) -> "pa.Table":
-    """The table, with its columns on groups replaced by those of another grouping."""
+    """Replace the columns about groups by those of another grouping."""
     for j in range(len(grouping.facets)):
         probs = table[f"facet_{j}_probs"].combine_chunks().flatten().to_numpy().astype(np.float64)
         for name, values in _facet_columns(grouping, j, probs.reshape(len(table), -1)).items():
@@ -166,7 +168,7 @@ def assign_all(run: RunFolder, pair: MFCVAE, grouping: Grouping, data: Dataset) 
 
 
 def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[bytes]:
-    """Images (N, C, H, W), uint8 or floats in [0, 1], as PNG files of at most ``size`` pixels each way.
+    """Encode images (N, C, H, W), uint8 or floats in [0, 1], as PNG files with at most ``size`` pixels per side.
 
     Missing pixels, NaN, are white; the alpha channel of RGBA is dropped.
     """
@@ -187,15 +189,15 @@ def encode_thumbnails(images: Tensor, *, size: int = _THUMBNAIL_SIZE) -> list[by
 
 
 def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, model: str = "") -> int:
-    """Write tables as one file, piece by piece; returns the number of rows.
+    """Write tables to one file, one after the other; returns the number of rows.
 
-    In csv files every coordinate of z has a column of its own, and there is no image; jsonl has no image either.
+    In csv files every coordinate of z is a separate column; csv and jsonl files have no images.
 
     Args:
         tables: the rows, see `Assigner.rows`.
-        path: the file; it appears whole or not at all.
+        path: the file; it appears complete or not at all.
         format: csv, parquet or jsonl.
-        model: fingerprint of the saved model that made the assignments; Parquet files hold it, and a checksum.
+        model: fingerprint of the saved model that made the assignments. Parquet files contain it and a checksum.
     """
     if format not in FORMATS:
         raise InputError(f"expected the format {', '.join(FORMATS)}, got {format!r}: choose one of these")
@@ -216,7 +218,7 @@ def write_assignments(tables: Iterator["pa.Table"], path: Path, *, format: str, 
 def read_assignments(
     path: Path, *, images: bool = False, model: str | None = None, grouping: Grouping | None = None
 ) -> "pandas.DataFrame":
-    """The table of an ``assignments.parquet``; with thumbnails only if ``images`` is true.
+    """Read the table of an ``assignments.parquet``.
 
     Args:
         path: the file.
@@ -234,7 +236,7 @@ def read_assignments(
     check_parquet(path, cure=REWRITE)
     schema = pq.ParquetFile(path).metadata.metadata
     if model is not None and (found := schema.get(_MODEL.encode(), b"").decode()) != model:
-        raise InputError(f"expected {path} of the model {model} beside it, got one of the model {found!r}: {REWRITE}")
+        raise InputError(f"expected {path} for the model {model}, got a file for the model {found!r}: {REWRITE}")
     names = [name for name in pq.read_schema(path).names if images or name != "image"]
     if grouping is not None and not {f"facet_{j}_probs" for j in range(len(grouping.facets))} <= set(names):
         raise InputError(f"expected q(c | x) of every facet in {path}, got a file of an earlier version: {REWRITE}")
@@ -276,7 +278,7 @@ def _write_jsonl(tables: Iterator["pa.Table"], path: Path) -> None:
 
 
 def _flatten(table: "pa.Table") -> "pa.Table":
-    """A table with a column for every coordinate of z, as text files have it."""
+    """Give every coordinate of z its own column, for text files."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
@@ -291,5 +293,5 @@ def _flatten(table: "pa.Table") -> "pa.Table":
 
 
 def _for_text(table: "pa.Table") -> list[str]:
-    """The columns of csv and jsonl files: all but images and q(c | x) of all clusters."""
+    """The columns of csv and jsonl files: all except images and q(c | x) of all clusters."""
     return [name for name in table.column_names if name != "image" and not name.endswith("_probs")]

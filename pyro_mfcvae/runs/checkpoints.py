@@ -1,4 +1,4 @@
-"""Models and checkpoints on disk: their contents, the digests of configuration and data, and how they are loaded."""
+"""Models and checkpoints on disk: their contents, the digests of configuration and data, and their loading."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 def config_digest(text: str) -> str:
     """Digest of the settings in a ``config.toml``: 16 hex digits of a SHA-256.
 
-    Layout and comments do not change it. The path of the data does not change it either, so that a folder can move;
-    data have a fingerprint of their own.
+    Layout and comments do not change it. The path of the data does not change it either, so that data can be moved;
+    data have their own fingerprint.
     """
     table = tomllib.loads(text)
     if isinstance(data := table.pop("data", None), dict):
@@ -38,7 +38,7 @@ def save_pair(pair: MFCVAE, path: Path, *, config: str = "", data: str = "") -> 
     """Write all parameters and buffers of a pair, with its event shape.
 
     Args:
-        pair: what to save.
+        pair: the pair.
         path: the file.
         config: `config_digest` of its configuration.
         data: fingerprint of the data that it was trained on.
@@ -64,7 +64,7 @@ def load_pair(config: Config, path: Path, *, digest: str | None = None) -> MFCVA
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The whole state of a training on disk, and the state before it, which is used if the last file is damaged.
+    """The state of a training on disk, and the previous state, which is used if the last file is damaged.
 
     Args:
         path: file of the last state.
@@ -80,12 +80,12 @@ class Checkpoint:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a state to resume from."""
+        """Whether there is a state from which a training can be resumed."""
         return self.path.is_file() or self.previous_path.is_file()
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training; None if the last state cannot be read, and then `load` says why."""
+        """The seed of the training; None if the last state cannot be read (`load` then raises the reason)."""
         path = self.path if self.path.is_file() else self.previous_path
         try:
             return int(read_tensors(path, "seed")[1]["seed"])
@@ -97,7 +97,7 @@ class Checkpoint:
 
         Args:
             training: between two steps.
-            metrics: digest of the lines of ``metrics.jsonl`` that belong to it.
+            metrics: digest of the lines of ``metrics.jsonl`` up to this state.
         """
         ready = self.path.with_name("next.safetensors")
         save_training(training, ready, config=self.config, metrics=metrics)
@@ -107,8 +107,7 @@ class Checkpoint:
             ready.replace(self.path)
 
     def sign_for(self, config: str) -> None:
-        """Record in the last state that it belongs to another configuration, with this digest; the previous state stays
-        as it is.
+        """Write the digest of another configuration into the last state; the previous state is not changed.
 
         Raises:
             InputError: the last state is missing, damaged, or belongs to another configuration than this checkpoint.
@@ -118,7 +117,7 @@ class Checkpoint:
         write_tensors(tensors, self.path, metadata={**metadata, "config": config})
 
     def load(self, training: Training) -> dict[str, str]:
-        """Set a training to the last state, or to the previous one if the last is damaged; returns the metadata.
+        """Set a training to the last state, or to the previous state if the last one is damaged; returns the metadata.
 
         Raises:
             InputError: neither file can be used: each is damaged, or belongs to another configuration or other data.
@@ -141,7 +140,9 @@ class Checkpoint:
 
 
 def save_training(training: Training, path: Path, *, config: str = "", metrics: str = "") -> None:
-    """Write the state of a training after a step: parameters, buffers, optimiser, random state, sums of the epoch."""
+    """Write the state of a training after a step: parameters, buffers, optimiser, random state, and sums of the
+    epoch.
+    """
     tensors = {f"pair.{name}": tensor for name, tensor in training.pair.state_dict().items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
@@ -163,9 +164,10 @@ def save_training(training: Training, path: Path, *, config: str = "", metrics: 
 
 
 def load_training(training: Training, path: Path, *, config: str | None = None) -> dict[str, str]:
-    """Set a training of the same configuration to the state of `save_training`: it continues as if it had not stopped.
+    """Set a training of the same configuration to the state of `save_training`, from which it continues as if it had
+    not stopped.
 
-    Everything is checked before the training is touched.
+    Everything is checked before the training is changed.
 
     Returns:
         The file's metadata.
@@ -218,13 +220,15 @@ def _counts(metadata: dict[str, str], training: Training, path: Path) -> tuple[i
 
 
 def _moments_of_facets(training: Training) -> dict[str, Tensor]:
-    """Name → running moment of the penalty on dependent facets; empty without this penalty."""
+    """Name → running moment of the penalty on dependent facets; empty if there is no penalty."""
     dependence = getattr(training.objective, "dependence", None)
     return {} if dependence is None else dict(dependence.named_buffers())
 
 
 def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict[int, dict[str, Tensor]]:
-    """The optimiser's state by parameter; a parameter without a step, or one that was fitted, has no state."""
+    """The optimiser's state by parameter. A parameter without a step, or with a fit after the last step, has no
+    state.
+    """
     parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -242,7 +246,7 @@ def _moments(tensors: dict[str, Tensor], training: Training, path: Path) -> dict
 
 
 def _random_states(states: dict[str, Tensor], path: Path) -> list[Tensor]:
-    """The states of the CUDA devices; an empty list if the file has fewer devices than this machine."""
+    """The states of the CUDA devices; an empty list if the file has states of fewer devices than this machine has."""
     check_fit({k: v for k, v in states.items() if k == "cpu"}, {"cpu": torch.get_rng_state()}, path)
     here = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     names = [f"cuda.{index}" for index in range(len(here))]
@@ -254,7 +258,7 @@ def _random_states(states: dict[str, Tensor], path: Path) -> list[Tensor]:
 
 
 def _check_config(metadata: dict[str, str], digest: str | None, path: Path) -> None:
-    # a file that was saved outside of a run has ""
+    # in a file that was saved outside of a run it is ""
     if digest is not None and metadata.get("config") not in ("", digest):
         raise InputError(
             f"expected {path} of the settings in config.toml beside it (digest {digest}), got one of other settings "

@@ -1,4 +1,4 @@
-"""New images from a fitted pair: drawn from groups or clusters, or with facets of one image put into another."""
+"""New images from a fitted pair: drawn from groups or clusters, or with facets swapped between images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from pyro_mfcvae.runs.grouping import Grouping
 def generate_rows(
     pair: MFCVAE, grouping: Grouping, parts: Sequence[Sequence[int]], *, facet: int, num: int, temperature: float = 1.0
 ) -> Tensor:
-    """Images drawn from parts of one facet, each a list of clusters, a row each: (parts, num, *event_shape).
+    """Draw one row of images for each part of a facet, where a part is a list of clusters: (parts, num, *event_shape).
 
     All images of a column share one draw of the other facets, so they differ by this facet only. For every part and
     column a new z_facet is drawn; the clusters of a part are drawn in proportion to their shares of the items.
@@ -39,7 +39,7 @@ def draw_groups(
     clusters: Mapping[int, int] | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Images with facet j in group ``groups[j]`` or in cluster ``clusters[j]`` if given: (num, *event_shape).
+    """Draw images with facet j in group ``groups[j]`` or in cluster ``clusters[j]``, if given: (num, *event_shape).
 
     The clusters of a group are drawn in proportion to their shares of the items; ``temperature`` is that of
     `MFCVAE.sample`.
@@ -67,10 +67,11 @@ def _draw_part(
 
 @torch.no_grad()
 def compose(pair: MFCVAE, x_rows: Tensor, x_columns: Tensor, *, facet: int) -> Tensor:
-    """Every image of ``x_rows`` (R, *event_shape) with a facet of every image of ``x_columns`` (C, *event_shape).
+    """Combine every image of ``x_rows`` (R, *event_shape) with the facet of every image of ``x_columns`` (C,
+    *event_shape).
 
     Returns:
-        (1 + R, 1 + C, *event_shape): the given images in the first column and row, NaN in the corner.
+        (1 + R, 1 + C, *event_shape), with the given images in the first column and row, and NaN in the corner.
     """
     num_rows, num_columns = len(x_rows), len(x_columns)
     composed = pair.swap(
@@ -86,11 +87,11 @@ def compose(pair: MFCVAE, x_rows: Tensor, x_columns: Tensor, *, facet: int) -> T
 
 
 def largest_parts(assignments: NDArray[np.int64], num: int) -> list[int]:
-    """The groups, or clusters, with the most items, at most ``num`` of them, the largest first."""
+    """At most ``num`` groups or clusters with the most items, the largest first."""
     parts, counts = np.unique(assignments, return_counts=True)
     return [int(k) for k in parts[np.argsort(-counts, kind="stable")][:num]]
 
 
 def typical_items(assignments: NDArray[np.int64], confidence: NDArray[np.float64], parts: Sequence[int]) -> list[int]:
-    """For every group, or cluster, its most certain item."""
+    """The most certain item of every group or cluster."""
     return [int(np.argmax(np.where(assignments == k, confidence, -1.0))) for k in parts]

@@ -21,13 +21,13 @@ class Evaluation:
 
     Attributes:
         assignments: most probable cluster, (N, J).
-        confidence: its probability q(c_j | x), (N, J).
-        elbo: ELBO of the split divided by N, in nats, the KL of the priors' random parameters included; every facet's
-            KL counts in full, whatever its weight in training. It is the same at every call.
+        confidence: probability q(c_j | x) of this cluster, (N, J).
+        elbo: ELBO of the split divided by N, in nats, with the KL of the priors' random parameters. Every facet's KL
+            has weight 1, whatever its weight in training. The value is the same at every call.
         scores: agreement of the clusters with the labels.
         grouping: the groups of clusters.
         groups: most probable group, (N, J).
-        group_confidence: its probability, the sum of q(c_j | x) over its clusters, (N, J).
+        group_confidence: probability of this group, the sum of q(c_j | x) over its clusters, (N, J).
         group_scores: agreement of the groups with the labels.
     """
 
@@ -41,7 +41,7 @@ class Evaluation:
     group_scores: FacetScores
 
     def __repr__(self) -> str:
-        """A table of the groups, a row per facet and label, below the ELBO."""
+        """The ELBO, and below it a table of the groups with a row per facet and label."""
         return f"{self._headline()}\n{text_table(self._rows())}"
 
     def _repr_html_(self) -> str:
@@ -58,7 +58,7 @@ class Evaluation:
         ]
 
     def facet_records(self) -> list[dict[str, Any]]:
-        """One record of plain numbers per facet, the entry ``facets`` of ``summary.json``."""
+        """One record of Python numbers per facet, the entry ``facets`` of ``summary.json``."""
         return [
             clusters
             | {"num_groups": groups["num_clusters"]}
@@ -81,7 +81,7 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
     Args:
         pair: model and guide.
         split: the items.
-        grouping: the groups of clusters; the model's own groups if None.
+        grouping: the groups of clusters; None means the groups that the model suggests.
         batch_size: number of items in a batch.
     """
     if not pair.model.missing:
@@ -116,7 +116,7 @@ def evaluate(pair: MFCVAE, split: Split, *, grouping: Grouping | None = None, ba
 
 
 def find_groups(pair: MFCVAE, split: Split, *, num_items: int = 10_000) -> Grouping:
-    """The model's own groups; a limited number of evenly spread items decide the sizes of the clusters.
+    """The groups that the model suggests. The sizes of the clusters come from a limited number of evenly spread items.
 
     Pyro's and torch's random states are not changed.
     """
@@ -131,7 +131,7 @@ def find_groups(pair: MFCVAE, split: Split, *, num_items: int = 10_000) -> Group
 
 
 def _find_best(probs: list[NDArray[np.float64]]) -> list[NDArray[Any]]:
-    """The most probable column of every facet's probabilities, and its probability: (N, J) each."""
+    """The most probable column of every facet's probabilities, and its probability, (N, J) each."""
     best = np.stack([q.argmax(1) for q in probs], 1)
     return [best, np.stack([q[np.arange(len(q)), best[:, j]] for j, q in enumerate(probs)], 1)]
 
@@ -161,7 +161,7 @@ class FacetSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What every ``summary.json`` has."""
+    """The fields that every ``summary.json`` has."""
 
     data: str
     seed: int

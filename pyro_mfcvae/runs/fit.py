@@ -1,4 +1,4 @@
-"""Fit a configuration: train it and fill its run folder."""
+"""Fit a configuration: train a model and write its run folder."""
 
 import logging
 import time
@@ -50,20 +50,21 @@ def fit(
     fabric: Fabric | None = None,
     callbacks: tuple[Callback, ...] = (),
 ) -> Fit:
-    """Train a configuration in a run folder, from the folder's checkpoint if it has one, and fill the folder.
+    """Train a configuration in a run folder, starting from the folder's checkpoint if there is one, and write the
+    results.
 
     A checkpoint is written at the end of every epoch, and after the current step when a signal (SIGINT, SIGTERM,
-    SIGHUP) asks the process to end. On a CPU, a run that was stopped and resumed ends with the same bits as one that
-    was not stopped. The folder is locked first; nothing else is written before configuration and data have been
-    checked.
+    SIGHUP) asks the process to end. On a CPU, a run that was stopped and resumed gives the same bits as one that was
+    not stopped. The folder is locked first. Nothing else is written before configuration and data are checked.
 
     Args:
-        config: what to train.
+        config: the configuration.
         run: the folder.
-        data: loaded by the configuration if None.
-        device: as for `open_fabric`; unused if a fabric is given.
-        fabric: the result of `open_fabric`. With several devices only the first one writes and calls callbacks.
-        callbacks: called at every step and epoch.
+        data: the data; loaded as the configuration says if None.
+        device: see `open_fabric`; not used if a fabric is given.
+        fabric: the result of `open_fabric`. With several devices only the first device writes files and calls
+            callbacks.
+        callbacks: called after steps and epochs.
 
     Raises:
         InputError: the folder is in use or has another configuration, the training diverged, or a rank was lost.
@@ -95,10 +96,11 @@ def fit(
 
 
 def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Training:
-    """The training, set to the folder's checkpoint; nothing is written."""
+    """Make the training and set it to the folder's checkpoint; nothing is written."""
     if run.config_path.is_file() and run.read_config() != config:
         raise InputError(
-            f"expected a run of this configuration in {run.path}, got one of another: choose another folder, or bring "
+            f"expected a run of this configuration in {run.path}, got a run of another configuration: choose another "
+            f"folder, or bring "
             "back the config.toml that it was started with"
         )
     if not run.checkpoint.exists and run.has_unresumable_work:
@@ -119,11 +121,11 @@ def start(config: Config, run: RunFolder, data: Dataset, fabric: Fabric) -> Trai
 
 
 def warn_unfinished_fades(training: Training) -> None:
-    """Warn of facets that will not be fully faded in at the end of the training."""
+    """Warn about facets that will not be fully faded in at the end of the training."""
     for j in range(training.schedule.num_facets):
         if (share := training.schedule.alpha(j, training.schedule.num_steps - 1)) < 1:
             _log.warning(
-                "facet %d will be faded in to %.2g only: schedule.fade_in_steps outlasts its stage; shorten the fade, "
+                "facet %d will be faded in only to %.2g: schedule.fade_in_steps outlasts its stage; shorten the fade, "
                 "or lengthen the stage (training.epochs)",
                 j,
                 share,
@@ -131,7 +133,7 @@ def warn_unfinished_fades(training: Training) -> None:
 
 
 def write_start(config: Config, run: RunFolder, training: Training) -> float:
-    """Write a folder's files before the next epoch; returns the training time before a stop, in seconds."""
+    """Write the first files of a folder before the next epoch; returns the training time before a stop, in seconds."""
     run.write_config(config)
     run.truncate_metrics(training.epoch)
     return _seconds_before(run)
@@ -144,7 +146,7 @@ def write_epoch(run: RunFolder, training: Training, record: EpochRecord, seconds
         DivergedError: a parameter is not finite; the last checkpoint is kept.
     """
     check_parameters(training.pair, training.step)
-    # First the metrics, then the checkpoint: metrics past the checkpoint are dropped on resume.
+    # The metrics are written before the checkpoint, because metrics after the checkpoint are dropped on resume.
     run.append_metrics(record, seconds=seconds)
     write_step(run, training)
 
@@ -188,7 +190,9 @@ def finish(config: Config, run: RunFolder, data: Dataset, training: Training, se
     if fabric.is_global_zero:
         assign_all(run, pair, grouping, data)
         _draw(config, run, data, evaluation)
-        run.write_summary(summary)  # The last file to be written: a sweep takes a run with this file as finished.
+        run.write_summary(
+            summary
+        )  # This file is written last, because a sweep regards a run with this file as finished.
     return Fit(run, data, evaluation, summary)
 
 
@@ -198,13 +202,13 @@ def _seconds_before(run: RunFolder) -> float:
 
 
 def _may_retry(config: Config, training: Training) -> bool:
-    """Retry once, on one device only, because several devices would have to agree."""
+    """Whether to retry: once, and only on one device, because several devices would have to agree."""
     asked = config.training.on_divergence == "retry"
     return asked and training.learning_rate_factor == 1 and training.fabric.world_size == 1
 
 
 def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) -> float:
-    """Train to the end; returns the training time in seconds, with that before a stop."""
+    """Train to the end; returns the training time in seconds, including the time before a stop."""
     before = _seconds_before(run)
     clock = time.perf_counter()
     with stop_after_step() as request:
@@ -212,7 +216,9 @@ def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) 
         def on_steps(num_steps: int, elbo: float) -> None:
             for callback in callbacks:
                 callback.on_steps(num_steps, elbo)
-            if training.steps_taken < training.steps_per_epoch:  # at the end of an epoch, the epoch is written first
+            if (
+                training.steps_taken < training.steps_per_epoch
+            ):  # at the end of an epoch, the epoch's record is written first
                 _stop_where_asked(run, training, request)
 
         for callback in callbacks:
@@ -228,7 +234,7 @@ def _train(run: RunFolder, training: Training, callbacks: tuple[Callback, ...]) 
 
 
 def _stop_where_asked(run: RunFolder, training: Training, request: StopRequest) -> None:
-    """Save the state after this step and raise if a signal has asked one of the devices to end."""
+    """Save the state after this step and raise an error if a signal has asked one of the devices to end."""
     if not any_rank(training.fabric, bool(request)):
         return
     request.accept()

@@ -1,4 +1,4 @@
-"""A run folder: a fit writes it, and every later command reads it.
+"""A run folder, which a fit writes and all later commands read.
 
 config.toml             the configuration, complete
 model.safetensors       parameters and buffers of the pair
@@ -44,7 +44,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, path: Path) -> "RunFolder":
-        """A folder for a new run, which must be empty; nothing is written."""
+        """The folder of a new run. It must be empty; nothing is written."""
         check_empty(path)
         return cls(path)
 
@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, for the settings in ``config.toml`` if there is one."""
+        """The checkpoint, which must belong to the settings in ``config.toml`` if this file exists."""
         return Checkpoint(self.checkpoint_path, self.config_digest())
 
     @property
@@ -110,15 +110,15 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def write_config(self, config: Config) -> None:
-        """Write the configuration, once: the digests of models and checkpoints are those of this text."""
+        """Write the configuration. This is done once, because models and checkpoints contain its digest."""
         if not self.config_path.is_file():
             write_text(self.config_path, to_toml(config))
 
     def change_config(self, config: Config) -> None:
         """Replace the configuration of a run, to train it for longer; its last checkpoint stays valid.
 
-        The checkpoint changes first. If the process stops in between, the previous one still belongs to the old
-        configuration.
+        The checkpoint is changed first. If the process stops after this, the previous checkpoint still belongs to the
+        old configuration.
         """
         text = to_toml(config)
         self.checkpoint.sign_for(config_digest(text))
@@ -146,17 +146,18 @@ class RunFolder:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def read_grouping(self, pair: MFCVAE | None = None) -> Grouping:
-        """The groups in ``groups.json``, with the user's changes; the model's own groups if there is no such file.
+        """The groups in ``groups.json``, with the user's changes; the groups that the model suggests if there is no
+        such file.
 
         Args:
-            pair: the run's pair, if it is loaded already.
+            pair: the run's pair, if it is already loaded.
         """
         if kept := self.kept_grouping():
             return kept
         if self.groups_path.is_file():
             _log.warning(
-                "%s holds the groups of another model and is left out: the groups are those that the model suggests; "
-                "bring back the file of this run for its own groups and names",
+                "%s has the groups of another model and is ignored: the groups are those that the model suggests; "
+                "bring back the file of this run for its groups and names",
                 self.groups_path,
             )
         return Grouping.from_trees((pair or self.load_pair()).groups())
@@ -171,8 +172,7 @@ class RunFolder:
         grouping.write(self.groups_path, model=self.model_fingerprint())
 
     def groups_state(self) -> tuple[str, bytes]:
-        """Fingerprint of the model and content of ``groups.json``: they show whether another process has changed the
-        groups."""
+        """Fingerprint of the model and content of ``groups.json``, to detect changes by other processes."""
         return self._present_model(), self.groups_path.read_bytes() if self.groups_path.is_file() else b""
 
     def append_metrics(self, record: EpochRecord, *, seconds: float) -> None:
@@ -185,7 +185,7 @@ class RunFolder:
         return self.model_path.is_file() or len(self._read_whole_lines()) > 1
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every epoch's record so far; lines that are not records, such as partial ones, are left out."""
+        """The records of all epochs so far; lines that are not records, such as partial lines, are left out."""
         return [json.loads(line) for line in self._read_whole_lines() if has_form(line, _Line)]
 
     def truncate_metrics(self, num_epochs: int) -> None:
@@ -204,7 +204,7 @@ class RunFolder:
         if self.metrics_digest(num_epochs) != digest:
             _log.warning(
                 "%s was changed or lost lines since it was written (%d of %d epochs are left): curves have gaps or "
-                "other values; the model does not depend on them",
+                "wrong values, but the model does not depend on them",
                 self.metrics_path,
                 len(self._read_whole_lines(num_epochs)),
                 num_epochs,
@@ -223,7 +223,7 @@ class RunFolder:
         return lines
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``; it gets a checksum, and digests of the configuration, metrics and model."""
+        """Write ``summary.json`` with a checksum and digests of the configuration, metrics and model."""
         digests = {
             "config_digest": self.config_digest(),
             "model_fingerprint": self._present_model(),
@@ -246,8 +246,8 @@ class RunFolder:
             )
         if summary.pop("config_digest", None) != self.config_digest():
             raise InputError(
-                f"expected {self.summary_path} of the settings in config.toml beside it, got one of other settings: "
-                "bring back the file of this run"
+                f"expected {self.summary_path} for the settings in config.toml, got results for other settings: bring "
+                f"back the file of this run"
             )
         model = self._present_model()
         if summary.pop("model_fingerprint", model) != model:
@@ -272,7 +272,7 @@ _CHECKSUM = "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class _Line(EpochRecord):
-    """A line of ``metrics.jsonl`` that can be drawn."""
+    """A line of ``metrics.jsonl`` that a plot of curves can use."""
 
     seconds: float
 

@@ -1,4 +1,4 @@
-"""The groups of a run as its user left them: the group of every cluster, and the names of the groups."""
+"""The groups of a run with the user's changes: the group of every cluster, and the names of the groups."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class FacetGroups:
 
     Attributes:
         tree: the merges of the facet's clusters.
-        labels: the group of every cluster, (K,), a number from 0 to G-1; every group has a cluster.
+        labels: the group of every cluster, (K,), a number from 0 to G-1; every group has at least one cluster.
         names: names of the groups, (G,); an empty text if a group has no name.
     """
 
@@ -49,13 +49,13 @@ class FacetGroups:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the groups are those of a cut through the tree. If not, the user has merged or split some."""
+        """Whether the groups are a cut through the tree. If not, the user has merged or split groups."""
         if self.num_groups > len(self.tree.merges) + 1:
             return False
         return {*_members(self.labels)} == {*_members(self.tree.labels(self.num_groups))}
 
     def name(self, group: int) -> str:
-        """The group's name, or its number if it has none."""
+        """The name of a group, or its number if it has no name."""
         return self.names[group] or f"group {group}"
 
     def members(self, group: int) -> list[int]:
@@ -81,18 +81,18 @@ class FacetGroups:
 class Grouping:
     """The groups of every facet. Each change gives a new `Grouping`.
 
-    Groups that do not change keep their names. The name of a group that is divided goes to its largest part.
+    Groups that do not change keep their names. If a group is divided, its largest part keeps the name.
     """
 
     facets: tuple[FacetGroups, ...]
 
     @classmethod
     def from_trees(cls, trees: Iterable[MergeTree]) -> "Grouping":
-        """The groups that each tree suggests, without names."""
+        """The groups that the trees suggest, without names."""
         return cls(tuple(FacetGroups(tree, tree.labels(), ("",) * tree.num_groups) for tree in trees))
 
     def __repr__(self) -> str:
-        """A line per facet: the numbers of groups and of clusters, and the names."""
+        """A line per facet with the numbers of groups and clusters, and the names."""
         lines = (
             f"  facet {j}: {groups.num_groups} of {groups.tree.num_clusters} clusters"
             + (f" ({', '.join(self.names(j))})" if any(groups.names) else "")
@@ -120,7 +120,7 @@ class Grouping:
         return own.members(self._check_group(own, group))
 
     def of_clusters(self, assignments: ArrayLike) -> NDArray[np.int64]:
-        """The group of the cluster of each item in each facet: (N, J) → (N, J)."""
+        """Map the cluster of each item in each facet to its group: (N, J) → (N, J)."""
         columns = np.asarray(assignments).T
         return np.stack([groups.labels[column] for groups, column in zip(self.facets, columns, strict=True)], 1)
 
@@ -131,38 +131,38 @@ class Grouping:
         return np.asarray(probs, dtype=np.float64) @ membership
 
     def cut(self, facet: int, num_groups: int) -> "Grouping":
-        """Cut the tree of a facet at a number of groups, 1 … clusters in use."""
+        """Cut the tree of a facet at a number of groups, from 1 to the number of clusters in use."""
         return self._regroup(facet, self._facet(facet).tree.labels(num_groups))
 
     def reset(self, facet: int) -> "Grouping":
-        """The groups that the tree itself suggests."""
+        """Restore the groups that the tree suggests."""
         return self.cut(facet, self._facet(facet).tree.num_groups)
 
     def merge(self, facet: int, groups: Sequence[int]) -> "Grouping":
-        """Merge several groups into one, which gets their smallest number and the first of their names."""
+        """Merge several groups into one, which gets their smallest number and their first name."""
         own = self._facet(facet)
         chosen = sorted({self._check_group(own, group) for group in groups})
         if len(chosen) < 2:
-            raise InputError(f"expected two groups or more to merge, got {len(chosen)}: name others")
+            raise InputError(f"expected two groups or more to merge, got {len(chosen)}: choose other groups")
         labels = np.where(np.isin(own.labels, chosen), chosen[0], own.labels)
         merged = self._regroup(facet, np.unique(labels, return_inverse=True)[1])
         name = next((own.names[group] for group in chosen if own.names[group]), "")
         return merged.rename(facet, chosen[0], name)
 
     def split(self, facet: int, clusters: Sequence[int]) -> "Grouping":
-        """Move clusters from their groups to a new group, the last one; the rest of a group keeps its name."""
+        """Move clusters from their groups to a new group with the last number; the rest of a group keeps its name."""
         own = self._facet(facet)
         chosen = sorted(set(clusters))
         if not chosen or not all(0 <= k < len(own.labels) for k in chosen):
-            raise InputError(f"expected clusters from 0 to {len(own.labels) - 1}, got {chosen}: name others")
+            raise InputError(f"expected clusters from 0 to {len(own.labels) - 1}, got {chosen}: choose other clusters")
         labels = own.labels.copy()
         labels[chosen] = own.num_groups
         labels = np.unique(labels, return_inverse=True)[1]
         return self._regroup(facet, labels, nameless=labels[chosen[0]])
 
     def recall(self, facet: int, earlier: Sequence["Grouping"]) -> "Grouping":
-        """Give groups without a name the last name that the same clusters had in earlier groupings, which start with
-        the oldest.
+        """Give groups without a name the latest name that the same clusters had in ``earlier`` groupings, the oldest of
+        which comes first.
         """
         own = self._facet(facet)
         known = {
@@ -185,7 +185,7 @@ class Grouping:
 
         Args:
             path: the file.
-            model: fingerprint of the saved model whose clusters these are.
+            model: fingerprint of the saved model that has these clusters.
         """
         content = {"model": model, "facets": [_record(groups) for groups in self.facets]}
         write_json(path, {**content, _CHECKSUM: _checksum(content)})
@@ -197,7 +197,7 @@ class Grouping:
         Args:
             path: the file.
             model: fingerprint of the saved model.
-            num_clusters: number of clusters of each of its facets.
+            num_clusters: number of clusters of each facet of the model.
         """
         if not path.is_file():
             return None
@@ -228,9 +228,7 @@ class Grouping:
         return group
 
     def _regroup(self, j: int, labels: NDArray[np.int64], *, nameless: int | None = None) -> "Grouping":
-        """Replace the groups of a facet; the group ``nameless`` does not take over the name of the group that it was
-        part of.
-        """
+        """Replace the groups of a facet. The group ``nameless`` gets no name from the group that it was part of."""
         own = self._facet(j)
         before = dict(zip(_members(own.labels), own.names, strict=True))
         after = _members(labels)
@@ -281,5 +279,5 @@ def _from_record(record: dict[str, Any]) -> FacetGroups:
             num_groups=int(tree["num_groups"]),
         ),
         np.array(record["labels"], dtype=np.int64),
-        tuple(str(name).encode().decode() for name in record["names"]),  # a lone surrogate cannot be written
+        tuple(str(name).encode().decode() for name in record["names"]),  # a lone surrogate cannot be encoded
     )

@@ -1,5 +1,6 @@
-"""New items of a run: their conversion to the form of the training items, and the evidence below which they count as
-unlike these."""
+"""New items for a run: their conversion to the form of the training items, and the evidence below which an item is
+unlike these.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,24 +14,24 @@ from pyro_mfcvae.data.limits import reading
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.parquet_files import check_parquet
 
-# An item is unlike the training items if its evidence is below this quantile of theirs.
+# An item is unlike the training items if its evidence is below this quantile of the training items' evidence.
 _UNLIKE_QUANTILE = 0.001
 
 REWRITE = "mfcvae assign RUN --format parquet writes it again"
-"""What to do about a run's ``assignments.parquet`` that cannot be used."""
+"""What to do if a run's ``assignments.parquet`` cannot be used, for error messages."""
 
 
 def image_size(event_shape: Sequence[int]) -> Size | None:
-    """Height and width that new images are brought to; None if the items are vectors."""
+    """Height and width to which new images are resized; None if the items are vectors."""
     return (event_shape[1], event_shape[2]) if len(event_shape) == 3 else None
 
 
 def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
-    """Items with the number of channels that a model was trained on: grey becomes RGB, colours become grey, and
+    """Convert items to the number of channels that a model was trained on: grey becomes RGB, colours become grey, and
     transparency is dropped.
 
     Raises:
-        InputError: they differ in more than channels.
+        InputError: the items differ from the training items in more than the channels.
     """
     images = split.images
     if images.ndim == 4 and len(event_shape) == 3 and images.shape[1] != event_shape[0]:
@@ -44,7 +45,8 @@ def prepare_like(split: Split, event_shape: Sequence[int]) -> Split:
 
 
 def lowest_alike(path: Path) -> float:
-    """The evidence below which an item is unlike the training items: 99.9 % of these have a higher evidence.
+    """The evidence below which an item is unlike the training items; 99.9 % of the training items have a higher
+    evidence.
 
     The result is minus infinity if the file does not exist.
 

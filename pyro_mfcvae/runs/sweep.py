@@ -1,4 +1,4 @@
-"""Many seeds of one configuration, to see how much a result depends on the seed."""
+"""A sweep: many seeds of one configuration, to measure how much a result depends on the seed."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Sweep:
     Attributes:
         seeds: the seeds, S of them.
         evaluations: one per seed.
-        agreement: `facet_agreement` of the clusters of every pair of runs, (S, S, J).
+        agreement: `facet_agreement` of the clusters for every pair of runs, (S, S, J).
     """
 
     seeds: tuple[int, ...]
@@ -50,11 +50,13 @@ class Sweep:
 
     @property
     def best_seed(self) -> int:
-        """The seed whose run has the highest ELBO on the test items: a choice that needs no labels."""
+        """The seed whose run has the highest ELBO on the test items. This choice needs no labels."""
         return self.seeds[int(np.argmax([evaluation.elbo for evaluation in self.evaluations]))]
 
     def scores(self, metric: str) -> Mapping[str, NDArray[np.float64]]:
-        """Label → one of ``accuracy``, ``hungarian``, ``nmi``, ``ari`` of the groups of every run and facet, (S, J)."""
+        """Label → the metric (``accuracy``, ``hungarian``, ``nmi`` or ``ari``) of the groups of every run and
+        facet, (S, J).
+        """
         tables = [getattr(evaluation.group_scores, metric) for evaluation in self.evaluations]
         return {label: np.stack([table[label] for table in tables]) for label in tables[0]}
 
@@ -72,7 +74,7 @@ class Sweep:
         return np.mean([evaluation.group_scores.redundancy for evaluation in self.evaluations], 0)
 
     def summary(self) -> dict[str, Any]:
-        """All fields, as values for JSON."""
+        """All fields, as values that JSON supports."""
         runs = [
             {"seed": seed, "elbo": evaluation.elbo, "facets": evaluation.facet_records()}
             | evaluation.redundancy_record()
@@ -103,20 +105,20 @@ def sweep(
     together: bool = False,
     on_done: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Sweep:
-    """Fit a configuration with every seed, in parallel, each in its own process and its own run folder ``seed-N``.
+    """Fit a configuration with every seed in parallel, each in its own process and with its own run folder ``seed-N``.
 
-    Each run equals the run of `fit` with that seed. Finished runs are not fitted again, and stopped runs are resumed.
-    All are then scored on the same test items, those of the configuration's own seed.
+    Each run is equal to the run of `fit` with that seed. Finished runs are not fitted again, and stopped runs are
+    resumed. Then all runs are scored on the same test items, those for the seed of the configuration.
 
-    With ``together``, one process takes the steps of all seeds at once, on one device (see `fit_together`), so that
-    small models use more of a GPU. The runs differ from those of `fit` by rounding only.
+    With ``together``, one process takes the steps of all seeds at once on one device (see `fit_together`), so that
+    small models use more of a GPU. The runs differ from those of `fit` only by rounding.
 
     Args:
         config: what to train.
-        folder: the runs' folder.
+        folder: folder of the runs.
         seeds: seeds of the runs.
-        root: folder of the data sets' files, as for `load_dataset`.
-        device: as for `fit`.
+        root: folder of the data sets' files, see `load_dataset`.
+        device: see `fit`.
         workers: number of parallel runs; by default one per GPU, or one per CPU core. They share the cores evenly.
         together: train all seeds at once in this process.
         on_done: called after every finished run, with its seed and summary.
@@ -124,7 +126,7 @@ def sweep(
     Raises:
         InputError: another process uses the folder, or a seed failed, for example because its training diverged or its
             process was killed. The other seeds are finished first.
-        StoppedError: a signal asked the sweep to end; every seed in training has saved its last step.
+        StoppedError: a signal asked the sweep to end; every training has saved its last step.
     """
     check_own_parts(config)
     with locked(folder):
@@ -133,7 +135,10 @@ def sweep(
         )  # checked first, before any process starts
         if together:
             if workers is not None:
-                raise InputError("seeds that train together take one process: give either workers or together")
+                raise InputError(
+                    "expected either workers or together, since seeds that train together use one "
+                    "process, got both: leave one of them out"
+                )
             failures = _fit_together(config, folder, seeds, root, device, on_done)
         else:
             with stop_on_signals():
@@ -166,10 +171,10 @@ def compare(folder: Path, *, seeds: Sequence[int], data: Dataset) -> Sweep:
 
 
 def facet_agreement(here: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.float64]:
-    """ARI of every facet's clusters, or groups, with those of its match among another run's facets, (J,).
+    """ARI of every facet's clusters, or groups, with those of the matching facet of another run, (J,).
 
-    Facets are matched one to one so that the sum of the ARIs is largest. So two runs agree if they found the same
-    clusterings in another order.
+    Facets are matched one to one so that the sum of the ARIs is largest. So two runs agree even if they found the same
+    clusterings in different order.
 
     Args:
         here: clusters, or groups, of N items along the facets of one run, (N, J).
@@ -191,7 +196,7 @@ def _fit_side_by_side(
     workers: int | None,
     on_done: Callable[[int, dict[str, Any]], None] | None,
 ) -> dict[int, InputError]:
-    """Fit every seed in a process of its own; return the failures."""
+    """Fit every seed in a separate process; return the failures."""
     gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or gpus or cores, len(seeds))
@@ -209,7 +214,7 @@ def _fit_side_by_side(
 
 
 def _fit_one(config: Config, path: Path, root: Path | None, device: str, threads: int) -> dict[str, Any]:
-    import_parts(config.own_modules)  # the parent process has imported the modules of these parts, see `sweep`
+    import_parts(config.own_modules)  # the parent process has imported the modules of the custom parts, see `sweep`
     run = _run_of(config, path)
     if run.summary_path.is_file():
         clean(path)

@@ -1,4 +1,4 @@
-"""Many runs in one process, which takes the steps of all at once."""
+"""Many runs in one process that takes the steps of all runs at once."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,28 +23,29 @@ def fit_together(
     data: Sequence[Dataset],
     device: str = "auto",
 ) -> Iterator[Fit | InputError]:
-    """`fit` for configurations that differ only by their seed, in one process that takes the steps of all at once.
+    """Like `fit` for configurations that differ only by their seed, but in one process that takes the steps of all at
+    once.
 
-    Every run differs from that of `fit` by rounding only. A checkpoint of each is written at the end of every epoch,
-    and after the current step if a signal asks the process to end. Stopped runs can be resumed, together or alone; runs
-    that are behind are continued first. The seconds of a run are its share of the time. If a run fails, its error is
-    returned, and the others are finished.
+    Every run differs from that of `fit` only by rounding. A checkpoint of each run is written at the end of every
+    epoch, and after the current step if a signal asks the process to end. Stopped runs can be resumed, together or
+    alone; runs with fewer steps are continued first. The training time of a run is its share of the whole time. If a
+    run fails, its error is returned, and the other runs are finished.
 
     Args:
-        configs: what to train.
-        runs: their folders.
+        configs: the configurations.
+        runs: the folders of the runs.
         data: the data of each run.
-        device: as for `open_fabric`; one device only.
+        device: see `open_fabric`; only one device.
 
     Raises:
-        InputError: they cannot be trained together, see `StackedTraining`.
+        InputError: the runs cannot be trained together, see `StackedTraining`.
     """
     if not configs:
         return
     if configs[0].supervision.label is not None:
         raise InputError(
-            "models with known clusters cannot be trained together: leave that out, and every seed trains in a process "
-            "of its own"
+            "models with known clusters cannot be trained together: leave --together (together=True) out, and every "
+            "seed trains in a separate process"
         )
     fabric = open_fabric(device, precision=configs[0].training.precision)
     states = [RandomState(fabric.device) for _ in configs]
@@ -101,7 +102,7 @@ class _Together:
         return StackedTraining([self._trainings[s] for s in members], [self._states[s] for s in members])
 
     def _write_start(self) -> None:
-        """Write the folders' first files, after it has turned out that the runs can be trained together."""
+        """Write the first files of the folders. This is done when it is clear that the runs can be trained together."""
         if not self.seconds:
             every = zip(self._configs, self._runs, self._trainings, strict=True)
             self.seconds = [write_start(config, run, training) for config, run, training in every]

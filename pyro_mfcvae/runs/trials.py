@@ -1,4 +1,4 @@
-"""What is tried before a run: how long its steps take, whether the machine is busy, and which seed starts best."""
+"""Trials before a run: the time of its steps, the load of the machine, and the best of several seeds."""
 
 import logging
 import math
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 _NUM_WARMUP, _NUM_TIMED = 2, 4
 
-# A trial has this share of the steps of a training, and one item of ten is held out to score it.
+# A trial takes this share of the steps of a training; one of ten items is held out to score it.
 _TRIAL_SHARE = 0.3
 _ITEMS_PER_HELD_OUT = 10
 
 
 def describe_load() -> str | None:
-    """A hint if other programs use all cores, because then the threads of a training wait for each other."""
+    """A hint if other programs use all cores, so that the threads of a training wait for each other."""
     num_threads, num_cores = torch.get_num_threads(), os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if num_threads == 1 or load < num_cores:
@@ -47,10 +47,11 @@ def describe_load() -> str | None:
 
 
 def estimate_seconds(config: Config, data: Dataset) -> float:
-    """Seconds of all steps of a training on this machine's CPU: the fastest of a few steps, times their number.
+    """Estimate the seconds of all steps of a training on this machine's CPU: the time of the fastest of a few steps,
+    times the number of steps.
 
-    The steps of trials of seeds are included. Fits of mixtures and writing of records are not. Torch's random state is
-    not changed.
+    The steps of the trials of seeds are included; fits of mixtures and the writing of records are not. Torch's random
+    state is not changed.
     """
     size = min(config.training.batch_size, len(data.train))
     x = as_float(data.train.images[:size]).nan_to_num()
@@ -74,13 +75,13 @@ def estimate_seconds(config: Config, data: Dataset) -> float:
 def prepare(
     config: Config, images: Tensor, *, seed: int, fabric: Fabric, known_items: KnownItems | None = None
 ) -> Training:
-    """A training that has not begun, with networks drawn by ``seed``, which also seeds Pyro.
+    """Make a training that has not begun. ``seed`` seeds Pyro and the initial weights of the networks.
 
     Args:
         config: of the run.
         images: the training items, (N, *event_shape).
-        seed: of the starting values, the order of the items, and the fits.
-        fabric: devices.
+        seed: seed of the starting values, of the order of the items, and of the fits.
+        fabric: the devices.
         known_items: see `Training`.
     """
     pyro.set_rng_seed(seed)
@@ -99,7 +100,7 @@ def prepare(
 
 
 def choose_seed(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: Fabric) -> int:
-    """The seed with the highest result of `try_seeds`; nothing is tried for a single seed."""
+    """The seed with the highest result of `try_seeds`; a single seed is returned without a trial."""
     if len(seeds) == 1:
         return seeds[0]
     elbos = try_seeds(config, images, seeds, fabric=fabric)
@@ -115,8 +116,8 @@ def try_seeds(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: F
     Args:
         config: of the run.
         images: the training items, (N, *event_shape).
-        seeds: of the trials; the first one also decides which items are held out.
-        fabric: one device.
+        seeds: seeds of the trials; the first one also decides which items are held out.
+        fabric: the device, only one.
 
     Raises:
         InputError: there are several devices, or fewer than ten items.

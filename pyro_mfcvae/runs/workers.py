@@ -1,4 +1,4 @@
-"""Jobs in worker processes, which end when this process ends."""
+"""Run jobs in worker processes, which end when this process ends."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from typing import Any
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.stopping import StoppedError, end_if_stuck, stop_on_signals
 
-# Seconds that a worker has to save its last step before it is killed.
+# Number of seconds in which a worker can save its last step before it is killed.
 _PATIENCE_SECONDS = 10.0
 
 
@@ -34,20 +34,20 @@ def run_jobs(
     workers: int,
     on_done: Callable[[int, Any], None],
 ) -> dict[int, InputError]:
-    """Call a function once per job, each time in a process of its own, with a limited number at a time.
+    """Call a function once per job, each time in a separate process, with a limited number of processes at a time.
 
     If this process is asked to end, or a worker is killed, all workers are asked to end, and save their last step
-    first. If this process is killed, the workers notice it and end. No further job starts then.
+    before they end. If this process is killed, the workers end too. In both cases no further job starts.
 
     Args:
         act: a function of a module.
-        jobs: number of a job, such as a seed → the arguments of the function.
-        name: the kind of the numbers, such as ``seed``.
-        workers: how many at a time.
+        jobs: maps the number of a job, such as a seed, to the arguments of the function.
+        name: what the numbers are, such as ``seed``, for messages.
+        workers: number of processes at a time.
         on_done: called with the number and the result of every job that succeeded.
 
     Returns:
-        The failure of each job that failed; the others are finished first.
+        The reason of each job that failed; all other jobs are finished first.
 
     Raises:
         InputError: a process was killed; the message names its job.
@@ -93,7 +93,7 @@ def _result(worker: _Worker, name: str) -> Any:
                 f"expected all processes to continue, but that of {name} was ended by {how}: repeat the command to "
                 f"resume"
             ) from None
-        return InputError(f"its process ended with exit code {code}: what it printed says why")
+        return InputError(f"its process ended with exit code {code}: read what it printed")
     worker.process.join()
     return InputError(result) if kind == "failed" else result
 
@@ -110,7 +110,7 @@ def _end(running: list[_Worker]) -> None:
 
 
 def _work(pipe: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """The main function of a worker. It exits without waiting for threads that libraries have started."""
+    """The main function of a worker. It exits without waiting for the threads of libraries."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = 0
     with stop_on_signals(), end_if_stuck():

@@ -1,1 +1,1 @@
-"""Protection of runs: one process per folder, stops after whole steps, tensors with checksums, event files."""
+"""Protection of runs: one process per folder, stops after whole steps, files with checksums, and limits on memory."""

@@ -1,6 +1,6 @@
-"""Numbers for TensorBoard, written by the calling thread.
+"""Event files for TensorBoard that are written by the calling thread.
 
-TensorBoard's own writer uses a thread, which prints a traceback on the terminal if the disk is full.
+TensorBoard's own writer uses another thread, which prints a traceback if the disk is full.
 """
 
 import os
@@ -17,11 +17,12 @@ _numbers = count()
 
 
 class EventFile:
-    """A file of events in TensorBoard's format. Its folder is made with the first events. Needs the extra ``log``.
+    """A file of events in TensorBoard's format. Its folder is made when the first events are written. Needs the extra
+    ``log``.
 
     Args:
         folder: folder of the run's event files.
-        step: the number of steps taken so far: TensorBoard ignores values of later steps in earlier files.
+        step: number of steps taken so far. TensorBoard ignores values of later steps in earlier files.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -29,15 +30,17 @@ class EventFile:
         self._path = folder / name
         self._buffer = BytesIO()
         self._write(file_version="brain.Event:2")
-        self._write(step=step + 1, session_log={"status": "START"})  # an epoch is written at its last step
+        self._write(
+            step=step + 1, session_log={"status": "START"}
+        )  # the values of an epoch are written with the number of its last step
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take the numbers of a step; `save` writes them."""
+        """Record the numbers of a step; `save` writes them."""
         values = [{"tag": name, "simple_value": value} for name, value in metrics.items()]
         self._write(step=step, summary={"value": values})
 
     def save(self) -> None:
-        """Write the numbers that were taken.
+        """Write the recorded numbers.
 
         Raises:
             OSError: the file cannot be written.

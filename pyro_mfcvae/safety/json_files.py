@@ -1,4 +1,4 @@
-"""JSON that this package wrote: objects of a known form, or one line that says what is wrong."""
+"""Read JSON that this package wrote: objects of a known form, or an error of one line."""
 
 import json
 from functools import cache
@@ -11,10 +11,10 @@ from pyro_mfcvae.errors import InputError
 
 
 def parse_object(text: str, path: Path) -> dict[str, Any]:
-    """The JSON object of a file's text.
+    """Parse the text of a file as a JSON object.
 
     Raises:
-        InputError: it is something else.
+        InputError: the text is not a JSON object.
     """
     try:
         record = json.loads(text)
@@ -28,7 +28,7 @@ def parse_object(text: str, path: Path) -> dict[str, Any]:
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
-    """The shape of an item, a JSON list of positive numbers; None if the text is something else."""
+    """Parse the shape of an item, a JSON list of positive numbers; None for any other text."""
     try:
         shape = json.loads(text)
     except (ValueError, RecursionError):
@@ -38,10 +38,10 @@ def parse_shape(text: str) -> tuple[int, ...] | None:
 
 
 def has_form(text: str | bytes, form: type) -> bool:
-    """Whether a text of JSON has the fields of a dataclass with values of their types; it may have further fields."""
+    """Whether a JSON text has the fields of a dataclass, with values of the right types; further fields are allowed."""
     try:
         _adapter(form).validate_json(text, strict=True)
-        json.loads(text)  # refuses more than pydantic, such as a number of 5,000 digits in another field
+        json.loads(text)  # this refuses more than pydantic, such as a number of 5,000 digits in a further field
     except (ValueError, RecursionError):  # pydantic's error is a ValueError
         return False
     return True

@@ -1,4 +1,4 @@
-"""One process per folder: a lock that is released whenever its process ends, for whatever reason."""
+"""One process per folder: a lock that is released when its process ends, for any reason."""
 
 import os
 import socket
@@ -15,18 +15,19 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows lacks it
 _held: set[Path] = set()
 
 until_end = ExitStack()
-"""The locks that `hold` and `claim` take; the entry point of the command line ends them."""
+"""The locks of `hold` and `claim`; the entry point of the command line releases them."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if it is missing; the same process may hold it several times.
+    """Context that locks a folder, which is made if it is missing; the same process may lock it several times.
 
-    The kernel releases the lock when the process ends, so the lock file of a killed process blocks nobody. Temporary
-    files of killed processes are removed. A folder that was made for the lock and has no other files is removed.
+    The kernel releases the lock when the process ends, so the lock file of a killed process has no effect. Temporary
+    files of killed processes are removed. If the folder was made for the lock and has no other files, it is removed at
+    the end.
 
     Raises:
-        InputError: another process holds the folder.
+        InputError: another process has locked the folder.
     """
     place = folder.resolve()
     if place in _held:
@@ -49,17 +50,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def clean(folder: Path) -> None:
-    """Remove the lock and the temporary files that a killed process left, unless another process holds the folder."""
+    """Remove the lock file and the temporary files of a killed process, unless another process has locked the
+    folder.
+    """
     with suppress(InputError), locked(folder):
         pass
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """Hold a folder for a new run, which must be empty.
+    """Context that locks a folder for a new run; the folder must be empty.
 
     Raises:
-        InputError: it is in use, or not empty.
+        InputError: the folder is in use or not empty.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} already exists and is not empty: choose another --out")
@@ -70,7 +73,9 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed_next(stem: Path) -> Iterator[Path]:
-    """Hold the first new folder among ``stem-1``, ``stem-2`` …; two processes never get the same one."""
+    """Context that makes and locks the first new folder among ``stem-1``, ``stem-2`` and so on; two processes never
+    get the same folder.
+    """
     made = _make(stem.parent)
     try:
         for number in count(1):
@@ -90,7 +95,7 @@ def claimed_next(stem: Path) -> Iterator[Path]:
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a folder that has other files than a lock and temporary files of killed processes."""
+    """Refuse a folder with files other than a lock file and temporary files of killed processes."""
     if folder.is_dir() and all(path.name == LOCK or is_temporary(path) for path in folder.iterdir()):
         return
     if folder.exists():
@@ -98,7 +103,7 @@ def check_empty(folder: Path) -> None:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns the new ones, deepest first."""
+    """Make a folder and its parents; returns the folders that were made, deepest first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -108,17 +113,17 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # the folder has files by now
+        except OSError:  # the folder has files now
             return
 
 
 def _take(folder: Path) -> int:
-    """The handle of the lock's file, locked."""
+    """Open and lock the lock file; returns its handle."""
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"expected a lock file, got {path}, which is a link, a folder, a pipe or a device: remove it")
     while True:
-        # Opened through a link, another file would be overwritten.
+        # If the path were a link, another file would be overwritten.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
         try:
             if not _lock(handle):
@@ -127,7 +132,9 @@ def _take(folder: Path) -> int:
                     f"expected a folder that no other run uses, got {folder}, which {holder} uses: wait for it, or "
                     "choose another --out"
                 )
-            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:  # the file was not removed meanwhile
+            if (
+                path.exists() and path.stat().st_ino == os.fstat(handle).st_ino
+            ):  # true if the file was not removed in the meantime
                 with naming(path):
                     os.ftruncate(handle, 0)
                     os.write(handle, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
@@ -155,11 +162,11 @@ def _lock(handle: int) -> bool:
 
 
 def hold(folder: Path, world_size: int = 1) -> Path:
-    """Hold a folder that may have files, until the command ends.
+    """Lock a folder, which may have files, until the command ends.
 
     Args:
-        folder: the folder to hold.
-        world_size: how many processes train as one; the first of them holds the folder.
+        folder: the folder to lock.
+        world_size: number of processes that train together; the first of them locks the folder.
     """
     if is_first(world_size):
         until_end.enter_context(locked(folder))
@@ -167,15 +174,16 @@ def hold(folder: Path, world_size: int = 1) -> Path:
 
 
 def claim(out: Path | None, name: str, world_size: int = 1, *, kind: str = "") -> Path:
-    """Hold a new folder, by default one below runs/ with the name of the data, until the command ends."""
+    """Make and lock a new folder until the command ends; by default a folder below runs/ with the name of the data."""
     stem = Path("runs") / (Path(name).resolve().stem + kind)
-    if not is_first(world_size):  # writes nothing
+    if not is_first(world_size):  # this process writes nothing
         return out or stem
     return until_end.enter_context(claimed_next(stem) if out is None else claimed(out))
 
 
 def is_first(world_size: int) -> bool:
-    """Whether this is the first of the processes that train as one, before they are connected. Only the first one
-    writes."""
+    """Whether this is the first of the processes that train together, which is the only one that writes. This works
+    before they are connected.
+    """
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return world_size == 1 or int(next((rank for rank in ranks if rank is not None), "0")) == 0

@@ -1,4 +1,4 @@
-"""A limit on the memory of the tensors that a program makes, such as the parts that a stranger's settings ask for."""
+"""A limit on the memory of new tensors, for example of parts that are built from settings of unknown origin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,24 +12,24 @@ from pyro_mfcvae.errors import InputError
 
 @contextmanager
 def limited_memory(max_bytes: int, *, source: str, advice: str) -> Iterator[None]:
-    """Refuse to make tensors of more bytes in all, before the system is asked for them.
+    """Context that refuses to make tensors with more bytes in total, before memory is requested from the system.
 
-    Tensors that are computed from others do not count.
+    Tensors that are computed from other tensors do not count.
 
     Args:
-        max_bytes: the limit, on this device and on all others together.
-        source: what asks for the tensors, for the message.
+        max_bytes: the limit, for all devices together.
+        source: what makes the tensors, for the message.
         advice: what to do.
 
     Raises:
-        InputError: a tensor would go over the limit, or there is no memory for it.
+        InputError: a tensor would exceed the limit, or there is no memory for it.
     """
     try:
         with _Limit(max_bytes, source, advice):
             yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
-            raise InputError(f"expected {source} that memory has room for, got larger ones: {advice}") from error
+            raise InputError(f"expected {source} that fit into memory, got larger ones: {advice}") from error
         raise
 
 

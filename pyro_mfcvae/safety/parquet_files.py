@@ -1,7 +1,7 @@
-"""Parquet files with a checksum of the whole file: its SHA-256 is part of its own metadata.
+"""Parquet files whose metadata contain a checksum (SHA-256) of the whole file.
 
-The checksum is computed with zeros in its own place, so a single flipped bit anywhere is found. Every reader of Parquet
-can read these files. As in `tensor_files`, it detects damage, not forgery.
+The checksum is computed with zeros in place of the checksum, so every flipped bit is detected. Every reader of Parquet
+can read these files. As in `tensor_files`, the checksum detects damage, not forgery.
 """
 
 import hashlib
@@ -11,17 +11,17 @@ from pyro_mfcvae.atomic_io import read_bytes
 from pyro_mfcvae.errors import InputError
 
 CHECKSUM = "mfcvae.sha256"
-"""Key of the checksum among the file's metadata."""
+"""Key of the checksum in the metadata of the file."""
 
 BLANK = "0" * 64
 """Placeholder for the checksum until `sign_parquet` replaces it."""
 
-# Between a key and its value Thrift writes the number and type of the field, and the value's length.
+# Thrift writes the number and type of the field and the length of the value between a key and its value.
 _GAP = bytes([0x18, len(BLANK)])
 
 
 def sign_parquet(path: Path) -> None:
-    """Replace the placeholder in the metadata of a complete file by the checksum."""
+    """Replace the placeholder in the metadata of a finished file by the checksum."""
     content = bytearray(path.read_bytes())
     place = _find(content)
     if place is None:
@@ -32,7 +32,7 @@ def sign_parquet(path: Path) -> None:
 
 
 def check_parquet(path: Path, *, cure: str) -> None:
-    """Refuse a file that is not as `sign_parquet` left it.
+    """Refuse a file that has changed since `sign_parquet` signed it.
 
     Args:
         path: the file.

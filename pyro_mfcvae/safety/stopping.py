@@ -1,4 +1,4 @@
-"""Stopping a run on a signal: after the current step, with its state saved, or at once outside of a step."""
+"""Stop a run on a signal: after the current step, when its state is saved, or immediately outside of a step."""
 
 import os
 import signal
@@ -8,21 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Seconds to wait for a step; a longer one (such as a compilation) is abandoned.
+# Number of seconds to wait for the end of a step; a longer step (such as a compilation) is stopped.
 _PATIENCE_SECONDS = 5.0
-# After these further seconds a process is ended that runs no Python code, for example because it waits for a rank.
+# After this number of further seconds a process that runs no Python code, for example because it waits for a rank, is
+# ended.
 _MORE_SECONDS = 2.0
-# Seconds after the first signal within which another one is the same request: a terminal sends its signal to all
-# processes of a command, and a parent process then asks its workers to end as well.
+# A further signal within this number of seconds after the first belongs to the same request: a terminal sends a signal
+# to all processes of a command, and the parent process also asks its workers to end.
 _SAME_REQUEST_SECONDS = 1.0
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal asked the process to end.
+    """Raised if a signal asked the process to end.
 
     Attributes:
-        signum: the signal's number; a shell expects the exit code 128 + signum.
+        signum: number of the signal; a shell expects the exit code 128 + signum.
     """
 
     def __init__(self, signum: int) -> None:
@@ -35,7 +36,7 @@ class StopRequest:
 
     Attributes:
         signum: number of the first signal; None before it.
-        arrival: its time, of `time.monotonic`.
+        arrival: time of the first signal, from `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -46,12 +47,12 @@ class StopRequest:
         return self.signum is not None
 
     def accept(self) -> None:
-        """Stop the time limit: the loop has seen the request and may save without hurry."""
+        """Stop the time limit, because the loop has seen the request and may take its time to save."""
         _note_answer()
         _set_alarm(0.0)
 
     def raise_stop(self) -> None:
-        """Raise `StoppedError` with this process's signal, or with SIGTERM if another rank got one."""
+        """Raise `StoppedError` with the signal of this process, or with SIGTERM if another rank got the signal."""
         _note_answer()
         raise StoppedError(self.signum or signal.SIGTERM)
 
@@ -61,7 +62,9 @@ _request: StopRequest | None = None
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Raise `StoppedError` on SIGINT, SIGTERM and SIGHUP; in the main thread only. An ignored signal stays ignored."""
+    """Context in which SIGINT, SIGTERM and SIGHUP raise `StoppedError`, in the main thread only. An ignored signal
+    stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,10 +81,10 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_after_step() -> Iterator[StopRequest]:
-    """Inside, the first signal only sets the request.
+    """Context in which the first signal only sets the request.
 
-    A later second signal raises `StoppedError`, and so do five seconds without a check of it. Signals within a second
-    of the first belong to the same request.
+    `StoppedError` is raised by a second signal, or if the request is not checked for five seconds. Signals within a
+    second of the first belong to the same request.
     """
     global _request
     outer, request = _request, StopRequest()
@@ -115,7 +118,7 @@ _held: list[int] | None = None
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Inside, signals that would raise wait until the end: for acts of milliseconds that belong together."""
+    """Context that delays signals until its end, for actions of milliseconds that must not be interrupted."""
     global _held
     _held = []
     try:
@@ -143,17 +146,18 @@ _watching = False
 
 
 def _note_answer() -> None:
-    """A signal has had its effect: an error is raised, or the loop saves."""
+    """Record that a signal has had its effect: an error is raised, or the loop saves."""
     global _answered_at
     _answered_at = time.monotonic()
 
 
 @contextmanager
 def end_if_stuck() -> Iterator[None]:
-    """Inside, a signal ends this process even if it has no effect, because the main thread runs no Python code.
+    """Context in which a signal ends this process even if the main thread runs no Python code.
 
-    Python calls the handlers of signals only between two steps of its own. A process that waits in a library, for a
-    rank that was killed, say, would go on waiting. This is for processes of our own: it ends the interpreter.
+    Python calls signal handlers only between two instructions of Python code. So a process that waits inside a library,
+    for example for a rank that was killed, would not stop waiting. Use this only in processes of this package, because
+    it ends the interpreter.
     """
     global _watching
     if os.name == "nt" or threading.current_thread() is not threading.main_thread():
@@ -173,12 +177,12 @@ def end_if_stuck() -> Iterator[None]:
 
 
 def _watch_signals(pipe: int) -> None:
-    """Read the signals that the interpreter writes into a pipe, and end the process if one has no effect."""
+    """Read the signals that the interpreter writes into a pipe, and end the process if a signal has no effect."""
     while number := os.read(pipe, 1):
         signum = number[0]
         if signum in _SIGNALS and signal.getsignal(signum) is _handle and not _is_answered(time.monotonic()):
             name = signal.Signals(signum).name
-            text = f"mfcvae: stopped by {name} within a step that did not end; a fit goes on from its last checkpoint\n"
+            text = f"mfcvae: stopped by {name} within a step that did not end; resume a fit from its last checkpoint\n"
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 os.write(2, text.encode())
             os._exit(128 + signum)
@@ -186,8 +190,8 @@ def _watch_signals(pipe: int) -> None:
 
 
 def _is_answered(arrival: float) -> bool:
-    """Wait until a signal that arrived just now has effect; False if it has none."""
-    while _answered_at < arrival - 1.0:  # the handler may have been called just before this thread
+    """Wait until a signal that has just arrived has an effect; False if it has none."""
+    while _answered_at < arrival - 1.0:  # the handler may have been called just before this thread continued
         if time.monotonic() > arrival + _PATIENCE_SECONDS + _MORE_SECONDS:
             return False
         time.sleep(0.05)
@@ -195,7 +199,7 @@ def _is_answered(arrival: float) -> bool:
 
 
 def _forget_watcher() -> None:
-    """Detach a forked process from the pipe, whose reader is a thread of its parent process."""
+    """Detach a forked process from the pipe, because the pipe is read by a thread of the parent process."""
     global _watching
     if _watching:
         _watching = False

@@ -1,7 +1,7 @@
 """Files of tensors (safetensors) with a checksum of the whole file; no pickle is written or read.
 
-The metadata hold the SHA-256 of all names, types, shapes and values and of the other metadata, so a single flipped bit
-is found. It detects damage, not forgery: anybody who can write the file can also write its checksum.
+The metadata contain the SHA-256 of all names, types, shapes and values and of all other metadata, so every flipped bit
+is detected. The checksum detects damage, not forgery: everybody who can write the file can also write its checksum.
 """
 
 import errno
@@ -20,17 +20,17 @@ from torch import Tensor
 from pyro_mfcvae.atomic_io import write_atomically
 from pyro_mfcvae.errors import InputError
 
-# Most bytes of a header, which is read before anything else: enough for 40,000 tensors. Ours have a few hundred.
+# Largest number of bytes of a header, which is read first: enough for 40,000 tensors. Our files have a few hundred.
 _MAX_HEADER_BYTES = 4 << 20
 _CHECKSUM = "sha256"
 
 
 class SpoiledFileError(InputError):
-    """A file of tensors cannot be read or has changed since it was written."""
+    """Raised if a file of tensors cannot be read or has changed since it was written."""
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Replace a file of tensors, with its checksum.
+    """Write a file of tensors with its checksum; an existing file is replaced.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,11 +51,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
 
 
 def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file.
+    """Read the tensors and the metadata of a file.
 
     Args:
         path: the file.
-        key: a key that the metadata of this kind of file have.
+        key: a key that the metadata of this kind of file contain.
 
     Raises:
         SpoiledFileError: the file cannot be read, is of another kind, or has another checksum.
@@ -119,9 +119,9 @@ def _check_header(path: Path) -> None:
 
 
 def _sort_metadata(path: Path) -> None:
-    """Write the header's metadata in the order of their names: safetensors writes them in a random one.
+    """Sort the metadata in the header by name, because safetensors writes them in random order.
 
-    Equal tensors and metadata then give equal files. Only the header changes, and it keeps its length.
+    After this, equal tensors and metadata give equal files. Only the header changes, and its length stays the same.
     """
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")

@@ -105,7 +105,7 @@ def test_data_of_another_size_get_as_many_steps(
 @pytest.mark.usefixtures("without_figures")
 def test_a_facet_that_is_not_faded_in_is_reported(mfcvae: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert mfcvae("fit", "--data", "data.npz", "--set", *TINY, "schedule.fade_in_steps=80")[0] == 0
-    assert "facet 0 will be faded in to 0.1 only: schedule.fade_in_steps outlasts its stage" in caplog.text
+    assert "facet 0 will be faded in only to 0.1: schedule.fade_in_steps outlasts its stage" in caplog.text
 
 
 @pytest.mark.usefixtures("fitted")

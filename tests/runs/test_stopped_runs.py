@@ -147,7 +147,7 @@ def test_files_of_other_settings_are_refused(whole: Fit, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"expected .*model.safetensors of the settings in config.toml beside it"):
         mixed.load_pair()
     shutil.copy(other.summary_path, mixed.summary_path)
-    with pytest.raises(InputError, match=r"expected .*summary.json of the settings in config.toml beside it"):
+    with pytest.raises(InputError, match=r"expected .*summary.json for the settings in config.toml, got"):
         mixed.read_summary()
     other.config_path.write_text(other.config_path.read_text().replace("learning_rate = 0.01", "learning_rate = 0.02"))
     with pytest.raises(InputError, match=r"expected .*training.safetensors of the settings in config.toml"):
@@ -171,7 +171,7 @@ def test_files_of_another_training_with_the_same_settings_are_noticed(
         mixed.read_summary()
     assert mixed.read_grouping().facets[0].names[0] == ""
     assert re.fullmatch(
-        r"\S*groups\.json holds the groups of another model and is left out: .*", caplog.records[0].getMessage()
+        r"\S*groups\.json has the groups of another model and is ignored: .*", caplog.records[0].getMessage()
     )
 
 

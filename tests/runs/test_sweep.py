@@ -159,7 +159,7 @@ def test_what_cannot_train_together_is_refused_before_anything_is_written(tmp_pa
     }.items():
         with pytest.raises(InputError, match=message):
             sweep(override(config, settings), tmp_path / "many", seeds=[0, 1], device="cpu", together=True)
-    with pytest.raises(InputError, match="give either workers or together"):
+    with pytest.raises(InputError, match="expected either workers or together"):
         sweep(config, tmp_path / "many", seeds=[0, 1], workers=2, together=True)
     assert not (tmp_path / "many").exists()
 

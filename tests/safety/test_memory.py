@@ -37,7 +37,7 @@ def test_more_is_refused_before_there_is_any(make: Callable[[], object], gib: fl
 
 def test_what_the_system_has_no_memory_for_is_one_line() -> None:
     with (
-        pytest.raises(InputError, match=r"^expected parts that memory has room for, got larger ones: choose others$"),
+        pytest.raises(InputError, match=r"^expected parts that fit into memory, got larger ones: choose others$"),
         limited_memory(2**62, source="parts", advice="choose others"),
     ):
         torch.empty(2**50)

@@ -44,7 +44,7 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
 
 def test_assignments_of_another_model_or_program_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a.parquet of the model abd beside it, got one of the model 'abc': mfcvae"):
+    with pytest.raises(InputError, match=r"a.parquet for the model abd, got a file for the model 'abc': mfcvae"):
         read_assignments(path, model="abd")
     pd.DataFrame({"evidence": [1.0]}).to_parquet(path)
     with pytest.raises(InputError, match=r"expected a table that mfcvae wrote, got .*a.parquet without a checksum"):

@@ -84,7 +84,7 @@ time.sleep(60)
         other, message = errors.splitlines()
         assert (first.returncode, message) == (
             2,
-            f"mfcvae: expected all ranks to train, but {how}: go on with --resume",
+            f"mfcvae: expected all ranks to train, but {how}: resume with --resume",
         )
     with pytest.raises(ProcessLookupError):
         os.kill(int(other), 0)
@@ -98,11 +98,11 @@ def test_a_lost_connection_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
     killed.wait()
     try:
         assert ranks.explain_lost_rank([runs, killed]) == (
-            "expected all ranks to train, but rank 2 was killed by signal 9: go on with --resume"
+            "expected all ranks to train, but rank 2 was killed by signal 9: resume with --resume"
         )
         for others in ([runs], []):
             assert ranks.explain_lost_rank(others) == (
-                "expected all ranks to train, but the connection to another one was lost: go on with --resume"
+                "expected all ranks to train, but the connection to another rank was lost: resume with --resume"
             )
     finally:
         runs.kill()

@@ -152,7 +152,7 @@ def test_no_rank_outlives_a_killed_one(tmp_path: Path, killed: str, when: str) -
         with suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)
     messages = [line for line in log.read_text().splitlines() if line.startswith("mfcvae: ")]
-    line = "mfcvae: expected all ranks to train, but rank 1 was killed by signal 9: go on with --resume"
+    line = "mfcvae: expected all ranks to train, but rank 1 was killed by signal 9: resume with --resume"
     assert messages == ([line] if killed == "rank 1" else [])
     assert "Traceback" not in log.read_text()
 
