@@ -8,7 +8,7 @@ _NEEDED = ("starlette", "uvicorn", "jinja2", "python_multipart")
 
 
 def check_installed() -> None:
-    """Raise a one-line error if the extra is missing."""
+    """Raise an error of one line if the extra is not installed."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Requests that change the groups: cut, name, merge, split, undo. The answer is a page, or a part of one."""
+"""Requests that change the groups: cut, name, merge, split, undo. The answer is a page or a part of a page."""
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -14,7 +14,7 @@ _LONGEST_NAME = 60
 
 
 async def cut(request: Request) -> Response:
-    """Cut the merge tree of a facet at a number of groups; a group that existed before gets its name back."""
+    """Cut the merge tree of a facet at a number of groups. A group that existed before gets its name back."""
     desk, j = facet_of(request)
     form = await read_form(request)
     num_groups = number(form, "num_groups")
@@ -47,7 +47,7 @@ async def merge(request: Request) -> Response:
 
 
 async def split(request: Request) -> Response:
-    """Move the ticked clusters of a group to a group of their own."""
+    """Move the ticked clusters of a group to a new group."""
     desk, j, g = group_of(request)
     form = await read_form(request)
     clusters = _numbers(form, "clusters")
@@ -66,7 +66,7 @@ async def split(request: Request) -> Response:
 
 
 async def undo(request: Request) -> Response:
-    """Take back the last change."""
+    """Undo the last change."""
     desk = desk_of(request)
     form = await read_form(request)
     desk.undo()

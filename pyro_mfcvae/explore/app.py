@@ -1,4 +1,4 @@
-"""The web application: the addresses and their pages."""
+"""The web application: its addresses and pages."""
 
 import logging
 from importlib.resources import files
@@ -59,13 +59,13 @@ def build_app(
     frame_ancestors: str = "'none'",
     body_seconds: float = 30.0,
 ) -> ASGIApp:
-    """The pages of one run behind their `Guard`, as an ASGI application.
+    """Build the ASGI application with the pages of one run, protected by `Guard`.
 
     Args:
         desk: the run, its items and groups.
-        hosts: host names that are answered, besides numeric addresses.
+        hosts: host names that are answered, in addition to numeric addresses.
         token: the secret that a visitor needs; if None, anybody who can connect sees the page.
-        frame_ancestors: the pages that may show this one in a frame, as the content security policy writes them.
+        frame_ancestors: the sites that may show these pages in a frame, in the form of the content security policy.
         body_seconds: the longest time for the body of a request.
     """
     app = Starlette(
@@ -92,7 +92,7 @@ def build_app(
 
 
 def _static_routes() -> list[Route]:
-    """The static files, which are read once, so that no address is used as a path."""
+    """The static files. They are read once, so that no address is used as a path."""
     folder = files("pyro_mfcvae.explore") / "static"
     return [_static_route(name, (folder / name).read_bytes(), kind) for name, kind in _STATIC.items()]
 

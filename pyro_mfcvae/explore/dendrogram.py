@@ -11,7 +11,7 @@ _ROW, _WIDTH, _LEFT, _MARGIN = 18, 520, 110, 12
 
 @dataclass(frozen=True)
 class Leaf:
-    """A cluster's place: its number, and its height on the page."""
+    """A cluster in the drawing: its number, and its vertical position."""
 
     cluster: int
     y: float
@@ -19,7 +19,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Branch:
-    """A merge of two groups: its SVG path, and the overlap of the two."""
+    """A merge of two groups: its SVG path, and the overlap of the two groups."""
 
     path: str
     overlap: float
@@ -37,7 +37,7 @@ class Dendrogram:
 
 
 def draw_tree(tree: MergeTree) -> Dendrogram:
-    """Place the leaves so that no lines cross, and each merge at its overlap on a square-root scale."""
+    """Draw a tree. Leaves are placed so that no lines cross, and each merge at its overlap on a square-root scale."""
     order: dict[int, list[int]] = {k: [k] for k in tree.clusters_in_use}
     for merge in tree.merges:
         order[merge.first] = order[merge.first] + order.pop(merge.second)

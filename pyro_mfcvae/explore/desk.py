@@ -30,11 +30,11 @@ _REFERENCE_DRAWS = 16
 
 
 class StaleError(InputError):
-    """The groups have changed since a form was made."""
+    """Raised if the groups have changed since a form was made."""
 
 
 class BusyError(InputError):
-    """Too many requests wait for the model."""
+    """Raised if too many requests wait for the model."""
 
 
 @dataclass(eq=False)
@@ -42,11 +42,11 @@ class Desk:
     """The state of one explorer.
 
     Attributes:
-        run: the folder, where groups and names are kept.
+        run: the folder, in which groups and names are saved.
         pair: the fitted model and guide.
         items: all items with their assignments.
         grouping: the current groups; every change replaces them.
-        version: the number of changes so far; every form carries it, so that an outdated form changes nothing.
+        version: the number of changes so far. Every form contains it, so that an outdated form changes nothing.
     """
 
     run: RunFolder
@@ -74,7 +74,7 @@ class Desk:
         return bool(self._undos)
 
     def view(self, facet: int) -> FacetView:
-        """The items of a facet by its current groups, which are computed once after every change."""
+        """The items of a facet by its current groups. They are computed once after every change."""
         own = self.grouping.facets[self.check_facet(facet)]
         cached = self._views.get(facet)
         if cached is None or cached[0] is not own:
@@ -101,7 +101,7 @@ class Desk:
 
     @property
     def history(self) -> tuple[Grouping, ...]:
-        """The groups after each change that can be undone; the last are the current ones."""
+        """The groups after each change that can be undone; the last entry has the current groups."""
         return (*self._undos, self.grouping)
 
     def undo(self) -> None:
@@ -139,7 +139,7 @@ class Desk:
         return anyio.CapacityLimiter(1)
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Run work with the model in another thread, one piece at a time, while other requests are answered."""
+        """Run a task with the model in another thread, one task at a time, while other requests are answered."""
         if self._num_waiting > _MOST_WAITING:
             raise BusyError(f"expected at most {_MOST_WAITING} waiting requests, got one more: try again in a moment")
         self._num_waiting += 1
@@ -154,14 +154,15 @@ class Desk:
 
     @cached_property
     def reference_evidence(self) -> torch.Tensor:
-        """log p(x) of up to 200 items, evenly spread over all, in ascending order; an item's evidence is compared with
-        it."""
+        """log p(x) of up to 200 evenly spread items, in ascending order, with which the evidence of an image is
+        compared.
+        """
         chosen = torch.linspace(0, len(self.items) - 1, min(len(self.items), _NUM_REFERENCE)).long()
         x = as_float(self.items.images[chosen])
         return self.pair.log_evidence(x, _REFERENCE_DRAWS).sort().values
 
     def typicality(self, x: torch.Tensor) -> float:
-        """Share of reference items whose evidence is at most that of the item ``x`` (1, *event_shape)."""
+        """Share of the reference items whose evidence is at most that of the item ``x`` (1, *event_shape)."""
         evidence = self.pair.log_evidence(x, _REFERENCE_DRAWS)
         return float((self.reference_evidence <= evidence).double().mean())
 
@@ -171,7 +172,7 @@ class Findings:
     """The contents of ``checks/checks.json``.
 
     Attributes:
-        sentences: one per facet, then one for the whole. The tuple is empty if the run was not checked.
+        sentences: one per facet, then one for the whole model; empty if the run was not checked.
         records: the checks.
     """
 
@@ -183,12 +184,12 @@ class Findings:
         return self.sentences[facet] if facet < len(self.sentences) - 1 else ""
 
     def about(self, facet: int | None) -> list[dict[str, Any]]:
-        """The checks of a facet, or of the whole."""
+        """The checks of a facet, or of the whole model."""
         return [record for record in self.records if record.get("facet") == facet]
 
 
 def read_checks(run: RunFolder) -> Findings:
-    """The checks in this run's folder; a link that leads out of the folder is not followed."""
+    """Read the checks in this run's folder; a link that leads out of the folder is not followed."""
     path = run.path / "checks" / "checks.json"
     if not path.is_file() or not path.resolve().is_relative_to(run.path.resolve()):
         return Findings()

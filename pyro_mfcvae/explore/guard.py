@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 class BodyError(Exception):
-    """A request's body is too large, or too slow."""
+    """Raised if the body of a request is too large or arrives too slowly."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -37,23 +37,23 @@ class BodyError(Exception):
 
 
 class Guard:
-    """Middleware around all pages.
+    """Middleware that checks every request.
 
-    - Host must name this machine, against DNS rebinding: it is one of ``hosts``, or a numeric address.
-    - A request that changes something must come from a page of ours, against CSRF: its Origin is its Host.
-    - If there is a token, a request must carry it: first as ``?token=…``, then as a cookie. An address that sends 20
-      wrong tokens within a minute, in either form, is refused until the minute is over.
-    - A body is bounded in bytes and in seconds.
+    - The Host header must name this machine (one of ``hosts``, or a numeric address), against DNS rebinding.
+    - A request that changes something must come from a page of this server (its Origin is its Host), against CSRF.
+    - If there is a token, a request must carry it: first as ``?token=…``, then as a cookie. A client address that sends
+      20 wrong tokens within a minute, in either form, is refused until the minute is over.
+    - The body of a request is limited in bytes and in seconds.
 
     Args:
-        app: the pages.
+        app: the application with the pages.
         hosts: host names that are accepted, without port.
         token: the secret, or None if everybody on this machine may see the page.
-        upload_path: the path that takes ``upload_bytes``; others take 64 KiB.
+        upload_path: the path at which a body may have ``upload_bytes``; at all other paths the limit is 64 KiB.
         upload_bytes: the largest body for that path.
-        frame_ancestors: the pages that may show this one in a frame.
+        frame_ancestors: the sites that may show the pages in a frame.
         body_seconds: the longest time for a body to arrive.
-        render_error: makes the page of an error from its status and message.
+        render_error: function that makes the page of an error from its status and message.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Guard:
         return None
 
     def _ask_token(self, scope: Scope, headers: Headers) -> Response | None:
-        name = f"{COOKIE}-{scope['server'][1]}"  # browsers share cookies between the ports of a host
+        name = f"{COOKIE}-{scope['server'][1]}"  # browsers share cookies between all ports of a host
         if self.token is None or scope["path"].startswith("/static/"):
             return None
         client = scope["client"][0] if scope.get("client") else ""
@@ -141,7 +141,7 @@ class Guard:
         return sum(address == client for _, address in self._wrong) >= _WRONG_TOKENS
 
     def _bound(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """A version of ``receive`` that raises an error after too many bytes or seconds."""
+        """Wrap ``receive`` so that it raises an error after too many bytes or seconds."""
         most = self.upload_bytes if scope["path"] == self.upload_path else _SMALL_BODY
         too_large = BodyError(413, f"expected at most {most:,} bytes, got more: send less")
         length = headers.get("content-length", "0")
@@ -151,7 +151,7 @@ class Guard:
         state: dict[str, Any] = {"bytes": 0, "done": False}
 
         async def bounded() -> Message:
-            if state["done"]:  # after the body, only the message that the client has disconnected can follow
+            if state["done"]:  # after the body, the only further message is that the client has disconnected
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The items of a run, and the place of each in every facet."""
+"""The items of a run, with their assignments and latent coordinates in every facet."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ class Items:
         labels: label set → (N,); negative if an item has none.
         probs: q(c_j | x) of every facet, (N, K_j) in single precision.
         means: E[z_j | x] of every facet, (N, D_j).
-        planes: the plane in which every facet is drawn.
+        planes: for every facet, the plane in which it is drawn.
         names: names of the items, such as their files; None if they have none.
     """
 
@@ -55,11 +55,11 @@ class Items:
         return [_scale(plane.project(means)) for plane, means in zip(self.planes, self.means, strict=True)]
 
     def name(self, item: int) -> str:
-        """An item's name, or its number if it has none."""
+        """The name of an item, or its number if it has no name."""
         return f"item {item}" if self.names is None else self.names[item]
 
     def nearest(self, facet: int, mean: NDArray[np.floating], num: int) -> list[int]:
-        """The items whose E[z_j | x] is closest to ``mean`` (D_j,), the closest first."""
+        """The items whose E[z_j | x] are closest to ``mean`` (D_j,), the closest first."""
         distances = np.square(self.means[facet] - mean).sum(1)
         num = min(num, len(self))
         closest = np.argpartition(distances, num - 1)[:num]
@@ -76,14 +76,14 @@ def encode_items(
         pair: the fitted model and guide.
         split: the items.
         batch_size: number of items in a batch.
-        on_batch: receives the number of items so far.
+        on_batch: called with the number of items so far.
     """
     pair.eval()
     facets = range(pair.num_facets)
     probs: list[list[NDArray[np.float32]]] = [[] for _ in facets]
     means: list[list[NDArray[np.float32]]] = [[] for _ in facets]
     done = 0
-    with pyro.get_param_store().scope():  # nothing stays in Pyro's global store
+    with pyro.get_param_store().scope():  # so that nothing stays in Pyro's global store
         rule, priors = pair.guide.assignment, pair.priors
         for images in split.images.split(batch_size):
             for j, posterior in enumerate(pair.encode(as_float(images))):
@@ -107,9 +107,9 @@ class FacetView:
 
     Attributes:
         groups: most probable group of every item, (N,).
-        confidence: its probability, (N,): the sum of q(c | x) over the group's clusters.
+        confidence: probability of this group, (N,), the sum of q(c | x) over its clusters.
         sizes: items per group, (G,).
-        mean_confidence: mean confidence of every group's items, (G,); 0 if a group has none.
+        mean_confidence: mean confidence of the items of every group, (G,); 0 for a group without items.
         nearest: for every group, the other group with the highest probability among its items, (G,); the group itself
             if there is no other.
         order: all items, the most certain first.
@@ -150,10 +150,11 @@ class FacetView:
 
 
 def csv_of(items: Items, views: Sequence[FacetView], names: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The text of a CSV file, in pieces: item and name, and per facet group, its name, cluster and probability.
+    """The text of a CSV file, in parts: item and name, and for each facet the group, its name, the cluster and the
+    probability.
 
     Args:
-        items: N of them.
+        items: the items.
         views: one per facet.
         names: the names of each facet's groups.
     """
@@ -181,11 +182,11 @@ def _lines(rows: list[Any]) -> str:
 
 
 def _as_text(name: str) -> str:
-    """The name in a form that a spreadsheet does not read as a formula."""
+    """The name, changed so that a spreadsheet does not read it as a formula."""
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _scale(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale points to [0, 1]; a few outermost points are moved to the edge."""
+    """Scale points to [0, 1]; the outermost points are moved to the edge."""
     low, high = np.quantile(points, (0.001, 0.999), axis=0)
     return np.clip((points - low) / np.maximum(high - low, 1e-12), 0, 1)

@@ -1,4 +1,4 @@
-"""Pages that change nothing: facets, groups, members, items, the map."""
+"""Pages that do not change anything: facets, groups, members, items, the map."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _RECTANGLE = {"left": "0", "right": "50", "bottom": "0", "top": "50"}  # the ini
 
 
 def desk_of(request: Request) -> Desk:
-    """The state that all requests share."""
+    """The state that is shared by all requests."""
     desk: Desk = request.app.state.desk
     return desk
 
@@ -62,7 +62,7 @@ def facet(request: Request) -> HTMLResponse:
 
 
 def show_facet(request: Request, desk: Desk, j: int, sort: str) -> HTMLResponse:
-    """Render the page of `facet`, when its address is asked for or after a change."""
+    """Render the page of `facet`, for a request of its address or after a change."""
     view, own = desk.view(j), desk.grouping.facets[j]
     by = view.mean_confidence if sort == "confidence" else view.sizes
     return page(
@@ -139,7 +139,7 @@ def group_of(request: Request) -> tuple[Desk, int, int]:
 
 
 def item(request: Request) -> HTMLResponse:
-    """One item: its group in every facet, and the items that are closest to it there."""
+    """One item: its group in every facet, and the closest items in this facet."""
     desk = desk_of(request)
     n = desk.check_item(request.path_params["item"])
     return page(
@@ -159,7 +159,7 @@ def place_of_item(desk: Desk, j: int, n: int) -> dict[str, Any]:
 
 
 def place(desk: Desk, j: int, probs: NDArray[np.floating], mean: NDArray[np.floating]) -> dict[str, Any]:
-    """Group, second best group, cluster and nearest items of q(c_j | x) and E[z_j | x]."""
+    """The group, the second best group, the cluster and the nearest items for given q(c_j | x) and E[z_j | x]."""
     own = desk.grouping.facets[j]
     sums = np.bincount(own.labels, weights=probs, minlength=own.num_groups)
     first, *rest = np.argsort(-sums, kind="stable")
@@ -183,7 +183,7 @@ def item_png(request: Request) -> Response:
 
 
 def latent_map(request: Request) -> HTMLResponse:
-    """The map of z of a facet, with the items inside a drawn line or a rectangle."""
+    """The map of a facet's z, with the items inside a drawn line or a rectangle."""
     desk, j = facet_of(request)
     view = desk.view(j)
     corners = _corners(request)
@@ -230,7 +230,7 @@ def checks(request: Request) -> HTMLResponse:
 
 
 def _shares_of_labels(desk: Desk, members: NDArray[np.int64]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """The three most frequent values of every label set among some items, with their shares."""
+    """For every label set, the three most frequent values among some items, with their shares."""
     shares = []
     for name, values in desk.items.labels.items():
         known = values[members]
@@ -258,5 +258,5 @@ def _corners(request: Request) -> list[tuple[float, float]]:
     except ValueError:
         corners = []
     if not 3 <= len(corners) <= _MOST_CORNERS or not np.isfinite(corners).all():
-        raise InputError(f"expected 3 to {_MOST_CORNERS} corners as numbers, got others: draw the line again")
+        raise InputError(f"expected 3 to {_MOST_CORNERS} corners as numbers, got other values: draw the line again")
     return corners

@@ -1,4 +1,4 @@
-"""Pixels as PNG: thumbnails of items, and the map of a facet's latent space."""
+"""PNG pictures: thumbnails of items, and the map of a facet's latent space."""
 
 import base64
 import io
@@ -20,8 +20,8 @@ def to_image(item: Tensor | NDArray[np.generic]) -> Image.Image:
     """A picture of one item.
 
     Args:
-        item: (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1], NaN for a missing pixel; or a vector (p,),
-            which is drawn as one bar per feature, from its least to its largest value.
+        item: (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1], where NaN is a missing pixel; or a vector
+            (p,), which is drawn as one bar per feature, scaled from its smallest to its largest value.
     """
     pixels = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
     if pixels.ndim == 1:
@@ -41,7 +41,7 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def to_data_uri(item: Tensor | NDArray[np.generic], size: int = _THUMBNAIL) -> str:
-    """A PNG of one item inside a URI; items that are larger than ``size`` pixels are reduced to it."""
+    """A data URI with a PNG of one item; items larger than ``size`` pixels are reduced to this size."""
     image = to_image(item)
     if max(image.size) > size:
         image.thumbnail((size, size), Image.Resampling.BOX)
@@ -59,10 +59,10 @@ def colour_of(group: int) -> str:
 
 
 def draw_map(points: NDArray[np.float64], groups: NDArray[np.int64]) -> bytes:
-    """A PNG of all items as dots in their group's colour on a transparent ground.
+    """A PNG of all items as dots in the colour of their group on a transparent background.
 
     Args:
-        points: (N, 2) in [0, 1], the second axis upwards.
+        points: (N, 2) in [0, 1]; the second axis points up.
         groups: (N,).
     """
     palette = np.array([_channels(colour_of(g)) for g in range(int(groups.max(initial=0)) + 1)], dtype=np.uint8)
@@ -79,7 +79,7 @@ def draw_map(points: NDArray[np.float64], groups: NDArray[np.int64]) -> bytes:
 
 
 def is_inside(points: NDArray[np.float64], corners: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
-    """Which points (N, 2) lie inside a polygon, by the even-odd rule: (N,)."""
+    """Whether each of the points (N, 2) lies inside a polygon, by the even-odd rule, (N,)."""
     x, y = points.T
     inside = np.zeros(len(points), bool)
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):

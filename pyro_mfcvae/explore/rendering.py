@@ -40,7 +40,7 @@ def show(template: str, **values: Any) -> HTMLResponse:
 
 
 def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResponse:
-    """A whole page; for a request of htmx only the part of it in the template ``_name.html``."""
+    """Render a whole page, or for a request of htmx only the part in the template ``_name.html``."""
     part = "HX-Request" in request.headers
     shared = {"desk": desk, "facets": range(desk.num_facets), "run": desk.run.path.resolve().name, "part": part}
     response = show(f"_{template}" if part else template, **shared, **values)
@@ -49,7 +49,7 @@ def page(request: Request, desk: Desk, template: str, **values: Any) -> HTMLResp
 
 
 def error_page(status: int, message: str, *, part: bool = False) -> Response:
-    """The page of an error; for a request of htmx a part that replaces the expected one."""
+    """Render the page of an error, or for a request of htmx a part that replaces the requested part."""
     response = show("_error.html" if part else "error.html", status=status, message=message)
     response.status_code = status
     return response
@@ -69,7 +69,7 @@ def thumbs(desk: Desk, items: Sequence[int], confidence: Any = None) -> list[Thu
 
 
 def number(values: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number among the fields of a form or the parameters of an address."""
+    """Read a whole number from the fields of a form or the parameters of an address."""
     text = values.get(name, "")
     if text == "" and default is not None:
         return default
@@ -80,7 +80,7 @@ def number(values: Mapping[str, Any], name: str, default: int | None = None) -> 
 
 
 def decimal(values: Mapping[str, Any], name: str, default: float) -> float:
-    """A finite number among the parameters of an address."""
+    """Read a finite number from the parameters of an address."""
     text = str(values.get(name, ""))[:40]
     if text == "":
         return default

@@ -34,13 +34,13 @@ def open_desk(
     root: Path | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Desk:
-    """Load a run and its items, and assign every item.
+    """Load a run and its items, and assign all items.
 
     Args:
         run: the folder.
         data: other data, or their name or path; by default the data that the run was trained on.
         root: folder of the data sets' files, as for `load_dataset`.
-        on_batch: called with the number of items that are ready, and the number of all.
+        on_batch: called with the number of items that are ready, and the number of all items.
     """
     pair, config = run.load_pair(), run.read_config()
     if not isinstance(data, Dataset):
@@ -52,7 +52,7 @@ def open_desk(
 
 
 def listen(host: str, port: int | None) -> socket.socket:
-    """A listening socket at the port. If the port is None it is 8765, or any free port if that one is taken."""
+    """A listening socket at the port. With None it is 8765, or a free port if 8765 is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in (PORT, 0) if port is None else (port,):
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -80,7 +80,7 @@ def token_for(host: str) -> str | None:
 
 
 def hosts_for(host: str) -> frozenset[str]:
-    """Names of this machine that are accepted as Host."""
+    """Names of this machine that are accepted in the Host header."""
     own = () if host in LOOPBACK else (socket.gethostname().lower(), socket.getfqdn().lower())
     return frozenset({"localhost", host.lower(), *own})
 
@@ -88,10 +88,9 @@ def hosts_for(host: str) -> frozenset[str]:
 class TimedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with three limits that uvicorn does not have.
 
-    The request line and the headers of a request must arrive within ``head_seconds`` of its first byte, and the first
-    byte of a connection's first request within the same time. A client that does not read its answer is cut off after
-    ``read_seconds``. One more connection than ``most_connections`` is closed at once. The body has a limit of its own,
-    in `Guard`.
+    The first byte of a connection's first request must arrive within ``head_seconds``, and the request line and the
+    headers within the same time after the first byte. The connection of a client that does not read its answer is
+    closed after ``read_seconds``. Connections beyond ``most_connections`` are closed at once. `Guard` limits the body.
     """
 
     head_seconds = 10.0
@@ -112,7 +111,7 @@ class TimedProtocol(H11Protocol):
             self._head_timer = self.loop.call_later(self.head_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock when the headers are complete; start it with the first bytes of the next request."""
+        """Stop the timer when the headers are complete; start it with the first bytes of the next request."""
         before = self.cycle
         between = before is None or before.response_complete
         super().data_received(data)
@@ -123,7 +122,7 @@ class TimedProtocol(H11Protocol):
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
-        """Called when the client does not read: wait for a limited time."""
+        """Called if the client does not read: start the timer."""
         super().pause_writing()
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(self.read_seconds, self.transport.abort)
@@ -135,7 +134,7 @@ class TimedProtocol(H11Protocol):
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop both clocks."""
+        """Stop both timers."""
         _stop(self._head_timer)
         _stop(self._read_timer)
         super().connection_lost(exc)
@@ -147,7 +146,7 @@ def _stop(timer: asyncio.TimerHandle | None) -> None:
 
 
 def build_server(app: ASGIApp) -> uvicorn.Server:
-    """A server that logs errors only, names no software, and ends the connections of slow clients."""
+    """A server that logs only errors, sends no Server header, and closes the connections of slow clients."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

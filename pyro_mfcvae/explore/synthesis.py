@@ -1,4 +1,4 @@
-"""Pages that use the model: new samples, swapped facets, a walk along a dimension, an image of the user's own."""
+"""Pages that use the model: new samples, swapped facets, a walk along a dimension, and an image of the user."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _LARGE = 256
 
 
 async def samples(request: Request) -> HTMLResponse:
-    """New images from the model; each facet is in a chosen group, or free."""
+    """New images from the model. Each facet is in a chosen group, or drawn freely."""
     desk = desk_of(request)
     chosen = {}
     for j in range(desk.num_facets):
@@ -49,7 +49,7 @@ async def samples(request: Request) -> HTMLResponse:
 
 
 async def swap(request: Request) -> HTMLResponse:
-    """Two items side by side, and below them the same two with some facets exchanged."""
+    """Two items side by side, and below them the same items with some facets exchanged."""
     desk = desk_of(request)
     query = request.query_params
     first = desk.check_item(number(query, "a", 0))
@@ -71,7 +71,7 @@ async def swap(request: Request) -> HTMLResponse:
 
 
 async def latent(request: Request) -> HTMLResponse:
-    """An item with one changed coordinate of one facet's z, and the groups of the result."""
+    """An item with one changed coordinate of z in one facet, and the groups of the result."""
     desk, j = facet_of(request)
     n = desk.check_item(number(request.query_params, "item", 0))
     dim = number(request.query_params, "dim", 0)
@@ -115,12 +115,12 @@ async def latent(request: Request) -> HTMLResponse:
 
 
 async def upload_form(request: Request) -> HTMLResponse:
-    """The page that takes an image of the user's own."""
+    """The page with the form for an image of the user."""
     return page(request, desk_of(request), "upload.html", result=None)
 
 
 async def upload(request: Request) -> HTMLResponse:
-    """The group of an image of the user's own in every facet, and how typical the image is."""
+    """The group of an image of the user in every facet, and how typical the image is."""
     desk = desk_of(request)
     async with request.form(max_files=1, max_fields=4) as form:
         file = form.get("image")

@@ -1,4 +1,4 @@
-"""Learning curves as SVG drawings in the page, in the page's colours."""
+"""Learning curves as SVG drawings in the colours of the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 _WIDTH, _HEIGHT = 640, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 92, 10, 30
 
-# Number of first epochs that do not affect the range of an axis: the first one is often far below all others.
+# Number of first epochs that do not affect the range of an axis, because their values are often far below all others.
 _SKIPPED = 0.05
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of a chart: its points in the drawing, and the place of its name at its end."""
+    """A curve of a chart: its points in the drawing, and the position of its name at its end."""
 
     name: str
     points: str
@@ -28,7 +28,7 @@ class Chart:
     """A chart in a drawing of 640 × 190.
 
     Attributes:
-        title: above the chart.
+        title: text above the chart.
         lines: the curves.
         marks: the fits of mixtures, in pixels from the left.
         y_ticks: height in pixels and value of every tick.
@@ -52,7 +52,8 @@ class Chart:
 def draw_chart(
     title: str, epochs: Sequence[int], curves: Mapping[str, Sequence[float]], *, marks: Sequence[float] = ()
 ) -> Chart:
-    """Curves over epochs. Values that are not finite interrupt a curve; the first epochs do not affect the range.
+    """Draw curves over epochs. Values that are not finite interrupt a curve, and the first epochs do not affect the
+    range.
 
     Args:
         title: title of the chart.
@@ -94,7 +95,9 @@ def draw_chart(
 
 
 def _spread(lines: Sequence[Line]) -> list[Line]:
-    """Heights for the names of curves: names of curves that end close to each other are put one below the other."""
+    """Vertical positions for the names of curves. Names of curves that end close to each other are placed one below
+    the other.
+    """
     placed: list[Line] = []
     for line in sorted(lines, key=lambda line: line.end):
         end = max(line.end, placed[-1].end + 14) if placed else line.end

@@ -1,4 +1,4 @@
-"""The contents of the report, read from a run's folder: its numbers, groups and images."""
+"""Read the contents of the report from a run's folder: numbers, groups and images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class GroupPart:
 
 @dataclass(frozen=True)
 class FacetPart:
-    """A facet: sentences, groups, tree of merges, group of every cluster, scores, and images composed with it."""
+    """A facet: sentences, groups, tree of merges, group of every cluster, scores, and composed images."""
 
     number: int
     place: str
@@ -91,12 +91,12 @@ class RunContent:
         self._images = _read_images(run.assignments_path)
 
     def checks(self) -> dict[str, Any]:
-        """The results of ``mfcvae check``; empty if it did not run."""
+        """The results of ``mfcvae check``; empty if it has not run."""
         path = self.run.path / "checks" / "checks.json"
         return parse_object(read_text(path), path) if path.is_file() else {}
 
     def sweep(self) -> dict[str, Any]:
-        """The results of the sweep that the run belongs to; empty if it belongs to none."""
+        """The results of the sweep that the run belongs to; empty if there is none."""
         path = self.run.path.resolve().parent / "sweep.json"
         return parse_object(read_text(path), path) if path.is_file() else {}
 
@@ -167,7 +167,7 @@ class RunContent:
         return draw_strip([self._image(row) for row in rows], alt=f"The {len(rows)} {what}{listed}")
 
     def _draw(self, j: int, clusters: dict[int, int], name: str) -> Strip | None:
-        """Images drawn from the model, from the clusters of a group in proportion to their items."""
+        """Draw images from the clusters of a group, in proportion to their items."""
         if self._images is None:
             return None
         weights = torch.tensor(list(clusters.values()), dtype=torch.float64)
@@ -180,7 +180,9 @@ class RunContent:
         return draw_strip(_to_rgb(torch.cat(parts)), alt=f"{_NUM_IMAGES} images that the model draws of {name}")
 
     def _compose(self, j: int) -> Strip:
-        """Items (rows) with facet j taken from the most certain items of its largest groups, or of clusters of one."""
+        """Items (rows) with facet j taken from the most certain items (columns) of its largest groups, or of its
+        clusters if there is one group.
+        """
         kind = "group" if self.items[f"facet_{j}_group"].nunique() > 1 else "cluster"
         certainty = f"facet_{j}_probability" if kind == "group" else f"facet_{j}_cluster_probability"
         of_part = self.items.groupby(f"facet_{j}_{kind}")[certainty]
@@ -225,7 +227,9 @@ def _to_rgb(images: torch.Tensor) -> list[NDArray[np.float64]]:
 
 
 def gather(run: RunFolder, *, seed: int = 0) -> tuple[RunContent, list[FacetPart]]:
-    """A run's content, and every facet's part, the deepest first; Pyro's and torch's random states stay as they are."""
+    """The content of a run, and the parts of all facets, deepest first. Pyro's and torch's random states are not
+    changed.
+    """
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
         content = RunContent(run)
         sentences = [str(sentence) for sentence in content.checks().get("sentences", ())]

@@ -1,4 +1,4 @@
-"""The HTML page, made from its content and a template."""
+"""Make the HTML page from the content and a template."""
 
 from collections import Counter
 from importlib.metadata import version
@@ -34,7 +34,7 @@ _CITATION = """\
 
 
 def write_report(run: RunFolder, path: Path | None = None) -> Path:
-    """Write the report of a finished run; returns where it is.
+    """Write the report of a finished run, and return its path.
 
     Args:
         run: the run's folder.
@@ -46,7 +46,7 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
 
 
 def render(run: RunFolder) -> str:
-    """The report as HTML: one page without scripts that asks the network for nothing."""
+    """The report as one HTML page, without scripts and without requests to the network."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -101,7 +101,7 @@ def _whole_sentence(content: RunContent, checks: dict[str, Any]) -> str:
 
 
 def _overlaps(content: RunContent) -> list[tuple[int, int, float, bool]]:
-    """The information that the groups of every two facets share: 0 none, 1 all."""
+    """The information that the groups of each two facets share, from 0 (none) to 1 (all)."""
     num_facets = content.pair.num_facets
     scores = redundancy(content.items[[f"facet_{j}_group" for j in range(num_facets)]].to_numpy())
     return [(i, j, max(scores[i, j], 0.0), scores[i, j] > _OVERLAP) for i, j in combinations(range(num_facets), 2)]

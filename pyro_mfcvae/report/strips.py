@@ -1,4 +1,4 @@
-"""Images embedded in the page: each row or table of images is one picture in a data URI."""
+"""Images in the page: each row or table of images is one picture in a data URI."""
 
 import base64
 import io
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 # Width of an image on the screen, in pixels.
 _TILE = 44
 
-# Up to this width images are compressed without loss; larger ones are taken as photographs, with lossy compression.
+# Images up to this width are compressed without loss; larger images are regarded as photographs and compressed with
+# loss.
 _MOST_EXACT = 32
 
 
@@ -33,12 +34,14 @@ class Strip:
 
 
 def draw_strip(images: Sequence[NDArray[np.float64]], *, alt: str) -> Strip | None:
-    """Images (H, W, 3) in [0, 1] side by side; None if there are none."""
+    """Draw images (H, W, 3) in [0, 1] side by side; None if there are no images."""
     return draw_table([images], alt=alt) if len(images) else None
 
 
 def draw_table(rows: Sequence[Sequence[NDArray[np.float64] | None]], *, alt: str) -> Strip:
-    """Images (H, W, 3) in [0, 1] as a table; None leaves a place empty. Empty places and the gaps are transparent."""
+    """Draw images (H, W, 3) in [0, 1] as a table, with an empty place for None. Empty places and gaps are
+    transparent.
+    """
     from PIL import Image
 
     height, width = next(image for row in rows for image in row if image is not None).shape[:2]

@@ -1,4 +1,6 @@
-"""Choose which linear directions belong to which facet: of the data before training, or of the joint z during it."""
+"""Choose which linear directions belong to which facet: directions of the data before training, or of the joint z
+during training.
+"""
 
 from pyro_mfcvae.subspaces.dims import choose_dims
 from pyro_mfcvae.subspaces.linear_start import LinearFacets, find_linear_facets, start_linearly

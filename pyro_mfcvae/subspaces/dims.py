@@ -1,4 +1,4 @@
-"""Two facets: how many dimensions of z each of them gets, and which."""
+"""Division of the dimensions of z between two facets: how many each facet gets, and which."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pyro_mfcvae.subspaces.search import Progress, divisions, draw_sizes, find_r
 Array = NDArray[np.float64]
 
 _NUM_TRIES = 12  # number of rotations that are tried for each division
-_NUM_ROUNDS = 2  # number of times that the best rotation of every division is carried over to the others
+_NUM_ROUNDS = 2  # number of times that the best rotation of every division is tried for the other divisions
 
 
 @dataclass(eq=False)
@@ -21,8 +21,8 @@ class Divided:
 
     Attributes:
         rotation: (D, D).
-        score: held-out log-likelihood per item less the cost of the components, in nats.
-        sizes: best numbers of components of both slices.
+        score: held-out log-likelihood per item minus the cost of the components, in nats.
+        sizes: the best number of components of each slice.
     """
 
     rotation: Array
@@ -39,22 +39,23 @@ def search_divisions(
     num_tries: int = _NUM_TRIES,
     on_progress: Progress | None = None,
 ) -> dict[tuple[int, int], Divided]:
-    """The rotations that make two independent mixtures the most likely, for each division of the dimensions.
+    """For each division of the dimensions, find the rotation under which two independent mixtures are most likely.
 
-    Random rotations are tried for every division. Then the axes of the best one of each are ordered by whose clusters
-    they separate, divided after the dimensions of each other division from either end, and kept if they are better
-    there. So a division whose own rotations are only locally the best follows the others.
+    Random rotations are tried for every division. Then the axes of the best rotation of each division are sorted by the
+    facet whose clusters they separate. The sorted axes are cut, from either end, at the dimensions of each other
+    division, and the result is kept if it is better there. So a division whose own random rotations were poor can use
+    those of another division.
 
     Args:
         draws: one draw of q(z | x) for each item, in units of its standard deviation, (N, D).
-        candidates: dimensions D_0 and D_1 of both facets, of the sum D.
+        candidates: pairs of dimensions D_0 and D_1 of the two facets, with the sum D.
         most_clusters: largest number of components of a mixture.
-        rng: draws rotations and numbers of clusters.
+        rng: random generator of rotations and numbers of clusters.
         num_tries: number of random rotations for each division.
-        on_progress: called after every rotation that is tried at random.
+        on_progress: called after every random rotation that is tried.
 
     Returns:
-        One for each candidate. Rotations that give both facets two components or more come first.
+        One result per candidate. Rotations that give both facets two components or more are preferred.
     """
     found = {dims: Divided(np.eye(draws.shape[1])) for dims in sorted(candidates)}
     judges = {dims: SubspaceScore(draws, dims, most_clusters) for dims in found}
@@ -84,9 +85,9 @@ def search_divisions(
 def choose_dims(items: Array, num_dims: int, *, scale: float, most_clusters: int, seed: int = 0) -> tuple[int, int]:
     """Divide a number of dimensions between two facets.
 
-    The first facet gets a half or a quarter of the dimensions, whichever makes the facets the more likely as
-    independent mixtures, see `search_divisions`. A characteristic with few values, such as four directions of a gaze,
-    needs few dimensions. With more of them, its facet also describes parts of other characteristics.
+    The first facet gets a half or a quarter of the dimensions: the division under which independent mixtures are more
+    likely, see `search_divisions`. A characteristic with few values, such as four directions of a gaze, needs few
+    dimensions. With more dimensions, its facet also describes parts of other characteristics.
 
     Args:
         items: (N, P), without missing elements.

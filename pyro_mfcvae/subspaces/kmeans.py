@@ -1,4 +1,4 @@
-"""Subspaces in which points form clusters, several at once: k-means in orthogonal subspaces.
+"""Find several subspaces at once in which points form clusters, by k-means in orthogonal subspaces.
 
 The alternation is that of Nr-Kmeans (Mautz, Ye, Plant and Böhm 2018, "Discovering non-redundant k-means clusterings in
 optimal subspaces", KDD), with subspaces of given dimensions.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Largest number of iterations, and the relative decrease of the cost below which they stop.
+# Largest number of iterations, and the relative decrease of the cost below which the iterations stop.
 _MAX_ITERATIONS = 60
 _TOLERANCE = 1e-6
 
@@ -22,10 +22,10 @@ def find_subspaces(
 ) -> tuple[Array, float]:
     """Rotate so that the points (N, D) fall into num_clusters[j] tight clusters in their j-th slice of dims[j] axes.
 
-    Minimises sum_j sum_n |P_jᵀ (x_n - m_j(n))|² over rotations [P_0, …, P_{J-1}] and assignments, m_j(n) the mean of
-    the points in the cluster of n, from a random rotation and k-means++ centres. Two steps alternate: every point is
-    assigned to its nearest centre in each subspace; and the axes of every two subspaces are divided between the two by
-    the eigenvectors of the difference of their scatter matrices.
+    Minimises sum_j sum_n |P_jᵀ (x_n - m_j(n))|² over rotations [P_0, …, P_{J-1}] and assignments, where m_j(n) is the
+    mean of the points in the cluster of point n. It starts from a random rotation and k-means++ centres. Two steps
+    alternate: every point is assigned to its nearest centre in each subspace; and the axes of every two subspaces are
+    divided between them by the eigenvectors of the difference of their scatter matrices.
 
     Returns:
         The rotation, (D, D), and the cost.

@@ -1,10 +1,10 @@
-"""Linear start: before training, each facet takes its own subspace of the data's principal components.
+"""Linear start: before training, each facet gets its own subspace of the data's principal components.
 
 A ladder that starts from random weights may put two characteristics into the same few dimensions of z. No linear map of
 z separates them afterwards, although in the data themselves they often lie in different directions. So the principal
-components are divided into subspaces that are the most likely as independent mixtures (`SubspaceScore`), and the
-networks are trained to encode an item by its coordinates in them and to reconstruct it from there. Training by the ELBO
-then starts from a linear multi-facet model, which it can make nonlinear.
+components are divided into the subspaces in which independent mixtures are most likely (`SubspaceScore`), and the
+networks are trained to encode an item by its coordinates in these subspaces and to reconstruct it from them. Training
+by the ELBO then starts from a linear multi-facet model, which can become nonlinear.
 """
 
 import math
@@ -37,9 +37,9 @@ from pyro_mfcvae.subspaces.search import (
 
 Array = NDArray[np.float64]
 
-_NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each two facets
+_NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each pair of facets
 
-# The learning rate falls linearly to this share of the first one.
+# The learning rate falls linearly to this share of its first value.
 _LAST_RATE = 0.2
 
 
@@ -49,10 +49,10 @@ class LinearFacets:
 
     Attributes:
         mean: mean of the items, (P,).
-        matrix: (P, D). Its columns have the unit at which the coordinates have a mean square of 1.
-        width: standard deviation of q(z | x) in this unit; the same in all directions.
+        matrix: (P, D), scaled so that the coordinates have a mean square of 1.
+        width: standard deviation of q(z | x) in these coordinates, the same in all directions.
         sizes: best number of components for each facet's slice.
-        score: held-out log-likelihood per item less the cost of the components, in nats, in units of ``width``.
+        score: held-out log-likelihood per item minus the cost of the components, in nats, in units of ``width``.
     """
 
     mean: Array
@@ -76,13 +76,13 @@ def find_linear_facets(
 
     In a linear model whose noise has the standard deviation ``scale``, q(z | x) has this width along every principal
     direction with a larger variance (Tipping and Bishop 1999). So the components are measured in units of ``scale``,
-    and a rotation keeps q(z | x) round.
+    and q(z | x) has the same width in all directions after a rotation.
 
     Args:
         items: (N, P), without missing elements.
         dims: D_j of each facet; their sum is D.
-        scale: > 0; where None, the maximum-likelihood estimate of probabilistic PCA, the root mean square of what the
-            components leave.
+        scale: > 0. None means the maximum-likelihood estimate of probabilistic PCA, the root mean square of the
+            residuals.
         most_clusters: largest number of clusters of a facet.
         seed: seed of the draws and of the starts.
         num_tries: number of rotations that are tried.
@@ -90,7 +90,7 @@ def find_linear_facets(
 
     Returns:
         The coordinates with the highest score among those that give every facet two components or more, if there are
-        any. Of facets with equally many dimensions, the deepest has the most variance.
+        any. Among facets with the same number of dimensions, the deepest has the most variance.
     """
     rng = np.random.default_rng(seed)
     mean, components = principal_axes(items, sum(dims), scale=scale, seed=seed)
@@ -117,8 +117,8 @@ def _search(
 ) -> tuple[Array, float, list[int]]:
     """The best rotation found, its score, and the numbers of components.
 
-    After rotations of all axes, the axes of any two of three or more facets are divided between these two again, which
-    is an easier search. For two facets see `search_divisions`.
+    Rotations of all axes are tried first. With three or more facets, the axes of every two facets are then divided
+    between these two again, which is an easier search. For two facets see `search_divisions`.
     """
     if len(dims) == 2:
         pair = (dims[0], dims[1])
@@ -162,7 +162,9 @@ def _search(
 
 
 def _by_variance(points: Array, rotation: Array, dims: Sequence[int]) -> tuple[Array, list[int]]:
-    """The rotation with its slices of equal dimensions in ascending order of variance, and the old place of each."""
+    """The rotation, with slices of equal dimensions sorted by increasing variance, and the previous position of
+    each slice.
+    """
     slices = slices_of(dims)
     variances = [float((points @ rotation[:, part]).var(0).sum()) for part in slices]
     order = list(range(len(dims)))
@@ -190,12 +192,12 @@ def start_linearly(
 
         sum_j KL(q(z_j | x) ‖ Normal(t_j(x), width² I)) - log p(x | z),   z ~ q(z | x),
 
-    with t of `find_linear_facets`. Every facet counts in full. The mixtures stay as they are and are to be fitted
-    afterwards.
+    where t is the result of `find_linear_facets`. Every facet has full weight. The mixtures are not changed and must be
+    fitted afterwards.
 
     Args:
-        model: p; in training mode.
-        guide: its guide; in training mode.
+        model: the model, in training mode.
+        guide: the guide of the model, in training mode.
         draw_items: returns a number of random items, (N, *event_shape), or all items if there are fewer.
         num_steps: number of steps of Adam.
         batch_size: items in a step.
@@ -234,7 +236,7 @@ def start_linearly(
 
 
 def _loss(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, targets: Sequence[Tensor], width: float) -> Tensor:
-    """The mean over the items of what `start_linearly` lowers."""
+    """The loss of `start_linearly`, averaged over the items."""
     posteriors = guide.encoder(guide.encoder_input(x))
     zs = [q.rsample() for q in posteriors]
     kl = torch.stack([_kl(*each, width) for each in zip(posteriors, targets, zs, strict=True)]).sum(0)
@@ -246,11 +248,12 @@ def _loss(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, targets: Se
 
 
 class _Features:
-    """What linear coordinates are computed from: the encoder's items, flat, with the mean for a missing element.
+    """Computes the inputs of linear coordinates: items as the encoder reads them, flattened, with missing elements
+    replaced by their mean.
 
     Args:
-        model: whose likelihood says how the encoder reads an item.
-        items: that the means are taken over.
+        model: the model, whose likelihood defines how the encoder reads an item.
+        items: the items whose means replace missing elements.
     """
 
     def __init__(self, model: MultiFacetModel, items: Tensor) -> None:
@@ -268,7 +271,7 @@ class _Features:
 
 
 def _kl(posterior: dist.TorchDistribution, loc: Tensor, z: Tensor, width: float) -> Tensor:
-    """KL(q ‖ Normal(loc, width² I)) of every item; at the drawn z if q is no Gaussian with a diagonal covariance."""
+    """KL(q ‖ Normal(loc, width² I)) of every item; at the drawn z if q is not a Gaussian with a diagonal covariance."""
     target = dist.Normal(loc, torch.full_like(loc, width)).to_event(1)
     try:
         return kl_divergence(posterior, target)

@@ -1,9 +1,9 @@
 """Repartition: choose again which axes of the joint z make up each facet.
 
-The ladder decides by depth which facet learns what. Facets may therefore repeat each other, although other axes of the
-joint z separate the characteristics. The prior says that facets are independent mixtures. So among invertible maps of
-z, p(z) = |det A| prod_j mixture_j((zA)_j), we take the one with the highest likelihood: independent subspace analysis
-with mixtures. Candidates come from the ladder's own axes and from `find_subspaces` with many numbers of clusters.
+In a ladder the depth of a facet decides what it learns. Facets may therefore repeat each other, even if other axes of
+the joint z separate the characteristics. In the prior, facets are independent mixtures. So among invertible maps of z,
+p(z) = |det A| prod_j mixture_j((zA)_j), the map with the highest likelihood is used: independent subspace analysis with
+mixtures. Candidates come from the ladder's own axes and from `find_subspaces` with many numbers of clusters.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from pyro_mfcvae.subspaces.search import MOST_ITEMS, NUM_TRIES, draw_sizes, find
 
 Array = NDArray[np.float64]
 
-_BATCH_SIZE = 1000  # so many items are encoded at once
+_BATCH_SIZE = 1000  # number of items that are encoded at once
 
-# Nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
+# Number of nats per item by which other axes must be better than the ladder's; otherwise the axes are not changed.
 _MARGIN = 0.2
 
-# Nats per item by which other axes may be worse if the ladder's leave a facet without clusters: two characteristics in
-# one facet and none in the other are as likely as one in each.
+# Number of nats per item by which other axes may be worse if, on the ladder's axes, a facet has no clusters. Two
+# characteristics in one facet and none in the other are as likely as one in each.
 _CONCESSION = 0.5
 
 
@@ -39,8 +39,8 @@ class Axes:
 
     Attributes:
         matrix: z ↦ z matrix gives the facets' latents, one slice per facet, (D, D).
-        score: held-out log-likelihood per item less the cost of the components, in nats, in units of q(z | x)'s
-            standard deviation.
+        score: held-out log-likelihood per item minus the cost of the components, in nats, in units of the standard
+            deviation of q(z | x).
         ladder_score: the score of the ladder's own axes.
         sizes: best number of components for each facet's slice.
     """
@@ -60,22 +60,23 @@ def choose_axes(
     seed: int = 0,
     num_tries: int = NUM_TRIES,
 ) -> Axes | None:
-    """The axes on which facets of the given dimensions are the most likely as independent mixtures.
+    """Choose the axes on which independent mixtures of the given dimensions are most likely.
 
-    All is measured in units of the root mean square of ``scale``, in which a rotation keeps q(z | x) round. Mixtures
-    are fitted to one half of the items (one draw of each q(z | x)) and scored on the other half.
+    z is measured in units of the root mean square of ``scale``, in which q(z | x) has the same width in all directions,
+    also after a rotation. Mixtures are fitted to one half of the items (one draw of each q(z | x)) and scored on the
+    other half.
 
     Args:
         loc: means of q(z | x), (N, D).
         scale: their standard deviations, (N, D).
-        dims: D_j of each facet, of the sum D.
+        dims: D_j of each facet, with the sum D.
         most_clusters: largest number of clusters of any facet.
         seed: seed of the draws and of the starts.
-        num_tries: how many rotations are tried.
+        num_tries: number of rotations that are tried.
 
     Returns:
-        None if the ladder's axes are equally good, or if no other axes give every facet at least two clusters. If the
-        ladder's axes leave a facet without clusters, the others may be a little less likely.
+        None if the ladder's axes are equally good, or if no other axes give every facet at least two clusters. If a
+        facet has no clusters on the ladder's axes, the new axes may be a little less likely.
     """
     rng = np.random.default_rng(seed)
     unit = np.sqrt((scale**2).mean(0))
@@ -104,7 +105,7 @@ def _in_order(rotation: Array, dims: Sequence[int]) -> Array:
 
     slices = slices_of(dims)
     kept = np.array([[(rotation[old, new] ** 2).sum() for new in slices] for old in slices])
-    kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only slices of equal dimension change places
+    kept[np.not_equal.outer(dims, dims)] = -1.0 - rotation.size  # only slices of equal dimension are exchanged
     order = linear_sum_assignment(kept, maximize=True)[1]
     return np.concatenate([rotation[:, slices[new]] for new in order], 1)
 
@@ -116,9 +117,9 @@ def repartition(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, se
     Reconstructions do not change, except through the covariances of q(z | x). The mixtures must be fitted afterwards.
 
     Args:
-        model: its decoder's axes are set in place.
-        guide: its encoder's are.
-        x: some thousands of items, (N, *event_shape).
+        model: the model; the axes of its decoder are set in place.
+        guide: the guide; the axes of its encoder are set in place.
+        x: a few thousand items, (N, *event_shape).
         seed: see `choose_axes`.
 
     Returns:

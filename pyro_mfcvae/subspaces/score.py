@@ -1,4 +1,4 @@
-"""How well independent mixtures describe points in given subspaces."""
+"""A score of how well independent mixtures describe points in given subspaces."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Nats per item that a further component of a mixture must gain, so the simpler of two equally likely mixtures is taken.
+# Number of nats per item that a further component of a mixture must gain, so that the simpler of two equally likely
+# mixtures is used.
 _COMPONENT_COST = 0.02
 
 # Numbers of components of the mixtures that score a subspace.
@@ -57,7 +58,7 @@ class SubspaceScore:
             warnings.simplefilter("ignore", ConvergenceWarning)
             for size in self.sizes:
                 if size > 2 * best[1]:
-                    break  # more components stopped helping
+                    break  # more components do not help any more
                 mixture = GaussianMixture(
                     size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
                 ).fit(fit)

@@ -1,4 +1,4 @@
-"""The search for the subspaces of facets: how many rotations are tried, on how many items, with how many clusters."""
+"""Settings and helpers of the search for subspaces: numbers of rotations, items and clusters."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,24 +19,26 @@ NUM_TRIES = 30
 MOST_ITEMS = 3000
 """Number of items that a search uses at most; see `most_items`."""
 
-_MOST_ELEMENTS, _FEWEST_ITEMS = 10**8, 500  # of all items together: 0.8 GB in double precision
+_MOST_ELEMENTS, _FEWEST_ITEMS = 10**8, 500  # elements of all items together: 0.8 GB in double precision
 
-# Number of starts of each rotation, and of items that it is found on.
+# Number of starts for each rotation, and of items that it is computed from.
 _NUM_STARTS = 2
 _NUM_POINTS = 1000
 
-_FEWEST_DIMS = 2  # of the smaller of two facets with unequal dimensions
+_FEWEST_DIMS = 2  # smallest dimension of the smaller of two facets with unequal dimensions
 
-_MOST_CLUSTERS = 12  # the search gives a subspace at most this many
+_MOST_CLUSTERS = 12  # largest number of clusters of a subspace in the search
 
 
 def most_items(num_elements: int) -> int:
-    """The most items of so many elements that a search reads: 3,000, and fewer of large ones, to limit the memory."""
+    """The largest number of items with ``num_elements`` elements that a search reads: 3,000, or fewer if items are
+    large, to limit the memory.
+    """
     return min(MOST_ITEMS, max(_MOST_ELEMENTS // num_elements, _FEWEST_ITEMS))
 
 
 def draw_sizes(num: int, most_clusters: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of clusters for ``num`` subspaces, log-uniform from 2 to ``most_clusters`` or 12 if that is less."""
+    """Draw numbers of clusters for ``num`` subspaces, log-uniform from 2 to the smaller of ``most_clusters`` and 12."""
     most = max(min(_MOST_CLUSTERS, most_clusters), 2)
     return [int(k) for k in np.exp(rng.uniform(math.log(2), math.log(most + 1), num))]
 
@@ -48,16 +50,17 @@ def find_rotation(points: Array, dims: Sequence[int], sizes: Sequence[int], rng:
 
 
 def divisions(num_dims: int) -> list[tuple[int, int]]:
-    """Divisions of a number of dimensions between two facets, the most equal one first.
+    """Divisions of a number of dimensions between two facets, the most equal division first.
 
-    The smaller facet gets a half, a third or a quarter of them, rounded down, and at least two if they are unequal.
+    The smaller facet gets a half, a third or a quarter of the dimensions, rounded down, and at least two unless the
+    division is equal.
     """
     smaller = {num_dims // 2} | {num_dims // share for share in (3, 4) if num_dims // share >= _FEWEST_DIMS}
     return [(dim, num_dims - dim) for dim in sorted(smaller, reverse=True)]
 
 
 def order_axes(points: Array, rotation: Array, dims: Sequence[int], sizes: Sequence[int]) -> Array:
-    """The axes of two subspaces in one order, (D, D), along which they can be divided in another way.
+    """Sort the axes of two subspaces, (D, D), so that they can be divided in another way.
 
     The first axes are those in which the clusters of the first subspace are tight and those of the second are wide: the
     eigenvectors of the difference of the two scatter matrices, as in `find_subspaces`.
@@ -65,8 +68,8 @@ def order_axes(points: Array, rotation: Array, dims: Sequence[int], sizes: Seque
     Args:
         points: (N, D).
         rotation: the axes of both subspaces, (D, D).
-        dims: dimensions of the two.
-        sizes: numbers of clusters of the two.
+        dims: dimensions of the two subspaces.
+        sizes: numbers of clusters of the two subspaces.
     """
     from sklearn.cluster import KMeans
 
@@ -82,10 +85,10 @@ def principal_axes(items: Array, num_dims: int, *, scale: float | None, seed: in
     """The mean of the items (N, P), (P,), and their first principal directions divided by ``scale``, (P, num_dims).
 
     Args:
-        items: without missing elements.
-        num_dims: number of columns; those that the items do not have are 0.
-        scale: > 0; where None, the maximum-likelihood estimate of probabilistic PCA, the root mean square of what the
-            components leave.
+        items: the items, without missing elements.
+        num_dims: number of columns; columns beyond the rank of the items are 0.
+        scale: > 0. None means the maximum-likelihood estimate of probabilistic PCA, the root mean square of the
+            residuals.
         seed: seed of a randomised decomposition.
     """
     from sklearn.decomposition import PCA
@@ -100,6 +103,6 @@ def principal_axes(items: Array, num_dims: int, *, scale: float | None, seed: in
 
 
 def slices_of(dims: Sequence[int]) -> list[slice]:
-    """The slice of each facet in the joint z, for D_j dimensions of facet j."""
+    """The slice of each facet in the joint z, where facet j has D_j dimensions."""
     ends = np.cumsum(dims)
     return [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]

@@ -1,4 +1,4 @@
-"""The comparisons of the contracts: results, means of draws, copies, and a part before and after it moves."""
+"""Comparisons that the contracts use: of results, means of draws, copies, and a part before and after it is moved."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def check_gradients(loss: Callable[[], Tensor], part: nn.Module) -> None:
-    """Every parameter that is not frozen gets a finite gradient."""
+    """Check that every parameter that is not frozen gets a finite gradient."""
     part.zero_grad()
     value = loss()
     if value.requires_grad:
@@ -23,7 +23,7 @@ def check_gradients(loss: Callable[[], Tensor], part: nn.Module) -> None:
 
 
 def check_copy(part: Any, ask: Callable[[Any], Tensor]) -> None:
-    """A copy gives the same result and is independent; a loaded state_dict restores the result."""
+    """Check that a copy gives the same result and is independent, and that a loaded state_dict restores the result."""
     before, state = ask(part).detach(), {name: value.clone() for name, value in part.state_dict().items()}
     other = copy.deepcopy(part)
     assert_close(ask(other), before, "a copy's answer", 1e-10)
@@ -39,7 +39,7 @@ def check_copy(part: Any, ask: Callable[[Any], Tensor]) -> None:
 
 
 def check_moves(part: Any, reads: Sequence[nn.Module], ask: Callable[[Any, Tensor], Tensor]) -> None:
-    """Moved to float32, and to a CUDA device if there is one, the part computes there and gives the same result."""
+    """Check that the part gives the same result after a move to float32, and to a CUDA device if there is one."""
     before = ask(part, torch.zeros((), dtype=torch.float64)).detach()
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         other, others = copy.deepcopy((part, tuple(reads)))
@@ -52,14 +52,14 @@ def check_moves(part: Any, reads: Sequence[nn.Module], ask: Callable[[Any, Tenso
 
 
 def assert_close(actual: Tensor, expected: Tensor, what: str, atol: float) -> None:
-    """Both are equal to ``atol``, absolutely and relatively."""
+    """Check that two results are equal up to ``atol``, absolutely and relatively."""
     torch.testing.assert_close(
         actual.detach(), expected.detach(), rtol=atol, atol=atol, msg=lambda text: f"{what} differ: {text}"
     )
 
 
 def assert_mean(draws: Tensor, expected: Tensor, what: str, slack: float = 0.0) -> None:
-    """The mean over the first dimension is the expected one within 5 standard errors."""
+    """Check that the mean over the first dimension is the expected one within 5 standard errors."""
     off = (draws.mean(0) - expected).abs() - 5 * draws.std(0) / len(draws) ** 0.5 - slack
     assert not off.isnan().any() and (off <= 0).all(), (
         f"{what}: the mean of {len(draws)} draws is off by more than 5 standard errors, by up to {off.max():.3g} more"
@@ -67,14 +67,14 @@ def assert_mean(draws: Tensor, expected: Tensor, what: str, slack: float = 0.0) 
 
 
 def seeded(compute: Callable[[], Tensor]) -> Tensor:
-    """The result at one fixed seed."""
+    """Compute a result with a fixed seed."""
     pyro.set_rng_seed(17)
     return compute()
 
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """A parameter store, a random state and a default precision of its own."""
+    """Context with a separate parameter store, random state and default precision."""
     dtype, state = torch.get_default_dtype(), pyro.util.get_rng_state()
     torch.set_default_dtype(torch.float64)
     pyro.set_rng_seed(seed)

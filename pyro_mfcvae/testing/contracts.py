@@ -39,7 +39,8 @@ def check_prior(prior: FacetPrior, *, reads: Sequence[nn.Module] = (), seed: int
 
     Args:
         prior: in any state.
-        reads: modules that it reads but does not own, such as the encoder of a `VampPrior`; they move with it.
+        reads: modules that the prior uses but does not own, such as the encoder of a `VampPrior`; they are moved
+            together with it.
         seed: seed of the draws.
     """
     with isolated(seed):
@@ -82,17 +83,18 @@ def _check_mixture(mixture: Mixture, facet: Facet) -> None:
 
 
 def _check_component_draws(mixture: Mixture) -> None:
-    """The draws of every cluster fit its density p: the mean of q / p over them is 1 for a density q narrower than
-    p.
+    """Check that the draws of every cluster have its density p: the mean of q / p over them is 1 for a density q that
+    is narrower than p.
 
-    q is a Gaussian with 0.7 times the spread of the draws in every direction. A q that is narrower along the axes only
-    is wider than a strongly correlated p across its ridge, and then the mean has no finite standard error.
+    q is a Gaussian with 0.7 times the spread of the draws in every direction. If q were narrower only along the axes,
+    it could be wider than a strongly correlated p in another direction, and the mean would have no finite standard
+    error.
     """
     c = torch.arange(mixture.num_clusters)
     z = mixture.component(c.expand(_NUM_DRAWS, -1)).sample()
     low, middle, high = z.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)
     u = (z - middle) / (high - low)
-    central = (u.abs() <= 2).all(-1).to(u)  # a covariance exists without the tails, which may be heavy
+    central = (u.abs() <= 2).all(-1).to(u)  # without the tails, which may be heavy, a covariance exists
     covariance = torch.einsum("nk,nki,nkj->kij", central, u, u) / central.sum(0)[:, None, None]
     scale_tril = 0.7 * (high - low).unsqueeze(-1) * torch.linalg.cholesky(covariance)
     ratio = (
@@ -129,14 +131,14 @@ def check_likelihood(
 ) -> None:
     """Check a likelihood: shapes, draws against densities by the score, the mean, extreme outputs, gradients, moves.
 
-    If draws have the density p(x; output), the score d log p / d output has mean 0. For an unnormalised density, or for
-    draws from another density, its mean differs from 0.
+    If draws have the density p(x; output), the score d log p / d output has mean 0. If the density is not normalised,
+    or the draws have another density, the mean of the score differs from 0.
 
     Args:
         likelihood: in any state.
-        output: output of a decoder, (N, *output_shape), of moderate size.
+        output: output of a decoder, (N, *output_shape), with moderate values.
         x: data in the likelihood's support, (N, *event_shape).
-        mean_is_expectation: whether ``mean`` is E[x]; False if it is another typical value, such as a mode.
+        mean_is_expectation: whether ``mean`` is E[x]; False if it is another typical value, such as the mode.
         seed: seed of the draws.
     """
     with isolated(seed):
@@ -186,7 +188,7 @@ def check_assignment(rule: AssignmentRule, facets: Sequence[Facet] = _FACETS, *,
 
     Args:
         rule: in any state.
-        facets: those that it was built for.
+        facets: the facets that the rule was built for.
         seed: seed of parameters and draws.
     """
     with isolated(seed):
@@ -228,7 +230,7 @@ def check_pair(model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor, *, see
     """Check a pair: FacetELBO against TraceEnum_ELBO, the closed form against draws, gradients, copy, moves.
 
     Args:
-        model: in any state; its parts are checked one by one by the other checks.
+        model: in any state. The other checks check its parts one by one.
         guide: guide of this model.
         x: some items, (N, *event_shape), in the likelihood's support.
         seed: seed of the draws.

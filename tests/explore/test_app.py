@@ -270,7 +270,7 @@ def test_damaged_checks_are_passed_over(client: TestClient, desk: Desk, content:
     (desk.run.path / "checks").mkdir()
     (desk.run.path / "checks" / "checks.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     assert client.get("/").status_code == 200
-    assert "Nobody has checked this run yet" in client.get("/checks").text
+    assert "This run has not been checked yet" in client.get("/checks").text
 
 
 def test_a_large_picture_is_refused_before_it_is_decoded(client: TestClient) -> None:

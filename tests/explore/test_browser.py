@@ -103,7 +103,7 @@ def test_an_image_swaps_and_walks(open_page: Callable[..., Any], tmp_path: Path)
     page = open_page("/upload")
     Image.new("L", (40, 30), 120).save(tmp_path / "mine.png")
     page.get_by_label("Drop an image here").set_input_files(tmp_path / "mine.png")
-    page.get_by_role("button", name="Where does it belong?").click()
+    page.get_by_role("button", name="Find its groups").click()
     page.get_by_role("heading", name="mine.png").wait_for()
     page.goto("/swap?a=1&b=2")
     before = page.locator("#swapped").inner_html()
@@ -139,7 +139,7 @@ def test_a_file_is_dropped_onto_the_page(open_page: Callable[..., Any], tmp_path
     for kind in ("dragEnter", "dragOver", "drop"):
         at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         devtools.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
-    page.get_by_role("button", name="Where does it belong?").click()
+    page.get_by_role("button", name="Find its groups").click()
     page.get_by_role("heading", name="dropped.png").wait_for()
     page.get_by_text("Closest in this facet:").nth(1).wait_for()
 

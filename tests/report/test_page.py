@@ -58,7 +58,7 @@ def test_the_command_writes_one_page_that_asks_for_nothing(mfcvae: Run) -> None:
             f"It sorts 80 items into {groups} group{'s' * (groups > 1)}, by {used} of {size} clusters in 2 dimensions"
             in page.text
         )
-    assert "Nobody has asked yet: mfcvae check run" in page.text
+    assert "This run has not been checked yet: mfcvae check run" in page.text
     assert "What the facet changes" in page.text and "@inproceedings{falck2021multifacet" in page.text
 
 
