@@ -1,7 +1,8 @@
-"""How long it takes to assign 60,000 items, and how much memory: ``python benchmarks/assign_time.py``.
+"""Time and memory of assigning 60,000 items: ``python benchmarks/assign_time.py``.
 
-The networks of the preset mnist at random weights (time does not depend on them) assign the items of MNIST into
-a Parquet file with thumbnails, and into csv. Memory is the largest that the process ever held, and the largest before.
+The networks of the preset mnist with random weights (the time does not depend on them) assign the items of MNIST, and
+the assignments are written to a Parquet file with thumbnails and to a csv file. Memory is the peak of the process
+before and after.
 """
 
 import resource

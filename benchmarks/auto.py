@@ -3,14 +3,14 @@
     python benchmarks/auto.py stickfigures shapes nrletters mnist fashion_mnist
     python benchmarks/auto.py pairs=pairs.npz faces=cmu_faces.npz photos=photos/ --seeds 0 1 2
 
-Labels are used for scores only. Writes results/auto-NAME.json after every seed: the groups of every facet; for every
-label, in the facet that a one-to-one matching by NMI gives it, ARI, NMI, accuracy, and the largest NMI in any other
-facet (leak), of groups and of clusters; scores of the groups in the facet that tells a label best ("best"); what other
-criteria for groups find (`python benchmarks/groups.py` compares them); and the seconds of training. Records of seeds
-that are not run again are kept.
+Labels are used for scores only. The script writes results/auto-NAME.json after every seed. A record has the groups of
+every facet; the ARI, NMI and accuracy of every label in its facet (by a one-to-one matching by NMI) and its largest NMI
+in any other facet (leak), for groups and for clusters; scores of the groups in the facet with the highest NMI ("best");
+the groups by other criteria (`python benchmarks/groups.py` compares them); and the seconds of training. Records of
+seeds that are not run again are kept.
 
-With ``--trials`` only the short trainings are run by which ``training.n_init`` chooses a seed. Their held-out ELBOs
-stand beside the seeds' records.
+With ``--trials`` the script runs only the short trainings by which ``training.n_init`` chooses a seed, and adds their
+held-out ELBOs to the file.
 """
 
 import json
@@ -32,7 +32,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.trials import try_seeds
 from pyro_mfcvae.train.devices import open_fabric
 
-# Settings that a user gives besides the data: three characteristics are known, or photos are to be made smaller.
+# Settings that a user would give: that there are three characteristics, or that photos are resized.
 SAID: dict[str, tuple[str, ...]] = {
     "nrletters": ("facets.number=3",),
     "photos": ("facets.number=3",),
@@ -42,7 +42,7 @@ SAID: dict[str, tuple[str, ...]] = {
 
 
 def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A record of one seed, and the configuration that was chosen."""
+    """Train with one seed; returns the record and the configuration."""
     config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}"], None)
     with tempfile.TemporaryDirectory() as folder:
         found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device="cpu")
@@ -65,7 +65,7 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
 
 
 def measure_trials(name: str, data: str, seeds: tuple[int, ...]) -> list[float]:
-    """The ELBOs of the trials; the data are those of seed 0."""
+    """Run the trials; returns their ELBOs. The data are those of seed 0."""
     config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), "seed=0"], None)
     elbos = try_seeds(config, dataset.train.images, seeds, fabric=open_fabric("cpu"))
     return [round(elbo, 2) for elbo in elbos]
@@ -74,7 +74,7 @@ def measure_trials(name: str, data: str, seeds: tuple[int, ...]) -> list[float]:
 def main(
     data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2), trials: bool = False
 ) -> None:
-    """Run auto on data sets, each a name, or NAME=PATH."""
+    """Run auto on data sets, each given as a name or as NAME=PATH."""
     for item in data:
         name, _, path = item.partition("=")
         target = RESULTS / f"auto-{name}.json"

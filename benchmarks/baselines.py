@@ -6,9 +6,9 @@ ClustPy.
     python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc --seeds 0 1 2
     python benchmarks/baselines.py photos/ --size 32
 
-Writes results/baselines-NAME.json after every fit; records of methods and seeds that are not run again are kept. The
-true numbers of clusters are given to all of them, and to ours they are not. Methods with one clustering are scored
-against every label with that label's number of clusters.
+The script writes results/baselines-NAME.json after every fit; records of methods and seeds that are not run again are
+kept. All these methods are given the true numbers of clusters; ours is not. A method with a single clustering is fitted
+once per label, with the label's number of clusters.
 """
 
 import json
@@ -30,7 +30,7 @@ from pyro_mfcvae.metrics import ari, hungarian_accuracy, majority_accuracy, nmi
 
 Items = NDArray[np.float32]
 Clusterings = NDArray[np.int64]
-"""Cluster of every item in each clustering, (N, J)."""
+"""The cluster of every item in each clustering, (N, J)."""
 
 RESULTS = Path(__file__).parent / "results"
 _DIMS = 50  # components of PCA
@@ -71,7 +71,7 @@ def nr_kmeans(x: Items, sizes: Sequence[int], seed: int) -> Clusterings:
 
 
 def enrc(x: Items, sizes: Sequence[int], seed: int, *, epochs: float) -> Clusterings:
-    """ENRC: an autoencoder whose embedding holds a clustering per subspace."""
+    """ENRC: an autoencoder whose embedding has a clustering per subspace."""
     from clustpy.deep import ENRC
 
     model = ENRC(list(sizes), random_state=seed, **_share_of_epochs(epochs)).fit(x)
@@ -79,7 +79,7 @@ def enrc(x: Items, sizes: Sequence[int], seed: int, *, epochs: float) -> Cluster
 
 
 def vade(x: Items, sizes: Sequence[int], seed: int, *, epochs: float) -> Clusterings:
-    """VaDE: one clustering, trained for each number of clusters from the same autoencoder."""
+    """VaDE: one clustering for each number of clusters, all trained from the same autoencoder."""
     from clustpy.deep import VaDE
 
     numbers = _share_of_epochs(epochs)
@@ -104,7 +104,7 @@ DEEP: dict[str, Callable[..., Clusterings]] = {"enrc": enrc, "vade": vade}
 
 
 def rand_index(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Share of the pairs of items that both clusterings join, or both separate."""
+    """Share of the pairs of items that are together in both clusterings or separate in both."""
     from sklearn.metrics import rand_score
 
     return float(rand_score(labels, clusters))
@@ -122,8 +122,8 @@ def score_one(clusters: NDArray[np.int64], label: NDArray[np.int64]) -> dict[str
 
 
 def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
-    """The scores of every label, in the clustering that a one-to-one matching by NMI gives it; and its largest NMI in
-    any other clustering.
+    """The scores of every label in its clustering, by a one-to-one matching by NMI, and its largest NMI in any other
+    clustering.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -137,7 +137,7 @@ def score(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str,
 
 
 def score_best(found: Clusterings, labels: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, float]]:
-    """The scores of every label in the clustering that tells it best; several labels may share one."""
+    """The scores of every label in the clustering with the highest NMI; several labels may have the same clustering."""
     scores = {}
     for name, label in labels.items():
         best = int(np.argmax([nmi(column, label) for column in found.T]))
@@ -156,7 +156,7 @@ def main(
     """Run the methods on a data set's items; MFCVAE_DATA names the folder of the data sets' files.
 
     Args:
-        num: most items.
+        num: largest number of items.
         size: height and width that images are resized to, in pixels.
         epochs: share of ClustPy's default numbers of epochs that ENRC and VaDE train for.
     """

@@ -4,8 +4,8 @@
     python benchmarks/check_cost.py runs/shapes --items 2000
     python benchmarks/check_cost.py runs/shapes --items 20000
 
-The command runs in a process of its own, which the system measures. If there are too few test images, more are drawn
-for `shapes`, and training images are added for other data sets.
+The command runs in a separate process, whose resources the system measures. If there are not enough test images, more
+are drawn for `shapes`, and training images are added for other data sets.
 """
 
 import json
@@ -31,9 +31,9 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 
 def write_more(path: Path, source: str, seed: int, num_items: int) -> None:
-    """The data set with the given number of test items."""
+    """Write the data set with the given number of test items."""
     if source == "shapes":
-        images, labels = draw_shapes(num_items, seed=2**31)  # a seed that no run has used for its images
+        images, labels = draw_shapes(num_items, seed=2**31)  # no run has used this seed for its images
     else:
         data = load_dataset(source, seed=seed)
         images = torch.cat([data.test.images, data.train.images])[:num_items]
@@ -49,7 +49,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], /, items: int = 2000, threa
 
     Args:
         run: The run's folder.
-        items: How many test items to check.
+        items: Number of test items to check.
         threads: Number of threads; on 2 idle cores, 2 threads take two thirds of the time of one.
     """
     config = RunFolder.open(run).read_config()

@@ -1,4 +1,5 @@
-"""The pictures of docs/checks.md: every kind of check, of an exact pair at the left and of a broken one at the right.
+"""Draw the pictures of docs/checks.md: every kind of check, for an exact pair at the left and a broken pair at the
+right.
 
 python benchmarks/checks_figure.py
 """

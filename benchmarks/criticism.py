@@ -4,12 +4,12 @@
     python benchmarks/criticism.py faults --first 20 --seeds 20
     python benchmarks/criticism.py table
 
-`exact` checks models whose guide is the posterior (known_models.py, trained_models.py): any verdict other than good is
-a false alarm. `faults` builds one fault at a time into the guide or the model; a fault is found if a check that
-concerns it, of the facet that it concerns, is not good. Both go through all cells seed by seed, write every table of
-checks to results/criticism.json at once, and resume after a stop. The file has a record per commit, since the rates are
-those of one version of the checks. `table` prints docs/checks.md's tables; earlier records count like the newest one
-where they have the same numbers, see `OTHER_GROUPS`.
+`exact` checks models whose guide is the posterior (known_models.py, trained_models.py): so every verdict that is not
+good is a false alarm. `faults` builds one fault at a time into the guide or the model. A fault is found if a check that
+is meant for it, in the facet of the fault, is not good. Both commands run all cells seed by seed, write every table of
+checks to results/criticism.json immediately, and resume after a stop. The file has a record per commit, since the rates
+depend on the version of the checks. `table` prints the tables of docs/checks.md. Earlier records are added to the
+newest one if they have the same numbers, see `OTHER_GROUPS`.
 """
 
 import json
@@ -37,8 +37,8 @@ from pyro_mfcvae.guides import VaDEAssignment
 from pyro_mfcvae.mfcvae import MFCVAE
 
 NUM_ITEMS, NUM_DRAWS, NUM_SIMULATED, NUM_REFERENCE = 2000, 32, 2000, 200
-# All these records have the same values and p-values for the same seed, to the last bit, but for one row: the refits,
-# where the groups of the clusters changed. These cells have other groups than in the newest record.
+# For the same seed, all these records have the same values and p-values in every bit, except for one row, the refits,
+# which change with the groups of the clusters. In these cells the groups differ from those of the newest record.
 OTHER_GROUPS = {
     "3394408574 and before": ("K = 3, D = 2", "K = 25, D = 2", "K = 100"),
     "34ad45d2ee": ("K = 100, D = 10",),
@@ -48,7 +48,9 @@ SIZES = tuple(product((2000, 200), (100, 25, 3), (10, 2), ("yes", "no")))
 
 @dataclass(frozen=True)
 class Case:
-    """A fault: the pair that has it, the checks that concern it, with their facets, and what draws the data."""
+    """A fault: the pair that has it, the checks that are meant for it, with their facets, and the source of the
+    data.
+    """
 
     pair: Callable[[int, int], MFCVAE]
     names: tuple[str, ...]
@@ -62,7 +64,9 @@ def of_guide(**fault: Any) -> Callable[[int, int], MFCVAE]:
 
 
 def tempered(exponent: float) -> Case:
-    """Clusters 1 and 2 of facet 1 overlap. If clusters are far apart, an exponent changes no probability."""
+    """A pair whose q(c | x) has an exponent. Clusters 1 and 2 of facet 1 overlap, because an exponent changes no
+    probability if clusters are far apart.
+    """
 
     def pair(k: int, d: int) -> MFCVAE:
         return make_pair(k, d, fault=Fault(temper=exponent), layout="close")
@@ -99,7 +103,7 @@ FAULTS: dict[str, Case] = {
 
 
 def run_checks(pair: MFCVAE, source: MFCVAE, num: int, seed: int, groups: Any, *, offset: float = 0.0) -> list[Check]:
-    """All checks of a pair on items that another pair, the source, draws."""
+    """Run all checks of a pair on items that another pair, ``source``, draws."""
     pyro.set_rng_seed(seed)
     x, reference = draw(source, num, offset=offset), draw(source, NUM_REFERENCE, offset=offset)
     data = to_inference_data(
@@ -119,7 +123,9 @@ def groups_of(pair: MFCVAE) -> list[Any]:
 
 
 def add_exact(cell: dict[str, Any], checks: list[Check], seed: int) -> None:
-    """Add a table of an exact pair: whether it has any bad or any warn, and for which checks."""
+    """Add a table of an exact pair to a cell: whether it has a bad or a warn verdict, and the checks that are not
+    good.
+    """
     off = {f"{c.name}, {c.facet}": c.verdict for c in checks if c.verdict != "good"}
     if off:
         cell.setdefault("alarms", {})[str(seed)] = off
@@ -128,8 +134,8 @@ def add_exact(cell: dict[str, Any], checks: list[Check], seed: int) -> None:
 
 
 def add_fault(cell: dict[str, Any], checks: list[Check], case: Case) -> None:
-    """Add a table of a pair with a fault: whether a check that concerns the fault found it, and all checks that are not
-    good.
+    """Add a table of a pair with a fault to a cell: whether a check that is meant for the fault found it, and all
+    checks that are not good.
     """
     off = [check for check in checks if check.verdict != "good"]
     cell["found"] = cell.get("found", 0) + any(c.name in case.names and c.facet in case.facets for c in off)
@@ -183,9 +189,9 @@ def main(
     """Measure, or print what was measured.
 
     Args:
-        table: One of the two tables, or both as Markdown.
-        first: The first seed; take one that no earlier commit had, and the sums are over data sets that all differ.
-        seeds: Number of seeds per cell; those that this commit's record has are not run again.
+        table: The measurement to run (exact or faults), or table to print both tables as Markdown.
+        first: The first seed. If no earlier commit used these seeds, the sums are over different data sets.
+        seeds: Number of seeds per cell; seeds in the record of this commit are not run again.
         only: Run only cells whose name contains one of these texts, such as "K = 25, D = 2"; all cells by default.
     """
     torch.set_num_threads(1)
@@ -212,7 +218,9 @@ def main(
 
 
 def markdown_exact(records: dict[str, Any]) -> list[str]:
-    """The table of false alarms: a row per cell, and the sums; tables with today's numbers apart from the others."""
+    """The table of false alarms: a row per cell, and the sums. Tables with other groups than today are counted
+    separately.
+    """
     titles = ["cell", "tables", "*bad*", "*warn*", "with earlier groups", "*bad*", "*warn*", "rows that were not good"]
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     sums = [0] * 6
@@ -235,7 +243,7 @@ def markdown_exact(records: dict[str, Any]) -> list[str]:
 
 
 def markdown_faults(records: dict[str, Any]) -> list[str]:
-    """The table of faults, of the newest record: a row per fault, a column per size."""
+    """The table of faults from the newest record: a row per fault, a column per size."""
     cells = list(records.values())[-1]["cells"]
     sizes = sorted({name.partition("; ")[2] for name in cells}, key=len)
     rows = [f"| fault | {' | '.join(sizes)} | checks that are most often not good |", "|---" * (len(sizes) + 2) + "|"]

@@ -1,9 +1,9 @@
-"""A disk that becomes full during a command: the command must end with one line and exit code 2, and with the same bits
-once there is room.
+"""A disk that becomes full during a command. The command must end with one line and exit code 2, and must give the same
+bits if it is repeated when there is room.
 
-`reliability.py` runs this as its part ``disk``. Two ways: the limit on the size of files (RLIMIT_FSIZE) falls to 0 just
-before the n-th file operation of the command, for every n; and, for root, a small tmpfs has a given number of free
-blocks. A command is a fork of this process, see `forks.py`.
+`reliability.py` runs this as its part ``disk``. The disk is made full in two ways. The limit on the size of files
+(RLIMIT_FSIZE) falls to 0 just before the n-th file operation of the command, for every n. For root, also a small tmpfs
+has a given number of free blocks. A command is a fork of this process, see `forks.py`.
 """
 
 import os
@@ -43,7 +43,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, int]:
-        """The same, as values for JSON."""
+        """All numbers, as values that JSON supports."""
         return {"full disks": self.full, "nothing to write": self.unharmed, "failures": len(self.failures)}
 
 
@@ -57,7 +57,9 @@ class Disk:
         self._end = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
 
     def run(self, args: Sequence[str], watched: Path, *, full_at: int = 0) -> tuple[int, str]:
-        """The exit code and the output of a command during which, from its n-th file operation on, no file can grow."""
+        """Run a command in which no file can grow from the n-th file operation on; returns the exit code and the
+        output.
+        """
 
         def prepare() -> None:
             os.chdir(self.folder)
@@ -71,14 +73,14 @@ class Disk:
             return code, ""
 
     def fit_whole(self) -> None:
-        """The run of a disk with room."""
+        """Fit the run that a disk with room gives."""
         whole = self.folder / "whole"
         code, output = self.run(SCENARIOS[0].begin(str(whole)), whole)
         if code:
             raise RuntimeError(output)
 
     def judge(self, tally: Tally, name: str, code: int, output: str) -> bool:
-        """Whether a command has failed in the right way; if not, the problem is recorded."""
+        """Check whether a command has failed in the right way; if not, record the problem."""
         messages = [line for line in output.splitlines() if line.startswith("mfcvae: ")]
         if code == 0:
             tally.unharmed += 1
@@ -90,7 +92,7 @@ class Disk:
 
 
 def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
-    """Repeat the command, now that there is room, and check whether the run is that of a disk with room."""
+    """Repeat the command when there is room, and check whether the run is the same as on a disk with room."""
     fit = SCENARIOS[0]
     args = fit.go_on(str(place))
     code, output = disk.run(args, place)
@@ -100,7 +102,7 @@ def _repeat(disk: Disk, tally: Tally, name: str, place: Path) -> None:
 
 
 def _fill_at_operations(disk: Disk, tally: Tally, *, first: int) -> None:
-    """`mfcvae fit`, with no room from every second of its file operations on, beginning with the given one."""
+    """Run `mfcvae fit` with no room from every second of its file operations on, beginning with the given operation."""
     fit = SCENARIOS[0]
     disk.fit_whole()
     for number in range(first, disk.operations.count + 1, 2):
@@ -112,7 +114,7 @@ def _fill_at_operations(disk: Disk, tally: Tally, *, first: int) -> None:
 
 
 def _fill_tmpfs(disk: Disk, tally: Tally) -> None:
-    """`mfcvae fit` on a file system with so many blocks left, from none to enough."""
+    """Run `mfcvae fit` on a file system with a number of free blocks that goes from none to enough."""
     fit, mount = SCENARIOS[0], disk.folder / "tmpfs"
     disk.fit_whole()
     mount.mkdir()
@@ -132,7 +134,7 @@ def _fill_tmpfs(disk: Disk, tally: Tally) -> None:
 
 
 def _fill_commands(disk: Disk, tally: Tally) -> None:
-    """The other commands, with no room from each of their file operations on; the second try must succeed."""
+    """Run the other commands with no room from each of their file operations on; the second try must succeed."""
     disk.fit_whole()
     for number, command in enumerate(_COMMANDS):
         place = disk.folder / f"looked-at-{number}"
@@ -158,11 +160,11 @@ WAYS_TO_FILL: dict[str, Callable[[Disk, Tally], None]] = {
 
 
 def measure_full_disks(way: str, folder: Path) -> dict[str, Any]:
-    """A full disk at every write of commands.
+    """Make the disk full at every write of commands.
 
     Args:
         way: a key of `WAYS_TO_FILL`.
-        folder: an empty one.
+        folder: an empty folder.
     """
     import_all()
     images = np.random.default_rng(0).integers(256, size=(60, 6, 6), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Draw pairs of MNIST's test digits 0 to 3 side by side, 14 × 14 pixels each: two independent labels.
+"""Draw pairs of MNIST's test digits 0 to 3 side by side, 14 × 14 pixels each, with two independent labels.
 
 python benchmarks/draw_digit_pairs.py pairs.npz
 """

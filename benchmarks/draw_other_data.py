@@ -2,10 +2,10 @@
 
     python benchmarks/draw_other_data.py FOLDER
 
-``triples.npz``: three of MNIST's test digits side by side, 14 × 14 pixels each, each place with digits of its own.
+``triples.npz``: three of MNIST's test digits side by side, 14 × 14 pixels each, with different digits at each place.
 ``angles.npz``: one of five grey outlines at any angle, under one of three lights. ``flowers.npz``: small colour photos
-of flowers of three species in four colours. ``vectors.npz``: 400 features, a non-linear map of two clusterings and
-noise.
+of flowers of three species in four colours. ``vectors.npz``: 400 features, which are a non-linear map of two
+clusterings and noise.
 """
 
 import math
@@ -70,7 +70,7 @@ def draw_angles(rng: np.random.Generator, num: int = 1500) -> Arrays:
 
 
 def draw_flowers(rng: np.random.Generator, num: int = 1200) -> Arrays:
-    """Flowers with three, five or nine petals, in four colours, on a green ground."""
+    """Flowers with three, five or nine petals, in four colours, on a green background."""
     species, colours = rng.integers(3, size=num), rng.integers(4, size=num)
     images = [draw_flower(rng, list(_PETALS)[s], c) for s, c in zip(species, colours, strict=True)]
     return {"images": np.stack(images), "species": species, "colour": colours}

@@ -1,12 +1,13 @@
-"""How quickly the explorer answers on a run of 60,000 items, and whether its memory stays flat.
+"""Measure how fast the explorer answers on a run of 60,000 items, and whether its memory grows.
 
 python benchmarks/explorer.py --requests 10000         # drawn items, the untrained model of the preset `mnist`
 python benchmarks/explorer.py --run runs/mnist         # a run that exists
 
-Writes results/explorer.json. The first view is measured as the server's answer and, where playwright and Chromium are
-installed, in the browser, until the page and its pictures are shown. Every page of tiles is requested once. Its
-processor time is that of client and server together, and does not depend on other work of the machine. For pages that
-take more than 300 ms, the record says how long their threads waited for a processor, and what a second request takes.
+The script writes results/explorer.json. The first view is measured until the server's answer and, if playwright and
+Chromium are installed, until the browser shows the page and its pictures. Every page of tiles is requested once. Its
+processor time is that of client and server together, and does not depend on other work on the machine. For pages that
+take more than 300 ms, the record has the time for which their threads waited for a processor, and the time of a second
+request.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from pyro_mfcvae.runs.checkpoints import save_pair
 from pyro_mfcvae.runs.folder import RunFolder
 
 NUM_ITEMS = 60_000
-LIMIT = 0.3  # seconds that a page of tiles may take
+LIMIT = 0.3  # longest time for a page of tiles, in seconds
 FIRST_VIEWS = (
     "/",
     "/facet/0",
@@ -53,7 +54,7 @@ WALK = ("/facet/0/group/0?page={n}", "/facet/1", "/item/{n}", "/swap?a={n}&b=7&f
 
 
 def write_run(folder: Path) -> RunFolder:
-    """A run on 60,000 drawn items of 28 × 28 pixels."""
+    """Write a run on 60,000 drawn items of 28 × 28 pixels."""
     rng = np.random.default_rng(0)
     centres = rng.integers(0, 256, (20, 28, 28))
     pixels = centres[rng.integers(0, 20, NUM_ITEMS)] * 0.7 + rng.normal(0, 30, (NUM_ITEMS, 28, 28))
@@ -105,17 +106,17 @@ def tile_pages(client: httpx.Client, desk: Desk) -> dict[str, Any]:
 
 
 def seconds_in_queue() -> float:
-    """Seconds for which the threads of this process waited for a processor; 0 if unknown."""
+    """Seconds for which the threads of this process have waited for a processor; 0 if unknown."""
     total = 0.0
     for file in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError):  # a thread that has ended
+        with suppress(OSError):  # the thread has ended
             total += int(file.read_text().split()[1]) / 1e9
     return total
 
 
 @contextmanager
 def timed_collections() -> Iterator[list[float]]:
-    """Seconds of every garbage collection inside."""
+    """Context that records the seconds of every garbage collection."""
     spans: list[float] = []
     start = 0.0
 
@@ -194,7 +195,7 @@ def main(run: Path | None, num_requests: int) -> None:
         print(f"ready after {ready} s, {len(desk.items)} items")
         items = "drawn, the model untrained" if run is None else desk.run.read_config().data.source
         figures = measure(desk, num_requests)
-    load = [round(value, 1) for value in os.getloadavg()]  # load of the machine, because other work makes answers late
+    load = [round(value, 1) for value in os.getloadavg()]  # load of the machine, because other work delays answers
     record = {**provenance(), "items": len(desk.items), "data": items, "ready_after": ready, "load": load, **figures}
     write_json(ROOT / "benchmarks" / "results" / "explorer.json", record)
 

@@ -1,8 +1,8 @@
-"""Flipped bits in the files of a run, and files replaced by those of other runs: do the readers notice?
+"""Do the readers detect flipped bits in the files of a run, and files that were replaced by those of other runs?
 
-`reliability.py` runs this as its part `flips`. A change is found if reading the run raises an error or logs a warning.
-Everything that commands read of a run is read, in a process of its own (see fuzz_worker.py). Figures and TensorBoard's
-events are left out, because no command reads them.
+`reliability.py` runs this as its part `flips`. A change is detected if reading the run raises an error or logs a
+warning. Everything in a run that commands read is read, in a separate process (see fuzz_worker.py). Figures and
+TensorBoard's events are left out, because no command reads them.
 """
 
 import hashlib
@@ -39,7 +39,8 @@ class Tally:
     Attributes:
         refused: number of changes that raised an error.
         warned: number of changes that logged a warning.
-        without_effect: number of changes after which the same content was read, such as another notation of a number.
+        without_effect: number of changes after which the same content was read, for example another notation of a
+            number.
         missed: a line for each remaining change.
     """
 
@@ -50,7 +51,7 @@ class Tally:
 
     @property
     def effective(self) -> int:
-        """Number of changes that should be found."""
+        """Number of changes that must be detected."""
         return self.refused + self.warned + len(self.missed)
 
     def add(self, name: str, result: Result, whole: str) -> None:
@@ -65,7 +66,7 @@ class Tally:
             self.missed.append(f"{name}: {result.outcome}: {result.message[-300:]}")
 
     def record(self) -> dict[str, int]:
-        """The same for JSON."""
+        """All numbers, as values that JSON supports."""
         return {
             "changes": self.effective,
             "refused": self.refused,
@@ -76,7 +77,7 @@ class Tally:
 
 
 def read_everything(folder: Path) -> str:
-    """A digest of everything that commands read of the run in the folder ``run``."""
+    """A digest of everything that commands read in the folder ``run``."""
     from pyro_mfcvae.api.run import Run
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import start
@@ -101,7 +102,7 @@ class Spoiler:
 
     Args:
         folder: an empty one.
-        files: the run's.
+        files: the files of the run.
         data: the file that it was trained on.
     """
 
@@ -110,18 +111,18 @@ class Spoiler:
         (folder / "run/checkpoint").mkdir(parents=True)
         (folder / "data.npz").write_bytes(data)
         self._write(files)
-        self.whole = read_everything(folder)  # here, so that forks need not import anything
+        self.whole = read_everything(folder)  # done here, so that forks do not import anything
         self.tally = Tally()
 
     def change(self, name: str, changed: Files) -> None:
         """Replace some of the run's files, read everything, count the outcome, and restore the files.
 
-        If the last state is damaged, the state before it is read; that one is truncated here.
+        If the last state is damaged, the previous state would be read, so it is truncated here.
         """
         damage = {_LAST: self._files[_LAST][:-1]} if _PREVIOUS in changed else {}
         self._write({**damage, **changed})
         result = self._worker.read(read_everything, self._folder)
-        if damage and result.warnings:  # one warning is about the last state, which this change does not concern
+        if damage and result.warnings:  # one warning is about the last state, which this change does not affect
             result = Result(result.outcome, result.seconds, 0, result.message, result.warnings[1:])
         self.tally.add(name, result, self.whole)
         self._write({**{name: self._files[name] for name in damage}, **{name: self._files[name] for name in changed}})
@@ -195,7 +196,7 @@ def measure_swaps(folder: Path) -> dict[str, Any]:
 
 
 def sets_of_files() -> Iterator[tuple[str, ...]]:
-    """All but the whole run, and but the state before the last one together with others."""
+    """All sets of files, except the whole run, and except the previous state together with others."""
     names = [name for name in FILES if name != _PREVIOUS]
     yield (_PREVIOUS,)
     for size in range(1, len(names)):
@@ -203,6 +204,6 @@ def sets_of_files() -> Iterator[tuple[str, ...]]:
 
 
 def _told(tally: Tally) -> dict[str, Any]:
-    """The record of a tally, whose misses are printed."""
+    """The record of a tally; changes that were missed are printed."""
     print(*tally.missed, sep="\n", flush=True)
     return tally.record()

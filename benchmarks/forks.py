@@ -1,4 +1,4 @@
-"""Forks of this process that run one command each; they are counted and ended here (see kills.py)."""
+"""Forks of this process that run one command each, with functions to watch and end them (see kills.py)."""
 
 import ctypes
 import io
@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-# Seconds that a process has to end, after it was asked to or its parent was killed.
+# Number of seconds in which a process must end after it was asked to, or after its parent was killed.
 _PATIENCE_SECONDS = 300.0
-# Seconds between two looks at the processes; more often would take time from them on a machine with few cores.
+# Seconds between two checks of the processes; more frequent checks would slow them down on a machine with few cores.
 LOOK_SECONDS = 0.04
 _MODULES = ("pyarrow.pandas_compat", "pyarrow.parquet", "scipy.optimize", "sklearn.mixture", "torch.utils.tensorboard")
 _MODULES += ("tensorboard.compat.proto.event_pb2", "pyro_mfcvae.checks.figures", "pyro_mfcvae.cli.fit")
@@ -47,7 +47,9 @@ class Operations:
         return int(struct.unpack("qq", self._memory[:16])[0])
 
     def watch(self, folder: Path, *, at: Callable[[], None]) -> None:
-        """Count this process's changes below a folder, from now on; just before the chosen one, call ``at``."""
+        """From now on, count the changes of this process below a folder, and call ``at`` just before the chosen
+        change.
+        """
         prefix, fsync = str(folder.resolve()), os.fsync
 
         def note() -> None:
@@ -72,7 +74,7 @@ class Operations:
 
 
 def import_all() -> None:
-    """Import the modules of a run here and draw a figure, so that forks do not have to import and to read fonts."""
+    """Import the modules of a run and draw a figure, so that forks do not have to import modules and read fonts."""
     for name in _MODULES:
         import_module(name)
     import torch
@@ -84,7 +86,7 @@ def import_all() -> None:
 
 
 def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None], log: Path) -> NoReturn:
-    """The work of a fork: it runs one command."""
+    """The main function of a fork, which runs one command."""
     code = 1
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -111,7 +113,7 @@ def _enter(args: Sequence[str], env: dict[str, str], prepare: Callable[[], None]
 
 
 def start(args: Sequence[str], *, ranks: int, log: Path, prepare: Callable[[], None]) -> int:
-    """Fork one process per rank, in a process group of their own; return the number of the group."""
+    """Fork one process per rank, in a new process group; return the number of the group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -129,9 +131,10 @@ def start(args: Sequence[str], *, ranks: int, log: Path, prepare: Callable[[], N
 
 
 def wait_for(group: int) -> tuple[int, bool]:
-    """Wait until all processes of a group have ended; the first failure's exit code, and whether some had to be killed.
+    """Wait until all processes of a group have ended; returns the exit code of the first failure, and whether some had
+    to be killed.
 
-    As torchrun does, the others are asked to end when one of those that train as one has failed.
+    As with torchrun, if one of several ranks fails, the others are asked to end.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     failure, asked = 0, False
@@ -175,7 +178,7 @@ def processes(group: int) -> list[int]:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of processes whose parent was killed, so that somebody waits for them (Linux)."""
+    """Become the parent of processes whose parent was killed, so that they are waited for (Linux)."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 

@@ -1,4 +1,5 @@
-"""Mutated and crafted inputs of all formats, and the effect of each on the process that reads it (see fuzz_worker.py).
+"""Read mutated and crafted inputs of all formats, and record the effect of each on the process that reads it (see
+fuzz_worker.py).
 
 `reliability.py` runs this as its part `fuzz`.
 """
@@ -17,12 +18,12 @@ from fuzz_worker import Result, Worker
 
 
 def mutate(content: bytes, generator: np.random.Generator) -> bytes:
-    """One to four changes: bits, bytes, numbers, cuts, repeats, exchanged parts, the rest cut off."""
+    """Change a content one to four times: bits, bytes, numbers, cuts, repeats, exchanged parts, a truncated end."""
     data = bytearray(content)
     for _ in range(int(generator.integers(1, 5))):
         place, length = int(generator.integers(len(data) + 1)), int(generator.integers(1, 33))
         kind = int(generator.integers(8))
-        # Formats have their important parts at both ends.
+        # In most formats the important parts are at both ends.
         if generator.random() < 0.5:
             place = min(int(generator.integers(96)), len(data))
         elif generator.random() < 0.3:
@@ -55,7 +56,7 @@ _NUMBERS = np.array(
 
 
 def _change_digits(data: bytearray, generator: np.random.Generator) -> bytearray:
-    """Replace a number that is written in digits, as in headers, by another one."""
+    """Replace a number that is written in digits, as in headers, by another number."""
     digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
     if digits:
         place = int(generator.choice(digits))
@@ -75,11 +76,11 @@ class Tally:
 
     @classmethod
     def empty(cls) -> "Tally":
-        """A tally without inputs."""
+        """Make a tally without inputs."""
         return cls(Counter(), [])
 
     def add(self, name: str, result: Result) -> None:
-        """Count one more."""
+        """Count one more result."""
         self.outcomes[result.outcome] += 1
         self.seconds = max(self.seconds, result.seconds)
         self.num_bytes = max(self.num_bytes, result.num_bytes)
@@ -87,7 +88,7 @@ class Tally:
             self.failures.append((name, result))
 
     def record(self) -> dict[str, Any]:
-        """The same, as values for JSON."""
+        """All numbers, as values that JSON supports."""
         return {
             "inputs": self.outcomes.total(),
             **dict(sorted(self.outcomes.items())),
@@ -98,11 +99,11 @@ class Tally:
 
 
 def fuzz(samples: dict[str, Sample], num: int, folder: Path, *, seed: int = 0) -> Tally:
-    """Read a number of mutated inputs, equally many of each sample.
+    """Read a number of mutated inputs, the same number for each sample.
 
     Args:
         samples: the inputs to mutate, see `fuzz_samples.Sample`.
-        num: number of mutated inputs in all.
+        num: number of all mutated inputs.
         folder: an empty folder; inputs that fail stay there.
         seed: seed of the mutations.
     """
@@ -124,7 +125,7 @@ def fuzz(samples: dict[str, Sample], num: int, folder: Path, *, seed: int = 0) -
 
 
 def read_once(samples: Iterable[Sample], place: Path) -> None:
-    """Read valid inputs in this process, so that its forks need not import anything."""
+    """Read valid inputs in this process, so that its forks do not import anything."""
     for sample in samples:
         sample.write(place)
         sample.read(place)
@@ -136,7 +137,7 @@ def try_crafted(inputs: Iterable[Crafted], folder: Path) -> Tally:
 
     Args:
         inputs: see `fuzz_crafted.crafted`.
-        folder: an empty one.
+        folder: an empty folder.
     """
     tally, worker = Tally.empty(), Worker()
     for number, one in enumerate(inputs):
@@ -154,7 +155,7 @@ def try_crafted(inputs: Iterable[Crafted], folder: Path) -> Tally:
 
 
 def measure_mutated(folder: Path, *, num: int) -> dict[str, Any]:
-    """Read mutated inputs, equally many of each format and of each file of a run."""
+    """Read mutated inputs, the same number for each format and for each file of a run."""
     samples = data_samples() | run_samples(folder)
     return _told(fuzz(samples, num, folder)) | {"formats and files": len(samples)}
 
@@ -166,7 +167,7 @@ def measure_crafted(folder: Path) -> dict[str, Any]:
 
 
 def _told(tally: Tally) -> dict[str, Any]:
-    """The record of a tally, whose failures are printed."""
+    """The record of a tally; failures are printed."""
     for name, result in tally.failures:
         print(f"{name}: {result.outcome}: {result.message[-300:]}", flush=True)
     return tally.record()

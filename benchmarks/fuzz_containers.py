@@ -190,7 +190,7 @@ _ROWS = "multiclustering/stickfigures.data"
 
 
 def _at(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
-    """What makes a file at a path below a folder."""
+    """A function that makes a file at a path below a folder."""
 
     def build(folder: Path) -> None:
         path = folder / name
@@ -263,7 +263,7 @@ _LARGE_PARTS = {
 
 
 def _recipe(settings: Sequence[str]) -> str:
-    """A whole configuration, which is valid except for the memory that it needs."""
+    """A complete configuration that is valid except for the memory that it needs."""
     from pyro_mfcvae.config.text import load_preset, override, to_toml
 
     return to_toml(override(load_preset("shapes"), [*SETTINGS, *settings]))

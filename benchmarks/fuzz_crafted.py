@@ -1,4 +1,6 @@
-"""Inputs that are built to break a reader: pipes, bombs, false headers, links in circles, names that are not text."""
+"""Inputs that are made to break a reader: pipes, decompression bombs, false headers, links in circles, names that
+are not text.
+"""
 
 import io
 import os
@@ -254,7 +256,7 @@ _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(hacked
 
 
 def _circular_tiff() -> bytes:
-    """A TIFF file whose only directory names itself as the next one."""
+    """A TIFF file whose only directory refers to itself as the next directory."""
     return (b"II*\0" + struct.pack("<I", 8) + _tiff_directory() + struct.pack("<I", 8)).ljust(200, b"\0") + bytes(64)
 
 
@@ -267,7 +269,7 @@ def _long_tiff(num_pages: int) -> bytes:
 
 
 def _tiff_directory() -> bytes:
-    """A directory, without the place of the next one, for 8 × 8 grey pixels at byte 200."""
+    """A directory for 8 × 8 grey pixels at byte 200, without the position of the next directory."""
     entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200)]
     entries += [(277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)]
     return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)

@@ -1,4 +1,4 @@
-"""Small valid files of every format that is read, to be mutated, and readers that read all of each (see fuzz.py)."""
+"""Small valid files of every format, to be mutated, and functions that read all of their content (see fuzz.py)."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ class Sample:
 
     Attributes:
         files: contents by path below the input's folder; the first file is mutated.
-        read: reads everything of the input in a folder.
+        read: reads the whole input in a folder.
     """
 
     files: Mapping[str, bytes]
@@ -39,12 +39,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Crafted:
-    """An input that is built to break a reader.
+    """An input that is made to break a reader.
 
     Attributes:
-        name: what it is.
-        build: puts it into a folder.
-        read: reads it.
+        name: a description of the input.
+        build: writes the input into a folder.
+        read: reads the input.
     """
 
     name: str
@@ -81,7 +81,7 @@ def _read_named(folder: Path, *, name: str) -> object:
 
 
 def read_run(folder: Path) -> object:
-    """Read everything that our commands read of the run in the folder ``run``."""
+    """Read everything that commands read in the folder ``run``."""
     from pyro_mfcvae.api.run import Run
     from pyro_mfcvae.data.datasets import load_dataset
     from pyro_mfcvae.runs.fit import start
@@ -94,14 +94,14 @@ def read_run(folder: Path) -> object:
 
 
 def read_model(folder: Path) -> object:
-    """A file of `MFCVAE.save`."""
+    """Read a file of `MFCVAE.save`."""
     from pyro_mfcvae.api.model_files import load_pair_file
 
     return load_pair_file(folder / "pair.safetensors")
 
 
 def read_configuration(folder: Path) -> object:
-    """A configuration by itself."""
+    """Read a configuration."""
     from pyro_mfcvae.atomic_io import read_text
     from pyro_mfcvae.config.text import read_config
 
@@ -175,7 +175,7 @@ def picture_samples(grey: np.ndarray) -> dict[str, Sample]:
 
 
 def idx_samples(grey: np.ndarray, labels: np.ndarray) -> dict[str, Sample]:
-    """MNIST's four files, small; plain and packed."""
+    """Small versions of MNIST's four files, plain and compressed."""
     images = struct.pack(">4I", 0x803, *grey.shape) + grey.tobytes()
     classes = struct.pack(">2I", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
     parts = {"train-images-idx3": images, "train-labels-idx1": classes, "t10k-images-idx3": images}

@@ -1,9 +1,9 @@
-"""A process that reads one input after another, and records the effects of each (see fuzz.py).
+"""A process that reads one input after the other, and records the effects of each (see fuzz.py).
 
-The process is a fork of this one, which should have read a valid input of each format before, so that no module is
-imported later. It runs until an input ends it, or until it keeps more memory than at its start. Its audit hook records
-files that are opened outside of the input's folder and of the installation, and actions that start code or leave the
-process.
+The process is a fork of this one. This process should read a valid input of each format first, so that no module is
+imported later. The fork runs until an input ends it, or until it uses more memory than at its start. Its audit hook
+records files that are opened outside of the input's folder and of the installation, and actions that start code or
+reach other processes.
 """
 
 import ctypes
@@ -25,10 +25,10 @@ from typing import Any, NoReturn
 
 MAX_SECONDS = 10.0
 MAX_BYTES = 1 << 30
-# Bytes; an input that takes more ends the process, because the machine has other work.
+# Largest number of bytes; an input that needs more ends the process, because other programs need memory too.
 _MOST_BYTES = 4 << 30
-# Bytes that a process may keep; then the next input gets a new process, so that all inputs start with about the same
-# memory.
+# If a process keeps more bytes than this, the next input gets a new process, so that all inputs start with about the
+# same memory.
 _KEPT_BYTES = 64 << 20
 _POLL_SECONDS = 0.05
 
@@ -41,7 +41,7 @@ class Result:
     """The effects of reading one input.
 
     Attributes:
-        outcome: ``read``, ``refused``, or what went wrong.
+        outcome: ``read``, ``refused``, or the kind of failure.
         seconds: processor time, or waiting time if the process hung.
         num_bytes: increase of the memory's peak.
         message: the one line, the traceback, or the text that the reader returned.
@@ -61,14 +61,14 @@ class Result:
 
 
 class Worker:
-    """Reads inputs in a process of its own, which is started again when an input has ended it."""
+    """Reads inputs in a separate process, which is started again if an input has ended it."""
 
     def __init__(self) -> None:
         self._pid = 0
         self.num_started = 0
 
     def read(self, reader: Callable[[Path], object], folder: Path) -> Result:
-        """Let a reader read the input in a folder; it must be possible to pickle the reader."""
+        """Let a reader read the input in a folder. The reader must be picklable."""
         if not self._pid:
             self._start()
         seconds_before, begin = _processor_seconds(self._pid), time.monotonic()
@@ -134,7 +134,7 @@ def _memory(pid: int | str, name: str) -> int:
 
 
 class _Watch:
-    """The audit hook, which records actions that reading a file must not take."""
+    """The audit hook, which records actions that are not allowed while a file is read."""
 
     def __init__(self) -> None:
         import pyro_mfcvae
@@ -149,7 +149,7 @@ class _Watch:
             "/sys/",
             "/dev/null",
         )
-        self.folder: Path | None = None  # without an input nothing is recorded
+        self.folder: Path | None = None  # nothing is recorded while no input is read
         self.breaches: list[str] = []
         sys.addaudithook(self._note)
 
@@ -166,7 +166,7 @@ class _Watch:
 
 
 class _Log(logging.Handler):
-    """Keeps the messages of our log."""
+    """Keeps the messages that this package logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def _work(pipe: Connection) -> NoReturn:
     logger = logging.getLogger("pyro_mfcvae")
     logger.addHandler(log)
     logger.propagate = False
-    gc.freeze()  # imported modules stay, so they are left out of garbage collections
+    gc.freeze()  # imported modules stay in memory, so they are left out of garbage collections
     first = _memory("self", "VmRSS")
     while True:
         try:
@@ -205,7 +205,7 @@ def _read(reader: Callable[[Path], object], folder: Path, watch: _Watch, log: _L
 
     outcome, message = "read", ""
     watch.breaches.clear()
-    Path("/proc/self/clear_refs").write_text("5")  # the measurement of the peak starts again
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the measurement of the peak
     before, begin = _memory("self", "VmRSS"), time.process_time()
     watch.folder = folder
     try:
@@ -215,7 +215,7 @@ def _read(reader: Callable[[Path], object], folder: Path, watch: _Watch, log: _L
         outcome, message = "refused", str(error)
         if "\n" in message or not message.isprintable():
             outcome, message = "traceback", f"more than one line of plain text: {message!r}"
-    except OSError as error:  # the command line makes one line of it
+    except OSError as error:  # the command line prints this as one line
         watch.folder = None
         outcome, message = ("refused", str(error)) if error.filename else ("traceback", traceback.format_exc())
     except BaseException:
@@ -233,7 +233,7 @@ def _read(reader: Callable[[Path], object], folder: Path, watch: _Watch, log: _L
 
 
 def _give_back() -> None:
-    """Return free memory to the system, so that the next input's peak is its own."""
+    """Return free memory to the system, so that the peak of the next input is measured correctly."""
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
     ctypes.CDLL(None).malloc_trim(0)

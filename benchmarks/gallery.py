@@ -1,11 +1,11 @@
-"""The pictures of docs/gallery.md and README, from runs of the presets `shapes` and `stickfigures`.
+"""Make the pictures of docs/gallery.md and README from runs of the presets `shapes` and `stickfigures`.
 
 python benchmarks/gallery.py                                            # trains both, seed 0
 python benchmarks/gallery.py --shapes runs/a --stickfigures runs/b      # takes existing runs
 
-`mfcvae fit` and `mfcvae sample` write the pictures into a run; here they are reduced to 256 colours: examples of every
-group, images composed of two, and images drawn from the groups. README's picture shows the same images twice:
-the first item of every pair of groups, sorted by the groups of facet 0 and by those of facet 1.
+`mfcvae fit` and `mfcvae sample` write the pictures into a run: examples of every group, images composed of two images,
+and images drawn from the groups. This script reduces them to 256 colours. README's picture shows the same images twice:
+the first item of every pair of groups, once sorted by the groups of facet 0 and once by those of facet 1.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def mfcvae(*args: str) -> None:
 
 
 def draw_twice(run: Path) -> Image.Image:
-    """The same images sorted by two facets, side by side; a row is a group, and its images are in random order."""
+    """Draw the same images sorted by two facets, side by side. A row is a group, and its images are in random order."""
     items = pandas.read_parquet(run / "assignments.parquet")
     groups = ["facet_0_group", "facet_1_group"]
     shown = items.drop_duplicates(groups).sample(frac=1, random_state=0)

@@ -4,7 +4,7 @@ python benchmarks/gpu.py --minutes 12
 python benchmarks/gpu.py --rehearse
 python benchmarks/gpu.py --table
 
-Every part runs in a process of its own with a time limit of its own, and writes each figure at once, so a run that is
+Every part runs in a separate process with its own time limit and writes each figure immediately, so a run that is
 stopped keeps its figures. The result goes to benchmarks/results/gpu.json with card, driver, torch and commit.
 ``--rehearse`` runs all parts in miniature, on the CPU or (``--device cuda``) on a GPU: it shows that the parts work,
 but its figures have no meaning.
@@ -34,8 +34,8 @@ class Part:
 
     Attributes:
         name: name of the function in `gpu_parts`.
-        share: largest share of the minutes; time that is left over goes to later parts.
-        title: the measurement in words.
+        share: largest share of the minutes; unused time goes to later parts.
+        title: description of the measurement.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Part:
 
 PARTS = (
     Part("tests", 0.08, "the tests marked gpu"),
-    Part("steps", 0.35, "a training step, way by way"),
-    Part("accuracy", 0.20, "presets to their accuracy"),
+    Part("steps", 0.35, "a training step, in all variants"),
+    Part("accuracy", 0.20, "presets until they reach their accuracy"),
     Part("together", 0.12, "ten seeds together against one"),
     Part("paper", 0.80, "mnist-paper, all 402 epochs, seeds stacked"),
     Part("images", 0.50, "memory and images per second of the convolutional ladder"),
@@ -55,7 +55,7 @@ PARTS = (
 
 
 def importable(folder: Path) -> Path:
-    """A folder with the package as it is installed: models/ and guides/ are inside pyro_mfcvae/."""
+    """Make a folder with the package as it would be installed, with models/ and guides/ inside pyro_mfcvae/."""
     package = folder / "pyro_mfcvae"
     package.mkdir(parents=True)
     for entry in (ROOT / "pyro_mfcvae").iterdir():
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
 
 
 def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device: str) -> dict[str, Any]:
-    """Run one part in a process of its own, for a limited time; return its figures so far."""
+    """Run one part in a separate process, for a limited time; return its figures so far."""
     rows = folder / f"{part.name}.json"
     command = [sys.executable, __file__, "--part", part.name, "--rows", str(rows), "--seconds", f"{seconds:.0f}"]
     command += ["--device", device]
@@ -95,7 +95,7 @@ def run_part(part: Part, seconds: float, folder: Path, *, rehearse: bool, device
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             why = f"stopped after {seconds:.0f} s"
-            os.killpg(process.pid, signal.SIGKILL)  # the processes that it started as well
+            os.killpg(process.pid, signal.SIGKILL)  # also ends the processes that it has started
             process.wait()
         else:
             last = (folder / f"{part.name}.log").read_text(errors="replace").strip().splitlines()[-1:]
@@ -147,7 +147,7 @@ def table(result: Path) -> str:
 def main() -> None:
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=12.0, help="how long the whole run may take")
+    parser.add_argument("--minutes", type=float, default=12.0, help="time limit of the whole run")
     parser.add_argument("--rehearse", action="store_true", help="run all parts in miniature")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="of a rehearsal; by default the CPU")
     parser.add_argument(

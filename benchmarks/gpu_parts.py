@@ -34,7 +34,7 @@ _FEW = 600
 
 
 def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -> None:
-    """Run a part; ``path`` always holds the figures so far."""
+    """Run a part. The file ``path`` always has the figures so far."""
     torch.set_num_threads(1 if rehearse else torch.get_num_threads())
     rows: list[Row] = []
     for row in PARTS[part](Budget(rehearse, time.monotonic() + seconds, device)):
@@ -52,8 +52,7 @@ def tests(budget: Budget) -> Iterator[Row]:
     """
     root = Path(__file__).parents[1]
     files = [str(path) for path in (root / "tests").rglob("test_*.py") if "@pytest.mark.gpu" in path.read_text()]
-    # With -P, Python imports the package on the path instead of the checkout, where models/ and guides/ have other
-    # places.
+    # With -P, Python imports the package on the path and not the checkout, in which models/ and guides/ are elsewhere.
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     found = subprocess.run(
         command + ["--collect-only"] * (budget.device == "cpu"),
@@ -102,7 +101,7 @@ def shortened(config: Config, budget: Budget) -> Config:
 
 
 def available(name: str, budget: Budget) -> Dataset:
-    """A data set; random pixels of MNIST's shape for a rehearsal without its files."""
+    """Load a data set; in a rehearsal without its files, random pixels of MNIST's shape."""
     try:
         data = load_dataset(name)
     except InputError:
@@ -121,7 +120,7 @@ def available(name: str, budget: Budget) -> Dataset:
 
 
 def accuracy(budget: Budget) -> Iterator[Row]:
-    """Each preset with its step captured, captured and compiled, and eager."""
+    """Train each preset with its step captured, captured and compiled, and eager."""
     presets = [("mnist", "digit"), ("shapes", "shape")]
     programs = [(True, False), (True, True), (False, False)]
     for (captures, compiles), (preset, label) in itertools.product(programs[: 1 if budget.rehearse else 3], presets):
@@ -166,7 +165,7 @@ def together(budget: Budget) -> Iterator[Row]:
         for turn in range(2 if budget.rehearse else 12):
             for name, taken in (("one", one), ("many", many)):
                 seconds = taken()
-                if turn:  # the first epoch fits mixtures, too
+                if turn:  # the first epoch also fits mixtures
                     times[name].append(1e3 * seconds)
         single, stacked = (sorted(values)[len(values) // 2] for values in times.values())
         ratio = round(stacked / single, 3)
@@ -174,7 +173,7 @@ def together(budget: Budget) -> Iterator[Row]:
 
 
 def paper(budget: Budget) -> Iterator[Row]:
-    """Ten seeds, or five if less than four minutes are left."""
+    """Train ten seeds, or five if less than four minutes are left."""
     config = override(
         load_preset("mnist-paper"),
         [f"training.capture={str(budget.device == 'cuda').lower()}", "training.compile=false"],
@@ -205,8 +204,8 @@ def paper(budget: Budget) -> Iterator[Row]:
 
 
 def images(budget: Budget) -> Iterator[Row]:
-    """The ways to train, fewer for larger images: eager in float32 and bf16, other layouts of the maps, recomputation,
-    streamed data.
+    """Train on images of several sizes in several variants, fewer for larger images: eager in float32 and bf16, other
+    layouts of the maps, recomputation, and streamed data.
     """
     sides, num, batch = ((32,), 64, 16) if budget.rehearse else ((64, 128, 224), 1024, 128)
     plain: dict[str, object] = {"precision": "float32", "channels_last": False, "recompute": False, "streamed": False}
@@ -230,7 +229,7 @@ def images(budget: Budget) -> Iterator[Row]:
 
 
 def images_per_second(budget: Budget, side: int, num: int, batch: int, way: dict[str, object]) -> Row:
-    """An epoch of the ladder of `shapes`, after a first one for the warm-up."""
+    """Train the ladder of `shapes` for one epoch, after a first epoch for warm-up."""
     config = override(
         load_preset("shapes"),
         [

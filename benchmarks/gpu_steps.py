@@ -1,4 +1,4 @@
-"""The time of a training step on a GPU, in several ways: the part `steps` of benchmarks/gpu.py."""
+"""The time of a training step on a GPU, in several variants: the part `steps` of benchmarks/gpu.py."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """How a part is to be run.
+    """Limits of a part.
 
     Attributes:
-        rehearse: whether it is run in miniature.
-        end: when it will be stopped, by the clock `time.monotonic`.
+        rehearse: whether the part is run in miniature.
+        end: time at which it will be stopped, of `time.monotonic`.
         device: "cuda", or "cpu" for a rehearsal.
     """
 
@@ -60,14 +60,14 @@ def captured(loss: Callable[[], torch.Tensor], parameters: list[torch.nn.Paramet
 
 
 def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> dict[str, Step]:
-    """The networks alone, our step eager and our step compiled, each as one CUDA graph."""
+    """Capture the networks alone, our eager step and our compiled step, each as one CUDA graph."""
     x = torch.rand(batch, *image_shape(network, options.side), device=options.device)
     autocast = low_precision(options)
     bare, ours, compiled = (build(network, options.side, 2, clusters, options.device) for _ in range(3))
     tf32 = options.precision == "tf32"
     written = Objective(ours, num_items=100, tf32=tf32)
     program = CompiledObjective(Objective(compiled, num_items=100, tf32=tf32), graphs=False)
-    outside = nullcontext() if tf32 else autocast  # the objective enters TF32 itself
+    outside = nullcontext() if tf32 else autocast  # the objective enables TF32 itself
 
     def of_networks() -> torch.Tensor:
         with autocast:
@@ -87,14 +87,14 @@ def captured_ways(network: Any, batch: int, clusters: int, options: Options) -> 
 
 @dataclass(frozen=True)
 class Case:
-    """One case on which the ways are measured.
+    """One case for which all variants are measured.
 
     Attributes:
         networks: as in step_time.py.
         batch: items per step.
         clusters: K of both facets.
         precision: precision of the networks.
-        compiles_all: whether each way is compiled as well; our captured step is compiled in any case.
+        compiles_all: whether each variant is also compiled; our captured step is always compiled.
     """
 
     networks: str
@@ -118,10 +118,11 @@ REHEARSED = (Case("tiny", 8, 3, "float32"), Case("tiny", 8, 3, "tf32"))
 
 
 def steps(budget: Budget) -> Iterator[Row]:
-    """Networks alone, ours eager, compiled and captured, SVI, the published style; by precision, batch and K.
+    """Measure the networks alone, our step (eager, compiled and captured), SVI and the published style, by precision,
+    batch and K.
 
-    Every case has a process of its own. All processes prepare at once, since compilation takes long, and then measure
-    one after the other.
+    Every case has its own process. All processes prepare at the same time, since compilation takes long, and then
+    measure one after the other.
     """
     context = get_context("spawn")
     cases = REHEARSED if budget.rehearse else CASES
@@ -137,7 +138,7 @@ def steps(budget: Budget) -> Iterator[Row]:
 
 
 def measure_case(case: Case, budget: Budget, ready: Barrier, turn: Lock, found: "Queue[list[Row]]") -> None:
-    """The rows of one case, or one row that says why there are none."""
+    """Measure one case; the result is its rows, or one row with the reason why there are none."""
     torch.set_num_threads(1)
     pyro.enable_validation(False)
     torch.backends.cudnn.allow_tf32 = case.precision == "tf32"  # torch's default is True
@@ -154,11 +155,11 @@ def measure_case(case: Case, budget: Budget, ready: Barrier, turn: Lock, found: 
             taken |= captured_ways(case.networks, case.batch, case.clusters, options)
         for step in taken.values():
             step()
-        with suppress(BrokenBarrierError):  # a case that failed, or takes too long, does not stop the others
+        with suppress(BrokenBarrierError):  # a case that fails or takes too long does not stop the others
             ready.wait(budget.left() / 2)
         with turn:
             times = {name: round(medians["wall"], 4) for name, medians in measure(taken, options).items()}
-    except Exception as error:  # any exception, since a failure is a result as well
+    except Exception as error:  # any exception, since a failure is also a result
         ready.abort()
         found.put([{**named, "failed": f"{type(error).__name__}: {error}"}])
         return

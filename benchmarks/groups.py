@@ -1,12 +1,12 @@
-"""Criteria for merging clusters into groups, compared on fitted runs.
+"""Compare criteria for merging clusters into groups on fitted runs.
 
     python benchmarks/groups.py RUN …
     python benchmarks/groups.py
 
-For every label, in the facet that tells it best: the number of groups that each criterion finds, and their ARI. Labels
-score only. A label counts if the clusters tell it with an accuracy of 0.9 or more, since their groups cannot tell
-other labels. Without runs, what benchmarks/auto.py has recorded for its runs is summarised, for the data on which
-the cut was chosen and for the other data.
+For every label, the script gives the number of groups that each criterion finds in the facet with the highest NMI, and
+the ARI of these groups. Labels are used for scores only. A label counts if the clusters separate it with an accuracy of
+0.9 or more, because otherwise no groups of these clusters can. Without runs, the script summarises the records of
+benchmarks/auto.py, for the data on which the cut was chosen and for the other data.
 """
 
 import json
@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 MOST_ITEMS = 2000
 MIN_ACCURACY = 0.9  # a label counts if the clusters reach this accuracy
 
-# The cut of our criterion was chosen on runs of these data sets, with their labels in view.
+# The cut of our criterion was chosen on runs of these data sets, while looking at their labels.
 CHOSEN_ON = {"stickfigures", "pairs", "shapes", "nrletters", "triples", "rooms-wall", "rooms-floor"}
 
 
@@ -87,7 +87,7 @@ def ridgeline(sizes: list[Any], means: list[Any], covariances: list[Any], a: int
 
 
 def by_moments(overlap: Callable[..., float], cut: float, use: Array, means: Array, covariances: Array) -> Partition:
-    """Merge the pair of Gaussians with the largest overlap, until that falls below the cut."""
+    """Merge the pair of Gaussians with the largest overlap, until this overlap falls below the cut."""
     sizes, centres, spreads = list(use), list(means), list(covariances)
     names = [[k] for k in range(len(use))]
     while len(names) > 1:
@@ -137,7 +137,7 @@ def by_entropy(probs: Array) -> Partition:
 
 
 def members(mass: Array, cut: float, *, gaps: bool) -> Partition:
-    """The groups of DEMP; without gaps merging stops where all later overlaps are below the cut."""
+    """The groups of DEMP. Without gaps, merging stops when all later overlaps are below the cut."""
     tree = merge_clusters(mass, threshold=cut)
     stop = max((n + 1 for n, merge in enumerate(tree.merges) if merge.overlap >= cut), default=0)
     num_groups = tree.num_groups if gaps else len(tree.merges) + 1 - stop
@@ -145,7 +145,7 @@ def members(mass: Array, cut: float, *, gaps: bool) -> Partition:
 
 
 def partitions(prior: Mixture, probs: Array) -> dict[str, Partition]:
-    """The groups of every criterion, as clusters in use; ``probs`` are q(c|x) of the training items, (N, K)."""
+    """The groups of every criterion, as lists of clusters in use; ``probs`` is q(c|x) of the training items, (N, K)."""
     size = probs.shape[1]
     use = np.bincount(probs.argmax(1), minlength=size) / len(probs)
     kept = np.flatnonzero(use >= 0.1 / size)
@@ -172,7 +172,7 @@ def partitions(prior: Mixture, probs: Array) -> dict[str, Partition]:
 
 
 def label_of(groups: Partition, size: int) -> NDArray[np.int64]:
-    """The group of every cluster, (K,); clusters out of use are in group 0."""
+    """The group of every cluster, (K,); clusters that are not in use are in group 0."""
     labels = np.zeros(size, np.int64)
     for g, members in enumerate(groups):
         labels[members] = g
@@ -180,7 +180,7 @@ def label_of(groups: Partition, size: int) -> NDArray[np.int64]:
 
 
 def judge(path: Path, *, data: Dataset | None = None) -> list[dict[str, Any]]:
-    """One row per label and criterion of a run; the data are read again if None."""
+    """One row per label and criterion for a run; with None the data are read again."""
     run = RunFolder.open(path)
     pair, config = run.load_pair(), run.read_config()
     pair.eval()
@@ -217,7 +217,9 @@ def judge(path: Path, *, data: Dataset | None = None) -> list[dict[str, Any]]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For every criterion: how often the number of groups is right, and the mean ARI, of labels that clusters tell."""
+    """For every criterion, print how often the number of groups is right, and the mean ARI, over labels that the
+    clusters separate.
+    """
     summary, rows = {}, [row for row in rows if row["accuracy"] >= MIN_ACCURACY]
     for name in dict.fromkeys(row["criterion"] for row in rows):
         mine = [row for row in rows if row["criterion"] == name]

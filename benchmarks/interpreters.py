@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# A program for the other interpreter: it writes the table of the command and the probabilities of the pair.
+# A program for the other interpreter, which writes the table of the command and the probabilities of the pair.
 _ASSIGN = """
 import json, platform, sys
 import numpy as np, torch, pyarrow
@@ -33,7 +33,7 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 
 
 def assign(python: str, run: Path, data: Path, out: Path) -> dict[str, Any]:
-    """Assign items in another interpreter; return its release and those of its packages."""
+    """Assign items in another interpreter; return its version and those of its packages."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
         [python, "-W", "ignore", "-c", _ASSIGN, str(run), str(data), str(out)],
@@ -50,7 +50,7 @@ def compare(here: Path, there: Path) -> dict[str, Any]:
 
     Args:
         here: path without suffix of a table (``.parquet``) and of the probabilities (``.npz``).
-        there: the same for the other interpreter.
+        there: the path for the other interpreter.
     """
     import pyarrow.parquet as pq
 
@@ -78,14 +78,14 @@ def groups_in_use(place: Path) -> list[int]:
 def measure_interpreters(folder: Path) -> dict[str, Any]:
     """Train the demo here, and assign 2,000 of its items here and with every interpreter of MFCVAE_PYTHONS.
 
-    MFCVAE_RUN may name a run of the demo that this interpreter has trained before.
+    MFCVAE_RUN may be the path of a run of the demo that this interpreter has trained before.
     """
     from pyro_mfcvae.cli.app import main
     from pyro_mfcvae.data.datasets import load_dataset
 
     pythons = [path for path in os.environ.get("MFCVAE_PYTHONS", "").split(":") if path]
     if not pythons:
-        sys.exit("expected interpreters in the environment variable MFCVAE_PYTHONS, got none: name some")
+        sys.exit("expected interpreters in the environment variable MFCVAE_PYTHONS, got none: set the variable")
     data, run = folder / "data.npz", Path(os.environ.get("MFCVAE_RUN", folder / "run"))
     if "MFCVAE_RUN" not in os.environ:
         main(["fit", "shapes", "--out", str(run), "--device", "cpu"])

@@ -1,10 +1,10 @@
-"""Kills of runs, at random times and at chosen file operations: does the repeated command end with the same bits?
+"""Kill runs at random times and at chosen file operations: does the repeated command give the same bits?
 
 `reliability.py` runs this as its part `kills`. A killed process is a fork of this one, which has imported everything,
 so a run takes a few seconds. The workers of a sweep are forks as well, whereas `mfcvae sweep` starts new processes. The
 audit hook of the fork counts operations that change files (opening for writing, renaming, removing, making folders) and
 `fsync`, in all processes of a run together; a chosen kill happens just before the n-th of these. For n kills the run is
-divided into n equal parts, and a time or a file operation is drawn at random in each part.
+divided into n equal parts, and in each part a time or a file operation is drawn at random.
 """
 
 import os
@@ -30,7 +30,7 @@ SETTINGS = [
     "networks.hidden_dim=8",
 ]
 SETTINGS += ["facets.num_clusters=[4, 3]", "facets.latent_dim=[2, 2]", "training.epochs=2", "training.batch_size=20"]
-SETTINGS += ["training.independence=0.5"]  # its moments are in the checkpoints
+SETTINGS += ["training.independence=0.5"]  # because its moments are in the checkpoints
 SETTINGS += ["mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[]", "schedule.fade_in_steps=4"]
 
 
@@ -43,7 +43,7 @@ class Scenario:
         command: the arguments of ``mfcvae`` that start it; ``--out`` is added.
         runs: the run folders below ``--out``.
         ranks: number of processes that train as one.
-        by_hand: whether it is resumed with ``--resume``; a sweep is resumed with the command that started it.
+        by_hand: whether the run is resumed with ``--resume``; a sweep is resumed with the command that started it.
     """
 
     name: str
@@ -87,17 +87,17 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """The outcomes of some kills.
+    """The outcomes of several kills.
 
     Attributes:
         kills: number of kills of each kind while a process ran.
         stages: the progress of the runs at that time, see `stage_of`.
-        too_late: runs that had ended before.
-        same: runs that end with the bits of a run without a kill.
-        temporary: temporary files that were left.
-        orphans: processes that were left and had to be killed.
+        too_late: number of runs that had ended before the kill.
+        same: number of runs with the same bits as a run without a kill.
+        temporary: number of temporary files that were left.
+        orphans: number of processes that were left and had to be killed.
         seconds: longest time until all processes had ended after a random kill.
-        failures: a line for every other run.
+        failures: a line for every run with different results.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -110,7 +110,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """The same, as values for JSON."""
+        """All numbers, as values that JSON supports."""
         return {
             "kills": self.kills.total(),
             "random": self.kills["random"],
@@ -128,7 +128,7 @@ STAGES = ("before the first file", "before the first checkpoint", "in training",
 
 
 def stage_of(runs: Sequence[Path], num_epochs: int) -> str:
-    """The progress of the least advanced run of a command, as its files show it.
+    """The progress of the least advanced run of a command, judged by its files.
 
     Args:
         runs: the run folders.
@@ -168,7 +168,7 @@ class Killer:
             self._time(args, out)
 
     def kill_at_random(self, share: float, generator: np.random.Generator) -> None:
-        """Send SIGKILL to one process of a run, or to all, after a share of the run's usual time."""
+        """Send SIGKILL to one or all processes of a run after a share of the run's usual time."""
         out, args = self._prepare()
         group = self._start(args, out)
         deadline = time.monotonic() + share * self.seconds
@@ -188,7 +188,7 @@ class Killer:
         self._finish(out, "random" if hit else "", f"after {share:.0%} of the time", orphans=orphans)
 
     def kill_at_change(self, number: int, *, whole_group: bool) -> None:
-        """SIGKILL just before a run's n-th file operation, to the process that makes it, or to all."""
+        """Send SIGKILL just before a run's n-th file operation, to the process that makes it or to all."""
         out, args = self._prepare()
         self.operations.reset(number)
         _, orphans = wait_for(self._start(args, out, whole_group=whole_group))
@@ -197,7 +197,7 @@ class Killer:
         self._finish(out, "chosen" if hit else "", when, orphans=orphans)
 
     def _time(self, args: Sequence[str], out: str) -> None:
-        """The time of a command without a kill, and the number of its file operations."""
+        """Measure the time of a command without a kill, and the number of its file operations."""
         self.operations.reset()
         begin = time.monotonic()
         failure, _ = wait_for(self._start(args, out))
@@ -206,18 +206,18 @@ class Killer:
         self.seconds, self.num_changes = time.monotonic() - begin, self.operations.count
 
     def _prepare(self) -> tuple[str, list[str]]:
-        """The folder of the next run, and the command that is to be killed."""
+        """Make the folder of the next run; returns it and the command that will be killed."""
         self._number += 1
         out = f"run-{self._number}"
         args = self.scenario.begin(out)
-        if (half := self.folder / "half").is_dir():  # what a kill left, which is resumed
+        if (half := self.folder / "half").is_dir():  # the files that a kill left, from which the run is resumed
             shutil.copytree(half, self.folder / out)
             args = self._go_on(out)
         self.operations.reset()
         return out, args
 
     def _go_on(self, out: str) -> list[str]:
-        """The command that a user gives after a kill."""
+        """Run the command that a user gives after a kill."""
         args = self.scenario.go_on(str(self.folder / out))
         args[args.index("--out") + 1] = out
         return args
@@ -255,7 +255,7 @@ class Killer:
 
 
 def _kill(*, whole_group: bool) -> None:
-    """SIGKILL to this process, or to all of its group."""
+    """Send SIGKILL to this process, or to all processes of its group."""
     if whole_group:
         os.killpg(0, signal.SIGKILL)
     else:
@@ -263,7 +263,7 @@ def _kill(*, whole_group: bool) -> None:
 
 
 def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
-    """An endless sequence of numbers between 0 and 1: of every ``num`` numbers, each of ``num`` equal parts gets one.
+    """Endless numbers between 0 and 1: of every ``num``, there is one in each of ``num`` equal intervals.
 
     Empty if ``num`` is 0.
     """
@@ -272,7 +272,7 @@ def spread(num: int, generator: np.random.Generator) -> Iterator[float]:
 
 
 def measure_kills(scenario: Scenario, folder: Path, *, random: int = 0, chosen: int = 0) -> dict[str, Any]:
-    """Make random and chosen kills of one way to train.
+    """Kill runs of one way to train, at random times and at chosen operations.
 
     Args:
         scenario: the way to train.

@@ -1,10 +1,11 @@
-"""Models whose posterior is known exactly, of any size, with pixels missing or not, and faults to build into them.
+"""Models of any size whose posterior is known exactly, with or without missing pixels, and faults that can be built
+into them.
 
     c_j ~ Categorical(pi_j),  z_j | c_j ~ Normal(mu_jc, diag(s_jc²)),  x_jdr | z ~ Normal(z_jd, sigma²),  r = 1 … 3
 
-Every coordinate of z has three pixels of its own, so coordinates and facets are independent given x and c, for every
-set of missing pixels, and p(z_j | x) is a Gaussian mixture with p(c_j | x) as its weights. With the rule p(c | z) the
-guide is the posterior itself.
+Every coordinate of z has its own three pixels. So coordinates and facets are independent given x and c, for every set
+of missing pixels, and p(z_j | x) is a Gaussian mixture with the weights p(c_j | x). With the rule p(c | z) the guide is
+the exact posterior.
 """
 
 import math
@@ -49,7 +50,7 @@ class Fault:
 
 
 class RepeatDecoder(LadderDecoder):
-    """Every coordinate of z, three times; facets that are cut off give zeros."""
+    """Repeats every coordinate of z three times; facets that are cut off give zeros."""
 
     def __init__(self, facets: Sequence[Facet], *, cut: Sequence[int] = ()) -> None:
         super().__init__(facets, (PIXELS_PER_DIM * sum(f.latent_dim for f in facets),))
@@ -64,15 +65,15 @@ class RepeatDecoder(LadderDecoder):
 
 
 def fast_logsumexp(x: Tensor) -> Tensor:
-    """log sum exp over the last dimension, (..., K) -> (...): 8 times faster on CPUs where most exp underflow."""
+    """log sum exp over the last dimension, (..., K) -> (...), 8 times faster on CPUs if most exp underflow."""
     largest = x.argmax(-1, keepdim=True)
     return (x.gather(-1, largest) - x.log_softmax(-1).gather(-1, largest)).squeeze(-1)
 
 
 class PosteriorMixture(dist.MixtureSameFamily):
-    """A Gaussian mixture that rules may draw from as from any q(z | x); its draws have no gradients.
+    """A Gaussian mixture as q(z | x), from which rules can draw; its draws have no gradients.
 
-    Each draw draws one component only, and the densities of all components are one matrix product.
+    Each draw uses only one component, and the densities of all components are one matrix product.
     """
 
     has_rsample = True
@@ -118,7 +119,7 @@ class FastNormal(dist.Independent):
 
 
 class FastPrior(MixturePrior):
-    """The same mixture, faster."""
+    """The same prior with a faster mixture."""
 
     def forward(self, theta: object = None) -> Mixture:
         return Mixture(self.logits, FastNormal(dist.Normal(self.loc, self.scale), 1))
@@ -178,7 +179,7 @@ class ExactEncoder(LadderEncoder):
 
 
 class TemperedAssignment(AssignmentRule):
-    """p(c | x)^t, normalised, in facet 1; p(c | x) itself in the others."""
+    """p(c | x)^t, normalised, in facet 1; p(c | x) in all other facets."""
 
     def __init__(self, exponent: float) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ def make_pair(
     noise: float = NOISE,
     layout: Literal["apart", "close", "merged"] = "apart",
 ) -> MFCVAE:
-    """Two facets with K clusters in D dimensions each, means drawn at random, the same in every call.
+    """Make a pair of two facets with K clusters in D dimensions each; the random means are the same in every call.
 
     Args:
         num_clusters: K.
@@ -212,7 +213,7 @@ def make_pair(
         missing: whether pixels may be missing.
         fault: fault of the guide.
         rule: the assignment rule; p(c | z) if None.
-        cut: facets that the decoder ignores; facet 1 then has the weights .999, .001 / (K - 1).
+        cut: facets that the decoder ignores; facet 1 then has the weights .999 and .001 / (K - 1).
         noise: scale of the likelihood. layout: layout of clusters 0 and 1 of facet 1: "merged" for one cluster that is
             wide enough for both; "close" for a cluster 2 that overlaps cluster 1.
     """
@@ -225,7 +226,7 @@ def make_pair(
         scale = 0.4 + 0.6 * torch.rand(num_clusters, latent_dim, generator=generator)
         probs = 0.5 + torch.rand(num_clusters, generator=generator)
         if j == 1:
-            # Faults are built into clusters 0 and 1. For every seed these are separate and have a tenth of the items
+            # Faults are built into clusters 0 and 1. With every seed these are separate and have a tenth of the items
             # each.
             loc[0] = loc[2:].amin(0) - 6.0
             loc[1] = loc[0] + 3.0

@@ -2,8 +2,8 @@
 
 python benchmarks/larger_than_memory.py --gigabytes 2 --limit 1.8
 
-The limit is RLIMIT_DATA: it includes all private memory of the process, but not pages of mapped files, which the system
-takes back when it needs them. Reading the whole file must fail, which shows that the limit works.
+The limit is RLIMIT_DATA. It includes all private memory of the process, but not the pages of mapped files, which the
+system can reclaim. The script first checks that reading the whole file fails, so that the limit has an effect.
 """
 
 import json
@@ -38,7 +38,7 @@ SETTINGS = [
 
 
 def write_images(path: Path, num_items: int) -> None:
-    """Random blocks of 8 × 8 pixels, some at a time."""
+    """Write images of random blocks of 8 × 8 pixels, in several parts."""
     rng = np.random.default_rng(0)
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(num_items, SIDE, SIDE))
     for start in range(0, num_items, 100_000):
@@ -60,7 +60,7 @@ def run_limited(command: list[str], limit: float, folder: Path) -> subprocess.Co
 
 
 def main(gigabytes: float = 2.0, limit: float = 1.8) -> None:
-    """Write the array, fail to read it, train on it.
+    """Write the array, check that reading it fails, and train on it.
 
     Args:
         gigabytes: Size of the array, in GiB.
@@ -93,7 +93,7 @@ def main(gigabytes: float = 2.0, limit: float = 1.8) -> None:
             "gibibytes": gigabytes,
             "limit_gibibytes": limit,
             "items": num_items,
-            "reading it as a whole": re.split(r"[:\n]", whole.stderr.strip().splitlines()[-1])[0]
+            "reading it completely": re.split(r"[:\n]", whole.stderr.strip().splitlines()[-1])[0]
             if whole.returncode
             else "worked",
             "epochs": json.loads((folder / "run" / "summary.json").read_text())["epochs"],

@@ -40,7 +40,7 @@ class LinearDecoder(LadderDecoder):
 
 
 class PosteriorMixture(dist.MixtureSameFamily):
-    """A Gaussian mixture that rules may draw from as from any q(z | x); its draws have no gradients."""
+    """A Gaussian mixture as q(z | x), from which rules can draw; its draws have no gradients."""
 
     has_rsample = True
 
@@ -49,10 +49,10 @@ class PosteriorMixture(dist.MixtureSameFamily):
 
 
 class ExactEncoder(LadderEncoder):
-    """p(z_j | x), scaled about its mean and shifted.
+    """p(z_j | x), scaled around its mean and shifted.
 
     Args:
-        model: whose posterior.
+        model: the model, which determines the posterior.
         spread: factor on the scales, including the distances of components from the overall mean; 1 is exact.
         shift: shift in standard deviations of the posterior; 0 is exact.
         off: the facets with this fault; the others are exact.
@@ -95,7 +95,7 @@ def linear_pair(
     off: Collection[int] = (0, 1),
     rule: AssignmentRule | None = None,
 ) -> MFCVAE:
-    """The pair; q(c | x) is E_q(z|x)[p(c | z)], which is exact where q(z | x) is."""
+    """Make the pair; q(c | x) is E_q(z|x)[p(c | z)], which is exact if q(z | x) is exact."""
     priors = [MixturePrior(f) for f in FACETS]
     locs = (torch.tensor([[-2.0, 0.0], [2.0, 0.5], [0.0, 2.5]]), torch.tensor([[-1.5], [1.5]]))
     scales = (torch.tensor([[0.8, 0.8], [0.6, 1.0], [1.0, 0.6]]), torch.tensor([[0.7], [0.9]]))
@@ -116,7 +116,7 @@ def draw(pair: MFCVAE, num: int) -> Tensor:
 
 @torch.no_grad()
 def exact_log_evidence(pair: MFCVAE, x: Tensor) -> Tensor:
-    """log p(x), (N,): outside of the columns of W it is noise, along them a mixture per facet."""
+    """log p(x), (N,): x is noise orthogonal to the columns of W, and a mixture per facet along them."""
     projections = x @ pair.model.decoder.weight
     num_off = NUM_PIXELS - projections.shape[-1]
     off = x.square().sum(-1) - projections.square().sum(-1)

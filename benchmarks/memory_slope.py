@@ -1,7 +1,8 @@
-"""Whether memory grows: resident memory during a training of half an hour, and over 2,000 calls of `mfcvae assign`.
+"""Measure whether memory grows: resident memory during a training of half an hour, and during 2,000 calls of
+`mfcvae assign`.
 
-`reliability.py` runs this as its part `memory`. Both take place in one process each. The slope is that of a straight
-line through the samples, by least squares, after a first quarter in which libraries fill their caches.
+`reliability.py` runs this as its part `memory`. Each measurement has its own process. The slope is that of a straight
+line through the samples, by least squares, without the first quarter, in which libraries fill their caches.
 """
 
 import gc
@@ -38,8 +39,8 @@ def describe(samples: list[tuple[float, float]], unit: str) -> dict[str, Any]:
     """The slope of the samples after their first quarter.
 
     Args:
-        samples: pairs of how far (in units) and resident MiB.
-        unit: that the slope is per.
+        samples: pairs of progress (in ``unit``) and resident MiB.
+        unit: unit of the progress; the slope is per unit.
     """
     place, memory = np.array(samples)[len(samples) // 4 :].T
     slope = float(np.polyfit(place, memory, 1)[0])
@@ -52,7 +53,7 @@ def describe(samples: list[tuple[float, float]], unit: str) -> dict[str, Any]:
 
 
 def measure_training(folder: Path, minutes: float) -> dict[str, Any]:
-    """Train for so many minutes, with a checkpoint per epoch; memory per hour."""
+    """Train for a number of minutes, with a checkpoint per epoch; returns the growth of memory per hour."""
     import torch
 
     from pyro_mfcvae.config.schema import Config, DataConfig
@@ -90,7 +91,7 @@ def measure_training(folder: Path, minutes: float) -> dict[str, Any]:
 
 
 def measure_assigning(folder: Path, calls: int) -> dict[str, Any]:
-    """Call the command so often on new data; memory per 1,000 calls."""
+    """Call the command a number of times on new data; returns the growth of memory per 1,000 calls."""
     import torch
 
     from pyro_mfcvae.cli.app import main
@@ -122,11 +123,11 @@ def measure_assigning(folder: Path, calls: int) -> dict[str, Any]:
 
 
 def measure_memory(measure: Callable[[Path, Any], dict[str, Any]], amount: float, folder: Path) -> dict[str, Any]:
-    """One of the two measurements, in a process of its own, which begins with what no other has left.
+    """Run one of the two measurements in a new process, so that it does not start with memory of the other.
 
     Args:
         measure: `measure_training` or `measure_assigning`.
-        amount: its minutes or calls.
+        amount: number of minutes or calls.
         folder: an empty one.
     """
     generator = np.random.default_rng(0)

@@ -1,9 +1,10 @@
-"""`shapes` with half of the pixels missing at random: what becomes of the clusters, and how well pixels are imputed.
+"""`shapes` with half of the pixels missing at random: scores of the clusters, and the error of imputed pixels.
 
     python benchmarks/missing_pixels.py
 
 A pixel is missing in all channels at once, in training and in test images alike. The imputation error is the root mean
-squared error over the missing values, beside that of every pixel's mean over the training images where it is observed.
+squared error over the missing values. For comparison, the record has the error of the mean of every pixel over the
+training images in which it is observed.
 """
 
 import json
@@ -24,7 +25,7 @@ from pyro_mfcvae.data.images import Split, as_float
 from pyro_mfcvae.runs.fit import fit
 from pyro_mfcvae.runs.folder import RunFolder
 
-# Half of the pixels carry half of the information about a figure, so more clusters and steps are needed.
+# Half of the pixels have half of the information about a figure, so more clusters and steps are needed.
 SETTINGS = (
     "facets.num_clusters=[50, 20]",
     "training.epochs=[3, 8]",

@@ -1,9 +1,10 @@
-"""What a training step costs with one part exchanged at a time, relative to the default.
+"""The cost of a training step with one part exchanged at a time, relative to the default.
 
     python benchmarks/parts.py
 
-On `shapes`: an MLP ladder of widths 256, 256, K = 25, 25, D = 5, 5, full covariances, batches of 128. A step is the
-loss, its gradients and Adam; the variants take turns, and medians are compared. Prints the costs in docs/parts.md.
+The model is an MLP ladder of widths 256, 256 on `shapes`, with K = 25, 25, D = 5, 5, full covariances and batches of
+128. A step is the loss, its gradients and Adam. The variants take turns, and their medians are compared. The script
+prints the costs in docs/parts.md.
 """
 
 import json
@@ -34,7 +35,7 @@ BASE = [
     "networks.hidden_dim=256",
 ]
 
-# Name, settings, another loss. Variants that do not name them have full covariances and a Gaussian likelihood.
+# Name, settings, and another loss. Variants without these settings have full covariances and a Gaussian likelihood.
 VARIANTS: dict[str, tuple[list[str], ELBO | None]] = {
     "the default": ([], None),
     "prior.covariance=diagonal": (["prior.covariance=diagonal"], None),
@@ -93,7 +94,7 @@ def main(repeats: int = 40) -> None:
     Args:
         repeats: Rounds; each takes one step of every variant.
     """
-    # Every likelihood describes the values 0 and 1, and no cost depends on the values.
+    # Every likelihood supports the values 0 and 1, and no cost depends on the values.
     x = (draw_shapes(128, seed=0)[0].float() / 255).round()
     steps = {name: make_step(settings, loss, x) for name, (settings, loss) in VARIANTS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -101,7 +102,7 @@ def main(repeats: int = 40) -> None:
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if repeat >= 3:  # the first ones warm up
+            if repeat >= 3:  # the first rounds are for warm-up
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     relative = {name: round(median / medians["the default"], 2) for name, median in medians.items()}

@@ -1,4 +1,4 @@
-"""What k-means on raw pixels makes of the embedded images: the task that the demo must not owe its accuracy to.
+"""k-means on the raw pixels of the embedded images, to show that the demo is not solved by this.
 
 python benchmarks/pixel_kmeans.py
 """

@@ -17,7 +17,7 @@ from reproduction import RESULTS, best
 from pyro_mfcvae.atomic_io import write_text
 from pyro_mfcvae.infer.objective import FacetELBO
 
-# Not by import, which would find this script: it has the same name.
+# Loaded by path, because an import would find this script, which has the same name.
 train = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "plain_svi.py"))["train"]
 
 

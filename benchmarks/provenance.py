@@ -1,4 +1,4 @@
-"""Where a figure comes from: package version, commit, date, machine."""
+"""The provenance of a figure: package version, commit, date, machine."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """A description of the machine."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     instructions = torch.backends.cpu.get_cpu_capability()
@@ -22,7 +22,9 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, with ``+`` where files but results differ from it; ``unknown`` outside a checkout."""
+    """The commit of the checkout, with ``+`` if files other than results differ from it; ``unknown`` outside a
+    checkout.
+    """
     try:
         found = _git("describe", "--always", "--abbrev=10", "--exclude=*")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
@@ -37,7 +39,7 @@ def _git(*args: str) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What every record of benchmarks/results begins with."""
+    """The first fields of every record in benchmarks/results."""
     try:
         package = version("pyro-mfcvae")
     except PackageNotFoundError:  # a source checkout on PYTHONPATH

@@ -1,10 +1,10 @@
-"""What one run gains from several processes that train it together (DDP): seconds of training, by their number.
+"""Seconds of training of one run, by the number of processes that train it together (DDP).
 
 python benchmarks/ranks.py --preset mnist --ranks 1 2 --device cpu
 python benchmarks/ranks.py --preset svhn --ranks 1 2 4 8 --device cuda
 
-Every run is ``mfcvae fit`` with ``--devices N`` in a fresh folder; on a CPU every process has one thread. The batch is
-that of all processes together, so that all runs take the same steps. Starting the processes is not counted.
+Every run is ``mfcvae fit`` with ``--devices N`` in a new folder; on a CPU every process has one thread. The batch is
+divided among the processes, so all runs take the same steps. The start of the processes is not counted.
 """
 
 import json
@@ -24,7 +24,7 @@ from pyro_mfcvae.atomic_io import write_text
 
 
 def seconds_of(preset: str, ranks: int, device: str, settings: Sequence[str]) -> float:
-    """Seconds of training of a run on so many processes."""
+    """Seconds of training of a run on a number of processes."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         command = [sys.executable, "-m", "pyro_mfcvae", "fit", preset, "--out", str(run)]
@@ -40,14 +40,14 @@ def main(
     settings: Sequence[str] = ("schedule.scale=0.1",),
     rounds: int = 2,
 ) -> None:
-    """Measure each number of processes in turn; the least of the rounds counts.
+    """Measure each number of processes in turn; the minimum over the rounds is reported.
 
     Args:
-        preset: What to train.
+        preset: The preset to train.
         ranks: Numbers of processes.
-        device: Where.
+        device: The device.
         settings: Settings of every run.
-        rounds: Runs of each number.
+        rounds: Number of runs for each number of processes.
     """
     taken: dict[int, list[float]] = {num: [] for num in ranks}
     for _ in range(rounds):

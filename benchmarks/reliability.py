@@ -1,9 +1,9 @@
-"""What runs survive and readers withstand: the figures of docs/reliability.md.
+"""Measure what runs survive and what readers refuse: the figures of docs/reliability.md.
 
     python benchmarks/reliability.py [--missing] [PART | PART/STEP …]
 
-Each step that has ended is written into results/reliability.json. ``--missing`` leaves out the steps that the file has
-already, so that a command that was stopped goes on. The interpreters of ``interpreters`` are named by MFCVAE_PYTHONS.
+Each finished step is written to results/reliability.json. With ``--missing`` steps that the file already has are left
+out, so that a stopped command can be continued. MFCVAE_PYTHONS names the interpreters for the part ``interpreters``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # forks of a process with threads would wait for them
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # forks of a process with threads could wait for these forever
 
 from disk_full import WAYS_TO_FILL, measure_full_disks
 from flips import measure_flips, measure_swaps
@@ -31,7 +31,7 @@ Step = Callable[[Path], dict[str, Any]]
 
 
 def _kills() -> dict[str, Step]:
-    """60 random and 60 chosen kills; fewer of the ways to train that take longer."""
+    """60 random and 60 chosen kills; fewer for slower ways to train."""
     numbers = {"fit": 16, "resume": 16, "two ranks": 12, "sweep": 12, "sweep --together": 4}
     return {
         f"{scenario.name}, {kind}": partial(measure_kills, scenario, **{kind: numbers[scenario.name]})
@@ -55,7 +55,7 @@ STEPS: dict[str, dict[str, Step]] = {
 
 
 def chosen_steps(names: Sequence[str], steps: Mapping[str, Mapping[str, Step]]) -> list[tuple[str, str]]:
-    """The steps that are named by ``PART`` or ``PART/STEP``; all steps if no name is given."""
+    """The steps that ``PART`` or ``PART/STEP`` names; all steps if no name is given."""
     everything = [(part, step) for part, those in steps.items() for step in those]
     known = {*steps, *(f"{part}/{step}" for part, step in everything)}
     if unknown := sorted(set(names) - known):
@@ -74,9 +74,9 @@ def measure(
 
     Args:
         names: see `chosen_steps`.
-        result: the file of the record; what it has of other steps stays.
-        missing: whether to leave out what the file has.
-        steps: by part and name.
+        result: the file of the record; its figures of other steps are kept.
+        missing: whether to leave out the steps that the file has.
+        steps: the steps, by part and name.
     """
     for part, step in chosen_steps(names, steps):
         if missing and step in _read(result).get(part, {}):

@@ -1,11 +1,12 @@
-"""Test accuracy of a preset over seeds: facet × label, every seed, mean ± standard deviation, beside the paper's.
+"""Test accuracy of a preset over seeds, by facet and label: every seed, mean ± standard deviation, and the paper's
+figure.
 
     python benchmarks/reproduction.py shapes
     python benchmarks/reproduction.py mnist-paper --seeds 0 1 2 3 4 5 6 7 8 9
     python benchmarks/reproduction.py shapes3d-floor --data rendered3d-floor
 
 The result goes to benchmarks/results/NAME.json after every seed, with machine, data and seconds. Accuracy is by
-majority label. Scores of single clusters stand under "labels", those of groups under "groups".
+majority label. In the file, "labels" has scores of single clusters, and "groups" those of groups.
 """
 
 import json
@@ -45,7 +46,7 @@ PAPER = {
 
 @dataclass
 class CurveMonitor:
-    """Scores the test items after every epoch, without touching the random state of the training."""
+    """Scores the test items after every epoch, without changing the random state of the training."""
 
     split: Any
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +70,7 @@ class CurveMonitor:
 
 
 def best(scores: FacetScores) -> dict[str, dict[str, float]]:
-    """Per label: its facet, and that facet's scores; the largest NMI of any other facet with the label."""
+    """For each label: its facet and the scores of this facet, and the largest NMI of any other facet with the label."""
     result = {}
     for label, facet in scores.best_facets().items():
         others = np.delete(scores.nmi[label], facet)
@@ -85,7 +86,7 @@ def best(scores: FacetScores) -> dict[str, dict[str, float]]:
 
 
 def over_seeds(runs: list[dict[str, Any]], of: str = "labels", score: str = "accuracy") -> dict[str, Any]:
-    """Per label: mean and standard deviation of a score; the deviation is None for one seed."""
+    """For each label: mean and standard deviation of a score; the deviation is None for one seed."""
     result = {}
     for label in runs[0][of]:
         values = np.array([run[of][label][score] for run in runs])
@@ -94,7 +95,7 @@ def over_seeds(runs: list[dict[str, Any]], of: str = "labels", score: str = "acc
 
 
 def run_seed(config: Config, curve: bool, keep: Path | None) -> dict[str, Any]:
-    """Train with the configuration's seed; what the record says of it."""
+    """Train with the seed of the configuration; returns the entry for the record."""
     dataset = load_dataset(config.data.source, seed=config.seed)
     callback = CurveMonitor(dataset.test)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,14 +142,14 @@ def main(
     """Train a preset with every seed.
 
     Args:
-        preset: Its name.
+        preset: Name of the preset.
         seeds: The seeds.
-        data: Another data set than the preset's.
+        data: A data set other than the preset's.
         set: Settings to change.
         curve: Also score the test items after every epoch.
-        workers: How many seeds at a time, each on its share of the CPU's cores.
-        keep: Folder to keep the seeds' runs in. Those that were stopped go on from there, and so does their curve.
-        name: Name of the result; by default the preset's, and the other data set's.
+        workers: Number of seeds at a time, each on its share of the cores.
+        keep: Folder in which the runs of the seeds are kept. Stopped runs and their curves are continued from there.
+        name: Name of the result; by default the name of the preset, with that of the other data set.
     """
     base = override(load_preset(preset), set)
     base = replace(base, data=replace(base.data, source=data or base.data.source))

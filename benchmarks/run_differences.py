@@ -1,4 +1,4 @@
-"""What one run's folder has that another's does not (see kills.py)."""
+"""Compare the folders of two runs (see kills.py)."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pyro_mfcvae.atomic_io import is_temporary
 
 
 def differences(here: Path, there: Path) -> list[str]:
-    """What one run's files have that another's do not; clocks aside."""
+    """The differences between the files of two runs, except times."""
     found = []
     for name in ("config.toml", "model.safetensors", "groups.json"):
         found += [name] * (_bytes(here / name) != _bytes(there / name))
@@ -25,7 +25,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _tensors(run: Path) -> dict[str, bytes]:
-    """Those of the checkpoint. Its metadata have a digest of ``metrics.jsonl``, in which there are clocks."""
+    """The tensors of the checkpoint. Its metadata have a digest of ``metrics.jsonl``, which contains times."""
     from safetensors.numpy import load_file
 
     path = run / "checkpoint/training.safetensors"
@@ -40,7 +40,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON, without what a clock or a folder's name has put into them."""
+    """The records of a JSON file, without times and names of folders."""
     if not path.is_file():
         return []
     text = path.read_text()

@@ -1,8 +1,8 @@
-"""What each remedy against lost facets is worth: nrletters with one of them taken away at a time.
+"""The effect of each remedy against lost facets: nrletters with one remedy removed at a time.
 
     python benchmarks/stability.py --seeds 0 1 2
 
-A label is lost where no facet of its own tells it with an accuracy of 0.9 or more.
+A label is lost if no facet of its own shows it with an accuracy of 0.9 or more.
 """
 
 import json
@@ -34,7 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = tuple(VARIANTS)) -> None:
-    """Train every variant with every seed; results of variants that are not named stay as they are."""
+    """Train every variant with every seed; results of variants that are not given are kept."""
     data = load_dataset("nrletters")
     path = RESULTS / "stability.json"
     rows: dict[str, Any] = json.loads(path.read_text())["variants"] if path.is_file() else {}

@@ -1,8 +1,8 @@
-"""Where the time of a training goes: every stage of a step, and what comes once in an epoch or in a facet's stage.
+"""The time of each part of a training: the parts of a step, and those that occur once per epoch or stage.
 
 python benchmarks/stages.py mnist shapes
 
-Processor time of one thread, medians: what other programs on the machine do does not count.
+The figures are medians of the processor time of one thread, which other programs affect little.
 """
 
 import json
@@ -74,7 +74,7 @@ def stages(preset: str, rounds: int, folder: Path) -> dict[str, float]:
         items = batches.random(config.mixture_fit.items)
         fit = lambda j=j, items=items: initialize_mixtures(pair.model, pair.guide, items, facets=(j,))  # noqa: E731
         found[f"stage: fit the mixture of facet {j}"] = milliseconds(fit, 1)
-    found["once: tell the data apart"] = milliseconds(data.fingerprint, 1)
+    found["once: fingerprint of the data"] = milliseconds(data.fingerprint, 1)
     found["once: evaluate the test items"] = milliseconds(lambda: evaluate(pair, data.test), 1)
     return found
 
@@ -83,8 +83,8 @@ def main(presets: tyro.conf.Positional[tuple[str, ...]] = ("mnist", "shapes"), r
     """Measure presets.
 
     Args:
-        presets: Their names.
-        rounds: How often every stage of a step is timed.
+        presets: Names of presets.
+        rounds: Number of times that every part of a step is measured.
     """
     torch.set_num_threads(1)
     record: dict[str, object] = {**provenance(), "threads": 1}

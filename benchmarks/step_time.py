@@ -1,11 +1,11 @@
-"""What a training step costs, beside the two networks alone and beside other ways of taking the same step.
+"""The cost of a training step, compared with the two networks alone and with other implementations of the same step.
 
 python benchmarks/step_time.py --networks mlp --batches 512 150 --facets 2 4 --clusters 25 200 1000
 python benchmarks/step_time.py --networks conv --batches 150 --device cuda --precision bf16
 
-All ways take turns, step by step, so that whatever else the machine does hits them alike; medians are reported. On a
-CPU the processor time of this process is given beside the wall clock. On a machine that others use too, and with one
-thread, the processor time is the one to trust.
+All variants take turns, step by step, so that other work on the machine affects all in the same way; medians are
+reported. On a CPU the processor time of this process is reported as well as the wall time. On a shared machine and with
+one thread, use the processor time.
 """
 
 import itertools
@@ -37,10 +37,10 @@ from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.train.objective import Objective
 
 Step = Callable[[], None]
-Precision = AbstractContextManager[object]  # that the networks compute in
+Precision = AbstractContextManager[object]  # precision of the networks
 Network = Literal["mlp", "conv", "tiny"]
 
-# The paper's networks, MNIST's and those of the RGB sets; and some that cost next to nothing.
+# The paper's networks for MNIST and for RGB images, and very small networks.
 NETWORKS: dict[Network, tuple[tuple[int, ...], list[str]]] = {
     "mlp": ((1, 28, 28), ["prior.covariance=diagonal"]),
     "conv": ((3, 32, 32), ["networks.kind=conv", "prior.covariance=full", "likelihood.kind=gaussian"]),
@@ -89,8 +89,10 @@ def torch_step(loss: Callable[[], Tensor], pair: MFCVAE, autocast: Precision) ->
 
 
 def published_step(pair: MFCVAE, x: Tensor, labels: Tensor, autocast: Precision) -> Step:
-    """A step as one writes it down from the paper (section 3 and appendix): torch's distributions facet by facet, five
-    terms at the drawn z, q(c|x) by Bayes' rule, plain Adam; labels and clusters go to the host to be scored."""
+    """A direct implementation of the paper's step (section 3 and appendix): torch's distributions for each facet,
+    five terms at the drawn z, q(c|x) by Bayes' rule, and plain Adam. Labels and clusters are copied to the host for
+    scoring.
+    """
     optimizer = torch.optim.Adam(pair.parameters(), LEARNING_RATE, fused=False)
 
     def step() -> None:
@@ -147,7 +149,7 @@ def low_precision(options: "Options") -> Precision:
 
 
 def ways(network: Network, batch: int, num_facets: int, num_clusters: int, options: "Options") -> dict[str, Step]:
-    """Every way to take the step, each with networks of its own."""
+    """All variants of the step, each with its own networks."""
     device = options.device
     x = torch.rand(batch, *image_shape(network, options.side), device=device)
     labels = torch.randint(10, (batch,), device=device)
@@ -170,11 +172,11 @@ def ways(network: Network, batch: int, num_facets: int, num_clusters: int, optio
     if options.compile:
         pair = fresh()
         compiled = CompiledObjective(Objective(pair, num_items=100, tf32=options.precision == "tf32"))
-        outside = nullcontext() if options.precision == "tf32" else autocast  # TF32 is in the program already
+        outside = nullcontext() if options.precision == "tf32" else autocast  # the program already uses TF32
         found["ours, compiled"] = torch_step(lambda: compiled(x)[0], pair, outside)
     if options.compile and options.precision != "tf32":
         found["SVI FacetELBO, compiled"] = svi_step(fresh(), x, FacetELBO(compile=True), autocast)
-        if device == "cuda":  # what a CUDA graph spares us, it must spare the networks too
+        if device == "cuda":  # the networks alone must also have the advantage of a CUDA graph
             bare = fresh()
             graph = torch.compile(lambda: networks_alone(bare, x), mode="reduce-overhead")
             found["networks, compiled"] = torch_step(graph, bare, autocast)
@@ -183,15 +185,15 @@ def ways(network: Network, batch: int, num_facets: int, num_clusters: int, optio
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all combinations of a run.
+    """Options that are the same for all combinations of a run.
 
     Args:
         device: Where.
         precision: Precision of the networks.
         threads: On a CPU.
         side: Side of the images, in pixels; by default the paper's.
-        seconds: To measure for, per combination; five rounds at least.
-        compile: Whether to measure the compiled step too, which is a minute more per combination.
+        seconds: Seconds of measurement per combination; at least five rounds.
+        compile: Whether to measure the compiled step too, which takes a minute more per combination.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -203,7 +205,7 @@ class Options:
 
 
 def measure(steps: dict[str, Step], options: Options) -> dict[str, dict[str, float]]:
-    """Median milliseconds of every way, by the wall clock and of the processor."""
+    """Median milliseconds of every variant, in wall time and in processor time."""
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
     taken: dict[str, list[list[float]]] = {name: [] for name in steps}
     for step in steps.values():

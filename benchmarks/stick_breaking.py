@@ -1,11 +1,11 @@
-"""How many clusters a stick-breaking prior uses, where the data come from a model with a known number of them.
+"""The number of clusters that a stick-breaking prior uses on data from a model with a known number of clusters.
 
     python benchmarks/stick_breaking.py
 
-Data: 4,000 draws of the model itself: weights ~ Dirichlet(5), z | c ~ Normal(loc_c, 0.35²) in two dimensions, loc
-uniform in a square with at least 2.4 between any two, a decoder with random weights, x | z ~ Normal(decoder(z), 0.1) in
-20 dimensions. Fitted: a fresh model of one facet and 30 clusters, 40 epochs. A cluster is in use if it is the most
-probable one of at least 1 in 200 items.
+The data are 4,000 draws of the model: weights ~ Dirichlet(5), z | c ~ Normal(loc_c, 0.35²) in two dimensions, loc
+uniform in a square with a distance of at least 2.4 between any two, a decoder with random weights, x | z ~
+Normal(decoder(z), 0.1) in 20 dimensions. A new model of one facet with 30 clusters is fitted for 40 epochs. A cluster
+is in use if it is the most probable cluster of at least 1 in 200 items.
 """
 
 import json
@@ -49,7 +49,7 @@ SETTINGS = [
 
 
 def draw(num_clusters: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Items (N, 1, 1, 20) drawn from a model with so many clusters and a random decoder, and their clusters."""
+    """Draw items (N, 1, 1, 20) and their clusters from a model with ``num_clusters`` clusters and a random decoder."""
     pyro.set_rng_seed(1000 * num_clusters + seed)
     side, means = 2.4 * num_clusters**0.5 + 1.5, torch.empty(0, 2)
     while len(means) < num_clusters:
@@ -63,7 +63,7 @@ def draw(num_clusters: int, seed: int) -> tuple[Tensor, Tensor]:
     model.priors[0].set_mixture(means, covariances, probs=probs)
     with torch.no_grad():
         c, z = model.priors[0]().sample(NUM_ITEMS)
-        model.decoder.output.weight /= model.decode([z]).std()  # as loud as standardised data
+        model.decoder.output.weight /= model.decode([z]).std()  # scaled like standardised data
         return model.observation([z]).sample(), c
 
 
@@ -85,7 +85,7 @@ def main(
     """Fit every number of true clusters with every seed.
 
     Args:
-        true: Numbers of clusters in the data.
+        true: True numbers of clusters in the data.
         seeds: The seeds, of data and training.
         concentration: Concentration of the sticks.
     """

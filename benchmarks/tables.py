@@ -1,10 +1,10 @@
-"""The tables of docs/auto.md, in Markdown, from results/auto-*.json and results/baselines-*.json.
+"""Print the tables of docs/auto.md, in Markdown, from results/auto-*.json and results/baselines-*.json.
 
     python benchmarks/tables.py
 
-Four tables: what auto reaches on every data set; accuracy, NMI and ARI beside other methods; the mean ARI over the
-labels of a data set, with the number of seeds where it is not three; and NMI and Rand index of the four labels of the
-faces, each in the facet that tells it best.
+There are four tables: the results of auto on every data set; accuracy, NMI and ARI of auto and other methods; the mean
+ARI over the labels of a data set, with the number of seeds if it is not three; and NMI and Rand index of the four
+labels of the faces, each in the facet with the highest NMI.
 """
 
 import json
@@ -40,14 +40,14 @@ METHODS = {
     "enrc": "ENRC",
     "vade": "VaDE",
 }
-_SEEDS = 3  # the other methods have this many
+_SEEDS = 3  # number of seeds of the other methods
 FACES = ("identity", "pose", "emotion", "glasses")
 
 
 def read(kind: str, data: str) -> Rows:
-    """The rows of a record; none if there is no such file.
+    """The rows of a record; an empty list if there is no such file.
 
-    A label to which the matching of some seed gives no facet has the scores of its best facet there.
+    If the matching gives a label no facet for some seed, the label has the scores of its best facet for this seed.
     """
     path = RESULTS / f"{kind}-{data}.json"
     rows: Rows = json.loads(path.read_text())["rows"] if path.is_file() else []
@@ -59,7 +59,7 @@ def read(kind: str, data: str) -> Rows:
 
 
 def mean(rows: Rows, label: str, metric: str, *, key: str = "labels") -> float:
-    """Mean of a score over the seeds; NaN without any."""
+    """Mean of a score over the seeds; NaN if there are none."""
     values = [row[key][label][metric] for row in rows if label in row.get(key, {})]
     return float(np.mean(values)) if values else float("nan")
 
@@ -76,7 +76,7 @@ def number(value: float) -> str:
 
 
 def results(machine: str) -> str:
-    """What auto reaches, and the seconds of the rows that were measured on a machine of a number of cores."""
+    """The results of auto, with the seconds of the rows that were measured on a certain machine."""
     lines = []
     for data, (name, labels) in DATA.items():
         rows = read("auto", data)
@@ -134,7 +134,9 @@ def beside_others() -> str:
 
 
 def means() -> str:
-    """The mean ARI over a data set's labels, and over the data sets; the number of seeds where it is not three."""
+    """The mean ARI over the labels of a data set, and over the data sets, with the number of seeds if it is not
+    three.
+    """
     lines, values = [], []
     for data in compared():
         rows = [of_method(data, method) for method in ("auto", *METHODS)]
@@ -159,7 +161,7 @@ def faces() -> str:
 
 
 def main(machine: str = "16") -> None:
-    """Print the tables; times are those of machines whose description starts with a text, such as 16 (cores)."""
+    """Print the tables, with times only for machines whose description starts with ``machine``, such as 16 (cores)."""
     assert METHODS.keys() == SHALLOW.keys() | DEEP.keys()
     tables: list[Callable[[], str]] = [lambda: results(machine), beside_others, means, faces]
     for show in tables:

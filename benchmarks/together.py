@@ -1,11 +1,11 @@
-"""What a step of S models that train together costs, beside S steps of models that train alone.
+"""The cost of a step of S models that train together, compared with S steps of models that train alone.
 
 python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10
 python benchmarks/together.py --presets stickfigures shapes --seeds 1 5 10 --device cuda
 
-All ways take turns, an epoch of four steps each (40 on a GPU, where steps are captured); medians over the turns are
-reported, of the processor's time on a CPU, whose one thread others may disturb, and of the wall clock on a GPU. A step
-is all that a training does between two batches.
+All variants take turns, with an epoch of four steps each (40 on a GPU, where steps are captured). Medians over the
+turns are reported: of processor time on a CPU, because other work may disturb the single thread, and of wall time on a
+GPU. A step is everything that a training does between two batches.
 """
 
 import json
@@ -30,7 +30,7 @@ from pyro_mfcvae.train.stacked import StackedTraining
 from pyro_mfcvae.train.training import Training
 
 SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 28)}
-# A fit would be measured instead of a step.
+# Otherwise a fit would be measured instead of a step.
 SETTINGS = [
     "mixture_fit.warmup_steps=0",
     "mixture_fit.refit_steps=[]",
@@ -40,7 +40,9 @@ SETTINGS = [
 
 
 def num_steps(device: str) -> int:
-    """Steps of an epoch: enough on a GPU for it to fall behind the host, which waits for it at the epoch's end."""
+    """Number of steps of an epoch. On a GPU there are so many that the host must wait for the device at the end of
+    the epoch.
+    """
     return 4 if device == "cpu" else 40
 
 
@@ -65,7 +67,7 @@ def prepare(preset: str, seed: int, device: str) -> tuple[Training, RandomState]
 def steps_of(
     run_epoch: Callable[[Callable[[], None]], object], clock: Callable[[], float], num: int
 ) -> Callable[[], float]:
-    """Seconds by the step of an epoch of ``num``; what comes before the first and after the last is left out."""
+    """Seconds per step of an epoch of ``num`` steps, without the time before the first and after the last step."""
 
     def measure() -> float:
         steps = iter(range(num))
@@ -82,7 +84,9 @@ def steps_of(
 
 
 def steps_alone(training: Training) -> Callable[[Callable[[], None]], object]:
-    """Its epoch, which calls back after every step; on a GPU the training itself does so every 50 steps only."""
+    """The epoch of a training, with a callback after every step; on a GPU the training itself calls back only every
+    50 steps.
+    """
     note_step = training.note_step
 
     def run_epoch(on_step: Callable[[], None]) -> None:
@@ -130,7 +134,7 @@ def main(
         for round_ in range(rounds + 1):
             for name, measure in ways.items():
                 taken = measure()
-                if round_:  # the first one fits mixtures, too
+                if round_:  # the first epoch also fits mixtures
                     times[name].append(1e3 * taken)
         medians = {name: statistics.median(values) for name, values in times.items()}
         case = {"preset": preset, "device": device, "machine": machine()}

@@ -1,9 +1,9 @@
-"""A model that is trained, and whose posterior is nevertheless known: by a grid over z.
+"""A trained model whose posterior is known, because it is tabulated on a grid over z.
 
-Every facet has pixels of its own, x_j = f_j(z_j) + noise with f_j a trained network, so p(z_j | x) concerns D = 2
-coordinates and can be tabulated on a grid of 128 × 128 cells. Data drawn from the trained model, judged with that
-posterior, are an exact case that no one wrote down by hand: the decoder is curved, and clusters lie where training put
-them.
+Every facet has its own pixels, x_j = f_j(z_j) + noise, where f_j is a trained network. So p(z_j | x) depends on D = 2
+coordinates and can be tabulated on a grid of 128 × 128 cells. Data drawn from the trained model, with this posterior as
+guide, are an exact case that was not constructed by hand: the decoder is curved, and training decides where clusters
+lie.
 """
 
 import math
@@ -29,7 +29,7 @@ NUM_PIXELS, NUM_CELLS, STEPS, NOISE = 6, 128, 1500, 0.35  # pixels of a facet; c
 
 
 class BlockDecoder(LadderDecoder):
-    """A network per facet, each for pixels of its own."""
+    """One network per facet, each for its own pixels."""
 
     def __init__(self) -> None:
         super().__init__(FACETS, (NUM_PIXELS * len(FACETS),))
@@ -118,7 +118,9 @@ class GridEncoder(LadderEncoder):
 
 
 def draw_curves(num: int) -> Tensor:
-    """Training items, (num, 12): two independent angles from a few arcs each, which a curve maps to six pixels each."""
+    """Draw training items, (num, 12): two independent angles from a few arcs each; a curve maps each angle to six
+    pixels.
+    """
     blocks = []
     for facet in FACETS:
         c = torch.randint(facet.num_clusters, (num,))
