@@ -1,4 +1,4 @@
-"""The processes of a command that a test has started in a session of its own."""
+"""The processes of a command that a test has started in a new session."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ def processes_of(session: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # the process has ended in the meantime
                 state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
                 if int(its_session) == session and state != "Z":
                     found.append(int(entry.name))

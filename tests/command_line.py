@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a tiny configuration, small data, and the type of their fixture."""
+"""Shared by the tests of the command line: a tiny configuration, small data, and the type of their fixture."""
 
 from collections.abc import Callable
 from pathlib import Path

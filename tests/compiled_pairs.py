@@ -27,7 +27,7 @@ SMALL = override(
 
 SHAPE = (1, 8, 8)
 GAUSSIAN = ["likelihood.kind=gaussian", "likelihood.learn_scale=true"]
-# Half the operations of two facets, where their number does not matter.
+# With one facet there are half of the operations; the number of facets does not matter here.
 ONE_FACET = [
     "facets.num_clusters=[3]",
     "facets.latent_dim=[2]",

@@ -1,4 +1,4 @@
-"""Loads the fixtures wherever tests run."""
+"""Loads the fixtures in processes that run tests."""
 
 import signal
 
@@ -6,8 +6,11 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load `shared_fixtures`, but not where tests are only distributed: importing torch takes five seconds."""
-    # A shell ignores SIGINT in commands of its background, and nohup SIGHUP. Tests send both, to child processes too.
+    """Load `shared_fixtures`, except in a process that only distributes tests, because importing torch takes five
+    seconds.
+    """
+    # SIGINT is ignored in background commands of a shell, and SIGHUP under nohup. Tests send both, also to child
+    # processes.
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)

@@ -27,10 +27,9 @@ def write_shapes3d(
     walls: tuple[int, ...] = tuple(range(10)),
     objects: tuple[int, ...] = tuple(range(10)),
 ) -> None:
-    """The part of the published file with some hues only, in its order.
-
-    Each image says which it is: its pixels are the floor hue's number, 10 times the shape's, and 10 times the scale's,
-    in a checkerboard around that value.
+    """The images of the published file with certain hues, in the same order. The pixels identify each image: they are
+    the number of the floor hue, 10 times that of the shape, and 10 times that of the scale, in a checkerboard around
+    this value.
     """
     hues = {"floor_hue": floors, "wall_hue": walls, "object_hue": objects}
     chosen = VALUES | {name: VALUES[name][[*numbers]] for name, numbers in hues.items()}
@@ -46,9 +45,8 @@ def write_shapes3d(
 
 
 def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, *, num: tuple[int, int]) -> None:
-    """Some training and test images: grey i of image i, but for the spot (4, 5), which is blue; digit i modulo 10.
-
-    torchvision compares the files with these checksums.
+    """Training and test images: image i has the grey value i, except for a blue pixel at (4, 5), and the digit i modulo
+    10. torchvision compares the files with these checksums.
     """
     (folder / "SVHN").mkdir()
     for split, size in zip(("train", "test"), num, strict=True):
@@ -62,7 +60,7 @@ def write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch, *, num: tuple[int,
 
 
 def write_stickfigures(folder: Path) -> Path:
-    """900 rows of two labels 0 … 2 and 20 × 20 grey values: the nine combinations in turn, each of an even grey."""
+    """900 rows of two labels 0 … 2 and 20 × 20 grey values: the nine combinations in turn, each in a uniform grey."""
     (folder / "multiclustering").mkdir(parents=True)
     numbers = np.arange(900)
     rows = np.column_stack([numbers // 3 % 3, numbers % 3, np.repeat(numbers[:, None] % 256, 400, axis=1)])

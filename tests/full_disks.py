@@ -1,4 +1,4 @@
-"""A limit on the size of files: to a program, a write beyond it looks like a write to a full disk."""
+"""A limit on the size of files. For a program, a write beyond the limit is like a write to a full disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 
 @contextmanager
 def full_disk(num_bytes: int = 0) -> Iterator[None]:
-    """Every write that makes a file longer than a number of bytes fails."""
+    """Context in which a write fails if it makes a file longer than a number of bytes."""
     resource = pytest.importorskip("resource", reason="this system has no limit on the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))

@@ -1,4 +1,4 @@
-"""Counts where a step reads values."""
+"""Counts the reads of values in a step."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ _COMMAND = re.compile(r"^\s+(?:[A-Z_]+=\S+ )*(mfcvae|pip|make|python|torchrun|sr
 
 
 def python_blocks(page: Path) -> list[str]:
-    """The Python of a page, block by block; worked numbers with prompts are doctests, which another test runs."""
+    """The blocks of Python of a page. Blocks with prompts are doctests, which another test runs."""
     blocks = (body for kind, body in _BLOCK.findall(page.read_text()) if kind in ("python", "{code-cell}"))
     return [body for body in blocks if not body.startswith(">>>")]
 

@@ -1,4 +1,4 @@
-"""Pairs with all kinds of parameters, their values before and after, and ways to ask them."""
+"""Pairs with all kinds of parameters, their values before and after, and queries."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a user might write: one part of each kind."""
+"""Custom parts as a user might write them, one of each kind."""
 
 from collections.abc import Sequence
 

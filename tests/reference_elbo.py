@@ -1,4 +1,4 @@
-"""The model's densities and its ELBO once more, written from the parameters alone, and how tests compare with them."""
+"""The model's densities and its ELBO, written again from the parameters alone, and functions to compare with them."""
 
 import math
 from collections.abc import Callable
@@ -65,13 +65,13 @@ def gradients(loss: Tensor, model: MultiFacetModel, guide: MultiFacetGuide) -> t
 
 
 def evaluate(elbo: ELBO, model: MultiFacetModel, guide: MultiFacetGuide, x: Tensor) -> tuple[Tensor, Gradients]:
-    """The loss and its gradients, at the draws of one fixed seed."""
+    """The loss and its gradients at the draws of a fixed seed."""
     pyro.set_rng_seed(1)
     return gradients(elbo.differentiable_loss(model, guide, x), model, guide)
 
 
 def assert_equal(actual: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
-    # Gradients reach a thousand here, and another CPU sums them in another order.
+    # Gradients reach a thousand here, and the order of summation depends on the CPU.
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-10)
 
 
@@ -79,7 +79,7 @@ def standard_error(samples: Tensor) -> Tensor:
     return samples.std(0) / math.sqrt(len(samples))
 
 
-# The model's densities once more, written from the parameters alone.
+# The model's densities, written again from the parameters alone.
 
 
 def covariances(prior: MixturePrior) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a schedule does to a model: the weights at a step, and the steps of the fits."""
+"""The effect of a schedule on a model: the weights at a step, and the steps of the fits."""
 
 import torch
 
@@ -22,7 +22,7 @@ def weights(schedule: ProgressiveSchedule, step: int) -> list[float]:
 
 
 def fits(schedule: ProgressiveSchedule) -> dict[int, tuple[int, ...]]:
-    """Step → facets whose mixture is due, over the whole training."""
+    """Maps each step of the training to the facets whose mixture must be fitted."""
     model = Model(schedule.num_facets)
     due = {step: schedule.apply(model, step) for step in range(schedule.num_steps)}
     return {step: facets for step, facets in due.items() if facets}

@@ -31,7 +31,8 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 EVENT_SHAPE = (1, 2, 3)
 
-# For every seed torch stores a stack trace, so that it can seed CUDA later. Formatting them takes seconds of the suite.
+# torch stores a stack trace for every seed, so that it can seed CUDA later. Formatting these takes seconds of the
+# suite.
 if not torch.cuda.is_available():
     torch.cuda.manual_seed_all = lambda seed: None
 
@@ -49,9 +50,8 @@ def exact_and_repeatable() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the modules, which live until the end, out of garbage collections, and collect less often.
-
-    A collection walks half a million objects of torch and of the tests; the collections took a twelfth of the suite.
+    """Leave modules out of garbage collections, because they live until the end, and collect less often. A collection
+    visits half a million objects of torch and of the tests, and collections took a twelfth of the time of the suite.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -63,7 +63,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def build_facets(num_facets: int) -> tuple[Facet, ...]:
-    """Facets that differ in K and in D, so that two exchanged axes are noticed: K = 3, 4, 5, D = 2, 3, 4."""
+    """Facets that differ in K and in D, so that exchanged axes are detected: K = 3, 4, 5, D = 2, 3, 4."""
     return tuple(Facet(num_clusters=3 + j, latent_dim=2 + j) for j in range(num_facets))
 
 
@@ -102,7 +102,7 @@ def make_pair() -> Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]:
         name: str | None = None,
     ) -> tuple[MultiFacetModel, MultiFacetGuide]:
         facets = build_facets(num_facets)
-        dims = tuple(range(9, 9 + num_facets))  # wide enough that no layer's ReLUs are all off
+        dims = tuple(range(9, 9 + num_facets))  # wide enough that not all ReLUs of a layer are off
         model = MultiFacetModel(
             [MixturePrior(f, covariance=covariance, learn_weights=learn_weights) for f in facets],
             MLPLadderDecoder(facets, EVENT_SHAPE, rung_dims=dims, hidden_dim=8, merge_weight=0.5),

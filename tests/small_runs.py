@@ -18,7 +18,7 @@ from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
 # Six epochs of three steps, facet 1 alone in the first nine. Facet 1 is fitted at the steps 2, 4 and 7, facet 0 at 11,
-# 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) takes draws, so the random state always matters.
+# 13 and 16; facet 0 fades in from step 9 to 13, its KL to 15; q(c|x) uses draws, so the random state always matters.
 TINY = override(
     SMALL,
     [
@@ -43,7 +43,7 @@ TINY = override(
 
 NUM_EPOCHS = 6
 
-# What a clock has put into a summary, and what depends on it.
+# Entries of a summary that contain times or depend on them.
 CLOCKS = {"seconds": 0, "sha256": "", "metrics_digest": ""}
 
 
@@ -59,11 +59,11 @@ def make_data(num: int = 65, channels: int = 1) -> Dataset:
 
 
 class StopError(Exception):
-    """What stops a training in these tests."""
+    """Raised to stop a training in these tests."""
 
 
 class Stopper:
-    """Raises after a number of steps or epochs, counted from the start or the resume."""
+    """Raises an error after a number of steps or epochs, counted from the start or the resume."""
 
     def __init__(self, *, step: int | None = None, epoch: int | None = None) -> None:
         self.step, self.epoch = step, epoch

@@ -47,7 +47,7 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_data
 def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
-    """By accuracy of single clusters, at least 0.99 for seeds 0 to 6 on an AVX-512 CPU."""
+    """The accuracy of single clusters is at least 0.99 for seeds 0 to 6 on an AVX-512 CPU."""
     accuracy, facets = accuracies("nrletters", 0, tmp_path)
     assert facets["letter"] == 2 and len(set(facets.values())) == 3
     assert min(accuracy.values()) >= 0.95
@@ -78,7 +78,9 @@ def test_the_demo_finds_hue_and_shape_in_facets_of_their_own(tmp_path: Path) -> 
     ["shapes3d-floor-paper", "shapes3d-wall-paper", "svhn-paper", pytest.param("mnist-paper", marks=needs_data)],
 )
 def test_a_paper_preset_trains_on_its_real_format(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An epoch per stage, of files with fewer images than the published ones; MNIST's are the published ones."""
+    """One epoch per stage, on files with fewer images than the published files; MNIST's files are the published
+    ones.
+    """
     if preset == "mnist-paper":
         monkeypatch.setenv("MFCVAE_CACHE", str(tmp_path / "cache"))
     else:

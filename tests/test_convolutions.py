@@ -76,7 +76,7 @@ def test_shrink_goes_down_to_four_pixels(shape: tuple[int, int, int], num_convol
 
 
 def kept_elements(act: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What an action returns, and how many elements autograd keeps for its backward pass."""
+    """The result of an action, and the number of elements that autograd keeps for the backward pass."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def test_what_is_recomputed_has_the_same_gradients_and_statistics_and_keeps_less
         torch.manual_seed(0)
         block = nn.Sequential(*down(2, 6), ResidualBlock(6), ResidualBlock(6))
         h = torch.rand(5, 2, 16, 16, requires_grad=True)
-        for _ in range(2):  # statistics go on from step to step
+        for _ in range(2):  # the statistics continue from step to step
             result, num_kept = kept_elements(lambda run=run, block=block, h=h: run(block, h))
             result.square().mean().backward()
         grads = [h.grad, *(parameter.grad for parameter in block.parameters())]

@@ -1,4 +1,4 @@
-"""A copy of a pair is a pair of its own."""
+"""A copy of a pair is an independent pair."""
 
 import copy
 import io
@@ -121,5 +121,5 @@ def test_assigned_weights_are_used(make: Callable[..., MFCVAE], make_x: MakeX, q
     pair.load_state_dict({name: value.clone() for name, value in best.items()}, assign=True)
     QUESTIONS[question](pair, x)
     assert moved(pair, best) == []
-    fit(pair, x)  # SVI goes on from there
+    fit(pair, x)  # SVI continues from there
     assert set(moved(pair, best)) == {name for name, _ in pair.named_parameters()}

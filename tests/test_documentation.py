@@ -1,4 +1,6 @@
-"""The pages: their examples hold, their links lead somewhere, and nothing is asked of the network."""
+"""The pages of the documentation: their examples are right, their links work, and nothing is loaded from the
+network.
+"""
 
 import doctest
 import re

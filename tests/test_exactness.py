@@ -114,7 +114,7 @@ def test_the_closed_form_is_the_mean_of_pyros_estimates_over_the_sigma_points(
     rule: type[AssignmentRule],
 ) -> None:
     model, guide = weighted(make_pair(num_facets, covariance=covariance, rule=rule), weights)
-    model.alpha.zero_()  # the reconstruction, the one thing that is not quadratic, is the same for every z
+    model.alpha.zero_()  # the reconstruction, which alone is not quadratic, is the same for every z
     x = make_x(4)
     points = [sigma_points(q.mean, q.stddev) for q in guide.encoder(x)]
     num_points = math.lcm(*map(len, points))
@@ -173,7 +173,9 @@ def test_closed_kl_is_minus_entropy_minus_logsumexp_whether_q_is_detached_or_not
 
 
 def test_pyros_estimates_scatter_around_the_closed_form(make_pair: MakePair, make_x: Callable[[int], Tensor]) -> None:
-    """Paired by seed, the two share z and differ in their KL alone. 4 standard errors: fails for 1 seed in 16,000."""
+    """With the same seed, the two use the same z and differ only in their KL. 4 standard errors: fails for 1 seed
+    in 16,000.
+    """
     model, guide = make_pair()
     x = make_x(4)
 

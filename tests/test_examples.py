@@ -1,4 +1,4 @@
-"""The examples run, and do what they promise."""
+"""The examples run, and give the results that they describe."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a full disk does to a command."""
+"""Commands on a full disk."""
 
 import re
 from pathlib import Path

@@ -54,7 +54,7 @@ def test_merges_by_hand() -> None:
 
 
 def chain(*overlaps: float) -> np.ndarray:
-    """Clusters of equal mass, each of which overlaps with the next one by a given amount."""
+    """Clusters of equal mass; each overlaps with the next one by a given amount."""
     mass = np.diag(np.full(len(overlaps) + 1, 0.0))
     for n, overlap in enumerate(overlaps):
         mass[n, n + 1] = mass[n + 1, n] = overlap
@@ -64,7 +64,7 @@ def chain(*overlaps: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("overlaps", "num_groups"),
     [
-        ([0.05, 0.03, 0.001], 3),  # the threshold alone: distances of 3.3, 3.8 and 6.2
+        ([0.05, 0.03, 0.001], 3),  # only the threshold decides: distances of 3.3, 3.8 and 6.2
         ([0.05, 0.03, 1e-15], 2),  # the distances 3.8 and 15.9: groups that overlap by 0.03 are close in comparison
         ([0.03, 0.02, 1e-15, 1e-16], 3),
         ([0.03, 0.002, 1e-60], 2),  # two gaps: the larger one counts

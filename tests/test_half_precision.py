@@ -1,4 +1,4 @@
-"""A pair wholly in bfloat16 or float16: its networks compute in that, its densities in float32."""
+"""A pair completely in bfloat16 or float16: its networks compute in this precision, its densities in float32."""
 
 import copy
 from collections.abc import Callable
@@ -85,7 +85,8 @@ def data_for(pair: MFCVAE) -> Tensor:
     return codes if pair.model.likelihood.support(pair.model.decoder.out_shape).is_discrete else codes / 4
 
 
-# One fast test for each solver or family of densities; the others differ by a likelihood or by a shape of covariances.
+# One fast test for each solver or family of densities; the slow tests differ only in the likelihood or the shape of
+# covariances.
 SLOW = {
     "tied covariance",
     "spherical covariance",
@@ -124,7 +125,7 @@ def test_svi_trains_and_questions_are_answered(name: str) -> None:
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("name", ("diagonal covariance", "full covariance", "tied covariance", "Student-t"))
 def test_densities_are_those_of_the_rounded_parameters(name: str, dtype: torch.dtype) -> None:
-    """Constrained parameters are themselves rounded to 8 bits: the degrees of freedom of a Student-t, for one."""
+    """Constrained parameters, for example the degrees of freedom of a Student-t, are also rounded to 8 bits."""
     half = PAIRS[name]().to(dtype)
     single = copy.deepcopy(half).float()
     z = torch.randn(5, 2)

@@ -1,4 +1,4 @@
-"""What works on a Pyro model and guide works on ours."""
+"""Tools for Pyro models and guides work on ours."""
 
 import math
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def test_known_clusters_are_conditioned_on(make_pair: MakePair, make_x: MakeX) -
 
 
 def test_a_known_latent_is_conditioned_on(make_pair: MakePair, make_x: MakeX) -> None:
-    """Facet 0's log q(z) drops out, its clusters are still summed out."""
+    """The term log q(z) of facet 0 is left out; its clusters are still summed out."""
     model, guide = make_pair()
     x, z = make_x(4), torch.randn(4, 2)
     known = poutine.condition(model, data={"z_0": z})
@@ -229,14 +229,14 @@ def test_a_convolutional_pair_with_batch_norm_does_what_others_do(training: bool
     encoder = ConvLadderEncoder(facets, shape, channels=(3,), num_residual_blocks=1, head_init_scale=1.0)
     guide = MultiFacetGuide(model, encoder=encoder)
     x = torch.rand(6, *shape)
-    SVI(model, guide, ClippedAdam({"lr": 1e-3}), loss=FacetELBO()).step(x)  # moves batch norm's statistics
+    SVI(model, guide, ClippedAdam({"lr": 1e-3}), loss=FacetELBO()).step(x)  # changes the statistics of batch norm
     model.train(training)
     guide.train(training)
     pyro.set_rng_seed(1)
     pyros = TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x)
     pyro.set_rng_seed(1)
     assert FacetELBO(closed_form=False).loss(model, guide, x) == pytest.approx(pyros, rel=0, abs=1e-10)
-    # Particles and draws come as further batch dimensions, which convolutions do not know.
+    # Particles and draws are further batch dimensions, which convolutions do not support.
     assert math.isfinite(
         TraceEnum_ELBO(max_plate_nesting=1, num_particles=3, vectorize_particles=True).loss(model, guide, x)
     )

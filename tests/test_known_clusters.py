@@ -60,12 +60,12 @@ def test_where_some_are_known_the_others_are_as_ever(make_pair: MakePair, make_x
     fixed = elbo.terms(model, guide, x, known={1: torch.tensor([1, 0, 3, 0, 0])})
     known = c >= 0
     torch.testing.assert_close(mixed.total, torch.where(known, fixed.total, free.total), rtol=0.0, atol=1e-12)
-    assert (mixed.total[known] < free.total[known]).all()  # the optimum is a better bound than certainty
+    assert (mixed.total[known] < free.total[known]).all()  # the optimal q(c|x) gives a better bound than a certain one
     torch.testing.assert_close(mixed.kl[:, 0], free.kl[:, 0], rtol=0.0, atol=1e-12)
 
 
 def test_it_anchors_a_facet() -> None:
-    """Two blobs; the user's words for five items of each decide which cluster is which, whatever it was before."""
+    """Two blobs: five labelled items of each decide the numbers of the clusters, whatever they were before."""
     prior = BayesianMixturePrior(Facet(num_clusters=2, latent_dim=1), random=("probs",))
     model = make_model(prior)
     guide = MultiFacetGuide(model, encoder=Identity(prior.facet))

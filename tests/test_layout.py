@@ -35,7 +35,7 @@ ORDER = (
     {"cli"},
 )
 RANKS = {name: rank for rank, row in enumerate(ORDER) for name in row}
-FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the entry of the command line
+FREE = {"pyro_mfcvae", "pyro_mfcvae.__main__"}  # the public names, and the entry point of the command line
 MOST_MODULES = 12
 MOST_LINES = 300
 MOST_LINES_OF_A_FUNCTION = 60
@@ -136,7 +136,9 @@ def test_modules_have_no_import_circle() -> None:
 
 
 def test_a_folder_s_modules_do_not_import_the_folder() -> None:
-    """The names of a folder are for others: inside it a module imports the module that it needs."""
+    """The names of a folder are meant for other folders; inside the folder, a module imports the module that it
+    needs.
+    """
     for module in BOUND:
         targets = arrows_of(module)
         if module not in FOLDERS:
@@ -195,7 +197,7 @@ def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 @pytest.mark.parametrize("folder", ["pyro_mfcvae", "models", "guides", "benchmarks", "examples"])
 def test_functions_are_short_and_take_few_arguments(folder: str) -> None:
-    """The lines include the docstring; a private function or a constructor may take more arguments."""
+    """The lines include the docstring. A private function or a constructor may take more arguments."""
     for place, function in functions_of(folder):
         assert (function.end_lineno or 0) - function.lineno + 1 <= MOST_LINES_OF_A_FUNCTION, place
         if not function.name.startswith("_"):
@@ -218,7 +220,7 @@ def test_tests_mirror_the_folders() -> None:
 
 
 def loaded_by(program: str) -> set[str]:
-    """The modules that a program of its own loads."""
+    """The modules that a separate program loads."""
     program = f"import sys\n{program}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return set(done.stdout.split())

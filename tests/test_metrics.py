@@ -45,7 +45,7 @@ def test_clusters_above_all_of_the_reference_are_wrong() -> None:
 
 
 def test_hungarian_accuracy_by_hand() -> None:
-    # Matched: cluster 0 with label 0 (2 items), cluster 1 with label 1 (2 items); cluster 2 is left over.
+    # Cluster 0 is matched with label 0 (2 items), cluster 1 with label 1 (2 items), and cluster 2 with no label.
     assert hungarian_accuracy(CLUSTERS, LABELS) == 4 / 6
 
 
@@ -145,7 +145,8 @@ def scores_with_nmi(**nmi: list[float]) -> FacetScores:
 
 
 def test_best_facets_are_matched_one_to_one() -> None:
-    # Both label sets agree best with facet 0. The total is highest if shape takes facet 1: 0.9 + 0.5 > 0.8 + 0.1.
+    # Both label sets agree best with facet 0. The sum is largest if shape is matched with facet 1: 0.9 + 0.5 > 0.8 +
+    # 0.1.
     assert scores_with_nmi(shape=[0.8, 0.5], hue=[0.9, 0.1]).best_facets() == {"shape": 1, "hue": 0}
 
 

@@ -118,8 +118,8 @@ def test_elbo_terms_are_the_closed_forms_where_there_is_one(make_pair: MakePair,
         assert not terms.total.requires_grad
 
 
-# A model that is small enough to integrate: z in R, x = w z + b + noise in R², so that p(x) is a mixture of two
-# Gaussians and p(z | x) too.
+# A model that is small enough for numerical integration: z in R, x = w z + b + noise in R², so that p(x) is a mixture
+# of two Gaussians and p(z | x) too.
 
 WEIGHT = torch.tensor([1.0, -0.5], dtype=torch.float64)
 BIAS = torch.tensor([0.2, 0.1], dtype=torch.float64)
@@ -136,7 +136,7 @@ class LinearDecoder(LadderDecoder):
 
 
 class WideEncoder(LadderEncoder):
-    """Centred on the least-squares z, and wide enough to cover both modes of the posterior."""
+    """A guide that is centred on the least-squares z and wide enough to cover both modes of the posterior."""
 
     def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
         loc = 0.5 * ((x - BIAS) @ WEIGHT)[:, None] / WEIGHT.square().sum()

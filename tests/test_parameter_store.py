@@ -1,4 +1,4 @@
-"""Every parameter of a pair is trained, whatever else is in Pyro's parameter store."""
+"""Every parameter of a pair is trained, whatever Pyro's parameter store contains."""
 
 from collections.abc import Callable, Iterable
 
@@ -124,7 +124,7 @@ def test_two_guides_of_one_model_both_train(make_pair: MakePair, make_x: MakeX) 
     before = copies([guide, other])
     for each in (guide, other):
         svi = SVI(model, each, Adam({"lr": 0.01}), FacetELBO())
-        for _ in range(2):  # below heads that start at zero nothing moves in the first step
+        for _ in range(2):  # if heads start at zero, layers below them do not change in the first step
             svi.step(make_x(16))
     assert unmoved([guide, other], before) == []
 
@@ -173,7 +173,7 @@ def test_parts_that_were_used_alone_work_in_a_model(make_x: MakeX, likelihood: C
 
 
 def test_two_likelihoods_that_are_used_alone_keep_their_own_scales() -> None:
-    """Without names, both would read the parameter "scale" of the store, which is the first one's."""
+    """Without names, both would use the entry "scale" of the store, which belongs to the first likelihood."""
     scales = [GaussianLikelihood(scale=scale, learn_scale=True)(torch.zeros(1)).scale.item() for scale in (1.0, 0.25)]
     assert scales == pytest.approx([1.0, 0.25])
 
@@ -204,7 +204,7 @@ def test_the_guide_never_holds_the_models_parameters(make_pair: MakePair) -> Non
 
 @pytest.mark.parametrize("rule", RULES)
 def test_q_c_has_a_gradient_in_the_guide(make_pair: MakePair, make_x: MakeX, rule: type[AssignmentRule]) -> None:
-    """It is zero for the ELBO at the optimum, but not for other objectives."""
+    """This gradient is zero for the ELBO at the optimum, but not for other objectives."""
     _, guide = make_pair(rule=rule)
     trace = poutine.trace(guide).get_trace(make_x(4))
     for j in range(2):

@@ -43,7 +43,7 @@ def test_cluster_examples_put_the_populous_and_the_confident_first() -> None:
         num_clusters=6,
     )
     (axes,) = figure.axes
-    assert levels(axes) == [[0.3, 0.4], [0.1, 1.0]]  # 1.0: white where cluster 4 has no second item
+    assert levels(axes) == [[0.3, 0.4], [0.1, 1.0]]  # 1.0 is white, where cluster 4 has no second item
     assert row_labels(axes) == ["cluster 2 · 3 items (75.0 %)", "cluster 4 · 1 item (25.0 %)"]
     assert texts(axes) == ["facet 0", "2 of 6 clusters in use · 4 empty · surest items first"]
 

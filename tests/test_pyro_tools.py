@@ -1,4 +1,4 @@
-"""A test per row of docs/pyro_tools.md: what works gives the right value, and what is refused gives the reason."""
+"""A test per row of docs/pyro_tools.md: uses that work give the right value, and refused uses give the reason."""
 
 import copy
 from collections.abc import Callable
@@ -128,7 +128,7 @@ def test_nuts_samples_theta_and_z() -> None:
 
 
 def test_an_automatic_guide_over_z_trains(make_pair: MakePair, make_x: MakeX) -> None:
-    """The clusters are enumerated in the model; all other pairs stay usable beside it."""
+    """The clusters are enumerated in the model; all other pairs can still be used at the same time."""
     model, _ = make_pair()
     x = make_x(8)
     guide = AutoNormal(poutine.block(model, hide=["c_0", "c_1"]))
@@ -146,7 +146,7 @@ def test_a_traced_loss_reads_alpha_beta_num_data_and_the_size_of_the_batch(make_
     model, guide = make_pair(num_data=40)
     jit = JitTraceEnum_ELBO(max_plate_nesting=1, ignore_jit_warnings=True)
     x = make_x(8)
-    jit.loss_and_grads(model, guide, x)  # runs the pair several times, and so moves the random state
+    jit.loss_and_grads(model, guide, x)  # this runs the pair several times and so changes the random state
     for num, alpha, beta, num_data in (
         (8, [1.0, 1.0], [1.0, 1.0], 40),
         (8, [0.3, 0.7], [0.2, 0.9], 40),

@@ -1,4 +1,4 @@
-"""The harnesses of benchmarks/reliability.py detect the faults that they look for."""
+"""The parts of benchmarks/reliability.py detect the faults that they search for."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_one_process_reads_until_an_input_ends_it(
         (read_text, "read", "text", 4),
     ]
     for reader, outcome, message, num_started in expected:
-        # On a busy machine even a quick reader takes a while; the limit is short only for those that never end.
+        # On a busy machine even a fast reader needs some time; the limit is short only for readers that never end.
         monkeypatch.setattr("fuzz_worker.MAX_SECONDS", 0.3 if outcome == "hang" else 10.0)
         result = worker.read(reader, tmp_path)
         assert (result.outcome, worker.num_started) == (outcome, num_started), reader

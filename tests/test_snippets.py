@@ -23,13 +23,13 @@ from pyro_mfcvae.cli.options import registry
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.runs.folder import RunFolder
 
-# Programs of others, which are not started here.
+# Other programs, which are not started here.
 OTHERS = {
     "pip install embedding-atlas": "a viewer of others",
     "embedding-atlas": "a viewer of others, which serves until it is stopped",
 }
 
-# Commands of ours that are read and not run: pattern → reason.
+# Commands of this package that are parsed but not run: pattern → reason.
 NOT_RUN = {
     r"--device cuda": "needs GPUs",
     r"fit (mnist|svhn)": "needs the files of a data set, and trains for minutes or hours",
@@ -44,7 +44,7 @@ NOT_RUN = {
     r"--statistic": "its statistic is the reader's; tests/cli/test_checks.py has one",
 }
 
-# A fit is printed without it, and runs with it, because all steps of auto take minutes.
+# Settings that are added to a printed fit, because all steps of auto take minutes.
 SHORTER = ("--set", "schedule.scale=0.02")
 
 # Commands that train or check for more than a few seconds.
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(folder: Path, monkeypatch: pytest.MonkeyPatch, mfcvae: Run) -> Iterator[Path]:
-    """The working folder is the reader's, and finished runs of all names on the pages lie in it."""
+    """Work in the reader's folder, which has finished runs with all names on the pages."""
     monkeypatch.chdir(folder)
     small = folder / "small"
     if not small.is_dir():
@@ -95,7 +95,7 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch, mfcvae: Run) -> Iterat
 
 
 def ours() -> list[str]:
-    """Every command line of ours on the pages, without the program's name, each once."""
+    """Every command line of this package on the pages, once, without the program's name."""
     found: dict[str, None] = {}
     for page in PAGES:
         for words in commands(page):
@@ -169,7 +169,7 @@ def test_other_programs_are_known() -> None:
 
 
 def given(document: Path) -> dict[str, Any]:
-    """What the text around a page's blocks takes for granted."""
+    """The names that the text of a page assumes for its blocks."""
     if document.name == "README.md":
         return {"x": torch.rand(8, 1, 28, 28)}
     if document.name == "saving.md":

@@ -82,7 +82,7 @@ def test_grey_pixels_are_outside_the_bernoullis_support_and_allowed_in_ours(make
     trace = poutine.trace(model).get_trace(x)
     trace.compute_log_prob()
     assert trace.nodes["x"]["log_prob"].isfinite().all()
-    with pytest.raises(ValueError, match="within the support"):  # only that one site goes without the check
+    with pytest.raises(ValueError, match="within the support"):  # only this site is not checked
         model.priors[0]().component(torch.tensor(0)).log_prob(torch.full((2,), torch.nan))
 
 

@@ -1,4 +1,4 @@
-"""Small trainings on noise whose first pixel numbers the items."""
+"""Small trainings on noise; the first pixel of an item is its number."""
 
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +10,7 @@ from pyro_mfcvae.config.text import override
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.train.training import Training
 
-STILL = 1e-300  # a learning rate that moves nothing, in double precision
+STILL = 1e-300  # a learning rate that changes nothing in double precision
 
 
 def draw_images(num: int) -> Tensor:

@@ -169,7 +169,7 @@ def test_an_array_is_brought_to_a_size_as_well() -> None:
 
 
 def test_a_folder_in_use_is_refused_before_data_are_read_or_settings_change(fitted: Path, place: Path) -> None:
-    """Another process holds the folders."""
+    """Another process has locked the folders."""
     run, config = Run(fitted), (fitted / "config.toml").read_text()
     command = [sys.executable, "-c", HOLD, str(fitted), str(place / "new")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:

@@ -44,7 +44,7 @@ def test_points_that_are_all_the_same() -> None:
 
 
 def test_shapes_differ_by_what_is_named() -> None:
-    """P(X > Y) - P(X < Y) by hand; then items of equal means that differ in their spread or their correlation."""
+    """P(X > Y) - P(X < Y) by hand; then items with equal means that differ in their spread or their correlation."""
     assert compare_shapes(np.array([[3.0], [5.0]]), np.array([[1.0], [4.0]]))[0] == pytest.approx(0.5)
     there = GENERATOR.standard_normal((400, 2))
     for factor, name in (([[1, 0], [0, 2]], "spread of coordinate 1"), ([[1, 0.9], [0, 0.44]], "correlation of")):

@@ -132,7 +132,7 @@ def test_every_figure_fills_its_panels(tmp_path: Path) -> None:
         drawn = [axes for axes in figure.axes if axes.has_data()]
         assert len(drawn) == PANELS[name], name
         assert all(axes.get_title(loc="left") for axes in drawn)
-    save_figure(figures["ranks"], tmp_path / "figure.png")  # saving takes a quarter of a second for each
+    save_figure(figures["ranks"], tmp_path / "figure.png")  # saving a figure takes a quarter of a second
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 

@@ -20,13 +20,13 @@ def test_the_exact_guide_passes() -> None:
     assert checks[TAIL.name, None].value == 0
     assert checks[GAP.name, None].value == pytest.approx(0, abs=1e-9)
     assert {check.verdict for check in checks.values()} == {"good"}
-    assert (RULE.name, 0) not in checks  # p(c | z) loses nothing
+    assert (RULE.name, 0) not in checks  # the rule p(c | z) loses nothing
 
 
 @pytest.mark.parametrize("guide", [{"spread": 0.5}, {"shift": 1.0}])
 @pytest.mark.parametrize("off", range(2))
 def test_a_facet_that_is_off_is_distinguished_from_one_that_is_exact(guide: dict[str, float], off: int) -> None:
-    """The facets are independent a posteriori, so the exact facet has equal weights at any value of the other one."""
+    """The facets are independent a posteriori, so the exact facet has equal weights at any value of the other facet."""
     checks = by_question(exact_mixture_arrays(**guide, off=(off,)))  # type: ignore[arg-type]
     gaps = [checks[GAP.name, j] for j in range(2)]
     assert gaps[off].verdict != "good" and checks[GAP.name, None].verdict != "good"
@@ -68,7 +68,7 @@ def test_one_bad_cluster_is_named() -> None:
 
 
 def test_a_bad_half_by_confidence_is_named() -> None:
-    """The fault is spread over all clusters, so the half is named and not a cluster."""
+    """The fault affects items of all clusters, so the advice names the half and not a cluster."""
     data = exact_mixture_arrays()
     confidence = data.facets[0].probs.max(-1)
     members = confidence < np.median(confidence)

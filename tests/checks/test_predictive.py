@@ -40,7 +40,7 @@ def test_another_distribution_with_the_same_mean_is_found() -> None:
     """Half of the items have contrast 0 and half 2; all replications have 1."""
     observed = 2.0 * (np.arange(200) % 2)
     check = with_contrast(observed, np.ones((64, 200)))
-    assert check.verdict == "bad" and check.value >= 0.5  # 0.5 overall, more in some cluster
+    assert check.verdict == "bad" and check.value >= 0.5  # 0.5 overall, and more in some cluster
 
 
 def test_clusters_that_are_off_in_opposite_directions_are_found() -> None:

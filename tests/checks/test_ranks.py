@@ -41,7 +41,8 @@ def test_guides_that_are_off_are_found_and_how() -> None:
     )
     assert narrow[WIDTH.name, 0].value == pytest.approx(2, rel=0.1) and "too narrow" in narrow[WIDTH.name, 0].advice
     assert wide[WIDTH.name, 0].value == pytest.approx(1.5, rel=0.1) and "too wide" in wide[WIDTH.name, 0].advice
-    # The whitening mixes coordinates: a shift by one standard deviation of each is one of 1 to sqrt 2.
+    # The whitening mixes coordinates: a shift of each coordinate by one standard deviation becomes a shift of 1 to sqrt
+    # 2.
     assert 0.9 < shifted[SHIFT.name, 0].value < 1.5
     assert {narrow[WIDTH.name, 0].verdict, shifted[SHIFT.name, 0].verdict, wide[WIDTH.name, 0].verdict} == {"bad"}
     assert narrow[SHIFT.name, 0].verdict == "good"

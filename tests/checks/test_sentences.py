@@ -108,7 +108,7 @@ OF_FACET = (WIDTH, SHIFT, CORRELATION, TAIL, GAP, CALIBRATION, DISCREPANCY, DIST
 @pytest.mark.parametrize("question", [*OF_DIVISION, *OF_FACET])
 @pytest.mark.parametrize("groups", [[0, 1, 2], [0, 0, 0]])
 def test_every_bad_row_of_a_facet_changes_its_sentence(question: Question, groups: list[int]) -> None:
-    """Also where the facet divides nothing, except for rows about the division itself."""
+    """Each bad row changes the sentence, also if the facet divides nothing, except for rows about the division."""
     if groups == [0, 0, 0] and question in (REFITS, SEEDS):
         return
     data = exact_mixture_arrays()
@@ -150,7 +150,7 @@ def test_the_whole_is_one_sentence() -> None:
         (off(USE, 0), ["mixture_fit.items=598"]),
         (off(WIDTH, 0), ["training.epochs=[6, 10]"]),
         (off(CORRELATION, 0), ["training.epochs=[6, 10]", "networks.options.posterior=full"]),
-        (off(CALIBRATION, 0), []),  # the analytic rule divides better; its advice says which probabilities to read
+        (off(CALIBRATION, 0), []),  # the analytic rule separates better; the advice says which probabilities to read
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
     ],
 )
@@ -165,7 +165,7 @@ def test_what_is_set_already_is_not_suggested() -> None:
     assert suggest(exact_mixture_arrays(), [off(REPLICATED, statistic="contrast")], learned) == []
     fixed = SETTINGS | {"prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": False}}}
     assert suggest(exact_mixture_arrays(), [off(USE, 0)], fixed)[0].setting == "prior.options.learn_weights=true"
-    enough = SETTINGS | {"mixture_fit": {"items": 300}}  # 100 for each of three clusters
+    enough = SETTINGS | {"mixture_fit": {"items": 300}}  # 100 items for each of three clusters
     assert suggest(exact_mixture_arrays(), [off(USE, 0)], enough) == []
 
 
@@ -186,7 +186,7 @@ def test_noise_is_learned_only_where_that_changes_little(scale: float, residual:
 def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
     checks = [off(CALIBRATION, 0), off(WIDTH, 0), off(REPLICATED, statistic="contrast")]
     found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
-    assert found == ["likelihood.options.learn_scale=true"]  # the others are about drawn items
+    assert found == ["likelihood.options.learn_scale=true"]  # the other checks are about drawn items
     checks = [off(HOLES, 0), off(GAP, 0), off(REPLICATED, statistic="contrast")]
     found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
     assert found == ["likelihood.options.learn_scale=true", "training.epochs=[6, 10]"]
@@ -208,7 +208,7 @@ def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() ->
 
 
 def test_the_shape_of_a_cluster_is_set_aside_with_drawn_items_but_that_of_all_items_is_not() -> None:
-    """The guide finds the cluster of a drawn item, and fails where that is unlike the data."""
+    """The guide assigns a cluster to a drawn item, and can be wrong if the item is unlike the data."""
     of_one, of_all = off(SHAPE, 0, where="cluster 3"), off(SHAPE, 1, where="all items")
     unlike = off(REPLICATED, statistic="contrast")
     assert advise([of_one, of_all, unlike])["set aside", SET_ASIDE] == [f"{SHAPE.name}, facet 0"]

@@ -44,7 +44,7 @@ def test_help_names_every_option(mfcvae: Run, args: list[str], mentions: list[st
 
 
 def run_alone(*args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """The command in a process of its own."""
+    """Run the command in a new process."""
     command = [sys.executable, "-m", "pyro_mfcvae", *args]
     return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
 
@@ -93,7 +93,7 @@ def test_a_script_for_completion_names_commands_and_options(mfcvae: Run) -> None
         assert all(word in script for word in ("evaluate", "--sort-into", "--num-nodes"))
 
 
-# Asks for completions as readline does: by the function that `complete` has recorded.
+# Asks for completions as readline does, by the function that `complete` has registered.
 ASK = """
 source "$1"; shift
 function=$(complete -p mfcvae | sed 's/.*-F \\([^ ]*\\).*/\\1/')
@@ -120,7 +120,7 @@ def test_bash_completes_commands_options_values_and_presets_and_leaves_files_to_
         "mfcvae fit --da": "--data --data.source --data.size --data.fit",
         "mfcvae fit st": "stickfigures",
         "mfcvae completion ": "bash zsh fish",
-        "mfcvae assign ": "",  # readline completes files where a function has no answer
+        "mfcvae assign ": "",  # readline completes files if a function has no answer
     }
     done = subprocess.run(["bash", "-c", ASK, "ask", script, *expected], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout.splitlines(), done.stderr) == (list(expected.values()), "")
@@ -128,7 +128,7 @@ def test_bash_completes_commands_options_values_and_presets_and_leaves_files_to_
     assert "-o default" in kinds.stdout
 
 
-# A terminal of zsh's own (zpty), in which a line is typed and completed.
+# A pseudo-terminal of zsh (zpty), in which a line is typed and completed.
 TYPE = """
 zmodload zsh/zpty; zpty shell zsh -f -i
 zpty -w shell "PS1=; TERM=dumb; fpath=($1 \\$fpath); autoload -U compinit; compinit -u -D; echo rea''dy"
@@ -258,7 +258,7 @@ def test_a_run_s_own_parts_are_imported_only_on_request(mfcvae: Run, place: Path
     settings = [*TINY, "prior=of_me.Mine"]
     assert mfcvae("fit", "--data", "data.npz", "--out", "run", "--set", *settings)[0] == 0
     (place / "imported").unlink()
-    del sys.modules["of_me"]  # as in another process
+    del sys.modules["of_me"]  # as if this were another process
     code, _, err = mfcvae("evaluate", "run")
     assert code == 2
     assert "expected a part whose module is imported, got of_me.Mine: if you trust it, give --parts of_me" in err

@@ -79,7 +79,7 @@ def test_items_of_arrays_are_sorted_as_png_files(mfcvae: Run) -> None:
 @pytest.mark.usefixtures("fitted")
 def test_what_cannot_be_assigned_is_refused(mfcvae: Run) -> None:
     save_data(Path("wide.npz"), make_images(size=7))
-    assert mfcvae("assign", "run", "wide.npz")[0] == 0  # they are brought to the size of the run's
+    assert mfcvae("assign", "run", "wide.npz")[0] == 0  # they are resized to the size of the run's images
     Path("full").mkdir()
     Path("full/x").touch()
     code, _, err = mfcvae("assign", "run", "--sort-into", "full")

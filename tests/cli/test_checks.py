@@ -38,7 +38,7 @@ def test_check_writes_figures_numbers_and_draws(mfcvae: Run, monkeypatch: pytest
     monkeypatch.setattr("pyro_mfcvae.plots.save_figure", lambda _, path: path.touch())  # saving is tested elsewhere
     code, out, err = mfcvae("check", "run", *SMALL)
     assert (code, err) == (0, "")
-    kinds = {f"{kind.name}.png" for kind in KINDS if kind.name != "overfitting"}  # all items served for training
+    kinds = {f"{kind.name}.png" for kind in KINDS if kind.name != "overfitting"}  # all items were training items
     assert names(Path("run/checks")) == kinds | {"posterior.nc", "checks.json", "items.parquet"}
     text = Path("run/checks/checks.json").read_text()
     record = json.loads(text)
@@ -167,7 +167,7 @@ def test_the_page_of_the_docs_works_as_it_stands(
         shutil.copytree("run", f"runs/{name}")
         assert mfcvae(*command.replace("shapes-1", name).split(), *SMALL)[::2] == (0, "")
     with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ArviZ's own
+        warnings.simplefilter("ignore")  # of ArviZ itself
         exec(verdicts + in_arviz, {})
         matplotlib.pyplot.close("all")
     out = capsys.readouterr().out

@@ -22,7 +22,7 @@ def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
     summary = json.loads(Path("run/summary.json").read_text())
     check_scores(out, summary)
     assert names(Path("run")) == before
-    Path("run/summary.json").unlink()  # as if it had been stopped before its scores
+    Path("run/summary.json").unlink()  # as if the run had been stopped before it was scored
     assert mfcvae("evaluate", "run")[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""``mfcvae explore``: what it prints, and what it needs."""
+"""``mfcvae explore``: its output, and its requirements."""
 
 import socket
 from pathlib import Path

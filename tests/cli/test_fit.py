@@ -69,7 +69,7 @@ def test_fit_writes_tensorboard_events() -> None:
 @pytest.mark.usefixtures("fitted")
 def test_settings_and_data_reach_the_configuration() -> None:
     config = RunFolder(Path("run")).read_config()
-    assert config.data.source == str(Path("data.npz").resolve())  # found from other folders as well
+    assert config.data.source == str(Path("data.npz").resolve())  # can also be found from other folders
     assert config.training.epochs == (2, 2)
     assert config.facets.num_clusters == (4, 3)
     assert config.description == "Settings chosen by auto for 80 items of 1 × 6 × 6 elements"
@@ -217,7 +217,7 @@ def test_runs_with_other_parts_are_fitted_and_opened_again(mfcvae: Run, place: P
     summary = json.loads((place / "run" / "summary.json").read_text())
     found = re.search(r"ELBO (-?[\d.]+) nats", out)
     assert found is not None
-    assert float(found[1]) == pytest.approx(summary["elbo"], rel=0.1)  # but for the draws of z
+    assert float(found[1]) == pytest.approx(summary["elbo"], rel=0.1)  # except for the draws of z
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def keep_apart() -> None:
-    """Every cluster is a group of its own."""
+    """Make every cluster a separate group."""
     apart = [merge_clusters(np.diag([4.0, 3.0, 2.0, 1.0])), merge_clusters(np.diag([3.0, 2.0, 1.0]))]
     RunFolder(Path("run")).write_grouping(Grouping.from_trees(apart))
 

@@ -1,4 +1,6 @@
-"""A user's mistake on the command line: one line that says what to do, exit code 2, and nothing written."""
+"""After a user's mistake, the command line prints one line that says what to do, exits with code 2, and writes
+nothing.
+"""
 
 import re
 from pathlib import Path

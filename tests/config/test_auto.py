@@ -108,7 +108,9 @@ def test_one_facet_starts_linearly_too() -> None:
 
 
 def test_a_characteristic_with_few_values_gets_few_dimensions() -> None:
-    """Three values in two directions, beside 16 values in nine: the smaller facet gets three dimensions, not six."""
+    """One characteristic has three values in two directions, the other 16 values in nine: the first gets three
+    dimensions, not six.
+    """
     generator = torch.Generator().manual_seed(0)
     parts = [
         20 * torch.randn(num, dim, generator=generator)[torch.randint(num, (600,), generator=generator)]

@@ -20,7 +20,7 @@ from pyro_mfcvae.guides import AssignmentRule, ConjugateGuide
 from pyro_mfcvae.models import FacetPrior, Likelihood
 
 BASE = Config(data=DataConfig(source="none"))
-# What the builder gives to a part, and not the user.
+# Arguments that the builder passes to a part, and not the user.
 PROVIDED = {"facet", "encoder", "j", "event_shape", "facets", "args", "kwargs"}
 LAPLACE = '''
 from pyro_mfcvae.models import MixturePrior
@@ -44,7 +44,7 @@ class LaplacePrior(MixturePrior):
     ids=lambda value: value.path if isinstance(value, Part) else "",
 )
 def test_options_are_the_arguments_of_what_is_built(part: Part, base: type) -> None:
-    """A function that takes all options is replaced by the class of its result, which takes some of them."""
+    """Compare with the class that a function makes, because the function takes all options."""
     assert part.options is not None
     make = find_part(part.path, base)
     parameters = inspect.signature(make).parameters
@@ -92,7 +92,9 @@ def test_an_unknown_kind_is_refused_with_the_nearest(kind: str) -> None:
 
 
 def test_a_new_prior_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file with the class, and the line in the table; its options are checked against its signature."""
+    """A new prior needs a file with the class and a line in the table; its options are checked against its
+    signature.
+    """
     (tmp_path / "laplace.py").write_text(LAPLACE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(parts, "PRIORS", PRIORS | {"laplace": Part("laplace.LaplacePrior")})

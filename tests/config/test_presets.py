@@ -50,8 +50,8 @@ def test_a_preset_fits_its_data(name: str) -> None:
     assert pair.num_facets == schedule.num_facets
     assert min(config.mixture_fit.items, num_items(config)) >= max(config.facets.num_clusters)
     last = schedule.num_steps - 1
-    assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is faded in completely
-    # A refit past every stage would never happen.
+    assert schedule.alpha(0, last) == schedule.beta(0, last) == 1.0  # every facet is completely faded in
+    # A refit after the end of every stage would never happen.
     assert all(steps < max(schedule.stage_steps) for steps in config.mixture_fit.refit_steps)
 
 

@@ -20,7 +20,8 @@ def test_variance_in_many_directions_is_worth_four_hundred_nats() -> None:
 def test_a_few_directions_are_at_most_four_scales_wide() -> None:
     assert choose_scale(np.array([4.0, 4.0, 4.0, 4.0, 1e-4])) == pytest.approx(2 / 4)
     assert choose_scale(np.array([16.0, 1.0])) == pytest.approx(2 / 4)  # the geometric mean of 4 and 1
-    # Directions narrower than the scale do not count. All three together would give 0.56, above the third's deviation.
+    # Directions narrower than the scale do not count. All three together would give 0.56, which is above the deviation
+    # of the third.
     assert choose_scale(np.array([16.0, 16.0, 0.5])) == pytest.approx(128 ** (1 / 6) / 4, rel=5e-3)
     assert choose_scale(np.array([16.0, 16.0, 0.1])) == pytest.approx(1.0)
 

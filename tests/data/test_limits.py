@@ -1,4 +1,4 @@
-"""Readers stop at their limits, and read only the file that was named."""
+"""Readers stop at their limits, and read only the given file."""
 
 import os
 import shutil
@@ -147,7 +147,7 @@ def test_a_folder_that_links_lead_to_in_2_to_the_30_ways_is_refused(tmp_path: Pa
         for name in "ab":
             (folder / name).symlink_to(tmp_path / f"level-{number + 1}")
     save_folder(tmp_path / "level-30", Image.new("L", (4, 4), 9))
-    assert len(load_dataset(tmp_path / "level-28").train) == 16  # four files in four ways
+    assert len(load_dataset(tmp_path / "level-28").train) == 16  # one file in each of four formats
     with pytest.raises(InputError, match=r"expected at most 100 ways to a folder, got more to .*: remove some links"):
         load_dataset(tmp_path / "level-0")
 

@@ -61,7 +61,7 @@ def test_each_file_may_be_packed_or_not(tmp_path: Path, unpacked: tuple[str, ...
 
 
 def test_a_processed_file_does_not_replace_the_published_ones(tmp_path: Path) -> None:
-    """Older versions of torchvision wrote it beside ``raw``; it is a pickle."""
+    """Older versions of torchvision wrote this file, a pickle, in a folder next to ``raw``."""
     root = write_idx(tmp_path)
     (root / "MNIST" / "processed").mkdir()
     for name in ("training.pt", "test.pt"):
@@ -131,7 +131,7 @@ def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytes
     assert (data.train.images.shape, data.test.images.shape) == ((3, 3, 32, 32), (2, 3, 32, 32))
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert data.train.images[0, :, 4, 5].tolist() == [0, 0, 200]
-    assert data.train.labels["digit"].tolist() == [0, 1, 2]  # the file calls the digit 0 by the number 10
+    assert data.train.labels["digit"].tolist() == [0, 1, 2]  # in the file, the label of the digit 0 is 10
 
 
 def test_svhn_that_is_missing_or_damaged_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

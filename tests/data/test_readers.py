@@ -129,7 +129,7 @@ def test_npz_without_test_arrays_scores_on_the_training_items(tmp_path: Path) ->
 
 
 def test_texts_and_truths_are_labels(tmp_path: Path) -> None:
-    """Texts have the same numbers in both splits, even where one does not have them all."""
+    """Texts have the same numbers in both splits, even if one split does not have all texts."""
     path = tmp_path / "a.npz"
     kinds = {"kind": np.array(["cat", "ant", "dog"]), "test_kind": np.array(["dog", "cat"])}
     truths = {"is_big": np.array([True, False, True]), "test_is_big": np.array([False, False])}

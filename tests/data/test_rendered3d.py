@@ -52,7 +52,7 @@ def test_round_solids_look_the_same_from_all_sides_and_the_cube_does_not() -> No
 
 def test_opposite_orientations_are_mirror_images_in_all_but_the_light() -> None:
     left, right = scene(orientation=2, shape=0), scene(orientation=12, shape=0)
-    differs = left.argmax(0) != right.argmax(0).flip(-1)  # a ray that just touches an edge may do so on one side only
+    differs = left.argmax(0) != right.argmax(0).flip(-1)  # a ray that touches an edge may hit it on one side only
     assert differs.float().mean() < 0.002
 
 

@@ -60,7 +60,7 @@ def test_labels_are_uniform_and_independent() -> None:
 def test_all_figures_lie_inside_with_the_area_of_the_disk() -> None:
     jitter = Jitter(hue=0.0, saturation=(1.0, 1.0), value=(0.6, 0.6), brightness=(1.0, 1.0), radius=(8.0, 8.0))
     images, labels = draw_shapes(400, jitter=jitter)
-    # One channel of each pure hue is 0 on the ground and 255 on the figure: it shows the coverage.
+    # One channel of each pure hue is 0 on the background and 255 on the figure, so it shows the coverage.
     cover = images.amin(dim=1).double() / 255
     for index in range(len(SHAPES)):
         area = cover[labels["shape"] == index].sum(dim=(1, 2))

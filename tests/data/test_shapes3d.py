@@ -114,7 +114,9 @@ def test_a_file_without_the_selected_images_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_file_is_never_in_memory_as_a_whole(folder: Path) -> None:
-    """It holds 19,200 images, 236 MB; reading the 4,800 selected ones, 15 MB, must not take 150 MB more."""
+    """The file has 19,200 images (236 MB). Reading the 4,800 selected images (15 MB) must need less than 150 MB of
+    memory.
+    """
     program = """
 import resource, sys
 from pathlib import Path

@@ -15,7 +15,9 @@ from pyro_mfcvae.errors import InputError
 def test_a_text_that_is_long_in_many_rows_is_refused_before_it_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is tiny: Parquet keeps a text once, where NumPy keeps the longest one for every row."""
+    """The file is tiny, because Parquet stores a text once. A NumPy array has space for the longest text in every
+    row.
+    """
     monkeypatch.setenv("MFCVAE_MAX_GIB", "0.01")
     table = pa.table({"a": np.zeros(30_000), "kind": ["x" * 1000] * 30_000})
     pq.write_table(table, tmp_path / "a.parquet", use_dictionary=["kind"])

@@ -118,7 +118,7 @@ def test_arviz_draws_our_k_hat_and_compares_our_evidence() -> None:
     assert list(table.index) == ["good", "broken"]
     weights = {name: values(d, "sample_stats", "log_weight") for name, d in (("good", good), ("broken", broken))}
     rows = compare_evidence(weights)
-    # Theirs are sums over 200 items, and 1.x rounds them to the digits that their errors leave.
+    # ArviZ gives sums over 200 items, and 1.x rounds them to the digits that their errors allow.
     column = "elpd" if "elpd" in table else "elpd_loo"
     assert float(table[column]["broken"]) == pytest.approx(200 * rows[1].evidence, rel=0.05)
     assert abs(float(table["elpd_diff"]["broken"])) == pytest.approx(200 * rows[1].difference, rel=0.1)
@@ -138,7 +138,7 @@ def test_arvizs_own_checks_and_tables_take_our_groups() -> None:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """ArviZ's own warnings are ignored, and figures need no screen."""
+    """Context that ignores ArviZ's warnings and draws figures without a screen."""
     with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -146,7 +146,7 @@ def quiet() -> Iterator[None]:
 
 
 def test_loo_and_compare_of_arviz_find_the_evidence(quiet: None) -> None:
-    """log p(x) is the same at every draw, so leaving an item out of the draws changes nothing."""
+    """log p(x) is the same at every draw, so leave-one-out changes nothing."""
     good, broken = exact_mixture_data(), exact_mixture_data(shift=1.0)
     found = arviz.loo(good)
     elpd = found.elpd_loo if hasattr(found, "elpd_loo") else found.elpd
@@ -156,7 +156,7 @@ def test_loo_and_compare_of_arviz_find_the_evidence(quiet: None) -> None:
 
 @pytest.mark.parametrize("group", ["posterior", "sample_stats", "log_likelihood", "sample_stats_prior"])
 def test_every_group_becomes_a_table(group: str, quiet: None) -> None:
-    """By ArviZ 0.23's own method, and by xarray's, which is what ArviZ 1 has."""
+    """By the method of ArviZ 0.23, and by that of xarray, which is used with ArviZ 1."""
     pair = linear_pair()
     data = to_inference_data(pair, draw(pair, 6), num_samples=30, num_simulated=20, pixels=False)
     if hasattr(data, "to_dataframe"):

@@ -1,4 +1,4 @@
-"""What is written with one ArviZ is read with the other: 0.23 is for Python 3.11, 1.x for 3.12 and later."""
+"""Data that one version of ArviZ wrote are read with the other: 0.23 is for Python 3.11, 1.x for 3.12 and later."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from pyro_mfcvae.draws.arviz_data import load_inference_data, save_inference_dat
 
 OTHERS = ("3.11",) if sys.version_info >= (3, 12) else ("3.14", "3.13", "3.12")
 
-# The program does everything except the draws. The package's __init__ would import torch, which takes gigabytes to
-# install a second time.
+# The program does everything except the draws. It avoids the package's __init__, which would import torch, because a
+# second installation of torch takes gigabytes.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def other_python() -> str:
     for version in OTHERS:
         if found := shutil.which(f"python{version}"):
             works = subprocess.run([found, "-c", ""], check=False, capture_output=True).returncode == 0
-            if works:  # pyenv puts a shim there for versions that it has and that are not switched on
+            if works:  # pyenv has a shim there for versions that are installed but not active
                 return found
         for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")):
             return str(path)

@@ -107,7 +107,9 @@ def test_the_sample_rule_gives_the_collapsed_bound(make_pair: Make, make_x: Call
 
 
 def test_importance_weights_find_the_exact_posterior_of_c() -> None:
-    """From a guide that is too wide; 2,000 draws, so that errors of single probabilities are about 0.01."""
+    """The draws come from a guide that is too wide. There are 2,000, so that errors of single probabilities are
+    about 0.01.
+    """
     x = draw(linear_pair(), 20)
     exact = [q.mixture_distribution.probs.detach() for q in linear_pair().encode(x)]
     groups = draw_items(linear_pair(spread=1.3), x, num_samples=2000, statistics={}, pixels=False)
@@ -156,8 +158,9 @@ def test_evidence_of_equal_weights_is_their_value() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_pixels_of_the_draws() -> None:
-    """1,000 more items of 12 kB, whose 30 replications would take 360 MB. An item, its draws and its statistics take
-    14 kB; allocators and caches add some MiB of noise."""
+    """The 30 replications of 1,000 more items of 12 kB would take 360 MB. An item with its draws and statistics
+    takes 14 kB; allocators and caches add a few MiB of noise.
+    """
     program = """
 import resource, torch
 from pyro_mfcvae.config.build import build_pair
@@ -178,7 +181,7 @@ for num in (100, 500, 1500):
 
 
 def test_halves_of_independent_elements_predict_each_other_by_their_own_density(make_pair: Make) -> None:
-    """Where x does not depend on z, log p(x_B | x_A) is the mean log density of the elements of B."""
+    """If x does not depend on z, log p(x_B | x_A) is the mean log density of the elements of B."""
     pair = linear_pair()
     pair.model.decoder.weight.zero_()
     x = torch.randn(40, NUM_PIXELS)

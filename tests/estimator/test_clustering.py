@@ -33,7 +33,7 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.estimator import clustering
 from pyro_mfcvae.estimator.clustering import _seeds
 
-# The contract is about shapes and errors, and about the same answer to the same question: a few steps show that.
+# The contract is about shapes, errors and reproducibility, for which a few steps are enough.
 STEPS = 2
 
 EXPECTED_FAILURES = {"check_clustering": "it needs more steps, and a one-dimensional labels_"}
@@ -81,7 +81,7 @@ def test_with_one_facet_the_check_of_clusterings_passes_as_well(readonly: bool) 
 
 @pytest.fixture(scope="module")
 def blobs() -> tuple[np.ndarray, np.ndarray]:
-    """Two clusterings at once: three blobs in two dimensions, two in another two."""
+    """Data with two clusterings: three blobs in two dimensions, and two blobs in two other dimensions."""
     first, a = make_blobs(200, 2, centers=[[-6, 0], [6, 0], [0, 9]], cluster_std=0.7, random_state=0)
     second, b = make_blobs(200, 2, centers=[[-5, -5], [5, 5]], cluster_std=0.7, random_state=1)
     return np.hstack([first, second]), np.stack([a, b], 1)
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_and_leaves_global_states(blobs: tuple[np.n
 def test_a_fit_is_kept(fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray], way: str, tmp_path) -> None:  # noqa: ANN001
     if way == "pickle":
         content = pickle.dumps(fitted)
-        assert b"torch" not in content  # the pair goes as safetensors
+        assert b"torch" not in content  # the pair is pickled as safetensors
         again = pickle.loads(content)
     elif way == "joblib":
         joblib.dump(fitted, tmp_path / "it")
@@ -288,7 +288,7 @@ def test_verbose_shows_every_epoch_and_changes_nothing_else(
     quiet = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0).fit(blobs[0])
     assert capsys.readouterr().out == ""
     shown = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0, verbose=True).fit(blobs[0])
-    # 200 items hold three batches of 64, so two steps are an epoch; both facets train from the first one.
+    # 200 items are three batches of 64, so two steps are less than an epoch; both facets train from the first step.
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/1"]
     assert shown.evidence_ == quiet.evidence_

@@ -1,4 +1,4 @@
-"""A run of a tiny model that nobody trained, with its explorer."""
+"""A run of a tiny untrained model, with its explorer."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ORIGIN = "http://localhost"
 
 
 def write_run(folder: Path, *, num_items: int = 200, size: int = 6, settings: tuple[str, ...] = ()) -> RunFolder:
-    """A run folder as a fit leaves it, without the training."""
+    """A run folder like that of a fit, but without training."""
     folder.mkdir(parents=True, exist_ok=True)
     data = save_data(folder.parent / "data.npz", make_images(num_items, size))
     config = override(load_preset("shapes"), [*TINY, f"data.source={data}", *settings])
@@ -35,7 +35,7 @@ def write_run(folder: Path, *, num_items: int = 200, size: int = 6, settings: tu
     pyro.set_rng_seed(0)
     pair = build_pair(config, (1, size, size))
     with torch.no_grad():
-        for parameter in pair.parameters():  # heads start at zero, where all items lie in one place
+        for parameter in pair.parameters():  # heads start at zero, so that all items would lie at the same point
             parameter.add_(0.3 * torch.randn_like(parameter))
     save_pair(pair, run.model_path)
     return run

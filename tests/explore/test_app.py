@@ -139,7 +139,7 @@ def test_an_image_of_ones_own_finds_its_place(client: TestClient, desk: Desk) ->
     text = client.post("/upload", files={"image": (f"{SCRIPT}.png", buffer.getvalue())}).text
     assert "&lt;script&gt;" in text
     assert SCRIPT not in text
-    assert text.count('href="/item/7"') == 2  # itself is the closest item in both facets
+    assert text.count('href="/item/7"') == 2  # the closest item in both facets is the item itself
     for j in (0, 1):
         assert f'href="/facet/{j}/group/{desk.view(j).groups[7]}"' in text
 

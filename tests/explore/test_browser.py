@@ -94,7 +94,7 @@ def test_the_slider_cuts_the_tree_live(open_page: Callable[..., Any], desk: Desk
         page.get_by_text(f"{num_groups} groups of").wait_for()
         assert page.locator(".tile").count() == num_groups
         assert desk.grouping.num_groups[0] == num_groups
-    page.get_by_role("button", name="undo").click()  # it can be pressed at once
+    page.get_by_role("button", name="undo").click()  # the button can be pressed immediately
     page.get_by_text("3 groups of").wait_for()
     assert slider.input_value() == "3"
 

@@ -1,4 +1,6 @@
-"""What requests share: one computation at a time while others are answered, and the evidence of an item."""
+"""The state that requests share: one computation at a time while other requests are answered, and the evidence of
+an item.
+"""
 
 import threading
 import time

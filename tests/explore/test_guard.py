@@ -116,7 +116,7 @@ def test_guessing_a_token_is_stopped(desk: Desk, way: str) -> None:
     assert guess(TOKEN) == 429
     assert "too many wrong tokens came from your address" in stranger.get("/").text
     assert visitor.get("/").status_code == 200
-    assert visitor.get(f"/?token={TOKEN}").status_code == 200  # another address is not held up
+    assert visitor.get(f"/?token={TOKEN}").status_code == 200  # other addresses are not affected
 
 
 def test_an_address_that_guessed_is_answered_again_after_a_minute(

@@ -1,4 +1,4 @@
-"""Pictures by value: pixels, missing ones, vectors, the map and what lies inside a line."""
+"""Values of pictures: pixels, missing pixels, vectors, the map, and the points inside a line."""
 
 import base64
 import io

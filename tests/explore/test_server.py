@@ -31,7 +31,7 @@ Serve = Callable[[ASGIApp], str]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Serve an application until the end of the test; the address."""
+    """Serve an application until the end of the test; returns the address."""
     stops = []
 
     def start(app: ASGIApp) -> str:
@@ -50,7 +50,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that a test can wait for."""
+    """Limits that are short enough for a test."""
     monkeypatch.setattr(TimedProtocol, "head_seconds", 0.5)
     monkeypatch.setattr(TimedProtocol, "read_seconds", 0.5)
 
@@ -60,7 +60,7 @@ def connect(url: str) -> socket.socket:
 
 
 def seconds_until_closed(client: socket.socket, drip: bytes = b"") -> float:
-    """Send a byte every 0.1 s; the time until the server has closed the connection."""
+    """Send a byte every 0.1 s; returns the time until the server closes the connection."""
     start = time.monotonic()
     client.settimeout(0.1)
     while time.monotonic() - start < 8:

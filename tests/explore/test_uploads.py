@@ -1,4 +1,4 @@
-"""Images of the user's own: what comes out by value, and what is refused."""
+"""Images of the user: the values of the results, and the files that are refused."""
 
 import io
 import struct
@@ -50,7 +50,7 @@ def test_transparency_and_frames_are_read() -> None:
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG whose header promises more than it holds."""
+    """A PNG whose header gives more pixels than the file has."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return head + struct.pack(">I", 10) + b"IDAT" + bytes(14)

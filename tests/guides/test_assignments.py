@@ -83,7 +83,7 @@ def test_the_rules_differ() -> None:
 
 
 def test_at_a_point_all_rules_are_bayes_rule() -> None:
-    """A q(z|x) without width has one z, so all rules agree."""
+    """A q(z|x) of width 0 has only one z, so all rules agree."""
     prior, posterior, _ = scene()
     point = dist.Normal(posterior.mean, torch.full((5, 2), 1e-7)).to_event(1)
     for rule in RULES:

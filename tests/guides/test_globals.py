@@ -1,4 +1,4 @@
-"""Any guide over the global sites: its typical values, and how it is moved to fitted mixtures."""
+"""Guides over the global sites: their typical values, and moving them to fitted mixtures."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -70,7 +70,9 @@ def test_fitted_mixtures_move_every_guide_that_has_a_location(name: str) -> None
     x = centres.repeat_interleave(torch.tensor([60, 30, 10]), 0) + 0.3 * torch.randn(100, 2)
     parameters = dict(guide.named_parameters())
     initialize_mixtures(model, guide, x)
-    assert all(parameter is parameters[name] for name, parameter in guide.named_parameters())  # optimisers see them
+    assert all(
+        parameter is parameters[name] for name, parameter in guide.named_parameters()
+    )  # optimisers see these parameters
     typical = guide.typical_priors()[0]
     torch.testing.assert_close(typical.components().mean, centres, rtol=0.0, atol=0.3)
     torch.testing.assert_close(typical.log_weights().exp(), torch.tensor([0.6, 0.3, 0.1]), rtol=0.0, atol=0.02)
@@ -86,7 +88,7 @@ def test_a_flow_cannot_be_moved_and_says_what_can(name: str) -> None:
 
 
 def test_a_guide_of_ones_own_needs_neither_median_nor_location() -> None:
-    """Its typical value is the median of draws: that of exp(N(0.7, 0.2)) is exp(0.7), within 5 standard errors."""
+    """The typical value is the median of draws. For exp(N(0.7, 0.2)) it is exp(0.7), within 5 standard errors."""
     values = {}
 
     class Own(torch.nn.Module):

@@ -39,7 +39,7 @@ def mlp(head: MakeHead) -> LadderEncoder:
     return MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head_init_scale=1.0, head=head)
 
 
-# A new head or encoder joins by one line.
+# A new head or encoder is added by one line.
 ENCODERS: dict[str, Callable[[], LadderEncoder]] = {
     "gaussian": lambda: mlp(GaussianHead),
     "full": lambda: mlp(FullCovarianceHead),
@@ -75,7 +75,9 @@ def test_shapes_and_draws(encoder: LadderEncoder) -> None:
 
 
 def test_the_density_integrates_to_one(encoder: LadderEncoder) -> None:
-    """The sum over a fine grid in the two dimensions of facet 0 is 1; no transform has cached these points."""
+    """The sum of the density over a fine grid in the two dimensions of facet 0 is 1. No transform has cached these
+    points.
+    """
     posterior = encoder(torch.rand(1, *SHAPE))[0]
     centre, width = posterior.sample((2000,)).mean(0)[0], 8.0
     steps = torch.linspace(-width, width, 401)
@@ -219,7 +221,9 @@ def test_errors() -> None:
 
 @pytest.mark.parametrize("loc", (0.0, 5.0, -40.0))
 def test_a_flow_bends_a_posterior_wherever_it_lies(loc: float) -> None:
-    """At eps = ±1.5 the spline's density differs from the Gaussian's equally at every location; it is normalised."""
+    """At eps = ±1.5 the spline's density differs from the Gaussian's by the same factor at every location, and it
+    is normalised.
+    """
     torch.manual_seed(2)
     head = FlowHead(4, 1)
     torch.nn.init.constant_(head.linear.bias[:1], loc)

@@ -1,4 +1,4 @@
-"""The rotated encoder: the identity changes nothing, and a map moves means and variances as written."""
+"""The rotated encoder: the identity changes nothing, and a map changes means and variances by the formula."""
 
 from functools import partial
 

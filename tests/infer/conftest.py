@@ -8,7 +8,7 @@ from compiled_pairs import complaints
 
 @pytest.fixture
 def as_traced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The traced operations one by one instead of compiled, which takes half a minute each time."""
+    """Run traced operations one by one, because compiling them takes half a minute each time."""
     monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
     yield
     assert complaints(caplog) == []

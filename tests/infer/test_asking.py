@@ -1,4 +1,4 @@
-"""Questions leave a pair as it was, are answered in batches, and take numbers of any type."""
+"""Queries do not change a pair, run in batches, and take numbers of any type."""
 
 import copy
 from collections.abc import Callable
@@ -42,7 +42,7 @@ DRAWN: dict[str, Callable[[MFCVAE, Tensor], Tensor]] = {
 
 
 def make() -> MFCVAE:
-    """With batch norm, which has statistics that a pass in training mode moves."""
+    """A pair with batch norm, whose statistics change in a pass in training mode."""
     sizes = {"channels": (3, 4)}
     model = MultiFacetModel(
         [MixturePrior(f) for f in FACETS], ConvLadderDecoder(FACETS, SHAPE, **sizes), GaussianLikelihood(scale=0.1)
@@ -66,7 +66,9 @@ def test_a_question_leaves_everything_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training mode batch norm would make it depend on them. The size of batches makes no difference either."""
+    """In training mode, batch norm would make the result of an item depend on the other items. The batch size has
+    no effect either.
+    """
     pair, x = make().train(), torch.rand(7, *SHAPE)
     whole = QUESTIONS[name](pair, x)
     torch.testing.assert_close(QUESTIONS[name](pair, x[2:4]), whole[2:4], rtol=0, atol=1e-12)
@@ -77,7 +79,7 @@ def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: p
 
 @pytest.mark.parametrize("name", (*QUESTIONS, "log_evidence"))
 def test_memory_is_bounded(name: str) -> None:
-    """Networks see no more than a million values at once: 10,000 items with 64 draws each take at least 40 passes."""
+    """Networks get at most a million values at once, so 10,000 items with 64 draws each take at least 40 passes."""
     pair, seen = make(), []
 
     def count(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -110,7 +112,7 @@ def test_numbers_of_any_type_are_taken(name: str) -> None:
 
 
 def test_bytes_of_images_are_divided_by_255_as_in_training() -> None:
-    """Whatever the continuous likelihood is: training divides them too, so other values would be other items."""
+    """This holds for every continuous likelihood. Training also divides bytes, so other values would be other items."""
     pair = make()
     pixels = torch.randint(0, 256, (5, *SHAPE), dtype=torch.uint8)
     for likelihood in (GaussianLikelihood(scale=0.1), BernoulliLikelihood()):
@@ -135,7 +137,7 @@ def test_bytes_that_are_counts_or_vectors_keep_their_value() -> None:
 
 
 def test_what_is_masked_or_not_dense() -> None:
-    """Masked values are missing, whatever number lies under the mask; the zeros of a sparse tensor are zeros."""
+    """Masked values are missing, whatever their number is; the zeros of a sparse tensor are zeros."""
     pair, x = make(), torch.rand(5, *SHAPE)
     under = np.ma.masked_greater(x.numpy(), 0.9)
     assert under.mask.any()

@@ -1,4 +1,6 @@
-"""The compiled objective equals the one as written; what cannot be compiled trains without compilation."""
+"""The compiled objective is equal to the objective itself, and an objective that cannot be compiled trains without
+compilation.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,12 +37,12 @@ def run(
     return [result.detach() for result in results], grads, after
 
 
-# What stands for all cases in the fast tests.
+# The cases that represent all others in the fast tests.
 QUICK = ("conv", "one cluster", "independent facets")
 
 
 class NoCompilerError(Exception):
-    """An exception that stands for any failure inside torch.compile."""
+    """An exception that represents any failure inside torch.compile."""
 
 
 @pytest.mark.usefixtures("as_traced")
@@ -48,7 +50,9 @@ class NoCompilerError(Exception):
     "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 )
 def test_what_is_traced_is_the_objective(case: str) -> None:
-    """Losses, all gradients and the statistics of batch norm, also after the schedule has moved alpha and beta."""
+    """Losses, all gradients and the statistics of batch norm are equal, also after the schedule has changed alpha
+    and beta.
+    """
     pair = small_pair(*CASES[case])
     objective = Objective(
         pair,
@@ -105,7 +109,7 @@ def test_pyro_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Objective, "forward", lambda *_: pytest.fail("was called again"))
     compiled(x)
     with pytest.raises(pytest.fail.Exception):
-        compiled(x[:5])  # other shapes, another program
+        compiled(x[:5])  # other shapes need another program
 
 
 class ThresholdPrior(MixturePrior):

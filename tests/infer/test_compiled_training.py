@@ -32,7 +32,7 @@ def run_svi(pair: MFCVAE, loss: FacetELBO, batches: list[Tensor], **arguments: A
 
 
 def named_pair(*settings: str) -> MFCVAE:
-    """Pairs of the same names in an empty store, so that what they leave there can be compared."""
+    """Pairs with the same names, in an empty store, so that the contents of the store can be compared."""
     pair = small_pair(*settings)
     pyro.clear_param_store()
     model = MultiFacetModel(list(pair.model.priors), pair.model.decoder, pair.model.likelihood, name="model")
@@ -51,7 +51,9 @@ SVI_CASES = {"mlp": [], "conv": CASES["conv"], "constrained parameters": ["prior
     "case", ["mlp", *(pytest.param(case, marks=pytest.mark.slow) for case in ("conv", "constrained parameters"))]
 )
 def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and Pyro's store are the same, with the same names; once compiled, the objective itself is not called."""
+    """Losses and Pyro's store are the same, with the same names. After compilation, the objective itself is not
+    called.
+    """
     batches = list(torch.rand(6, 8, *SHAPE))
     found = []
     for loss in (FacetELBO(), FacetELBO(compile=True)):

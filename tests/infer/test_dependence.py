@@ -50,7 +50,9 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("exact")
 def test_the_first_batch_gives_the_information_of_an_analysis_of_variance_and_its_gradient() -> None:
-    """Moments of the batch alone: the value and its gradient are those of ½ log(v / w), summed over other facets."""
+    """The first batch alone gives the moments: the value and its gradient are those of ½ log(v / w), summed over
+    other facets.
+    """
     batch = draw_batch()
     found = FacetDependence(FACETS, torch.ones(2))(batch, torch.ones(2))
     wanted = expected(batch)
@@ -83,7 +85,7 @@ def test_facets_count_as_far_as_they_have_joined(alpha: list[float]) -> None:
 
 
 def one_hot(c: Tensor, num: int) -> Tensor:
-    """Logarithms of assignments that are almost certain."""
+    """Logarithms of nearly certain assignments."""
     return (20.0 * torch.nn.functional.one_hot(c, num).double()).log_softmax(-1)
 
 
@@ -98,7 +100,7 @@ def test_known_values_at_many_items() -> None:
 
 
 def test_what_chance_explains_costs_nothing() -> None:
-    """Three clusters and 1,000 items have (3 - 1) / (2 · 19,000) nats by chance; twice that amount is free."""
+    """By chance, three clusters and 1,000 items have (3 - 1) / (2 · 19,000) nats; twice that amount costs nothing."""
     random = torch.Generator().manual_seed(0)
     c_0 = torch.randint(3, (1000,), generator=random)
     draws_0, log_q_1 = (torch.zeros(1, 1000, 2), one_hot(c_0, 3)), torch.full((1000, 2), math.log(0.5))
@@ -115,7 +117,9 @@ def test_what_chance_explains_costs_nothing() -> None:
 
 
 def test_a_gradient_reaches_facets_whose_clusters_lie_far_apart() -> None:
-    """c_1 repeats c_0 in clusters that no item is between; their logits are still pulled together."""
+    """c_1 repeats c_0 in clusters with no item between them; there is still a gradient that pulls the logits
+    together.
+    """
     c = torch.arange(40) % 2
     log_q_1 = one_hot(c, 2).requires_grad_()
     z_0, z_1 = torch.randn(1, 40, 2), torch.randn(1, 40, 1)
@@ -128,7 +132,7 @@ def test_a_gradient_reaches_facets_whose_clusters_lie_far_apart() -> None:
 def test_clusters_without_items_and_a_cluster_that_says_all_stay_finite() -> None:
     c = torch.arange(30) % 2  # the last cluster of facet 0 is empty
     z_1 = c.double().reshape(1, 30, 1).requires_grad_()
-    log_q_1 = torch.full((30, 2), math.log(0.5)).requires_grad_()  # a facet that tells nothing
+    log_q_1 = torch.full((30, 2), math.log(0.5)).requires_grad_()  # a facet without information
     batch = [(torch.randn(1, 30, 2), one_hot(c, 3)), (z_1, log_q_1)]
     found = FacetDependence(FACETS, torch.ones(2))(batch, torch.ones(2))
     found.backward()

@@ -1,4 +1,4 @@
-"""The bounds refuse parts that they would ignore, and other objectives get the gradient of q(c|x)."""
+"""Bounds refuse parts that they would ignore, and other objectives get the gradient of q(c|x)."""
 
 import math
 from collections.abc import Callable

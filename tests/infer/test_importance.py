@@ -44,8 +44,9 @@ def test_written_out(make_pair: MakePair, make_x: MakeX, alpha: float) -> None:
 
 @pytest.mark.parametrize("alpha", (0.0, 0.5))
 def test_pyros_own_at_the_same_draws(make_pair: MakePair, make_x: MakeX, alpha: float) -> None:
-    """With q(c|z) = p(c|z), log p(z, c) - log q(c|z) is log p(z), whichever c was drawn. One facet: in both, its z is
-    drawn before anything else."""
+    """With q(c|z) = p(c|z), log p(z, c) - log q(c|z) is log p(z) for every c. There is one facet, so that both draw
+    z first.
+    """
     model, guide = make_pair(1, rule=SampleAssignment)
     x = make_x(4)
     pyros = RenyiELBO(alpha=alpha, num_particles=6, vectorize_particles=True, max_plate_nesting=1)
@@ -63,7 +64,9 @@ def test_one_particle_is_the_elbo_of_the_sample_rule(make_pair: MakePair, make_x
 
 
 def test_it_tightens_with_particles_towards_the_evidence(make_pair: MakePair, make_x: MakeX) -> None:
-    """Over 400 copies of an item: 1,000 particles close more than half of the gap to the bound of 200,000."""
+    """On average over 400 copies of an item, 1,000 particles close more than half of the gap to the bound with
+    200,000.
+    """
     model, guide = make_pair(2)
     x = make_x(1).expand(400, -1, -1, -1)
     bounds = [-loss(ImportanceWeightedELBO(num_particles=s), model, guide, x) / 400 for s in (1, 10, 1000)]

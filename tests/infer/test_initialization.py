@@ -45,7 +45,7 @@ def test_data_dependent_pre_activations_have_mean_zero_and_deviation_one(make_pa
     hidden = [*guide.encoder.hidden_layers(), *model.decoder.hidden_layers()]
     others = [head.linear for head in guide.encoder.heads] + [model.decoder.output]
     kept = [layer.weight.detach().clone() for layer in others]
-    model.alpha.zero_()  # a facet that is faded out is standardised as it will be when it is there
+    model.alpha.zero_()  # a facet that is faded out is standardised as if it were faded in
 
     torch.manual_seed(5)
     initialize_data_dependent(model, guide, x)
@@ -59,7 +59,7 @@ def test_data_dependent_pre_activations_have_mean_zero_and_deviation_one(make_pa
         handle.remove()
     assert len(outputs) == 9
     for output in outputs.values():
-        constant = output.std(0) < 1e-12  # a unit whose inputs are all dead has no scale
+        constant = output.std(0) < 1e-12  # a unit whose inputs are all 0 has no scale
         torch.testing.assert_close(output.mean(0), torch.zeros(output.shape[-1]), rtol=0.0, atol=1e-10)
         torch.testing.assert_close(output.std(0)[~constant], torch.ones(int((~constant).sum())), rtol=0.0, atol=1e-10)
         assert constant.sum() <= 1
@@ -101,7 +101,9 @@ def test_a_unit_that_is_constant_is_only_shifted(make_pair: MakePair, make_x: Ma
 
 
 def test_layers_without_bias_are_scaled(make_x: MakeX) -> None:
-    """A ResNet has such layers before its batch norms: their outputs get a deviation of 1 and keep their means."""
+    """A ResNet has such layers before its batch norms. Their outputs get a standard deviation of 1 and keep their
+    means.
+    """
     facets = (Facet(num_clusters=3, latent_dim=2),)
 
     class Unbiased(MLPLadderEncoder):

@@ -56,14 +56,14 @@ def known_pair(priors: Sequence[FacetPrior]) -> tuple[MultiFacetModel, MultiFace
 @pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
 @pytest.mark.parametrize("learn_weights", (True, False))
 def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights: bool) -> None:
-    """Exactly the clusters' own moments, since at this distance EM's responsibilities are 0 and 1."""
+    """The fit gives exactly the moments of the clusters, since at this distance EM's responsibilities are 0 and 1."""
     prior = MixturePrior(FACET, covariance=covariance, learn_weights=learn_weights)
     model, guide = known_pair([prior])
     before = {name: id(p) for name, p in model.named_parameters()}
     x = separated(3000)
     initialize_mixtures(model, guide, x)
 
-    found = (prior.loc - MEANS[:, None]).square().sum(-1).argmin(-1)  # the cluster of ours that is the k-th of theirs
+    found = (prior.loc - MEANS[:, None]).square().sum(-1).argmin(-1)  # our cluster that matches their k-th cluster
     assert sorted(found.tolist()) == [0, 1, 2]
     nearest = (x - MEANS[:, None]).square().sum(-1).argmin(0)
     for k, i in enumerate(found.tolist()):
@@ -167,7 +167,7 @@ def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
     assert all(torch.equal(p, before[0][name]) for name, p in priors[0].named_parameters())
     assert not any(torch.equal(p, before[1][name]) for name, p in priors[1].named_parameters())
 
-    z = torch.randn(300, 2)  # no clusters to find: where EM ends depends on its start
+    z = torch.randn(300, 2)  # there are no clusters to find, so the result of EM depends on its start
     starts = []
     for seed in (0, 0, 1):
         priors[0].fit(z, FitSettings(seed=seed))

@@ -1,4 +1,4 @@
-"""FacetELBO as an object; test_exactness.py shows that its numbers are right."""
+"""The class FacetELBO; test_exactness.py shows that its numbers are right."""
 
 from collections.abc import Callable
 
@@ -81,7 +81,7 @@ def test_who_computes_gradients(make_pair: MakePair, make_x: MakeX) -> None:
 
 @pytest.mark.parametrize("closed_form", (True, False))
 def test_particles_are_averaged(make_pair: MakePair, make_x: MakeX, closed_form: bool) -> None:
-    """Five particles of one item are five items of one particle."""
+    """Five particles of one item give the same as five items with one particle."""
     model, guide = make_pair(1)
     x = make_x(1)
     pyro.set_rng_seed(1)
@@ -94,7 +94,7 @@ def test_particles_are_averaged(make_pair: MakePair, make_x: MakeX, closed_form:
 
 
 def test_the_closed_form_has_less_noise(make_pair: MakePair, make_x: MakeX) -> None:
-    """Its KL does not depend on the draw at all."""
+    """The KL in closed form does not depend on the draw."""
     model, guide = make_pair()
     x = make_x(1).expand(100, -1, -1, -1)
     assert FacetELBO().terms(model, guide, x).kl.std(0).max() < 1e-12
@@ -171,7 +171,9 @@ def last_cluster_off(num_clusters: int, rule: type, *, learn_weights: bool) -> t
 def test_a_cluster_without_weight_is_as_if_it_were_not_there(
     make_x: MakeX, rule: type, elbo: ELBO, learn_weights: bool
 ) -> None:
-    """It changes neither the loss nor the other gradients; minus infinity times a probability of 0 would be NaN."""
+    """A cluster of weight 0 changes neither the loss nor the other gradients; minus infinity times a probability of
+    0 would be NaN.
+    """
     x, found = make_x(6), []
     for num_clusters in (4, 3):
         model, guide = last_cluster_off(num_clusters, rule, learn_weights=learn_weights)

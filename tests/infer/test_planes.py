@@ -7,7 +7,7 @@ from pyro_mfcvae.models import MixturePrior
 
 
 def test_the_plane_is_where_clusters_lie_apart() -> None:
-    """The clusters differ along the first axis only; along the second, each of them is wide."""
+    """The clusters differ only along the first axis; along the second axis every cluster is wide."""
     prior = MixturePrior(Facet(num_clusters=2, latent_dim=3), covariance="diagonal")
     with torch.no_grad():
         prior.loc.copy_(torch.tensor([[-1.0, 0, 0], [1.0, 0, 0]]))

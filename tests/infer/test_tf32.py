@@ -1,4 +1,4 @@
-"""TF32 reaches the products of linear layers, forward and backward, and no density."""
+"""TF32 is used in the products of linear layers, forward and backward, and in no density."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::linalg_solve_triangul
 MATMUL = torch.backends.cuda.matmul
 FLAG, WITH_TF32, FULL = (
     ("fp32_precision", "tf32", "none") if hasattr(MATMUL, "fp32_precision") else ("allow_tf32", True, False)
-)  # before torch 2.9 there is the old flag only
+)  # before torch 2.9 there is only the old flag
 
 
 def precision() -> object:
@@ -31,7 +31,7 @@ def precision() -> object:
 
 
 class Products(TorchDispatchMode):
-    """Lists which products are computed, each with the precision that CUDA would compute it in."""
+    """Lists the products that are computed, each with the precision that CUDA would use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,10 +77,12 @@ def test_layers_are_in_tf32_forward_and_backward_and_densities_are_not(
     assert in_operator == []
     with Products() as products:
         losses(Objective(pair, num_items=100, tf32=True), x)
-    # A layer has a product for its output, one for its weight's gradient, and one for its input's, unless that is x.
+    # A layer has a product for its output, one for the gradient of its weight, and, unless its input is x, one for the
+    # gradient of its input.
     num_products = 3 * linear_layers(pair) - (1 if case == "mlp" else 0)
     assert in_operator == [WITH_TF32] * num_products
-    # The mode does not look into the operator: it saw the densities, with and without TF32 for the layers.
+    # The mode does not see inside the operator, so it has recorded only the densities, with and without TF32 for the
+    # layers.
     assert {found for _, found in plain.found + products.found} == {FULL}
     assert len(plain.found) - len(products.found) == num_products
     assert products.found

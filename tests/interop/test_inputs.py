@@ -82,7 +82,7 @@ def test_all_priors_are_replaced_at_once(make_pair: MakePair, make_x: MakeX, con
 
 
 def test_a_guide_over_parameters_that_are_no_longer_random_is_refused(make_x: MakeX) -> None:
-    """Their log q would be part of the loss, without a log p."""
+    """Otherwise their log q would be part of the loss without a log p."""
     decoder = MLPLadderDecoder([FACET], (1, 2, 3), rung_dims=(9,), hidden_dim=8)
     model = MultiFacetModel([BayesianMixturePrior(FACET)], decoder, GaussianLikelihood())
     guide = MultiFacetGuide(model, encoder=MLPLadderEncoder([FACET], (1, 2, 3), rung_dims=(9,)))

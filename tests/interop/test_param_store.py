@@ -111,7 +111,7 @@ def test_a_store_that_cannot_restore_all_is_refused(make: Callable[..., MFCVAE],
 )
 @pytest.mark.parametrize("after", (0, 2))
 def test_what_is_frozen_stays_frozen(make: Callable[..., MFCVAE], make_x: MakeX, loss: Any, after: int) -> None:
-    """A parameter is frozen from the start, or after some steps, when momentum would still move it."""
+    """A parameter is frozen from the start, or after some steps, when momentum would still change it."""
     x, pair = make_x(16), make()
     svi = SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss)
     for _ in range(after):
@@ -166,7 +166,7 @@ def test_parameters_that_a_handler_replaces_are_refused(make: Callable[..., MFCV
         poutine.substitute(pair.model, data={f"{pair.model._pyro_name}.priors.0.loc": torch.zeros(3, 2)}),
     ):
         message = r"no handler that replaces parameters, got (Lift|Substitute)Messenger"
-        # Pyro's substitute would warn, as it leaves, that its values were not used.
+        # Pyro's substitute would warn at its end that its values were not used.
         with pyro.validation_enabled(False), pytest.raises(InputError, match=message):
             handled(x)
 

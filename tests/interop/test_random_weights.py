@@ -1,4 +1,4 @@
-"""A Bayesian decoder: its weights are drawn once for all items, and their posterior is the user's own."""
+"""A Bayesian decoder: its weights are drawn once for all items, and the user gives their posterior."""
 
 from collections.abc import Callable
 

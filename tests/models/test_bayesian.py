@@ -30,7 +30,7 @@ def make_guide(model: MultiFacetModel, **settings: object) -> MultiFacetGuide:
 
 
 def separated(*, stick_breaking: bool = False) -> BayesianMixturePrior:
-    """Clusters at -10, 0, 10 whose weights alone are random."""
+    """Clusters at -10, 0, 10 of which only the weights are random."""
     prior = BayesianMixturePrior(
         Facet(num_clusters=3, latent_dim=1), random=("probs",), concentration=2.0, stick_breaking=stick_breaking
     )
@@ -70,7 +70,7 @@ def test_hyperprior_by_its_formula(covariance: Covariance) -> None:
     z = torch.randn(5, 2)
     reference = torch.distributions.MultivariateNormal(value["loc_0"], sigma)
     torch.testing.assert_close(given.log_prob(z), reference.log_prob(z.unsqueeze(-2)))
-    assert not torch.equal(prior().log_prob(z), given.log_prob(z))  # the prior itself stays where it was
+    assert not torch.equal(prior().log_prob(z), given.log_prob(z))  # the prior itself is not changed
 
 
 @every_covariance
@@ -159,7 +159,9 @@ def test_posterior_samples_of_the_global_sites_come_out_of_predictive() -> None:
     "covariance", ["full", *(pytest.param(c, marks=slow) for c in ("diagonal", "spherical", "tied"))]
 )
 def test_parallel_particles(covariance: Covariance) -> None:
-    """Under a plate of particles every parameter has a leading dimension, (P, 1, K, D): the mean of single draws."""
+    """Under a plate of particles every parameter has a leading dimension, (P, 1, K, D); the result is the mean over
+    single draws.
+    """
     model = make_model(BayesianMixturePrior(FACET, covariance=covariance))
     guide = make_guide(model)
     x = torch.randn(6, 2)
@@ -238,7 +240,7 @@ def test_sticks_of_any_number_train_in_single_precision(num_clusters: int) -> No
 
 
 def test_weights_of_sticks_are_a_site_that_can_be_read_and_set() -> None:
-    """``probs_0`` holds them, c depends on them, and a value that a handler puts there decides c."""
+    """``probs_0`` has the weights, c depends on them, and a value that a handler sets there is used for c."""
     model = make_model(BayesianMixturePrior(FACET, random=("probs",), stick_breaking=True))
     trace = poutine.trace(model).get_trace(num=4)
     weights = stick_weights(trace.nodes["sticks_0"]["value"]).exp()

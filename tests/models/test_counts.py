@@ -23,7 +23,7 @@ def test_poisson_is_exact_from_the_smallest_rates_to_thousands_of_counts(log_rat
     eta = torch.full_like(x, log_rate).requires_grad_()
     log_prob = LogRatePoisson(eta).log_prob(x)
     bound = 1e-6 if dtype == torch.float32 else 1e-9
-    # Near the mode, where items are, the error is absolute; far from it, it is relative to log p.
+    # The error is absolute near the mode, where most items are, and relative to log p far from it.
     assert ((log_prob - expected).abs() < bound * (1 + expected.abs()) + bound * (x - rate).abs()).all()
     (gradient,) = torch.autograd.grad(log_prob.sum(), eta)
     torch.testing.assert_close(gradient.double(), x.double() - rate, rtol=1e-5, atol=1e-6 * max(rate, 1.0))
@@ -76,7 +76,7 @@ def test_negative_binomial_up_to_the_poisson_limit(log_mean: float, dispersion: 
     x, r = x.double(), r.detach().double()
     torch.testing.assert_close(by_mean.double(), x - (x + r) * mean / (r + mean), rtol=1e-4, atol=1e-5)
     slope = torch.digamma(x + r) - torch.digamma(r) + (r / (r + mean)).log() + 1 - (x + r) / (r + mean)
-    # digamma(x + r) - digamma(r) has lost its own digits where r is large: there the slope must be small instead.
+    # digamma(x + r) - digamma(r) is inaccurate for large r; there the slope must be small instead.
     torch.testing.assert_close((by_dispersion * r).double(), slope * r, rtol=1e-3, atol=1e-3)
 
 

@@ -21,7 +21,7 @@ LOGITS = (-500.0, -30.0, -16.0, -3.0, -0.0999, -0.01, -1e-6, 0.0, 1e-9, 1e-3, 0.
 @BOTH
 @pytest.mark.parametrize("logit", LOGITS)
 def test_continuous_bernoulli_is_normalised_and_has_its_mean(logit: float, dtype: torch.dtype) -> None:
-    """Gauss-Legendre quadrature over the end of [0, 1] that has the mass; 40 / |logit| are 40 widths of it."""
+    """Gauss-Legendre quadrature over the end of [0, 1] with the mass, over a length of 40 / |logit|."""
     from numpy.polynomial.legendre import leggauss
 
     nodes, masses = (torch.from_numpy(values) for values in leggauss(40))
@@ -93,7 +93,9 @@ def test_codes_are_drawn_as_floats_that_the_density_takes() -> None:
 
 
 def test_sticks_with_the_right_betas_are_a_dirichlet() -> None:
-    """v_k ~ Beta(1, K - 1 - k) gives Dirichlet(1, …, 1) (Connor and Mosimann 1969), times the Jacobian of w(s)."""
+    """v_k ~ Beta(1, K - 1 - k) gives weights w ~ Dirichlet(1, …, 1) (Connor and Mosimann 1969); the density of s
+    also has the Jacobian of w(s).
+    """
     w = Dirichlet(torch.ones(5)).sample()
     s = sticks_of(w.log())
     sticks = StickBreaking(torch.ones(4), torch.tensor([4.0, 3.0, 2.0, 1.0]))

@@ -34,7 +34,7 @@ def test_units_are_undone_exactly() -> None:
 
 @pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
 def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> None:
-    """A fit to stretched points is the stretched fit: units of mean square 1 make the least variance the same."""
+    """A fit to stretched points is the stretched fit; in units of mean square 1 the smallest variance is the same."""
     unit = torch.tensor([0.1, 1.99**0.5])
     z, points, clusters = (
         separated(300),
@@ -51,7 +51,7 @@ def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> 
 
 
 def test_no_component_starts_without_weight() -> None:
-    """Ten clusters for two points that repeat: weights stay above 1 % of 1/K, variances above 1e-4."""
+    """Ten clusters are fitted to two repeated points: weights stay above 1 % of 1/K, variances above 1e-4."""
     prior = MixturePrior(Facet(num_clusters=10, latent_dim=2))
     z = torch.tensor([[0.0, 0.0], [5.0, 5.0]]).repeat(50, 1) + 1e-5 * torch.randn(100, 2)
     prior.fit(z, FitSettings())
@@ -61,7 +61,9 @@ def test_no_component_starts_without_weight() -> None:
 
 @pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
 def test_em_starts_at_what_is_known(covariance: Covariance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known: points of clusters 2 and 0, of four; the two others start at the centres of k-means with two clusters."""
+    """Points of clusters 2 and 0 of four are known; the two other clusters start at the centres of k-means with two
+    clusters.
+    """
     z = torch.cat([torch.randn(50, 2) - 9, torch.randn(50, 2) + 9])
     seen, clusters = torch.randn(7, 2), torch.tensor([2, 2, 2, -1, 0, 0, 0])
     prior = MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
@@ -124,7 +126,9 @@ def test_few_known_points_find_clusters_that_k_means_does_not() -> None:
 @pytest.mark.parametrize("covariance", ("full", "tied", "diagonal", "spherical"))
 @pytest.mark.parametrize("width", (1.0, 300.0, 1e5))
 def test_points_almost_on_a_line_are_fitted(covariance: Covariance, width: float, dtype: torch.dtype) -> None:
-    """float32 rounds a covariance of 9e10 and 1e-4 to one that is not positive definite; its factor stays valid."""
+    """In float32 a covariance with 9e10 and 1e-4 is rounded to a matrix that is not positive definite; its factor
+    stays valid.
+    """
     z = width * torch.randn(400, 1) @ torch.tensor([[1.0, 2.0, -1.0]]) + 1e-3 * torch.randn(400, 3)
     prior = MixturePrior(Facet(num_clusters=4, latent_dim=3), covariance=covariance).to(dtype)
     prior.fit(z.to(dtype), FitSettings())

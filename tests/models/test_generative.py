@@ -121,7 +121,7 @@ def test_errors(make_pair: MakePair, make_x: MakeX, make_facets: Callable[[int],
 def test_the_collapsed_density_is_the_sum_over_all_clusters(
     make_pair: MakePair, make_x: MakeX, covariance: str
 ) -> None:
-    """exp of log p(z, x) is the sum of exp of log p(c, z, x) over all 3 · 4 pairs of clusters, item by item."""
+    """For each item, p(z, x) is the sum of p(c, z, x) over all 3 · 4 pairs of clusters."""
     model, _ = make_pair(2, covariance=covariance)
     x, (_, zs) = make_x(5), draw(model, 5)
     given = {latent_site(j): z for j, z in enumerate(zs)}
@@ -192,7 +192,7 @@ def test_renyi_gradients_of_the_collapsed_pair_are_exact() -> None:
 
 
 class Line(LadderDecoder):
-    """x = z."""
+    """Decodes z as x."""
 
     def forward(self, zs: Sequence[Tensor], alpha: Tensor) -> Tensor:
         return zs[0]

@@ -184,7 +184,7 @@ def test_wrong_settings_are_reported(make: Callable[[], Likelihood], message: st
         make()
 
 
-# --- what holds for every likelihood: a new one joins by one line ---------------------------------------------------
+# --- tests of every likelihood: a new one is added by one line ------------------------------------------------------
 
 LIKELIHOODS: dict[str, tuple[Callable[[], Likelihood], Callable[[Tensor], Tensor]]] = {
     # name: (the likelihood, data for it from numbers in [0, 1])
@@ -258,7 +258,7 @@ def test_imputation_keeps_what_is_observed(case: Case) -> None:
 
 
 def test_draws_have_the_stated_mean(case: Case) -> None:
-    """5 standard errors for 6 elements: fails for 1 seed in 290,000. Of codes, the most frequent one counts."""
+    """5 standard errors for 6 elements: fails for 1 seed in 290,000. For codes, the most frequent code is compared."""
     model, _, _ = case
     if isinstance(model.likelihood, CategoricalLikelihood):
         output = 2 * torch.randn(*SHAPE, 4)

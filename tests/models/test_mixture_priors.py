@@ -126,7 +126,7 @@ def test_densities_are_those_of_the_mixture(covariance: Covariance) -> None:
 
 @every_covariance
 def test_expected_log_prob(covariance: Covariance) -> None:
-    """Minus half the trace of Sigma_c⁻¹ diag(scale²) for each cluster, whatever the shape of the batch."""
+    """Minus half of the trace of Sigma_c⁻¹ diag(scale²) for each cluster, for any batch shape."""
     prior = MixturePrior(FACET, covariance=covariance)
     full = positive_definite()
     prior.set_mixture(torch.randn(4, 3), full)

@@ -39,7 +39,7 @@ FACET = Facet(num_clusters=4, latent_dim=3)
 
 
 class StudentPrior(FacetPrior):
-    """A prior as a user would write it, with no closed form."""
+    """A prior without closed form, as a user would write it."""
 
     def __init__(self, facet: Facet) -> None:
         super().__init__(facet)
@@ -82,7 +82,7 @@ def test_standard_normal() -> None:
         StandardNormalPrior(FACET)
 
 
-# --- what holds for every prior: a new one joins by one line --------------------------------------------------------
+# --- tests of every prior: a new one is added by one line -----------------------------------------------------------
 
 OTHER = Facet(num_clusters=2, latent_dim=2)
 

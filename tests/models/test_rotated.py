@@ -1,4 +1,4 @@
-"""The rotated decoder: it undoes the encoder's map before its ladder reads the latents, at any batch shape."""
+"""The rotated decoder reverses the encoder's map before its ladder reads the latents, for any batch shape."""
 
 import torch
 

@@ -90,7 +90,9 @@ def test_errors() -> None:
 
 
 def test_the_guides_encoder_is_the_one_that_the_prior_reads() -> None:
-    """Another encoder would place the clusters by untrained weights; a copy of the pair has its own encoder."""
+    """With another encoder, the positions of the clusters would depend on untrained weights; a copy of the pair has
+    its own encoder.
+    """
     encoders = [MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head_init_scale=1.0) for _ in range(2)]
     priors = [
         VampPrior(f, encoder=encoders[0], j=j, pseudo_inputs=torch.rand(f.num_clusters, *SHAPE))

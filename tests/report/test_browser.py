@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="the system has no Chromium"),
 ]
 
-# In how many lines each verdict is written: a word must not be broken.
+# The number of lines of each verdict, because a word must not be broken.
 LINES_OF_VERDICTS = """[...document.querySelectorAll('td.verdict')].map(cell => {
   const range = document.createRange(); range.selectNodeContents(cell); return range.getClientRects().length; })"""
 

@@ -9,7 +9,7 @@ def test_the_first_epoch_does_not_decide_the_range() -> None:
     chart = draw_chart("ELBO", range(1, 6), {"ELBO": [-1e6, -40.0, -30.0, -20.0, -10.0]})
     assert [text for _, text in chart.y_ticks] == ["-40", "-30", "-20", "-10"]
     heights = [float(point.split(",")[1]) for point in chart.lines[0].points.split()]
-    assert heights == pytest.approx([160, 160, 110, 60, 10])  # the first lies on the lower edge
+    assert heights == pytest.approx([160, 160, 110, 60, 10])  # the first value lies on the lower edge
     assert chart.summary == "ELBO over 5 epochs; at the end: ELBO -10.0"
 
 

@@ -36,7 +36,7 @@ WIDER = override(TINY, ["networks.hidden_dim=9"])
 
 
 def prepare(config: Config = TINY) -> Training:
-    """A training of the same 60 images at other starting values each time."""
+    """A training on the same 60 images, with different starting values at every call."""
     images = torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     pair = build_pair(config, (1, 6, 6))
     return Training(

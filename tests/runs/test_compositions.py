@@ -15,7 +15,9 @@ MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 
 
 def apart(model: MultiFacetModel) -> Grouping:
-    """Clusters that do not overlap: a group each. Cluster 1 has nine times as many items as any other."""
+    """A pair whose clusters do not overlap, so that each is a group. Cluster 1 has nine times the items of any
+    other cluster.
+    """
     sizes = [facet.num_clusters for facet in model.facets]
     return Grouping.from_trees([merge_clusters(np.diag([1.0, 9.0, *[1.0] * (k - 2)])) for k in sizes])
 

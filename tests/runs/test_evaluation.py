@@ -53,7 +53,7 @@ def test_an_evaluation_is_what_the_pair_says(make: Callable[..., MFCVAE], split:
 
 
 def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Split) -> None:
-    """The weights of the facets in training do not enter it, so that runs can be compared."""
+    """The ELBO does not depend on the weights of the facets in training, so that runs can be compared."""
     pair = make()
     expected = evaluate(pair, split).elbo
     pair.model.beta.copy_(torch.tensor([0.5, 8.0]))
@@ -88,7 +88,7 @@ def test_bytes_are_evaluated_like_the_floats_they_stand_for(make: Callable[..., 
 
 @pytest.mark.slow
 def test_a_random_mean_is_averaged_over_and_its_kl_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same number at every call: E over loc ~ q = Normal(2, 1) of an item's ELBO, minus KL(q(loc) ‖ p(loc)).
+    """The ELBO is the same at every call: E over loc ~ q = Normal(2, 1) of an item's ELBO, minus KL(q(loc) ‖ p(loc)).
 
     600 draws of loc: standard errors of 0.12 and 0.04, and the KL is 0.88.
     """

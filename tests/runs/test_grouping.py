@@ -52,7 +52,7 @@ def test_clusters_and_probabilities_are_summed_by_group() -> None:
 def test_another_cut_keeps_the_names_of_groups_that_stay() -> None:
     grouping = make_grouping().rename(0, 0, "round").rename(0, 1, " two\nlegs ").rename(0, 2, "square")
     assert grouping.names(0) == ("round", "two legs", "square")
-    finer = grouping.cut(0, 4)  # the two that overlap least part first
+    finer = grouping.cut(0, 4)  # the two groups that overlap least are separated first
     assert (sorted(finer.labels(0)), finer.num_groups[0]) == ([0, 1, 2, 2, 3], 4) or finer.num_groups[0] == 4
     assert "square" in finer.names(0)
     assert grouping.cut(0, 1).names(0) == ("group 0",)
@@ -88,7 +88,7 @@ def test_groups_are_merged_and_split_by_hand() -> None:
     parted = grouping.split(0, [3])
     assert parted.labels(0).tolist() == [1, 1, 0, 3, 2]
     assert parted.names(0) == ("group 0", "group 1", "odd", "group 3")
-    whole = grouping.split(0, [0, 1])  # all of a group: it becomes the last one
+    whole = grouping.split(0, [0, 1])  # all clusters of a group: the group becomes the last one
     assert whole.labels(0).tolist() == [2, 2, 0, 0, 1]
     assert whole.names(0) == ("group 0", "odd", "group 2")
     assert [g.labels(1).tolist() for g in (merged, parted, whole)] == [[0, 1]] * 3
@@ -160,13 +160,13 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     for place in generator.choice(8 * len(content), 400, replace=False):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << (place % 8)
-        path.unlink()  # ext4 waits for the disk where a file is overwritten
+        path.unlink()  # ext4 waits for the disk if a file is overwritten
         path.write_bytes(damaged)
         try:
             found = Grouping.read(path, model="abc", num_clusters=(5, 2))
         except InputError:
             continue
-        assert found is not None and json.loads(damaged) == json.loads(content)  # a blank became another one
+        assert found is not None and json.loads(damaged) == json.loads(content)  # a blank became another blank
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run that was stopped or damaged, and resumed, equals one that was not, bit by bit."""
+"""A run that was stopped or damaged and then resumed is equal, in every bit, to a run that was not."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def stop_then_resume(folder: Path, *stoppers: Stopper) -> RunFolder:
     for stopper in stoppers:
         with pytest.raises(StopError):
             fit(TINY, RunFolder(folder), data=make_data(), device="cpu", callbacks=(stopper,))
-        pyro.set_rng_seed(99)  # what other work does to the random state between the sessions
+        pyro.set_rng_seed(99)  # other work changes the random state between the sessions
     return fit(TINY, RunFolder.open(folder), data=make_data(), device="cpu").run
 
 

@@ -23,7 +23,7 @@ from pyro_mfcvae.train.training import Training
 
 @pytest.fixture(autouse=True)
 def as_users_run_it(without_figures: None) -> None:
-    """Without figures in this process; other processes draw them."""
+    """No figures are drawn in this process; other processes draw them."""
     torch.set_default_dtype(torch.float32)
 
 
@@ -64,7 +64,7 @@ def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Pa
 def test_runs_that_train_together_are_those_of_fit(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are stopped after an epoch; one is continued alone, and the others catch up with it."""
+    """The runs are stopped after an epoch; one is continued alone, and then the others are continued first."""
     torch.set_default_dtype(torch.float64)
     config = override(config, ["training.epochs=[2, 2]", "mixture_fit.refit_steps=[2]"])
     for seed in (2, 5, 7):
@@ -135,7 +135,7 @@ def test_a_run_that_fails_among_others_leaves_them_to_finish(
 
     diverged = r"the ELBO became nan \(the reconstruction became nan\) at step 3, training has diverged"
     message = rf"^seed 5 failed: {diverged}.*\. 2 of 3 runs are finished and kept in .*many$"
-    for _ in range(2):  # the second time it goes on from its first epoch, and fails alone
+    for _ in range(2):  # the second time it continues after its first epoch, and only this run fails
         with pytest.raises(InputError, match=message):
             run([2, 5, 7])
     assert done == [2, 7, 2, 7]
@@ -195,7 +195,7 @@ def test_facets_are_matched_before_they_are_compared() -> None:
     first, second = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 1])
     here = np.stack([first, second], 1)
     np.testing.assert_allclose(facet_agreement(here, here), [1.0, 1.0])
-    # The other run has the facets in the other order and calls the clusters otherwise.
+    # The other run has the facets in reverse order and other numbers for the clusters.
     np.testing.assert_allclose(facet_agreement(here, np.stack([1 - second, (first + 1) % 3], 1)), [1.0, 1.0])
     noise = np.array([0, 1, 1, 0, 0, 1])
     assert facet_agreement(here, np.stack([noise, first], 1))[1] < 0.5

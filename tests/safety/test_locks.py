@@ -34,7 +34,7 @@ def test_a_folder_is_one_processs_and_a_killed_one_holds_nobody_up(tmp_path: Pat
     other.kill()
     other.communicate()
     assert (tmp_path / "run" / ".lock").exists()
-    with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the same process may hold it twice
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the same process may lock it twice
         (tmp_path / "run" / "file").touch()
     assert os.listdir(tmp_path / "run") == ["file"]  # noqa: PTH208
 

@@ -1,4 +1,4 @@
-"""Processes that train as one end together."""
+"""Processes that train together end together."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ WAIT = "import time; time.sleep(60)"
 
 
 def run(program: str, **env: str) -> "subprocess.Popen[str]":
-    """A process of its own that takes part in a training."""
+    """A separate process that takes part in a training."""
     program = f"from pyro_mfcvae.safety import ranks\nranks._POLL_SECONDS = 0.05\n{program}"
     return subprocess.Popen(
         [sys.executable, "-c", program], env={**os.environ, **env}, stderr=subprocess.PIPE, text=True
@@ -52,7 +52,7 @@ rank.wait()
     with subprocess.Popen([sys.executable, "-c", agent], env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         rank = int(process.stdout.readline())
-        time.sleep(1.0)  # it imports
+        time.sleep(1.0)  # the process imports modules
         process.kill()
         deadline = time.monotonic() + 10
         with suppress(ProcessLookupError):

@@ -41,7 +41,9 @@ def test_a_loop_is_asked_first_and_a_later_second_signal_raises(monkeypatch: pyt
 
 
 def test_a_signal_within_a_second_of_the_first_is_the_same_request() -> None:
-    """A terminal interrupts all processes of a sweep, and the sweep then asks its workers to end. They still save."""
+    """A terminal interrupts all processes of a sweep, and the sweep then asks its workers to end. The workers still
+    save.
+    """
     with stop_after_step() as request:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
@@ -58,7 +60,7 @@ def test_a_held_signal_raises_when_the_act_is_done() -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # like nohup
     try:
         with stop_on_signals():
             signal.raise_signal(signal.SIGHUP)
@@ -89,13 +91,13 @@ COMPILED, SLEEP = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)", "import ti
     ],
 )
 def test_a_signal_ends_a_process_that_runs_no_python_code(context: str, act: str, code: int, message: str) -> None:
-    """Compiled code runs for minutes and must be killed; Python itself interrupts a sleep."""
+    """A process in compiled code runs for minutes and must be killed; a sleep is interrupted by Python itself."""
     program = STUCK.format(context, act)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(0.5)  # until it is in the act
+        time.sleep(0.5)  # until the action has started
         process.terminate()
         _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
@@ -170,7 +172,7 @@ def test_a_signal_ends_all_processes_of_a_command_with_the_steps_saved(
     try:
         checkpoints = [run / "checkpoint/training.safetensors" for run in runs]
         assert wait_until(lambda: all(path.is_file() for path in checkpoints), 120), (tmp_path / "log").read_text()
-        if name == "SIGINT":  # a terminal sends it to all of them
+        if name == "SIGINT":  # a terminal sends the signal to all processes
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.send_signal(getattr(signal, name))

@@ -38,7 +38,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     for place in generator.choice(8 * len(content), 400, replace=False):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << (place % 8)
-        path.unlink(missing_ok=True)  # ext4 waits for the disk where a file is overwritten
+        path.unlink(missing_ok=True)  # ext4 waits for the disk if a file is overwritten
         path.write_bytes(damaged)
         with pytest.raises(InputError):
             read_tensors(path, "kind")

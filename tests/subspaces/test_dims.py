@@ -1,4 +1,4 @@
-"""How the dimensions of z are divided between two facets."""
+"""Division of the dimensions of z between two facets."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_few_dimensions_have_one_division(num_dims: int, expected: tuple[int, in
 
 @pytest.mark.parametrize(("dims", "num_clusters"), [((2, 6), (3, 12)), ((4, 4), (8, 8))])
 def test_the_division_of_the_data_is_found(dims: tuple[int, int], num_clusters: tuple[int, int]) -> None:
-    """Two mixtures in subspaces of these dimensions, turned together; the likelihood's scale, 0.1, is the unit."""
+    """Two mixtures in subspaces of these dimensions, rotated together; the unit is the likelihood's scale, 0.1."""
     rng = np.random.default_rng(1)
     parts = [
         3 * rng.normal(size=(k, dim))[rng.integers(k, size=500)] for dim, k in zip(dims, num_clusters, strict=True)

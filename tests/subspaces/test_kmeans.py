@@ -1,4 +1,4 @@
-"""Subspaces: planted clusters of two kinds, mixed by a rotation, are found again."""
+"""k-means in subspaces finds two planted clusterings that a rotation has mixed."""
 
 import numpy as np
 

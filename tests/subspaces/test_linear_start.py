@@ -41,7 +41,7 @@ def test_every_kind_of_label_gets_a_facet_of_its_own(counts: tuple[int, ...], di
     facets = find_linear_facets(
         items, dims, scale=SCALE, most_clusters=8, num_tries=10, on_progress=lambda *part: reported.append(part)
     )
-    tries = 10 if len(dims) == 2 else 10 + 3 * 8  # the axes of three pairs of facets are divided again
+    tries = 10 if len(dims) == 2 else 10 + 3 * 8  # the axes of each of three pairs of facets are divided again
     assert reported == [("search for subspaces", n, tries) for n in range(1, tries + 1)]
     z = (items - facets.mean) @ facets.matrix
     slices = np.split(z, np.cumsum(dims)[:-1], 1)
@@ -144,7 +144,7 @@ def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead)
 
 @pytest.fixture
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rotations are tried instead of thirty."""
+    """Try three rotations instead of thirty."""
     monkeypatch.setattr(linear_start, "find_linear_facets", partial(find_linear_facets, num_tries=3))
 
 

@@ -1,4 +1,4 @@
-"""Parts of the package pass the contracts, and parts with the faults that the contracts look for fail them."""
+"""Parts of the package pass the contracts, and parts with faults that the contracts must detect fail them."""
 
 import re
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_our_priors(name: str) -> None:
 
 @pytest.mark.parametrize("name", ("full", "student_t"))
 def test_clusters_that_are_ridges(name: str) -> None:
-    """A Gaussian that is narrow along the axes only would be wider than these clusters across their ridge."""
+    """A Gaussian that is narrow only along the axes would be wider than these clusters in another direction."""
     prior = PRIORS[name]().double()
     covariance = torch.full((4, 3, 3), 0.999) + 0.001 * torch.eye(3)
     prior.set_mixture(torch.randn(4, 3), covariance)  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_nothing_moves_outside(make_pair: Callable[..., tuple], make_x: Callable
 
 
 class NarrowNormal(dist.Normal):  # type: ignore[misc]
-    """Draws narrower than its density."""
+    """A prior whose draws are narrower than its density."""
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (torch's own signature)
         return self.loc + 0.8 * (super().rsample(sample_shape) - self.loc)
@@ -218,7 +218,7 @@ class NotNormalised(SampleAssignment):
 
 
 class Sharpened(AnalyticAssignment):
-    """A rule that claims to be the optimum and is not."""
+    """A rule that is declared to be the optimum but is not."""
 
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         return (2 * super().forward(j, prior, posterior, z)).log_softmax(-1)

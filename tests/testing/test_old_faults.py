@@ -42,7 +42,7 @@ class LaplacePrior(MixturePrior):
 
 
 class SharedEntry(MixturePrior):
-    """Reads its parameters from Pyro's store under names, where a copy finds the original's."""
+    """Reads its parameters from Pyro's store by name, so that a copy finds those of the original."""
 
     def forward(self, theta: Theta | None = None) -> Mixture:
         own = {"logits": self.logits, "loc": self.loc, "scale": self.scale}
@@ -52,7 +52,7 @@ class SharedEntry(MixturePrior):
 
 
 class NoTrace(MixturePrior):
-    """Weights of 0 as minus infinity in products with 0."""
+    """Uses minus infinity as the logarithm of a weight of 0, also in products with 0."""
 
     def forward(self, theta: Theta | None = None) -> Mixture:
         logits = torch.where(torch.arange(len(self.logits)) == 0, self.logits - torch.inf, self.logits)
@@ -93,14 +93,14 @@ def test_likelihoods(likelihood: Likelihood) -> None:
 
 
 class DetachedOptimum(SampleAssignment):
-    """Right for FacetELBO alone: other objectives need the gradient of q(c | x)."""
+    """A rule that is right only for FacetELBO, because other objectives need the gradient of q(c | x)."""
 
     def forward(self, j: int, prior: Mixture, posterior: dist.TorchDistribution, z: Tensor) -> Tensor:
         return super().forward(j, prior, posterior, z).detach()
 
 
 def test_a_rule() -> None:
-    """A pair whose q(c | x) is right for FacetELBO alone."""
+    """A pair whose q(c | x) is right only for FacetELBO."""
     with pytest.raises(AssertionError, match="gradient"):
         check_assignment(DetachedOptimum())
 

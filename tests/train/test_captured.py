@@ -1,4 +1,4 @@
-"""A captured step takes the steps of the loop as it is written. A recorder of our own stands for CUDA's graphs."""
+"""A captured training takes the same steps as the loop without capture. A recorder replaces CUDA's graphs."""
 
 import logging
 from collections.abc import Callable
@@ -28,10 +28,11 @@ SETTINGS = (
 
 
 class Recorder:
-    """Records a step without taking it; a replay takes it on the memory of the capture, and the host reads no value.
+    """Records a step without taking it. A replay takes the step on the memory of the capture, and the host reads no
+    value.
 
     Args:
-        addresses: of all tensors that the step reads or changes and that must stay where they are.
+        addresses: addresses of all tensors that the step reads or changes, which must not change.
         error: that every capture raises.
     """
 
@@ -77,7 +78,7 @@ def tensors_of(training: Training) -> list[int]:
 
 
 def add_up(total: Tensor) -> Callable[[Tensor], Tensor]:
-    """x ↦ the sum of all x so far, kept in place."""
+    """Returns the sum of all x so far, which is updated in place."""
 
     def step(x: Tensor) -> Tensor:
         return total.add_(x.sum()).clone()

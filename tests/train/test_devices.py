@@ -1,4 +1,6 @@
-"""Two processes train as one: losses and parameters are equal, and a run may continue with another number of them."""
+"""Two processes train one model: losses and parameters are those of one process, and a run may continue with
+another number of processes.
+"""
 
 import json
 import os
@@ -19,8 +21,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.train.devices import RandomState, open_fabric
 
-# Several ranks draw other z for the same items than one process does. So this program draws no z; only the fits of the
-# mixtures are random, and the first rank makes them. Batch norm is left out, since each rank normalises its own share.
+# Several ranks draw other z for the same items than a single process. So this program draws no z. Only the fits of the
+# mixtures are random, and the first rank makes them. There is no batch norm, since each rank would normalise its own
+# share.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -68,7 +71,9 @@ if fabric.is_global_zero:
 
 
 def train(folder: Path, name: str, *calls: tuple[int, int], settings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The report of the last of several calls, each with its numbers of processes and epochs."""
+    """Call the program several times, each time with numbers of processes and epochs; returns the report of the
+    last call.
+    """
     (folder / "program.py").write_text(PROGRAM)
     for world_size, num_epochs in calls:
         command = [sys.executable, folder / "program.py", str(world_size), str(num_epochs), folder / name, *settings]
@@ -169,7 +174,7 @@ def test_devices_that_are_not_there(device: str) -> None:
 
 
 def test_a_number_beyond_the_gpus_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Fabric says on a machine with one GPU that is asked for another."""
+    """The error of Fabric if a second GPU is requested on a machine with one GPU."""
 
     def refuse(**_: object) -> None:
         raise MisconfigurationException("You requested gpu: [3]\n But your machine only has: [0]")

@@ -12,7 +12,9 @@ from pyro_mfcvae.train.divergence import CollapsedError, DivergedError, check_ou
 def test_an_elbo_far_below_that_of_a_model_without_latent_variables_is_refused(
     make_pair: Callable[..., tuple[torch.nn.Module, torch.nn.Module]],
 ) -> None:
-    """Fair coins give six pixels the evidence −6 log 2; the floor is ten times that, and 100 nats more."""
+    """With fair coins six pixels have the evidence −6 log 2; the limit is ten times that, and at least 100 nats
+    lower.
+    """
     pair = MFCVAE(*make_pair())
     split = Split(torch.zeros(5, 1, 2, 3, dtype=torch.uint8), {})
     floor = -60 * math.log(2) - 100

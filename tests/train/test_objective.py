@@ -23,7 +23,9 @@ MakeX = Callable[[int], Tensor]
 def test_known_items_neither_move_the_weights_nor_enter_the_record(
     make_pair: MakePair, make_x: MakeX, rule: type
 ) -> None:
-    """Only the other items enter the gradient of the weights and the terms, divided by the size of the whole batch."""
+    """Only the other items contribute to the gradient of the weights and to the terms, divided by the size of the
+    whole batch.
+    """
     model, guide = make_pair(rule=rule)
     pair, x = MFCVAE(model, guide), make_x(9)
     known = {0: torch.tensor([-1] * 6 + [0, 1, 2])}
@@ -44,7 +46,7 @@ def test_known_items_neither_move_the_weights_nor_enter_the_record(
     assert loss.item() == pytest.approx(-plain.total.mean().item(), abs=1e-12)
 
 
-# One facet's ladder with all that a map passes through.
+# A ladder with one facet, with all operations on a map.
 ONE_MAP = ["networks.kind=conv", "networks.num_residual_blocks=1", *ONE_FACET[:2]]
 
 
@@ -72,7 +74,7 @@ def test_how_maps_are_kept_changes_no_number(option: str, separate: str) -> None
 
 
 def traced(pair: MFCVAE) -> CompiledObjective:
-    """What is given to the compiler, computed operation by operation."""
+    """Computes what is passed to the compiler operation by operation."""
     compiled = CompiledObjective(Objective(pair, num_items=100))
     compiled._compile = lambda x: trace(compiled.objective, x)  # type: ignore[method-assign]
     return compiled

@@ -1,4 +1,4 @@
-"""Models that are trained together are those that are trained alone."""
+"""Models that are trained together are equal to models that are trained alone."""
 
 import re
 from collections.abc import Callable
@@ -137,7 +137,7 @@ slow = pytest.mark.slow
     ],
 )
 def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Among nearly equal axes rounding decides which ones the search takes.
+    # If several axes are nearly equally good, rounding decides which of them the search chooses.
     turned = Axes(np.linalg.qr(np.arange(25).reshape(5, 5) % 7 + 3.0 * np.eye(5))[0], 0.0, 0.0, ())
     monkeypatch.setattr(repartition, "choose_axes", lambda *_, **__: turned)
     together = stack(*settings)
@@ -179,7 +179,7 @@ def test_low_precision_is_that_of_the_networks() -> None:
 
 @pytest.mark.slow
 def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> None:
-    """Saved after an epoch; each goes on alone, then together again."""
+    """The trainings are saved after an epoch; each continues alone, and then they continue together."""
     together = stack()
     together.run_epoch()
     for seed, training, state in zip(SEEDS, together.trainings, together._states, strict=True):
@@ -219,7 +219,7 @@ def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason
 
 @pytest.mark.slow
 def test_a_model_that_diverges_does_not_touch_the_others() -> None:
-    """It does so neither in its last epoch nor in the epochs after it has left."""
+    """A model that diverges does not affect the others, in its last epoch or later."""
     together = stack(seeds=(*SEEDS, 5))
     together.run_epoch()
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_rare_reads_change_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_captured_stack_is_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorder of our own stands for CUDA's graphs: it replays the function on the inputs of the capture."""
+    """A recorder replaces CUDA's graphs. It replays the function on the inputs of the capture."""
 
     class Recorder:
         num_replays = 0

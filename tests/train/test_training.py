@@ -174,7 +174,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert batches_of(60, epochs=2, ambient=7) == here
     assert here[:3] != here[3:]
     assert batches_of(60, seed=1) != here[:3]
-    # Seed and epoch do not add up: epoch 1 of seed 0 is not epoch 0 of seed 1.
+    # Seed and epoch are not added: epoch 1 of seed 0 differs from epoch 0 of seed 1.
     assert batches_of(60, seed=1) != here[3:]
 
 
@@ -209,7 +209,7 @@ def test_more_clusters_than_items_are_refused_before_training() -> None:
 
 
 def test_low_precision_networks_leave_the_densities_in_full_precision() -> None:
-    """bf16 has 8 significant bits: the terms move by some per cent and no more, and stay of the parameters' dtype."""
+    """bf16 has 8 significant bits: the terms change by a few per cent at most, and keep the parameters' dtype."""
     pair, x = build_pair(SMALL, (1, 6, 6)).float(), torch.rand(64, 1, 6, 6, dtype=torch.float32)
     for parameter in pair.guide.encoder.heads.parameters():
         nn.init.normal_(parameter, std=0.1)
