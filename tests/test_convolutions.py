@@ -39,7 +39,7 @@ def test_channels_are_the_images_then_the_given_ones_the_last_for_all_further_le
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (6, 9), (3, 3)])
-def test_up_leads_back_to_where_down_came_from(size: tuple[int, int]) -> None:
+def test_up_restores_the_sizes_before_down(size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size)
     for halve in (True, False):
         small = down(3, 5, halve=halve).eval()(x)

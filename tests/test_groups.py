@@ -122,7 +122,7 @@ def test_the_linkage_is_scipys(num_groups: int) -> None:
 
 
 @pytest.mark.parametrize("num_groups", [0, 5])
-def test_a_cut_that_is_not_there(num_groups: int) -> None:
+def test_invalid_cuts_are_refused(num_groups: int) -> None:
     with pytest.raises(InputError, match=f"between 1 and 4, the clusters in use, got {num_groups}: choose one of"):
         merge_clusters(FOUR).labels(num_groups)
 
@@ -135,7 +135,7 @@ def test_a_cut_that_is_not_there(num_groups: int) -> None:
         (np.array([[1.0, np.nan], [0.0, 1.0]]), "finite elements ≥ 0"),
     ],
 )
-def test_no_joint_mass(mass: np.ndarray, message: str) -> None:
+def test_invalid_joint_masses_are_refused(mass: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         merge_clusters(mass)
 
@@ -199,7 +199,7 @@ def test_a_facet_without_clusters() -> None:
     assert merge_clusters(mass).num_groups == 1
 
 
-def test_a_pair_is_asked_with_and_without_items(
+def test_groups_of_a_pair_with_and_without_items(
     make_pair: Callable[..., tuple], make_x: Callable[[int], Tensor]
 ) -> None:
     pair = MFCVAE(*make_pair())

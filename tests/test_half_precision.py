@@ -101,7 +101,7 @@ SLOW = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAIRS]
 )
-def test_svi_trains_and_questions_are_answered(name: str) -> None:
+def test_svi_trains_and_queries_work(name: str) -> None:
     """Data are in bfloat16, or in float32 like the model's draws; answers are in float32."""
     pair = PAIRS[name]().bfloat16()
     model, guide, x = pair.model, pair.guide, data_for(pair)

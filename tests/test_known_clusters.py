@@ -30,7 +30,7 @@ def gradients(model: MultiFacetModel, guide: MultiFacetGuide) -> dict[str, Tenso
 
 @every_rule
 @pytest.mark.parametrize("num_data", (None, 50))
-def test_where_all_are_known_it_is_pyros_condition(
+def test_known_clusters_of_all_items_equal_pyros_condition(
     make_pair: MakePair, make_x: MakeX, rule: type, num_data: int | None
 ) -> None:
     model, guide = make_pair(1, rule=rule, covariance="full", num_data=num_data)
@@ -48,7 +48,7 @@ def test_where_all_are_known_it_is_pyros_condition(
             torch.testing.assert_close(found[name], value, rtol=0.0, atol=1e-10)
 
 
-def test_where_some_are_known_the_others_are_as_ever(make_pair: MakePair, make_x: MakeX) -> None:
+def test_known_clusters_do_not_change_other_items(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair(2)
     x, c = make_x(5), torch.tensor([1, -1, 3, -1, -1])
     elbo = FacetELBO()
@@ -64,7 +64,7 @@ def test_where_some_are_known_the_others_are_as_ever(make_pair: MakePair, make_x
     torch.testing.assert_close(mixed.kl[:, 0], free.kl[:, 0], rtol=0.0, atol=1e-12)
 
 
-def test_it_anchors_a_facet() -> None:
+def test_known_clusters_decide_the_numbers_of_a_facet() -> None:
     """Two blobs: five labelled items of each decide the numbers of the clusters, whatever they were before."""
     prior = BayesianMixturePrior(Facet(num_clusters=2, latent_dim=1), random=("probs",))
     model = make_model(prior)

@@ -52,7 +52,7 @@ def unmoved(modules: Iterable[nn.Module], before: list[dict[str, Tensor]]) -> li
     ]
 
 
-def test_svi_trains_nothing_of_what_it_cannot_see() -> None:
+def test_svi_does_not_train_parameters_that_it_cannot_see() -> None:
     net = nn.Linear(1, 1)
 
     def model(x: Tensor) -> None:

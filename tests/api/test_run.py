@@ -93,7 +93,7 @@ def test_a_pair_is_saved_and_loaded_by_path_or_text(place: Path) -> None:
     assert load("double.safetensors").model.alpha.dtype == torch.float64
 
 
-def test_what_is_no_model_is_refused(place: Path) -> None:
+def test_files_that_are_not_models_are_refused(place: Path) -> None:
     with pytest.raises(InputError, match="expected the file of a model, got none"):
         load("none")
     with pytest.raises(InputError, match=r"expected safetensors in data\.npz, got other bytes"):

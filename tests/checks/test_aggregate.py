@@ -29,7 +29,7 @@ def test_energy_by_hand() -> None:
     assert energy_coefficient(here, there)[0] == pytest.approx((across - 2 - 4) / across)
 
 
-def test_energy_is_what_the_thresholds_are_named_after() -> None:
+def test_energies_at_the_thresholds_are_those_of_shifted_normals() -> None:
     normal = norm.ppf((np.arange(500) + 0.5) / 500)[:, None]  # without noise
     same, p_same = energy_coefficient(normal, normal)
     assert same == pytest.approx(0, abs=0.003) and p_same > 0.9

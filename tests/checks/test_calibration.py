@@ -32,7 +32,7 @@ def test_fewer_items_than_bins() -> None:
     assert reliability(np.array([0.25]), np.array([False])).error == 0.25
 
 
-def test_a_preference_for_a_cluster_is_found_that_the_most_probable_one_hides() -> None:
+def test_a_miscalibration_hidden_by_the_most_probable_cluster_is_found() -> None:
     """q of cluster 0 is 0.7 or 0.3, the truth 0.9 or 0.5: only the confidence of the more probable one is right."""
     probs = np.repeat([[0.7, 0.3], [0.3, 0.7]], 1000, 0)
     truth = np.concatenate([np.arange(1000) % 10 == 0, np.arange(1000) % 2 == 0]).astype(int)

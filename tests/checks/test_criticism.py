@@ -80,7 +80,7 @@ def test_rows_that_are_set_aside_are_counted_apart() -> None:
     assert found.counts == {"good": 1, "warn": 0, "bad": 1, "set_aside": 1}
 
 
-def test_the_json_holds_what_a_person_reads() -> None:
+def test_the_json_has_the_printed_results() -> None:
     criticism = criticise(exact_mixture_data(), settings={"assignment": {"kind": "analytic"}})
     record = json.loads(criticism.to_json())
     assert record["sentences"] == list(criticism.sentences) and len(record["sentences"]) == 3
@@ -107,7 +107,7 @@ def test_facets_come_in_order_after_the_whole() -> None:
     assert facets == sorted(facets)
 
 
-def test_numbers_that_json_has_not_become_null() -> None:
+def test_numbers_that_json_cannot_represent_become_null() -> None:
     criticism = criticise(exact_mixture_data())
     criticism.checks[0].details["odd"] = [float("inf"), float("nan"), 1.0]
     assert json.loads(criticism.to_json())["checks"][0]["details"]["odd"] == [None, None, 1.0]

@@ -51,7 +51,7 @@ def test_nearly_equal_weights_are_trusted_whatever_their_tail() -> None:
     assert check.verdict == "good" and check.value == 0
 
 
-def test_true_tails_of_a_finite_variance_are_no_alarm() -> None:
+def test_weights_of_finite_variance_give_no_alarm() -> None:
     """Every item's weights are Pareto with k = 0.3."""
     data = exact_mixture_arrays()
     weights = 0.3 * np.random.default_rng(0).standard_exponential(data.log_weights.shape)
@@ -78,7 +78,7 @@ def test_a_bad_half_by_confidence_is_named() -> None:
     assert check.verdict == "bad" and "the less confident half of facet 0" in check.advice
 
 
-def test_noise_of_the_draws_is_no_discrepancy_of_q_c() -> None:
+def test_noise_of_the_draws_is_not_a_discrepancy_of_q_c() -> None:
     """q(c | x) is exact and q(z | x) 1.3 times too wide, so p(c | x) from 64 weights is noisy."""
     data = exact_mixture_arrays(spread=1.3)
     exact = exact_mixture_arrays()

@@ -33,12 +33,12 @@ def test_the_effect_is_the_likelihood_that_is_left() -> None:
     assert check.value == pytest.approx(0.25) and check.verdict == "good"
 
 
-def test_one_cluster_for_all_items_says_nothing() -> None:
+def test_one_cluster_for_all_items_has_no_information() -> None:
     probs = np.tile([0.999, 0.0005, 0.0005], (200, 1))
     assert with_facet(probs=probs)[CLUSTERS.name].verdict == "bad"
 
 
-def test_clusters_that_divide_the_items_evenly_tell_k_apart() -> None:
+def test_even_clusters_have_the_information_of_k_clusters() -> None:
     probs = np.eye(3)[np.arange(300) % 3]
     assert with_facet(probs=probs)[CLUSTERS.name].value == pytest.approx(1 / 3)
 

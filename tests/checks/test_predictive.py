@@ -58,7 +58,7 @@ def test_data_that_are_more_probable_than_what_the_model_draws_are_found() -> No
     assert check.verdict == "bad" and "more probable than items that the model draws" in check.advice
 
 
-def test_halves_that_foretell_nothing_are_found() -> None:
+def test_halves_that_do_not_predict_each_other_are_found() -> None:
     data = exact_mixture_arrays()
     assert by_name(replace(data, held_out=data.held_out - 1))[HELD_OUT.name].verdict == "bad"
 
@@ -76,12 +76,12 @@ def test_items_like_the_training_items_pass() -> None:
     assert {check.verdict for check in checks} == {"good"}
 
 
-def test_without_training_items_nothing_is_asked() -> None:
+def test_without_training_items_there_are_no_checks() -> None:
     assert check_overfitting(exact_mixture_arrays(reference=False)) == []
 
 
 @pytest.mark.parametrize(("by", "expected"), [(-5.0, ("bad", "bad")), (5.0, ("good", "bad"))])
-def test_evidence_that_is_off_either_way_is_found(by: float, expected: tuple[str, str]) -> None:
+def test_too_low_and_too_high_evidence_is_found(by: float, expected: tuple[str, str]) -> None:
     data = exact_mixture_arrays()
     checks = check_overfitting(replace(data, evidence=data.evidence + by * data.evidence.std()))
     assert tuple(check.verdict for check in checks) == expected

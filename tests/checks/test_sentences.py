@@ -56,7 +56,7 @@ def test_a_facet_without_faults_is_usable() -> None:
         (off(HOLES, 0), "new items of it can look unlike yours"),
     ],
 )
-def test_what_is_wrong_with_a_facet_is_said_of_it_alone(check: Check, part: str) -> None:
+def test_a_fault_of_a_facet_changes_only_its_sentence(check: Check, part: str) -> None:
     data = exact_mixture_arrays()
     data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
     assert part in describe_facet(data, [check], 0)
@@ -170,7 +170,7 @@ def test_what_is_set_already_is_not_suggested() -> None:
 
 
 @pytest.mark.parametrize(("scale", "residual", "suggested"), [(1.5, 1.0, True), (1.0, 1.5, True), (1.5, 0.5, False)])
-def test_noise_is_learned_only_where_that_changes_little(scale: float, residual: float, suggested: bool) -> None:
+def test_learned_noise_is_suggested_only_if_it_changes_little(scale: float, residual: float, suggested: bool) -> None:
     """The variance of a replication exceeds that of its item by scale² - residual²."""
     data = exact_mixture_arrays()
     observed = np.full_like(data.observed["contrast"], 2.0)
@@ -183,7 +183,7 @@ def test_noise_is_learned_only_where_that_changes_little(scale: float, residual:
     assert suggest(data, [off(REPLICATED, statistic="contrast")], settings) == []
 
 
-def test_two_settings_are_enough_and_the_gravest_come_first() -> None:
+def test_at_most_two_settings_are_suggested_and_the_most_serious_come_first() -> None:
     checks = [off(CALIBRATION, 0), off(WIDTH, 0), off(REPLICATED, statistic="contrast")]
     found = [suggestion.setting for suggestion in suggest(exact_mixture_arrays(), checks, SETTINGS)]
     assert found == ["likelihood.options.learn_scale=true"]  # the other checks are about drawn items
@@ -200,7 +200,7 @@ def test_an_overfitted_run_is_not_trained_for_longer() -> None:
     assert found == ["training.epochs=[1, 2]", "networks.options.posterior=full"]
 
 
-def test_checks_of_drawn_items_do_not_count_where_these_are_unlike_the_data() -> None:
+def test_checks_of_drawn_items_are_ignored_if_these_are_unlike_the_data() -> None:
     data = exact_mixture_arrays()
     data = replace(data, facets=tuple(replace(f, groups=np.arange(len(f.groups))) for f in data.facets))
     text = describe_facet(data, [off(WIDTH, 0), off(CALIBRATION, 0), off(REPLICATED, statistic="contrast")], 0)

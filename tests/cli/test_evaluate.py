@@ -27,7 +27,7 @@ def test_evaluate_scores_a_run_on_its_own_data(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_evaluate_finds_a_runs_data_from_anywhere_and_tells_when_they_have_changed(
+def test_evaluate_finds_a_runs_data_from_every_folder_and_reports_changes(
     mfcvae: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = str(Path("run").resolve())

@@ -32,7 +32,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return seen
 
 
-def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
+def test_fit_writes_a_run_folder_and_prints_its_path(mfcvae: Run) -> None:
     code, out, err = mfcvae("fit", "--data", "data.npz", "--out", "here/run", "--device", "cpu", "--set", *TINY)
     assert (code, err) == (0, "")
     run = Path("here/run")
@@ -52,7 +52,7 @@ def test_fit_fills_a_run_folder_and_tells_where(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_fit_announces_the_epochs_that_it_trains(mfcvae: Run) -> None:
+def test_fit_prints_the_epochs_that_it_trains(mfcvae: Run) -> None:
     stages = "schedule.scale=0.5", "2 facets of 4 and 3 clusters, 1 and 1 epochs", "epoch 2/2 "
     together = "training.epochs=2", "2 facets of 4 and 3 clusters, 2 epochs", "8 steps of 20 items"
     for setting, announced, said in (stages, together):
@@ -152,7 +152,7 @@ def stop_before_training(config: Config, run: RunFolder, **_: object) -> Fit:
 
 
 @pytest.mark.parametrize("given", ["--set seed=3 training.epochs=4", "--set seed=3 --set training.epochs=4"])
-def test_settings_may_stand_together_or_apart(mfcvae: Run, seen: list[Config], given: str) -> None:
+def test_settings_may_be_given_together_or_separately(mfcvae: Run, seen: list[Config], given: str) -> None:
     mfcvae("fit", "shapes", "--data", "data.npz", *given.split())
     assert [(config.seed, config.training.epochs) for config in seen] == [(3, 4)]
 
@@ -165,7 +165,7 @@ def test_settings_may_stand_together_or_apart(mfcvae: Run, seen: list[Config], g
         (["--data", "data.npz", "--out", "x"], "data.npz would go to x"),
     ],
 )
-def test_a_run_without_out_gets_a_folder_of_its_own(
+def test_a_run_without_out_gets_a_new_folder(
     mfcvae: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
 ) -> None:
     monkeypatch.setattr(runs_fit, "fit", stop_before_training)
@@ -187,7 +187,7 @@ def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monke
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_root_tells_where_the_published_data_are(mfcvae: Run, place: Path) -> None:
+def test_root_is_the_folder_of_the_published_data(mfcvae: Run, place: Path) -> None:
     folder = str(write_stickfigures(place / "published"))
     settings = [*TINY, "training.epochs=1"]
     code, out, err = mfcvae("fit", "stickfigures", "--root", folder, "--out", "run", "--set", *settings)

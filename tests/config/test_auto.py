@@ -65,7 +65,7 @@ def test_many_items_get_more_steps() -> None:
     assert config.stage_epochs == (0, 10)  # 1900 · 3 = 5700 steps, of 632 an epoch
 
 
-def test_the_steps_that_are_announced_are_those_of_the_schedule() -> None:
+def test_the_printed_steps_are_those_of_the_schedule() -> None:
     images = torch.rand(640, 1, 6, 6)
     settings = [
         "training.epochs=10",
@@ -132,7 +132,7 @@ def test_a_characteristic_with_few_values_gets_few_dimensions() -> None:
         (torch.rand(50, 4), 0, "expected facets.number of 1 or more, got 0: choose how many clusterings you want"),
     ],
 )
-def test_what_auto_refuses(images: torch.Tensor, num_facets: int, message: str) -> None:
+def test_auto_refuses_invalid_data_and_settings(images: torch.Tensor, num_facets: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose_settings(images, source="x", num_facets=num_facets)
 

@@ -99,7 +99,7 @@ def test_what_set_and_parts_name_is_imported(module: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["of_a_package.parts", "of_a_package.parts:Mine"])
-def test_installed_packages_announce_their_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_installed_packages_declare_their_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     (tmp_path / "of_a_package").mkdir()
     (tmp_path / "of_a_package" / "__init__.py").touch()
     (tmp_path / "of_a_package" / "parts.py").write_text(PART)

@@ -64,13 +64,13 @@ def test_arrays_that_torch_refuses_are_taken() -> None:
         (np.linspace(-0.5, 1, 8).reshape(2, 2, 2), "values from -0.5 to 1"),
     ],
 )
-def test_what_is_no_image_is_refused(images: NDArray[np.generic], message: str) -> None:
+def test_arrays_that_are_not_images_are_refused(images: NDArray[np.generic], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate_images(images)
 
 
 @pytest.mark.parametrize("of", [np.asarray, torch.as_tensor])
-def test_truth_is_white(of: Callable[[Any], Any]) -> None:
+def test_boolean_true_is_white(of: Callable[[Any], Any]) -> None:
     images = validate_images(of(np.eye(4, dtype=bool)[None]))
     assert images.dtype == torch.uint8
     assert torch.equal(images[0, 0], 255 * torch.eye(4, dtype=torch.uint8))

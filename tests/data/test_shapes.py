@@ -21,7 +21,7 @@ def default_dtype() -> Iterator[torch.dtype]:
     torch.set_default_dtype(before)
 
 
-def test_images_and_labels_have_the_promised_form() -> None:
+def test_images_and_labels_have_the_documented_form() -> None:
     images, labels = draw_shapes(5, size=20)
     assert images.shape == (5, 3, 20, 20)
     assert images.dtype == torch.uint8

@@ -90,7 +90,7 @@ def test_evidence_is_exact_where_the_guide_is() -> None:
     np.testing.assert_allclose(found.mean(0), evidence[0], atol=1e-10)
 
 
-def test_own_statistics_join_those_that_are_there() -> None:
+def test_custom_statistics_are_added() -> None:
     x = draw(linear_pair(), 10)
     largest = {"largest": lambda x: x.max(-1).values}
     data = to_inference_data(linear_pair(), x, num_samples=30, num_simulated=20, statistics=largest, pixels=False)

@@ -191,7 +191,7 @@ def test_halves_of_independent_elements_predict_each_other_by_their_own_density(
     assert ((half >= densities.min(-1).values - 1e-9) & (half <= densities.max(-1).values + 1e-9) | (half == 0)).all()
 
 
-def test_what_an_item_loses_without_a_facet_is_nothing_where_the_decoder_ignores_it(make_x: MakeX) -> None:
+def test_an_item_loses_nothing_without_a_facet_that_the_decoder_ignores(make_x: MakeX) -> None:
     pair = make_known_pair(3, 2, cut=(1,))
     groups = draw_items(pair, draw_known(pair, 30), num_samples=30, statistics={}, pixels=False)["constant_data"]
     np.testing.assert_allclose(groups["loss_without_1"][1], 0, atol=1e-4)

@@ -90,11 +90,11 @@ def test_only_groups_with_members_on_both_sides_are_compared() -> None:
     assert [(value, [m.sum() for m in members]) for value, members in found] == [(0, [2, 3])]
 
 
-def test_only_effects_that_are_no_chance_compete_for_the_worst_place() -> None:
+def test_only_significant_effects_compete_for_the_worst_place() -> None:
     found = {"all": (0.1, 1e-9), "a": (0.9, 0.4), "b": (0.5, 1e-5), "c": (0.2, 1e-12)}
     assert worst_place(found) == ("b", 0.5, pytest.approx(2 * 3e-12))
 
 
-def test_without_a_certain_effect_the_least_probable_place_is_named() -> None:
+def test_without_a_significant_effect_the_place_with_the_smallest_p_value_is_named() -> None:
     assert worst_place({"all": (0.1, 0.5), "a": (0.9, 0.4), "b": (0.2, 0.1)}) == ("b", 0.2, pytest.approx(0.4))
     assert worst_place({"all": (0.1, 0.5)}) == ("all", 0.1, 0.5)

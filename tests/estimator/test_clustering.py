@@ -120,7 +120,9 @@ def test_the_same_seed_gives_the_same_and_leaves_global_states(blobs: tuple[np.n
 
 
 @pytest.mark.parametrize("way", ["pickle", "joblib", "clone of a fit"])
-def test_a_fit_is_kept(fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray], way: str, tmp_path) -> None:  # noqa: ANN001
+def test_a_fit_is_kept_by_copies_and_pickles(
+    fitted: MultiFacetClustering, blobs: tuple[np.ndarray, np.ndarray], way: str, tmp_path: Path
+) -> None:
     if way == "pickle":
         content = pickle.dumps(fitted)
         assert b"torch" not in content  # the pair is pickled as safetensors
@@ -154,7 +156,7 @@ def test_items_have_evidence_of_their_own_and_drawn_items_have_units(
         fitted.sample(0)
 
 
-def test_it_stands_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+def test_it_works_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     X = pd.DataFrame(blobs[0][::4], columns=list("abcd"))
     fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)

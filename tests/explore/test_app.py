@@ -133,7 +133,7 @@ def test_the_export_is_the_groups_of_now(client: TestClient, desk: Desk) -> None
     assert {row["name_0"] for row in rows if row["group_0"] == "0"} == {"'=1+1"}
 
 
-def test_an_image_of_ones_own_finds_its_place(client: TestClient, desk: Desk) -> None:
+def test_an_uploaded_image_is_assigned_to_groups(client: TestClient, desk: Desk) -> None:
     buffer = io.BytesIO()
     Image.fromarray(desk.items.images[7, 0].numpy()).save(buffer, "PNG")
     text = client.post("/upload", files={"image": (f"{SCRIPT}.png", buffer.getvalue())}).text

@@ -99,7 +99,7 @@ def test_the_slider_cuts_the_tree_live(open_page: Callable[..., Any], desk: Desk
     assert slider.input_value() == "3"
 
 
-def test_an_image_swaps_and_walks(open_page: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_image_is_swapped_and_changed_along_a_dimension(open_page: Callable[..., Any], tmp_path: Path) -> None:
     page = open_page("/upload")
     Image.new("L", (40, 30), 120).save(tmp_path / "mine.png")
     page.get_by_label("Drop an image here").set_input_files(tmp_path / "mine.png")
@@ -252,7 +252,7 @@ def test_pages_are_used_by_keyboard(open_page: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_serious_bars_a_reader(open_page: Callable[..., Any], scheme: str) -> None:
+def test_pages_have_no_serious_accessibility_errors(open_page: Callable[..., Any], scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     for width in (1280, 400):
         page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900})

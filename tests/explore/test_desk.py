@@ -13,7 +13,7 @@ from pyro_mfcvae.data.images import as_float
 from pyro_mfcvae.explore.desk import BusyError, Desk, StaleError
 
 
-def test_one_piece_of_work_runs_at_a_time_and_the_loop_goes_on(desk: Desk) -> None:
+def test_one_computation_runs_at_a_time_and_the_event_loop_continues(desk: Desk) -> None:
     running, most, beats = [0], [0], [0]
 
     def work() -> None:
@@ -66,7 +66,7 @@ def test_typicality_is_the_share_of_items_with_less_evidence(desk: Desk) -> None
     assert desk.typicality(x[:1]) == 0.75
 
 
-def test_the_view_of_a_facet_is_worked_out_once_per_change(desk: Desk) -> None:
+def test_the_view_of_a_facet_is_computed_once_per_change(desk: Desk) -> None:
     first = desk.view(0)
     assert desk.view(0) is first
     desk.change(0, lambda grouping: grouping.rename(1, 0, "other facet"))

@@ -99,7 +99,7 @@ def coming_from(app: ASGIApp, address: str) -> ASGIApp:
 
 
 @pytest.mark.parametrize("way", ["address", "cookie"])
-def test_guessing_a_token_is_stopped(desk: Desk, way: str) -> None:
+def test_an_address_with_many_wrong_tokens_is_refused(desk: Desk, way: str) -> None:
     app = build_app(desk, token=TOKEN)
     stranger, visitor = (
         TestClient(coming_from(app, address), base_url="http://localhost", follow_redirects=False)

@@ -5,7 +5,7 @@ from starlette.testclient import TestClient
 from pyro_mfcvae.explore.desk import Desk
 
 
-def test_verdicts_that_are_set_aside_stand_in_brackets(client: TestClient, desk: Desk) -> None:
+def test_verdicts_that_are_set_aside_are_in_brackets(client: TestClient, desk: Desk) -> None:
     record = {"asks": "?", "value": 1, "unit": "", "verdict": "bad", "advice": "", "facet": None}
     checks = [record | {"name": "one", "set_aside": True}, record | {"name": "two", "set_aside": False}]
     (desk.run.path / "checks").mkdir()

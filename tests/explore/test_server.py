@@ -151,7 +151,7 @@ def test_an_answer_that_takes_longer_than_the_headers_may_is_given(serve: Serve)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_client_that_reads_nothing_is_cut_off(serve: Serve) -> None:
+def test_a_client_that_does_not_read_is_disconnected(serve: Serve) -> None:
     ended = threading.Event()
 
     async def large(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +189,7 @@ def test_headers_have_a_bound(desk: Desk, serve: Serve) -> None:
         assert client.recv(2**16).startswith(b"HTTP/1.1 4")
 
 
-def test_answers_name_no_software_and_no_header_changes_who_asks(desk: Desk, serve: Serve) -> None:
+def test_answers_have_no_server_header_and_forwarded_headers_are_ignored(desk: Desk, serve: Serve) -> None:
     with httpx.Client(base_url=serve(build_app(desk, token="right"))) as client:
         answers = [
             client.get("/", params={"token": f"wrong-{n}"}, headers={"x-forwarded-for": f"192.0.2.{n}"})
@@ -199,7 +199,7 @@ def test_answers_name_no_software_and_no_header_changes_who_asks(desk: Desk, ser
     assert all("server" not in answer.headers for answer in answers)
 
 
-def test_a_slow_body_is_cut_off_and_holds_nobody_up(desk: Desk, serve: Serve) -> None:
+def test_a_slow_body_is_refused_and_delays_no_other_request(desk: Desk, serve: Serve) -> None:
     url = serve(build_app(desk, body_seconds=1.0))
 
     def drip() -> object:

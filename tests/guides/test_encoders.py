@@ -68,7 +68,7 @@ def test_errors(make_facets: MakeFacets) -> None:
         LadderEncoder(make_facets(1), (4,))  # type: ignore[abstract]
 
 
-def test_all_heads_but_the_deepest_start_by_saying_nothing(make_facets: MakeFacets) -> None:
+def test_all_heads_but_the_deepest_can_start_without_information(make_facets: MakeFacets) -> None:
     *shallow, deepest = MLPLadderEncoder(make_facets(3), (1, 4, 4), rung_dims=(8, 8, 8))(torch.rand(5, 1, 4, 4))
     for posterior in shallow:
         assert (posterior.mean == 0).all()

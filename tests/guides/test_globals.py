@@ -81,13 +81,13 @@ def test_fitted_mixtures_move_every_guide_that_has_a_location(name: str) -> None
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FLOWS)
-def test_a_flow_cannot_be_moved_and_says_what_can(name: str) -> None:
+def test_a_flow_cannot_be_moved_and_the_error_names_other_guides(name: str) -> None:
     model, guide = pair(FLOWS[name])
     with pytest.raises(InputError, match=f"can be moved to fitted mixtures, got a {name[:4]}.*: take a ConjugateGuide"):
         initialize_mixtures(model, guide, torch.randn(20, 2))
 
 
-def test_a_guide_of_ones_own_needs_neither_median_nor_location() -> None:
+def test_a_custom_guide_needs_neither_median_nor_start_at() -> None:
     """The typical value is the median of draws. For exp(N(0.7, 0.2)) it is exp(0.7), within 5 standard errors."""
     values = {}
 

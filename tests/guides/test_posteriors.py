@@ -220,7 +220,7 @@ def test_errors() -> None:
 
 
 @pytest.mark.parametrize("loc", (0.0, 5.0, -40.0))
-def test_a_flow_bends_a_posterior_wherever_it_lies(loc: float) -> None:
+def test_a_flow_changes_a_posterior_at_every_location(loc: float) -> None:
     """At eps = ±1.5 the spline's density differs from the Gaussian's by the same factor at every location, and it
     is normalised.
     """

@@ -51,7 +51,7 @@ def make() -> MFCVAE:
 
 
 @pytest.mark.parametrize("name", QUESTIONS | DRAWN)
-def test_a_question_leaves_everything_as_it_was(name: str) -> None:
+def test_a_query_changes_nothing(name: str) -> None:
     """Statistics of batch norm, the mode of every module, gradients and Pyro's parameter store."""
     pair = make().train()
     pair.guide.encoder.levels[0].eval()

@@ -89,7 +89,7 @@ def test_compiled_is_as_written(settings: list[str], caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.usefixtures("as_traced")
-def test_tracing_leaves_nothing_behind() -> None:
+def test_tracing_has_no_side_effects() -> None:
     pair = small_pair("networks.kind=conv", *ONE_FACET[:2])
     buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
     compiled = CompiledObjective(Objective(pair, num_items=100))
@@ -102,7 +102,7 @@ def test_tracing_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("as_traced")
-def test_pyro_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyro_runs_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = small_pair(*ONE_FACET)
     compiled, x = CompiledObjective(Objective(pair, num_items=100)), torch.rand(6, *SHAPE)
     compiled(x)

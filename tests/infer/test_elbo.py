@@ -53,7 +53,7 @@ def test_a_subclass_that_adds_to_forward_is_refused(make_pair: MakePair, make_x:
         loss.loss(model, guide, x)
 
 
-def test_trace_enum_sees_what_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
+def test_trace_enum_uses_the_parts_that_facet_elbo_refuses(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair()
     x, trace_enum = make_x(4), TraceEnum_ELBO(max_plate_nesting=1)
     pyro.set_rng_seed(1)

@@ -63,7 +63,7 @@ def test_one_particle_is_the_elbo_of_the_sample_rule(make_pair: MakePair, make_x
     )
 
 
-def test_it_tightens_with_particles_towards_the_evidence(make_pair: MakePair, make_x: MakeX) -> None:
+def test_more_particles_give_a_tighter_bound(make_pair: MakePair, make_x: MakeX) -> None:
     """On average over 400 copies of an item, 1,000 particles close more than half of the gap to the bound with
     200,000.
     """

@@ -122,7 +122,7 @@ def uneven_pair(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
 
 
 @pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
-def test_k_means_does_not_part_the_widest_dimension_in_units_of_the_posterior(covariance: Covariance) -> None:
+def test_k_means_in_units_of_the_posterior_does_not_split_the_widest_dimension(covariance: Covariance) -> None:
     """Four clusters a unit apart along one dimension, and 20 units wide along the other."""
     x = torch.stack([torch.arange(400) % 4 + 0.0, 20 * torch.randn(400)], -1)
     clusters, prior = torch.arange(400) % 4, MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
@@ -176,7 +176,7 @@ def test_only_the_chosen_facets_are_fitted_and_the_seed_decides() -> None:
     assert not torch.equal(starts[0], starts[2])
 
 
-def test_a_prior_of_ones_own_is_fitted_by_its_hook() -> None:
+def test_a_custom_prior_is_fitted_by_its_method() -> None:
     class LaplacePrior(FacetPrior):
         def __init__(self, facet: Facet) -> None:
             super().__init__(facet)

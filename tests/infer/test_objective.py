@@ -58,7 +58,7 @@ def test_the_loss_is_minus_the_total_scaled_to_the_data_set(make_pair: MakePair,
     assert seeded(elbo.loss) == pytest.approx(-total * 50 / 4, abs=1e-10)
 
 
-def test_who_computes_gradients(make_pair: MakePair, make_x: MakeX) -> None:
+def test_only_losses_with_gradients_compute_gradients(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair()
     x, elbo = make_x(4), FacetELBO()
     assert isinstance(elbo.loss(model, guide, x), float)

@@ -127,14 +127,14 @@ def test_gradients_are_those_of_the_product_and_lie_like_the_weight() -> None:
     assert weight.grad is not None and weight.grad.is_contiguous()
 
 
-def test_autocast_has_the_last_word() -> None:
+def test_autocast_overrides_tf32() -> None:
     x, weight = torch.rand(4, 3, dtype=torch.float32), torch.rand(5, 3, dtype=torch.float32)
     with TF32Layers(), torch.autocast("cpu", torch.bfloat16):
         assert F.linear(x, weight).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("chosen", ["none", "ieee", "tf32"] if FLAG == "fp32_precision" else [False, True])
-def test_what_the_process_has_chosen_comes_back(chosen: str | bool) -> None:
+def test_the_setting_of_the_process_is_restored(chosen: str | bool) -> None:
     before = precision()
     setattr(MATMUL, FLAG, chosen)
     try:

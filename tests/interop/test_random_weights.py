@@ -97,7 +97,7 @@ def test_what_would_take_weights_from_the_prior_is_refused(pair: Pair, make_x: M
         plain(x)
 
 
-def test_a_decoder_of_ones_own_may_be_a_pyro_module(make_pair: MakePair, make_x: MakeX) -> None:
+def test_a_custom_decoder_may_be_a_pyro_module(make_pair: MakePair, make_x: MakeX) -> None:
     class Decoder(MLPLadderDecoder, PyroModule):
         pass
 

@@ -92,7 +92,7 @@ def test_a_thousand_counts_near_the_poisson_limit_in_single_precision() -> None:
         assert likelihood.dispersion_unconstrained.grad.abs() < 0.1
 
 
-def test_what_stirling_leaves_out() -> None:
+def test_stirling_error_is_exact() -> None:
     x = torch.tensor([1e-3, 0.5, 1.0, 3.0, 15.9, 16.1, 40.0, 1000.0])
     expected = torch.lgamma(x + 1) - ((x + 0.5) * x.log() - x + math.log(2 * math.pi) / 2)
     torch.testing.assert_close(stirling_error(x), expected, rtol=0.0, atol=1e-11)

@@ -115,7 +115,7 @@ def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
     assert len(decoder.steps[0]) == 1  # no batch norm and no activation on the output
 
 
-def test_a_gate_scales_what_comes_from_below(make_facets: MakeFacets) -> None:
+def test_a_gate_scales_the_map_of_deeper_facets(make_facets: MakeFacets) -> None:
     decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(3, 4), gated=True)
     shallow, deep = torch.randn(5, 2), torch.randn(5, 3)
     torch.nn.init.normal_(decoder.gates["1"][0].weight)

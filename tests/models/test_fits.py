@@ -108,7 +108,7 @@ def record_start(
     return made
 
 
-def test_few_known_points_find_clusters_that_k_means_does_not() -> None:
+def test_few_known_points_find_clusters_that_k_means_misses() -> None:
     """Two long stripes side by side, which k-means cuts across; four points of each are known."""
     c = torch.arange(400) % 2
     z = torch.stack([5 * torch.randn(400), 2.0 * c + 0.4 * torch.randn(400)], -1)

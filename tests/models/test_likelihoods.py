@@ -235,7 +235,7 @@ def test_pyros_estimate_is_ours_with_missing_elements_too(case: Case) -> None:
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=0.0, atol=1e-9)
 
 
-def test_what_is_missing_has_no_say(case: Case) -> None:
+def test_missing_elements_do_not_change_results(case: Case) -> None:
     model, guide, x = case
     zs = [q.sample() for q in guide.posteriors(x)]
     observed = ~x.isnan()

@@ -225,7 +225,7 @@ def test_a_mixture_is_set_from_numbers_of_any_kind(convert: Callable[[Tensor], A
         ),
     ],
 )
-def test_a_mixture_that_is_none_is_refused(change: dict[str, Tensor], message: str) -> None:
+def test_invalid_mixtures_are_refused(change: dict[str, Tensor], message: str) -> None:
     prior = MixturePrior(SMALL)
     before = prior().log_prob(torch.zeros(1, 2))
     values = {"loc": torch.zeros(3, 2), "covariance": torch.eye(2).repeat(3, 1, 1), "probs": torch.ones(3)} | change

@@ -20,7 +20,7 @@ def test_a_curve_starts_where_its_facet_joins() -> None:
     assert (lines["facet 0"].colour, lines["facet 1"].colour) == (0, 1)
 
 
-def test_names_that_would_lie_on_each_other_are_moved_apart() -> None:
+def test_names_that_would_overlap_are_moved_apart() -> None:
     chart = draw_chart("KL", [1, 2], {"a": [0.0, 5.0], "b": [10.0, 5.0]})
     assert chart.lines[1].end - chart.lines[0].end == 14
 

@@ -96,7 +96,7 @@ def test_the_same_items_have_the_same_evidence(pair: MFCVAE, grouping: Grouping,
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_other_groups_are_worked_out_from_the_file(
+def test_other_groups_are_computed_from_the_file(
     pair: MFCVAE, grouping: Grouping, split: Split, tmp_path: Path
 ) -> None:
     write(pair, grouping, split, tmp_path / "a.parquet")

@@ -28,7 +28,7 @@ def as_users_run_it() -> None:
 # --- a run ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_all_that_was_promised(whole: Fit) -> None:
+def test_a_run_leaves_all_documented_files(whole: Fit) -> None:
     files = {str(path.relative_to(whole.run.path)) for path in whole.run.path.rglob("*") if path.is_file()}
     assert files == {
         "config.toml",
@@ -60,7 +60,7 @@ def test_the_schedule_is_seen_in_the_metrics(whole: Fit) -> None:
     )
 
 
-def test_the_summary_tells_what_came_out(whole: Fit) -> None:
+def test_the_summary_has_the_results(whole: Fit) -> None:
     summary = json.loads(whole.run.summary_path.read_text())
     assert summary.pop("config_digest") == whole.run.config_digest()
     assert summary.pop("metrics_digest") == whole.run.metrics_digest(NUM_EPOCHS)
@@ -165,7 +165,7 @@ def test_data_are_loaded_by_the_configuration(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_training_that_diverged_is_tried_once_more_where_asked(
+def test_a_training_that_diverged_is_retried_once_if_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     note_step, failures = Training.note_step, iter([7, 99])
@@ -186,7 +186,7 @@ def test_a_training_that_diverged_is_tried_once_more_where_asked(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_result_of_weights_that_ran_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_of_diverged_weights_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = Training.finish_epoch
 
     def run_away(self: Training) -> EpochRecord:

@@ -161,7 +161,7 @@ def test_metrics_past_the_checkpoint_are_dropped_and_the_others_left_as_they_are
     assert run.metrics_path.read_text() == "".join(lines[:num_epochs])
 
 
-def test_half_a_line_from_a_stop_while_writing_is_dropped(tmp_path: Path) -> None:
+def test_a_partial_line_of_a_stopped_write_is_dropped(tmp_path: Path) -> None:
     run = started(tmp_path, 2)
     whole = run.metrics_path.read_text()
     with run.metrics_path.open("a") as file:

@@ -92,7 +92,7 @@ def test_a_run_stopped_after_its_training_is_finished_without_training(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_seconds_add_up_over_the_sessions(tmp_path: Path) -> None:
+def test_seconds_are_summed_over_the_sessions(tmp_path: Path) -> None:
     run = stop_then_resume(tmp_path, Stopper(epoch=3))
     seconds = [record["seconds"] for record in run.read_metrics()]
     assert seconds == sorted(seconds)
@@ -122,7 +122,7 @@ def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(whole: Fit,
 
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("damage", ["flip", pytest.param("remove", marks=pytest.mark.slow)])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     whole: Fit, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StopError):
@@ -176,7 +176,7 @@ def test_files_of_another_training_with_the_same_settings_are_noticed(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_half_a_line_of_metrics_does_not_stop_a_run(whole: Fit, tmp_path: Path) -> None:
+def test_a_partial_line_of_metrics_does_not_stop_a_run(whole: Fit, tmp_path: Path) -> None:
     with pytest.raises(StopError):
         fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu", callbacks=(Stopper(epoch=3),))
     path = RunFolder(tmp_path).metrics_path

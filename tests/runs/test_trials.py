@@ -87,7 +87,7 @@ def test_the_seed_with_the_highest_held_out_elbo_is_chosen(caplog: pytest.LogCap
 
 
 @pytest.mark.usefixtures("single")
-def test_a_trial_that_diverges_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_diverges_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge() -> None:
         raise DivergedError("it did")
 

@@ -35,7 +35,7 @@ def test_the_form_of_an_object_is_that_of_a_dataclass(text: str, fits: bool) -> 
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 100_000, '{"a": ' + "9" * 5_000 + "}"])
-def test_what_is_no_object_is_refused(text: str) -> None:
+def test_texts_that_are_not_objects_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"expected a JSON object in a.json, as mfcvae writes it, got something else"):
         parse_object(text, Path("a.json"))
     assert parse_object('{"a": [1]}', Path("a.json")) == {"a": [1]}
@@ -44,6 +44,6 @@ def test_what_is_no_object_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "3", "{}", "[]", "[", "[-1]", "[0]", "[1e9, 8]", "[true, 8]", "nan", "[" * 100_000, "9" * 5_000]
 )
-def test_what_is_no_shape_is_none(text: str) -> None:
+def test_texts_that_are_not_shapes_give_none(text: str) -> None:
     assert parse_shape(text) is None
     assert parse_shape("[3, 8, 9]") == (3, 8, 9)

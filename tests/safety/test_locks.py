@@ -26,7 +26,7 @@ def hold_elsewhere(folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_a_folder_is_one_processs_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
+def test_one_process_locks_a_folder_and_a_killed_process_does_not(tmp_path: Path) -> None:
     other = hold_elsewhere(tmp_path / "run")
     with pytest.raises(InputError, match=rf"run, which process {other.pid} of .* uses: wait for it"):  # noqa: SIM117
         with locked(tmp_path / "run"):
@@ -39,7 +39,7 @@ def test_a_folder_is_one_processs_and_a_killed_one_holds_nobody_up(tmp_path: Pat
     assert os.listdir(tmp_path / "run") == ["file"]  # noqa: PTH208
 
 
-def test_a_folder_that_got_no_file_goes_again(tmp_path: Path) -> None:
+def test_a_folder_that_was_made_and_has_no_files_is_removed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the data"), claimed(tmp_path / "deep" / "run"):
         raise InputError("the data do not fit")
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +58,7 @@ def test_a_folder_with_files_is_not_new(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / f".mfcvae-{dead.pid}-abc.toml").touch()

@@ -29,13 +29,13 @@ def test_tensors_up_to_the_limit_are_made_as_without_one() -> None:
         (lambda: [torch.empty(2**26, dtype=torch.float64) for _ in range(2**12)], 1.5),
     ],
 )
-def test_more_is_refused_before_there_is_any(make: Callable[[], object], gib: float) -> None:
+def test_more_memory_is_refused_before_it_is_used(make: Callable[[], object], gib: float) -> None:
     message = rf"^expected parts of at most 1 GiB in memory, got {gib} GiB: choose smaller ones$"
     with pytest.raises(InputError, match=message), limited_memory(2**30, source="parts", advice="choose smaller ones"):
         make()
 
 
-def test_what_the_system_has_no_memory_for_is_one_line() -> None:
+def test_missing_memory_is_reported_in_one_line() -> None:
     with (
         pytest.raises(InputError, match=r"^expected parts that fit into memory, got larger ones: choose others$"),
         limited_memory(2**62, source="parts", advice="choose others"),
@@ -49,7 +49,7 @@ def test_other_errors_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("setting", ["networks.hidden_dim=9999999999", "facets.latent_dim=[1, 9999999]"])
-def test_settings_that_memory_has_no_room_for_are_refused(setting: str) -> None:
+def test_settings_that_do_not_fit_into_memory_are_refused(setting: str) -> None:
     small = ["networks.kind=mlp", "facets.num_clusters=[3, 4]", "facets.latent_dim=[1, 2]"]
     small += ["networks.encoder_dims=[8, 9]", "networks.decoder_dims=[6, 7]"]
     config = override(Config(data=DataConfig(source="none")), [*small, setting])

@@ -110,7 +110,7 @@ def test_a_lost_connection_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
         ranks._reported.clear()
 
 
-def test_a_rank_that_another_launched_leaves_the_report_to_it() -> None:
+def test_only_the_launching_rank_reports_a_failure() -> None:
     with run("ranks.explain_lost_rank([])", MFCVAE_LAUNCHER=str(os.getpid())) as rank:
         assert rank.wait(30) == 1
         assert rank.stderr is not None and rank.stderr.read() == ""

@@ -15,7 +15,7 @@ from pyro_mfcvae.safety.tensor_files import read_tensors
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_raises_and_tells_its_number(name: str) -> None:
+def test_a_signal_raises_an_error_with_its_number(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with pytest.raises(StoppedError, match=name) as caught, stop_on_signals():
@@ -25,7 +25,7 @@ def test_a_signal_raises_and_tells_its_number(name: str) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_a_loop_is_asked_first_and_a_later_second_signal_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_signal_sets_a_request_and_a_later_one_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.safety.stopping._SAME_REQUEST_SECONDS", 0.0)
     with stop_after_step() as request:
         assert not request
@@ -50,7 +50,7 @@ def test_a_signal_within_a_second_of_the_first_is_the_same_request() -> None:
         assert request.signum == signal.SIGINT
 
 
-def test_a_held_signal_raises_when_the_act_is_done() -> None:
+def test_a_held_signal_raises_after_the_action() -> None:
     done = False
     with pytest.raises(StoppedError, match="SIGTERM"), stop_on_signals(), held_signals():
         signal.raise_signal(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_signal_ends_a_process_that_runs_no_python_code(context: str, act: str
     assert message in errors
 
 
-def test_a_loop_that_saves_has_all_the_time_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_saves_has_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.safety.stopping._PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("pyro_mfcvae.safety.stopping._MORE_SECONDS", 0.1)
     with stop_after_step() as request, end_if_stuck():
@@ -113,7 +113,7 @@ def test_a_loop_that_saves_has_all_the_time_it_needs(monkeypatch: pytest.MonkeyP
         time.sleep(0.5)
 
 
-def test_signals_that_others_handle_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_with_other_handlers_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.safety.stopping._PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("pyro_mfcvae.safety.stopping._MORE_SECONDS", 0.1)
     taken: list[int] = []
@@ -127,7 +127,7 @@ def test_signals_that_others_handle_are_theirs(monkeypatch: pytest.MonkeyPatch) 
     assert taken == [signal.SIGTERM]
 
 
-def test_a_fork_does_not_report_its_signals_to_the_process_before() -> None:
+def test_a_fork_does_not_report_its_signals_to_its_parent() -> None:
     with end_if_stuck():
         pid = os.fork()
         if pid == 0:

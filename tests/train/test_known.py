@@ -22,7 +22,7 @@ def choose(**settings: object) -> KnownItems:
     return choose_known_items(IMAGES, LABELS, **{**usual, **settings})  # type: ignore[arg-type]
 
 
-def test_so_many_items_of_every_value_in_order_of_the_values() -> None:
+def test_the_given_number_of_items_of_every_value_is_chosen() -> None:
     known_items = choose()
     assert known_items.known[1].tolist() == [0, 0, 1, 1, 2, 2]
     labels = LABELS["sort"][known_items.items[:, 0, 0, 0].long()]
@@ -32,7 +32,7 @@ def test_so_many_items_of_every_value_in_order_of_the_values() -> None:
     assert not torch.equal(choose(seed=1).items, known_items.items)
 
 
-def test_an_unlabelled_item_is_no_anchor() -> None:
+def test_an_unlabelled_item_is_not_a_known_item() -> None:
     """A negative label means unlabelled: it is not a value."""
     labels = {"sort": torch.where(torch.arange(12) % 3 == 0, -1, LABELS["sort"])}
     known_items = choose_known_items(IMAGES, labels, label="sort", facet=1, items_per_value=2, batch_size=5)
@@ -41,7 +41,7 @@ def test_an_unlabelled_item_is_no_anchor() -> None:
     assert known_items.known[1].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_anchors_join_a_batch_with_their_clusters() -> None:
+def test_known_items_join_a_batch_with_their_clusters() -> None:
     known_items = choose()
     x, known, num_others = known_items.join(torch.zeros(3, 1, 2, 2))
     assert (x.shape, x.dtype) == ((8, 1, 2, 2), torch.float64)
