@@ -20,7 +20,7 @@ def test_text_is_written_in_utf8(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_json_is_what_every_reader_reads(tmp_path: Path) -> None:
+def test_json_is_strict(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": [float("nan"), np.float64("inf"), np.int64(3)], "b": (True, "é")})
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"a": [None, None, 3], "b": [True, "é"]}

@@ -59,7 +59,7 @@ def test_down_by_hand() -> None:
     torch.testing.assert_close(block(x), expected, rtol=0.0, atol=1e-12)
 
 
-def test_a_residual_block_that_adds_nothing_is_the_activation() -> None:
+def test_a_residual_block_with_zero_weights_is_the_activation() -> None:
     block = ResidualBlock(3)
     nn.init.zeros_(block.block[-1].weight)
     x = torch.randn(2, 3, 5, 5)
@@ -67,7 +67,7 @@ def test_a_residual_block_that_adds_nothing_is_the_activation() -> None:
 
 
 @pytest.mark.parametrize(("shape", "num_convolutions"), [((4, 16, 16), 2), ((4, 8, 8), 1), ((4, 3, 9), 0)])
-def test_shrink_goes_down_to_four_pixels(shape: tuple[int, int, int], num_convolutions: int) -> None:
+def test_shrink_reduces_maps_to_four_pixels(shape: tuple[int, int, int], num_convolutions: int) -> None:
     module, num_features = shrink(shape)
     features = module(torch.rand(2, *shape))
     assert features.shape == (2, num_features)
@@ -88,7 +88,7 @@ def kept_elements(act: Callable[[], Tensor]) -> tuple[Tensor, int]:
     return result, sum(kept.values())
 
 
-def test_what_is_recomputed_has_the_same_gradients_and_statistics_and_keeps_less() -> None:
+def test_recomputation_keeps_gradients_and_statistics_and_needs_less_memory() -> None:
     found = []
     for run in (lambda block, h: block(h), recomputed):
         torch.manual_seed(0)

@@ -43,7 +43,7 @@ COPIES = (copy.deepcopy, through_pickle, through_torch, averaged)
 
 @pytest.mark.parametrize("make_copy", COPIES)
 @pytest.mark.parametrize("name", (None, "mine"))
-def test_a_copy_is_a_pair_of_its_own(
+def test_a_copy_is_an_independent_pair(
     make: Callable[..., MFCVAE], make_x: MakeX, make_copy: Callable[[MFCVAE], MFCVAE], name: str | None
 ) -> None:
     """Neither changes when the other is trained or queried; SVI trains every parameter of the copy."""
@@ -64,7 +64,7 @@ def test_a_copy_is_a_pair_of_its_own(
     assert moved(pair, of_pair) == []
 
 
-def test_a_copy_with_a_guide_over_theta_is_a_pair_of_its_own(make_x: MakeX) -> None:
+def test_a_copy_with_a_guide_over_theta_is_an_independent_pair(make_x: MakeX) -> None:
     x, pair = make_x(16), bayesian_pair()
     fit(pair, x)
     twin = copy.deepcopy(pair)

@@ -72,7 +72,7 @@ def test_pyros_estimate_is_the_sum_written_out_and_ours(
     assert_equal(ours, written_out)
 
 
-def test_particles_at_once_are_pyros_vectorized_particles(make_pair: MakePair, make_x: Callable[[int], Tensor]) -> None:
+def test_particles_equal_pyros_vectorized_particles(make_pair: MakePair, make_x: Callable[[int], Tensor]) -> None:
     model, guide = make_pair()
     x = make_x(4)
     pyros = TraceEnum_ELBO(max_plate_nesting=1, num_particles=6, vectorize_particles=True)

@@ -45,9 +45,7 @@ def test_plain_svi_finds_hue_in_the_deep_facet_within_its_first_steps(loss: ELBO
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_the_part_built_in_the_docs_trains_as_it_stands(
-    mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_part_built_in_the_docs_trains(mfcvae: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "parts.md").read_text()
     program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (command,) = re.findall(r"^    mfcvae fit --set (.*my_priors.*)$", page, re.MULTILINE)
@@ -60,7 +58,7 @@ def test_the_part_built_in_the_docs_trains_as_it_stands(
     assert mfcvae("evaluate", "run")[0] == 0
 
 
-def test_every_setting_that_the_docs_name_is_there() -> None:
+def test_every_setting_in_the_docs_exists() -> None:
     page = (ROOT / "docs" / "parts.md").read_text()
     settings = re.findall(r"`((?:prior|likelihood|assignment|networks)(?:\.\w+)?=\w+)`", page)
     assert len(settings) > 15

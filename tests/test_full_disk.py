@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("place")
         (6_000, r"checkpoint/next\.safetensors"),
     ],
 )
-def test_a_fit_on_a_full_disk_is_one_line_and_goes_on_once_there_is_room(
+def test_a_fit_on_a_full_disk_ends_with_one_line_and_resumes_when_there_is_room(
     mfcvae: Run, trained: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, file: str
 ) -> None:
     monkeypatch.setattr("pyro_mfcvae.runs.fit._draw", lambda *_: None)
@@ -51,9 +51,7 @@ def test_a_fit_on_a_full_disk_is_one_line_and_goes_on_once_there_is_room(
         ("check", "run", "--items", "100", "--draws", "30"),
     ],
 )
-def test_what_writes_beside_a_run_is_one_line_on_a_full_disk(
-    mfcvae: Run, fitted: Path, command: tuple[str, ...]
-) -> None:
+def test_other_commands_on_a_full_disk_end_with_one_line(mfcvae: Run, fitted: Path, command: tuple[str, ...]) -> None:
     before = names(fitted)
     with full_disk():
         code, _, err = mfcvae(*command)

@@ -161,7 +161,7 @@ def without(guide: MultiFacetGuide, site: str) -> Callable[[Tensor], None]:
     return poutine.block(guide, hide=[site])
 
 
-def test_facet_elbo_says_what_to_do_with_a_wrapped_model(make_pair: MakePair, make_x: MakeX) -> None:
+def test_facet_elbo_refuses_a_wrapped_model_with_advice(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair()
     wrapped = poutine.condition(model, data={"c_0": torch.zeros(4)})
     with pytest.raises(InputError, match=r"wrapped by a handler.*TraceEnum_ELBO\(max_plate_nesting=1\)"):
@@ -218,7 +218,7 @@ def test_losses_that_sample_the_clusters_agree_on_average(make_pair: MakePair, m
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_convolutional_pair_with_batch_norm_does_what_others_do(training: bool) -> None:
+def test_a_convolutional_pair_with_batch_norm_works_with_the_same_tools(training: bool) -> None:
     facets = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
     shape = (1, 8, 8)
     model = MultiFacetModel(

@@ -145,7 +145,7 @@ def test_a_folder_s_modules_do_not_import_the_folder() -> None:
             assert module.rpartition(".")[0] not in targets, f"{module} imports its own folder"
 
 
-def test_imports_are_seen_in_every_form() -> None:
+def test_imports_are_detected_in_every_form() -> None:
     source = """
 import pyro_mfcvae.facets
 from pyro_mfcvae.errors import InputError
@@ -163,13 +163,13 @@ def f():
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_folders_are_small_and_say_what_they_are_for(folder: str) -> None:
+def test_folders_are_small_and_have_a_docstring(folder: str) -> None:
     modules = [path for path in FOLDERS[folder].glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
     assert len(modules) <= MOST_MODULES
     assert ast.get_docstring(ast.parse(MODULES[folder].read_text()))
 
 
-def test_the_package_s_own_folder_has_a_dozen_files_in_all() -> None:
+def test_the_folder_of_the_package_has_at_most_a_dozen_files() -> None:
     assert len(list((ROOT / "pyro_mfcvae").glob("*.py"))) <= MOST_MODULES
 
 
@@ -248,7 +248,7 @@ def test_commands_load_nothing_heavy_before_they_run() -> None:
 
 
 @pytest.mark.parametrize("package", ["pyro_mfcvae", "pyro_mfcvae.config", "pyro_mfcvae.data"])
-def test_lazy_packages_hold_what_they_name(package: str) -> None:
+def test_lazy_packages_have_the_names_that_they_list(package: str) -> None:
     module = import_module(package)
     assert set(module.__all__) <= set(dir(module))
     assert all(getattr(module, name) is not None for name in module.__all__)
@@ -256,7 +256,7 @@ def test_lazy_packages_hold_what_they_name(package: str) -> None:
         module.nothing  # noqa: B018
 
 
-def test_models_and_guides_are_no_global_packages() -> None:
+def test_models_and_guides_are_not_global_packages() -> None:
     import pyro_mfcvae.guides
     import pyro_mfcvae.models
 
@@ -265,7 +265,7 @@ def test_models_and_guides_are_no_global_packages() -> None:
     assert not {"models", "guides"} & set(sys.modules)
 
 
-def test_contributing_says_where_twelve_changes_go_at_least() -> None:
+def test_contributing_lists_at_least_twelve_changes() -> None:
     """Every path of its table exists, and the names in a row are defined in one of the row's files."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]

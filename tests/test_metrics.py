@@ -34,7 +34,7 @@ def test_majority_accuracy_is_one_when_every_item_has_its_own_cluster() -> None:
     assert majority_accuracy(np.arange(6), LABELS) == 1.0
 
 
-def test_majority_labels_come_from_the_reference() -> None:
+def test_majority_labels_are_those_of_the_reference() -> None:
     # In the reference cluster 0 has label 1, cluster 2 has label 0, and cluster 1 is empty: the third and the last
     # item are right.
     assert majority_accuracy(CLUSTERS, LABELS, reference=([0, 0, 0, 2], [1, 1, 0, 0])) == 2 / 6
@@ -92,7 +92,7 @@ def test_redundancy_of_equal_and_of_independent_facets() -> None:
     np.testing.assert_allclose(redundancy(assignments), expected, atol=1e-12)
 
 
-def test_facets_of_one_cluster_share_nothing() -> None:
+def test_facets_with_one_cluster_share_no_information() -> None:
     assignments = np.array([[0, 2, 0], [0, 2, 1], [0, 2, 0]])
     np.testing.assert_array_equal(redundancy(assignments), np.eye(3))
 

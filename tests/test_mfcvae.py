@@ -60,7 +60,7 @@ def test_swap(make_pair: MakePair, make_x: MakeX) -> None:
     torch.testing.assert_close(pair.swap(a, b[:1], facets=[1])[2], pair.swap(a[2:3], b[:1], facets=[1])[0])
 
 
-def test_traverse_moves_one_dimension_only(make_pair: MakePair, make_x: MakeX) -> None:
+def test_traverse_changes_only_one_dimension(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair(2)
     pair, x, values = MFCVAE(model, guide), make_x(5), torch.tensor([-1.0, 0.0, 2.5, 4.0])
     images = pair.traverse(x, facet=1, dim=2, values=values)
@@ -72,7 +72,7 @@ def test_traverse_moves_one_dimension_only(make_pair: MakePair, make_x: MakeX) -
     torch.testing.assert_close(pair.encode(x)[1].mean, deep)  # later calls do not write to earlier results
 
 
-def test_sample_holds_facets_to_their_clusters(make_pair: MakePair) -> None:
+def test_sample_draws_facets_from_the_chosen_clusters(make_pair: MakePair) -> None:
     model, guide = make_pair(covariance="full")
     pair, seen = MFCVAE(model, guide), []
     model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -103,7 +103,7 @@ def test_temperature_multiplies_the_distance_to_the_mean(make_pair: MakePair, te
         torch.testing.assert_close(cold[j] - loc, temperature * (hot[j] - loc))
 
 
-def test_elbo_terms_are_the_closed_forms_where_there_is_one(make_pair: MakePair, make_x: MakeX) -> None:
+def test_elbo_terms_are_closed_forms_if_they_exist(make_pair: MakePair, make_x: MakeX) -> None:
     x = make_x(5)
     for rule, closed_form in ((AnalyticAssignment, True), (SampleAssignment, False)):
         model, guide = make_pair(rule=rule)

@@ -28,12 +28,12 @@ def test_broadcast_batches_repeats_values_and_keeps_dimensions() -> None:
             assert torch.equal(out[2][s, n], c)
 
 
-def test_broadcast_batches_refuses_what_does_not_broadcast() -> None:
+def test_shapes_that_do_not_broadcast_are_refused() -> None:
     with pytest.raises(RuntimeError, match="broadcast"):
         broadcast_batches([torch.zeros(4, 2), torch.zeros(3, 2)])
 
 
-def test_weight_layers_finds_all_and_nothing_else() -> None:
+def test_weight_layers_finds_exactly_the_layers_with_weights() -> None:
     inner = mlp((2, 3))
     net = nn.ModuleList([inner, nn.LayerNorm(3), nn.Sequential(nn.Linear(3, 1), nn.ELU())])
     assert list(weight_layers(net)) == [inner[0], net[2][0]]

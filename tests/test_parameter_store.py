@@ -195,7 +195,7 @@ def test_module_local_params_break_svi_and_ours_trains_with_torch(make_pair: Mak
     assert len(pyro.get_param_store()) == 0
 
 
-def test_the_guide_never_holds_the_models_parameters(make_pair: MakePair) -> None:
+def test_the_guide_never_registers_the_models_parameters(make_pair: MakePair) -> None:
     model, guide = make_pair(rule=AmortizedAssignment)
     assert {id(p) for p in model.parameters()}.isdisjoint(id(p) for p in guide.parameters())
     assert model not in list(guide.modules())

@@ -48,7 +48,7 @@ def test_cluster_examples_put_the_populous_and_the_confident_first() -> None:
     assert texts(axes) == ["facet 0", "2 of 6 clusters in use · 4 empty · surest items first"]
 
 
-def test_cluster_examples_tell_when_clusters_are_left_out() -> None:
+def test_the_title_says_if_clusters_are_left_out() -> None:
     figure = plot_cluster_examples(plain(0, 0, 0.5, 1), [0, 0, 1, 2], np.ones(4), title="deep", max_clusters=1)
     assert levels(figure.axes[0]) == [[0.0, 0.0]]
     assert texts(figure.axes[0]) == ["deep", "3 clusters in use · the 1 largest shown · surest items first"]
@@ -105,7 +105,7 @@ def test_pictures_must_fit() -> None:
         plot_cluster_examples(plain(0, 1), [0, 0, 0], [1, 1, 1], title="")
 
 
-def test_saved_figure_is_a_png_and_nothing_else_remains(tmp_path: Path) -> None:
+def test_a_saved_figure_is_a_png_without_temporary_files(tmp_path: Path) -> None:
     path = tmp_path / "figures" / "grid.png"
     save_figure(image_grid(np.zeros((1, 2, 1, 14, 14))), path)
     pixels = imread(path)

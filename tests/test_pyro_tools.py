@@ -93,7 +93,7 @@ def test_known_clusters_may_be_integers_of_any_kind(make_pair: MakePair, make_x:
             FacetELBO().loss(model, guide, x, known={0: wrong})
 
 
-def test_new_items_are_no_batch_of_the_data(make_pair: MakePair, make_x: MakeX) -> None:
+def test_new_items_are_not_scaled_like_a_batch(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair(num_data=5)
     for parallel in (False, True):
         assert Predictive(model, num_samples=3, parallel=parallel)(num=8)["x"].shape == (3, 8, 1, 2, 3)
@@ -209,7 +209,7 @@ def test_data_that_do_not_fit_are_refused_everywhere(
                 ask()
 
 
-def test_infinite_values_are_refused_where_elements_may_be_missing(make_pair: MakePair, make_x: MakeX) -> None:
+def test_infinite_values_are_refused_also_if_elements_may_be_missing(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair()
     model.missing = True
     x = make_x(4)

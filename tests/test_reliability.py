@@ -145,7 +145,7 @@ def test_a_changed_file_is_refused_warned_of_without_effect_or_missed() -> None:
     assert flipped(b"\x00\x80", 15) == b"\x00\x00" and flipped(b"\x00\x80", 0) == b"\x01\x80"
 
 
-def test_every_set_of_files_but_the_whole_run_is_exchanged() -> None:
+def test_every_set_of_files_except_the_whole_run_is_exchanged() -> None:
     sets = list(sets_of_files())
     assert len(sets) == len(set(sets)) == 2 ** (len(FILES) - 1) - 2 + 1
 
@@ -155,7 +155,7 @@ def test_a_slope_is_that_of_the_samples_after_their_first_quarter() -> None:
     assert describe(samples, "hour")["MiB per hour"] == 2.0
 
 
-def test_steps_are_recorded_one_by_one_and_left_out_where_they_are_there(tmp_path: Path) -> None:
+def test_steps_are_recorded_one_by_one_and_recorded_steps_are_left_out(tmp_path: Path) -> None:
     ran: list[str] = []
 
     def step(name: str) -> Callable[[Path], dict[str, object]]:

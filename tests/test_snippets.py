@@ -146,7 +146,7 @@ def test_a_command_runs_as_printed(line: str, reader: Path, mfcvae: Run) -> None
     assert out
 
 
-def test_what_is_not_run_has_a_reason_that_is_needed() -> None:
+def test_every_reason_not_to_run_a_command_is_needed() -> None:
     lines = [line.replace("\0", " ") for line in ours()]
     for pattern in (*NOT_RUN, *SLOW):
         assert any(re.search(pattern, line) for line in lines), f"no command matches {pattern}: take it out"

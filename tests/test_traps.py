@@ -29,7 +29,7 @@ MakePair = Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 MakeX = Callable[[int], Tensor]
 
 
-def test_enumeration_on_the_models_side_refuses_unequal_weights_and_ours_takes_them(
+def test_enumeration_in_the_model_refuses_unequal_weights_and_ours_accepts_them(
     make_pair: MakePair, make_x: MakeX
 ) -> None:
     model, guide = make_pair()

@@ -33,11 +33,11 @@ PAIRS = TensorDataset(torch.from_numpy(X), torch.zeros(4))
     "items",
     [X, torch.from_numpy(X), PAIRS, DataLoader(PAIRS, batch_size=3), Dictionaries(), Stream(), list(X), tuple(X)],
 )
-def test_items_come_out_of_every_container(items: object) -> None:
+def test_items_are_read_from_every_container(items: object) -> None:
     np.testing.assert_array_equal(to_array(items), X)
 
 
-def test_other_containers_pass_as_they_are() -> None:
+def test_other_containers_are_returned_unchanged() -> None:
     assert to_array([[1, 2]]) == [[1, 2]]
 
 

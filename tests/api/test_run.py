@@ -54,7 +54,7 @@ def test_a_fit_in_python_is_the_fit_of_the_command_line(fitted: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_an_array_is_fitted_and_goes_on(place: Path) -> None:
+def test_an_array_is_fitted_and_its_run_is_continued(place: Path) -> None:
     images = make_images()
     run = fit(
         torch.as_tensor(images),

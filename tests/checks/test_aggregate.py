@@ -43,7 +43,7 @@ def test_points_that_are_all_the_same() -> None:
     assert energy_coefficient(np.zeros((5, 2)), np.zeros((5, 2))) == (0, 1)
 
 
-def test_shapes_differ_by_what_is_named() -> None:
+def test_shapes_name_the_moment_that_differs() -> None:
     """P(X > Y) - P(X < Y) by hand; then items with equal means that differ in their spread or their correlation."""
     assert compare_shapes(np.array([[3.0], [5.0]]), np.array([[1.0], [4.0]]))[0] == pytest.approx(0.5)
     there = GENERATOR.standard_normal((400, 2))
@@ -53,12 +53,12 @@ def test_shapes_differ_by_what_is_named() -> None:
         assert value > 0.25 and p_value < 1e-8 and what.startswith(name)
 
 
-def test_shapes_of_the_same_distribution_are_rejected_as_rarely_as_stated() -> None:
+def test_shapes_of_the_same_distribution_are_rarely_rejected() -> None:
     p_values = [compare_shapes(*GENERATOR.standard_normal((2, 40, 3)))[1] for _ in range(400)]
     assert sum(p < 0.05 for p in p_values) <= 34 and min(p_values) > 1e-5  # at most 20 expected: 3.2 standard errors
 
 
-def test_one_cluster_that_stands_for_two_is_found_by_its_shape() -> None:
+def test_one_cluster_for_two_true_clusters_is_found_by_its_shape() -> None:
     pair = make_pair(3, 2, layout="merged")
     data = to_inference_data(pair, draw(make_pair(3, 2), 300), num_samples=32, num_simulated=300, pixels=False)
     check = next(c for c in check_aggregate(CheckData.from_arviz(data)) if c.question is SHAPE and c.facet == 1)
@@ -66,7 +66,7 @@ def test_one_cluster_that_stands_for_two_is_found_by_its_shape() -> None:
     assert "may stand for two" in check.advice
 
 
-def test_holes_are_where_no_data_lie() -> None:
+def test_holes_are_regions_without_data() -> None:
     full, half = GENERATOR.uniform(size=(4000, 2)), GENERATOR.uniform(size=(4000, 2)) * [0.5, 1.0]
     assert hole_fraction(full, half)[0] == pytest.approx(0.5, abs=0.03)
     assert hole_fraction(full, half)[1] < 1e-10
@@ -76,7 +76,7 @@ def test_holes_are_where_no_data_lie() -> None:
 
 
 @pytest.mark.parametrize("num_clusters", [2, 100])
-def test_use_drawn_from_the_weights_is_rejected_as_rarely_as_stated(num_clusters: int) -> None:
+def test_clusters_drawn_from_the_weights_are_rarely_rejected(num_clusters: int) -> None:
     weights = GENERATOR.dirichlet(np.full(num_clusters, 0.5))
     drawn = GENERATOR.multinomial(200, weights, size=500) / 200
     p_values = np.array([use_p_value(use, weights, 200) for use in drawn])
@@ -89,7 +89,7 @@ def test_the_model_s_own_items_pass() -> None:
     assert {check.verdict for check in checks} == {"good"}
 
 
-def test_a_guide_that_is_shifted_is_not_where_the_prior_is() -> None:
+def test_a_shifted_guide_is_found() -> None:
     verdicts = {check.name: check.verdict for check in check_aggregate(exact_mixture_arrays(shift=1.0))}
     assert verdicts[DISTANCE.name] != "good"
 

@@ -43,7 +43,7 @@ def test_a_miscalibration_hidden_by_the_most_probable_cluster_is_found() -> None
 
 
 @pytest.mark.parametrize("num_clusters", [3, 60, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_truth_that_is_drawn_from_the_probabilities_is_rejected_as_rarely_as_stated(num_clusters: int) -> None:
+def test_true_clusters_drawn_from_the_probabilities_are_rarely_rejected(num_clusters: int) -> None:
     p_values = []
     for _ in range(100):
         probs = GENERATOR.dirichlet(np.full(num_clusters, 0.2), size=500)
@@ -52,7 +52,7 @@ def test_a_truth_that_is_drawn_from_the_probabilities_is_rejected_as_rarely_as_s
     assert min(p_values) > 1e-5
 
 
-def test_probabilities_that_are_too_modest_are_found() -> None:
+def test_underconfident_probabilities_are_found() -> None:
     probs = GENERATOR.dirichlet(np.full(20, 0.2), size=2000)
     modest = probs**0.8
     modest /= modest.sum(-1, keepdims=True)
@@ -80,7 +80,7 @@ def test_the_exact_guide_is_calibrated() -> None:
         ({"shift": 1.0}, "probabilities are too high for some clusters and too low for others"),
     ],
 )
-def test_guides_that_are_off_are_found(guide: dict[str, float], advice: str) -> None:
+def test_wrong_guides_are_found(guide: dict[str, float], advice: str) -> None:
     checks = check_calibration(exact_mixture_arrays(**guide))  # type: ignore[arg-type]
     assert "good" not in {check.verdict for check in checks}
     assert re.search(advice, checks[0].advice)

@@ -11,7 +11,7 @@ def make(value: float, p_value: float = 0.0) -> Check:
     return Check(QUESTION, value, p_value, "advice")
 
 
-def test_the_effect_decides_where_chance_does_not_explain_it() -> None:
+def test_the_effect_decides_if_it_is_significant() -> None:
     verdicts = [make(value).verdict for value in (-1.0, 0.1, 0.1001, 0.5, 0.5001)]
     assert verdicts == ["good", "good", "warn", "warn", "bad"]
 
@@ -35,7 +35,7 @@ def test_p_values_are_corrected_for_the_table() -> None:
     assert (second.table_p_value, second.verdict) == (1.0, "good")
 
 
-def test_the_record_holds_everything() -> None:
+def test_the_record_has_all_fields() -> None:
     record = make(0.2, 0.01).record()
     assert record["verdict"] == "warn" and record["table_p_value"] == 0.01
     assert record["threshold"] == {"warn": 0.1, "bad": 0.5, "source": "a test"}

@@ -45,7 +45,7 @@ def flagged(**guide: float) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", [{}, pytest.param({"seed": 1}, marks=pytest.mark.slow)], ids=["0", "1"])
-def test_the_exact_guide_is_believed_and_guides_that_are_off_are_not(seed: dict[str, float]) -> None:
+def test_the_exact_guide_passes_and_wrong_guides_fail(seed: dict[str, float]) -> None:
     """benchmarks/criticism.py measures the rates."""
     assert flagged(**seed) == set()
     assert "width of q(z|x)" in flagged(spread=0.5, **seed)
@@ -102,7 +102,7 @@ def test_the_json_has_the_printed_results() -> None:
         assert entry["threshold"]["source"]
 
 
-def test_facets_come_in_order_after_the_whole() -> None:
+def test_checks_of_the_whole_come_first_and_then_those_of_the_facets() -> None:
     facets = [-1 if check.facet is None else check.facet for check in criticise(exact_mixture_data()).checks]
     assert facets == sorted(facets)
 

@@ -52,7 +52,7 @@ def test_clusters_that_are_off_in_opposite_directions_are_found() -> None:
     assert {"cluster 0 of facet 0", "cluster 1 of facet 0"} <= check.details["clusters"].keys()
 
 
-def test_data_that_are_more_probable_than_what_the_model_draws_are_found() -> None:
+def test_data_that_are_more_probable_than_drawn_items_are_found() -> None:
     data = exact_mixture_arrays()
     check = by_name(replace(data, bound=data.bound + 5, held_out=data.held_out + 1))[TYPICAL.name]
     assert check.verdict == "bad" and "more probable than items that the model draws" in check.advice
@@ -96,7 +96,7 @@ def test_outliers_are_found_with_few_training_items() -> None:
     assert check.verdict == "bad" and set(check.details["outlying_items"]) <= set(range(60))
 
 
-def test_equal_evidence_is_no_outlier() -> None:
+def test_items_with_equal_evidence_are_not_outliers() -> None:
     data = exact_mixture_arrays()
     same = replace(data, evidence=np.zeros(200), reference_evidence=np.zeros(100))
     assert check_overfitting(same)[1].value == 0

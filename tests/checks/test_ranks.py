@@ -34,7 +34,7 @@ def test_the_exact_guide_passes() -> None:
     }
 
 
-def test_guides_that_are_off_are_found_and_how() -> None:
+def test_wrong_guides_and_their_faults_are_found() -> None:
     narrow, shifted, wide = (
         by_question(exact_mixture_arrays(**guide))  # type: ignore[arg-type]
         for guide in ({"spread": 0.5}, {"shift": 1.0}, {"spread": 1.5})

@@ -154,13 +154,13 @@ def test_the_whole_is_one_sentence() -> None:
         (off(OVERFITTING), ["training.epochs=[1, 2]"]),
     ],
 )
-def test_settings_are_chosen_from_the_runs_own(check: Check, settings: list[str]) -> None:
+def test_suggestions_are_settings_of_the_run(check: Check, settings: list[str]) -> None:
     found = suggest(exact_mixture_arrays(), [check], SETTINGS)
     assert [suggestion.setting for suggestion in found] == settings
     assert all(suggestion.reason.endswith(".") for suggestion in found)
 
 
-def test_what_is_set_already_is_not_suggested() -> None:
+def test_values_that_are_already_set_are_not_suggested() -> None:
     learned = SETTINGS | {"likelihood": {"kind": "gaussian", "options": {"scale": 1.5, "learn_scale": True}}}
     assert suggest(exact_mixture_arrays(), [off(REPLICATED, statistic="contrast")], learned) == []
     fixed = SETTINGS | {"prior": {"kind": "gaussian", "options": {"covariance": "full", "learn_weights": False}}}

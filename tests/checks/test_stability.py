@@ -24,7 +24,7 @@ def test_clusters_that_are_apart_survive_a_refit_and_cuts_through_a_cloud_do_not
     assert refit(cloud, np.eye(6)[cut], np.zeros(6, int), GENERATOR) == 1  # one group
 
 
-def test_a_coordinate_that_is_not_in_use_is_no_obstacle() -> None:
+def test_an_unused_coordinate_does_not_change_the_result() -> None:
     c = GENERATOR.integers(2, size=200)
     z = np.stack([10.0 * c + GENERATOR.standard_normal(200), np.zeros(200)], -1)
     assert refit(z, np.eye(2)[c], np.arange(2), GENERATOR) == 1
@@ -36,7 +36,7 @@ def test_the_exact_guide_passes() -> None:
     assert (REDUNDANCY.name, None) in checks and (SEEDS.name, 0) not in checks
 
 
-def test_groups_less_stable_than_the_model_says_are_found() -> None:
+def test_groups_that_are_less_stable_than_in_the_model_are_found() -> None:
     """The model's clusters are 20 standard deviations apart; the data are one cloud that was divided into four."""
     data = exact_mixture_arrays()
     cloud = GENERATOR.standard_normal((1, 200, 1))
@@ -54,7 +54,7 @@ def test_groups_less_stable_than_the_model_says_are_found() -> None:
     assert check.p_value < 0.01 and check.value > 0.1 and min(check.details["ari_of_simulated_items"]) == 1
 
 
-def test_facets_that_divide_alike_are_redundant() -> None:
+def test_facets_that_divide_items_in_the_same_way_are_redundant() -> None:
     data = exact_mixture_arrays()
     merged = data.facets[0].probs[:, :1], data.facets[0].probs[:, 1:].sum(1, keepdims=True)
     second = replace(data.facets[1], probs=np.concatenate(merged, 1))

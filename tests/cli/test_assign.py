@@ -77,7 +77,7 @@ def test_items_of_arrays_are_sorted_as_png_files(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_what_cannot_be_assigned_is_refused(mfcvae: Run) -> None:
+def test_invalid_data_and_options_of_assign_are_refused(mfcvae: Run) -> None:
     save_data(Path("wide.npz"), make_images(size=7))
     assert mfcvae("assign", "run", "wide.npz")[0] == 0  # they are resized to the size of the run's images
     Path("full").mkdir()

@@ -128,7 +128,7 @@ def test_other_runs_must_be_of_the_runs_kind(mfcvae: Run, without_figures: None)
 
 
 @pytest.mark.parametrize("args", [["check", "run"], ["compare", "run", "same"]])
-def test_missing_pixels_are_refused_where_the_model_expects_none(mfcvae: Run, args: list[str]) -> None:
+def test_missing_pixels_are_refused_if_the_model_expects_none(mfcvae: Run, args: list[str]) -> None:
     images = make_images(120) / 255
     images[7, 2, 3] = np.nan
     save_data(Path("data.npz"), images)
@@ -155,7 +155,7 @@ def test_items_that_trained_are_not_held_out(mfcvae: Run, quick: None, suffix: s
 
 
 @pytest.mark.slow
-def test_the_page_of_the_docs_works_as_it_stands(
+def test_the_page_of_the_docs_runs_as_printed(
     mfcvae: Run, without_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()

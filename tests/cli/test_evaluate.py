@@ -41,7 +41,7 @@ def test_evaluate_finds_a_runs_data_from_every_folder_and_reports_changes(
 
 
 @pytest.mark.usefixtures("fitted")
-def test_evaluate_takes_other_data(mfcvae: Run) -> None:
+def test_evaluate_scores_other_data(mfcvae: Run) -> None:
     save_data(Path("other.npz"), make_images(50))
     code, out, _ = mfcvae("evaluate", "run", "--data", "other.npz")
     assert code == 0

@@ -109,7 +109,7 @@ def test_a_facet_that_is_not_faded_in_is_reported(mfcvae: Run, caplog: pytest.Lo
 
 
 @pytest.mark.usefixtures("fitted")
-def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> None:
+def test_resume_of_a_finished_run_changes_only_times(mfcvae: Run) -> None:
     kept = ("config.toml", "model.safetensors", "metrics.jsonl", "checkpoint/training.safetensors")
     before = [Path("run", name).read_bytes() for name in kept]
     summary = json.loads(Path("run/summary.json").read_text())
@@ -123,7 +123,7 @@ def test_resume_of_a_finished_run_changes_nothing_but_the_clock(mfcvae: Run) -> 
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_resume_goes_on_with_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_continues_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -202,7 +202,7 @@ def test_a_sweep_does_not_go_into_a_single_runs_folder(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_what_was_trained_is_not_started_again_where_the_checkpoint_is_gone(mfcvae: Run) -> None:
+def test_a_trained_run_without_checkpoint_is_not_started_again(mfcvae: Run) -> None:
     kept = [Path("run", name) for name in ("model.safetensors", "metrics.jsonl", "summary.json")]
     before = [path.read_bytes() for path in kept]
     for checkpoint in Path("run/checkpoint").iterdir():

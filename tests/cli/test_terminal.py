@@ -27,7 +27,7 @@ def run(*columns: list[int], labels: dict[str, Any] | None = None) -> Evaluation
     return Evaluation(clusters, certain, -1.0, scores, grouping, groups, certain, of_groups)
 
 
-def test_lines_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[bold]path/" + 300 * "x"
     terminal.say(text)
     assert capsys.readouterr().out == text + "\n"

@@ -15,7 +15,7 @@ from pyro_mfcvae.config.text import takes_auto
 EQUAL = "facets.latent_dim=[2, 2]"  # without a search for the dimensions
 
 
-def test_the_scale_follows_from_the_spectrum_for_bytes_and_floats_alike() -> None:
+def test_the_scale_follows_from_the_spectrum_for_bytes_and_for_floats() -> None:
     images = torch.zeros(3000, 1, 10, 10)
     images[::2] = 1.0  # one direction, of standard deviation 5
     config = choose_settings(images, source="x", settings=[EQUAL]).config
@@ -80,7 +80,7 @@ def test_the_printed_steps_are_those_of_the_schedule() -> None:
     assert schedule.num_steps == 50
 
 
-def test_settings_take_the_place_of_what_follows_from_the_data() -> None:
+def test_given_settings_replace_those_from_the_data() -> None:
     chosen = choose_settings(
         torch.rand(60, 4), source="x", settings=["likelihood.scale=0.5", "networks.posterior=full"], seed=3
     )

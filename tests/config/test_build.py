@@ -65,7 +65,7 @@ def build(*settings: str) -> MFCVAE:
     return build_pair(override(override(BASE, small), settings), (1, 2, 3))
 
 
-def test_the_tables_name_what_the_tests_name() -> None:
+def test_the_tables_and_the_tests_name_the_same_parts() -> None:
     assert set(LIKELIHOODS) == set(LIKELIHOOD_CLASSES)
     assert set(ASSIGNMENTS) == set(RULES)
 
@@ -170,7 +170,7 @@ def test_vamp_priors_are_built_over_the_guides_encoder(posterior: str) -> None:
 
 @pytest.mark.parametrize("networks", ("mlp", "conv"))
 @pytest.mark.parametrize("separate", ("true", "false"))
-def test_where_pixels_are_missing_the_encoders_read_which(networks: str, separate: str) -> None:
+def test_encoders_read_the_mask_of_missing_pixels(networks: str, separate: str) -> None:
     settings = [f"networks={networks}", f"networks.separate={separate}", *CHANNELS[networks]]
     pair = build_pair(override(BASE, ["likelihood.missing=true", *settings]), (3, 8, 8))
     assert (pair.guide.encoder.in_shape, pair.model.event_shape) == ((6, 8, 8), (3, 8, 8))

@@ -88,7 +88,7 @@ def test_a_file_imports_nothing(module: str) -> None:
     assert module not in sys.modules
 
 
-def test_what_set_and_parts_name_is_imported(module: str) -> None:
+def test_modules_named_by_set_and_parts_are_imported(module: str) -> None:
     config = read_config(OPENED.format(f"{module}.Mine"), source="config.toml")
     with pytest.raises(
         InputError, match=r"if you trust it, give --parts of_a_user \(in Python: import of_a_user\), or"
@@ -166,7 +166,7 @@ def test_wrong_options_are_named(module: str) -> None:
         ("./mine.py", r"expected the name of a module, such as my_parts, got './mine.py': write no path or .py"),
     ],
 )
-def test_modules_that_are_not_there(module: str, message: str) -> None:
+def test_missing_modules_are_refused(module: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         import_parts([module])
 

@@ -43,7 +43,7 @@ class LaplacePrior(MixturePrior):
     ],
     ids=lambda value: value.path if isinstance(value, Part) else "",
 )
-def test_options_are_the_arguments_of_what_is_built(part: Part, base: type) -> None:
+def test_options_are_the_arguments_of_the_built_class(part: Part, base: type) -> None:
     """Compare with the class that a function makes, because the function takes all options."""
     assert part.options is not None
     make = find_part(part.path, base)
@@ -72,7 +72,7 @@ def test_only_import_paths_have_dots(text: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", GLOBALS_GUIDES)
-def test_guides_over_globals_are_built_where_the_priors_stand(kind: str) -> None:
+def test_guides_over_globals_start_at_the_values_of_the_priors(kind: str) -> None:
     config = override(BASE, ["prior=bayesian", f"prior.globals_guide={kind}", "facets.num_clusters=[3, 4]"])
     pair = build_pair(config, (1, 2, 3))
     guide = pair.guide.globals_guide

@@ -22,18 +22,18 @@ def test_names_are_sorted_and_hold_the_default() -> None:
     assert DEFAULT in preset_names()
 
 
-def test_an_unknown_preset_is_reported_with_the_known_ones() -> None:
+def test_an_unknown_preset_is_refused_with_the_known_names() -> None:
     with pytest.raises(InputError, match=r"^expected a preset out of .*shapes.*, got 'nope': choose one"):
         load_preset("nope")
 
 
-def test_a_preset_is_no_path() -> None:
+def test_the_name_of_a_preset_is_not_a_path() -> None:
     with pytest.raises(InputError, match=r"got '\.\./presets/shapes': choose one of them"):
         load_preset("../presets/shapes")
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_says_what_it_is_in_one_line(name: str) -> None:
+def test_every_preset_has_a_description_of_one_line(name: str) -> None:
     description = load_preset(name).description
     assert description
     assert "\n" not in description
@@ -133,7 +133,7 @@ SHARED: dict[str, Any] = {
 }
 
 
-def test_every_preset_that_ends_in_paper_is_held_to_what_was_published() -> None:
+def test_every_paper_preset_is_compared_with_the_published_settings() -> None:
     assert set(PUBLISHED) == {name for name in preset_names() if name.endswith("-paper")}
 
 

@@ -48,6 +48,6 @@ def test_bytes_are_shares_and_missing_elements_their_mean() -> None:
     np.testing.assert_allclose(measure_spectrum(missing), [1 / 3, 0.0], atol=1e-12)
 
 
-def test_items_that_are_all_alike_have_no_scale() -> None:
+def test_equal_items_are_refused() -> None:
     with pytest.raises(InputError, match="expected items that differ, got items that are all alike: check the data"):
         measure_spectrum(torch.ones(50, 4))

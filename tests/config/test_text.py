@@ -13,17 +13,17 @@ BASE = Config(data=DataConfig(source="shapes"))
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_toml_gives_a_preset_back(name: str) -> None:
+def test_a_preset_is_unchanged_by_toml(name: str) -> None:
     config = load_preset(name)
     assert read_config(to_toml(config), source="config.toml") == config
 
 
-def test_toml_gives_the_defaults_back() -> None:
+def test_defaults_are_unchanged_by_toml() -> None:
     assert read_config('data.source = "shapes"', source="here") == BASE
     assert read_config(to_toml(BASE), source="here") == BASE
 
 
-def test_toml_gives_every_changed_value_back() -> None:
+def test_changed_values_are_unchanged_by_toml() -> None:
     config = override(
         BASE,
         [
@@ -41,7 +41,7 @@ def test_toml_gives_every_changed_value_back() -> None:
     assert config.description == 'quotes " and backslash \\ and größer'
 
 
-def test_toml_leaves_out_what_the_code_decides() -> None:
+def test_toml_leaves_out_values_that_are_none() -> None:
     table = tomllib.loads(to_toml(BASE))
     assert "final_learning_rate" not in table["training"]
     assert "encoder_dims" not in table["networks"]["options"]
@@ -88,7 +88,7 @@ def test_override_changes_one_value(setting: str, expected: object) -> None:
     assert after == before
 
 
-def test_override_takes_a_value_back_with_none() -> None:
+def test_override_resets_a_value_with_none() -> None:
     config = override(BASE, ["mixture_fit.variance=0.5", "networks.decoder_dims=[3, 4]"])
     assert override(config, ["mixture_fit.variance=none", "networks.decoder_dims=none"]) == BASE
 

@@ -22,7 +22,7 @@ def test_the_two_splits_of_a_data_set_must_agree() -> None:
         Dataset("x", train, Split(train.images), DATASETS["mnist"])
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'mnits'; known data sets are shapes, mnist, .*\.parquet file or of a fold"):
         load_dataset("mnits")
     with pytest.raises(InputError, match=r"no data set, file or folder is called '.*gone.npz'"):
@@ -32,7 +32,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         load_dataset(tmp_path / "table.xls")
 
 
-def test_shapes_have_a_test_set_that_is_no_part_of_a_training_set() -> None:
+def test_the_test_set_of_shapes_is_no_part_of_a_training_set() -> None:
     data = load_dataset("shapes")
     assert (len(data.train), len(data.test)) == (20_000, 4_000)
     assert data.info == DATASETS["shapes"]
@@ -42,7 +42,7 @@ def test_shapes_have_a_test_set_that_is_no_part_of_a_training_set() -> None:
         assert not torch.equal(data.test.labels["hue"], labels["hue"][:4_000])
 
 
-def test_fingerprint_tells_values_shapes_and_types_apart() -> None:
+def test_fingerprints_differ_between_values_shapes_and_types() -> None:
     def fingerprint(images: torch.Tensor) -> str:
         return Dataset("x", Split(images), Split(images), DATASETS["mnist"]).fingerprint()
 
@@ -64,7 +64,7 @@ def test_fingerprint_tells_values_shapes_and_types_apart() -> None:
         ("nrletters", (10_000, 10_000), {"letter": 6, "colour": 3, "corner": 4}),
     ],
 )
-def test_published_sets_are_as_the_table_says(
+def test_published_sets_agree_with_the_table(
     name: str, num: tuple[int, int], counts: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MFCVAE_CACHE", str(tmp_path / "cache"))

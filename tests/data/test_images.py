@@ -29,7 +29,7 @@ def test_as_float_scales_bytes_and_passes_floats() -> None:
         ((2, 3, 6, 3), (2, 3, 6, 3)),
     ],
 )
-def test_images_come_out_channels_first(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_images_are_converted_to_channels_first(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert validate_images(torch.zeros(shape)).shape == expected
 
 
@@ -43,7 +43,7 @@ def test_bytes_stay_bytes_and_floats_take_the_default_dtype() -> None:
     assert validate_images(np.ones((1, 2, 2), dtype=np.float16)).dtype == torch.get_default_dtype()
 
 
-def test_arrays_that_torch_refuses_are_taken() -> None:
+def test_arrays_that_torch_refuses_are_converted() -> None:
     turned = np.array([[[0.0, 0.25], [0.5, 1.0]]], dtype=">f4")[:, ::-1]
     turned.flags.writeable = False
     assert torch.equal(validate_images(turned), torch.tensor([[[[0.5, 1.0], [0.0, 0.25]]]]))
@@ -76,7 +76,7 @@ def test_boolean_true_is_white(of: Callable[[Any], Any]) -> None:
     assert torch.equal(images[0, 0], 255 * torch.eye(4, dtype=torch.uint8))
 
 
-def test_values_that_are_not_finite_are_counted_and_placed() -> None:
+def test_values_that_are_not_finite_are_counted_and_located() -> None:
     images = torch.zeros(4, 3, 3)
     images[2, 0, :2] = torch.inf
     images[3, 1, 1] = -torch.inf
@@ -84,7 +84,7 @@ def test_values_that_are_not_finite_are_counted_and_placed() -> None:
         validate_images(images)
 
 
-def test_missing_pixels_pass_and_are_found_where_nobody_expects_them() -> None:
+def test_missing_pixels_are_accepted_and_refused_by_check_complete() -> None:
     images = torch.zeros(4, 3, 3)
     images[1, 0, :2] = torch.nan
     valid = validate_images(images)

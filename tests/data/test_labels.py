@@ -61,7 +61,7 @@ def test_numbers_in_one_dimension_are_one_per_item() -> None:
         read_labels({"y": np.arange(3)}, 4, path=Path("a.npz"))
 
 
-def test_very_large_values_are_numbered_alike_in_both_splits() -> None:
+def test_very_large_values_get_the_same_numbers_in_both_splits() -> None:
     """Tables of counts have a column per value, and 10¹⁰ columns do not fit into memory."""
     train = {"y": torch.tensor([10**12, 7, -3, 5]), "small": torch.tensor([3, 1, 0, 2])}
     test = {"y": torch.tensor([7, 10**12, 10**11]), "small": torch.tensor([9, 9, 9])}

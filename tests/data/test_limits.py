@@ -103,14 +103,14 @@ def test_pictures_are_turned_as_exif_says(tmp_path: Path) -> None:
     assert np.array_equal(images[0, 0].numpy(), np.rot90(pixels, -1))
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_becomes_white(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2, :, 3] = 255  # black above, nothing below
     images = load_dataset(save_folder(tmp_path / "photos", Image.fromarray(pixels))).train.images
     assert images[0].amax(0).tolist() == [[0] * 4] * 2 + [[255] * 4] * 2
 
 
-def test_a_jpeg_whose_picture_goes_on_and_on_is_refused(tmp_path: Path) -> None:
+def test_a_jpeg_with_too_many_scans_is_refused(tmp_path: Path) -> None:
     # The last scan of 8,000 × 8,000 empty pixels has 200 bytes, and decoding it takes 0.04 s.
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -27,7 +27,7 @@ def write_idx(folder: Path, *, images: int = 2, labels: int = 2) -> Path:
     return folder
 
 
-def test_missing_data_say_which_folder_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_missing_data_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MFCVAE_DATA", raising=False)
     with pytest.raises(InputError, match="set MFCVAE_DATA to the folder that holds MNIST/raw, or pass root"):
         load_dataset("mnist")
@@ -112,7 +112,7 @@ def test_broken_rows_are_refused(tmp_path: Path) -> None:
         load_dataset("stickfigures", root=tmp_path)
 
 
-def test_rows_hold_labels_then_pixels_row_by_row_then_channels(tmp_path: Path) -> None:
+def test_rows_have_labels_and_then_pixels_in_row_major_order(tmp_path: Path) -> None:
     (tmp_path / "multiclustering").mkdir()
     rows = np.concatenate([[5, 2, 3], np.arange(189)])[None]
     np.savetxt(tmp_path / "multiclustering" / "nrLetters.data", rows, fmt="%d", delimiter=",")
@@ -134,7 +134,7 @@ def test_svhn_is_read_in_its_published_format(tmp_path: Path, monkeypatch: pytes
     assert data.train.labels["digit"].tolist() == [0, 1, 2]  # in the file, the label of the digit 0 is 10
 
 
-def test_svhn_that_is_missing_or_damaged_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_damaged_svhn_is_refused_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"expected SVHN/train_32x32.mat in .* \(fetch train_32x32.mat and test"):
         load_dataset("svhn", root=tmp_path)
     write_svhn(tmp_path, monkeypatch, num=(3, 2))

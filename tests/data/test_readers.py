@@ -19,7 +19,7 @@ def draw_bytes(*shape: int) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(30, 6, 5), (30, 1, 6, 5), (30, 3, 6, 5), (30, 6, 5, 3)])
-def test_what_is_mapped_is_what_would_be_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_mapped_items_equal_items_that_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = draw_bytes(*shape)
     np.save(tmp_path / "a.npy", images)
     np.savez(tmp_path / "a.npz", images=images)
@@ -139,7 +139,7 @@ def test_texts_and_truths_are_labels(tmp_path: Path) -> None:
     assert labels == [{"kind": [1, 0, 2], "is_big": [1, 0, 1]}, {"kind": [2, 1], "is_big": [0, 0]}]
 
 
-def test_npz_with_test_arrays_has_a_split_of_its_own(tmp_path: Path) -> None:
+def test_npz_with_test_arrays_has_a_test_split(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, x=grey(3), y=np.arange(3), test_x=grey(2), test_y=np.array([7, 8]))
     data = load_dataset(str(path))

@@ -21,7 +21,7 @@ def hue(pixel: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("part", "place"), [("floor_hue", (60, 5)), ("wall_hue", (4, 32)), ("object_hue", (34, 32))])
-def test_each_hue_colours_its_own_part_and_no_other(part: str, place: tuple[int, int]) -> None:
+def test_each_hue_colours_only_its_part(part: str, place: tuple[int, int]) -> None:
     base = scene()
     for value in range(10):
         image = scene(**{part: value})
@@ -50,7 +50,7 @@ def test_round_solids_look_the_same_from_all_sides_and_the_cube_does_not() -> No
         assert (max(sides) - min(sides) < 0.004) == (name != "cube")
 
 
-def test_opposite_orientations_are_mirror_images_in_all_but_the_light() -> None:
+def test_opposite_orientations_are_mirror_images_except_for_the_light() -> None:
     left, right = scene(orientation=2, shape=0), scene(orientation=12, shape=0)
     differs = left.argmax(0) != right.argmax(0).flip(-1)  # a ray that touches an edge may hit it on one side only
     assert differs.float().mean() < 0.002

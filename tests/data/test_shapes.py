@@ -29,7 +29,7 @@ def test_images_and_labels_have_the_documented_form() -> None:
     assert all(label.shape == (5,) and label.dtype == torch.int64 for label in labels.values())
 
 
-def test_the_same_seed_draws_the_same_images_and_another_seed_others() -> None:
+def test_the_seed_decides_the_images() -> None:
     images, labels = draw_shapes(50, seed=3)
     again, same_labels = draw_shapes(50, seed=3)
     other, _ = draw_shapes(50, seed=4)
@@ -117,6 +117,6 @@ def test_a_larger_picture_shows_the_same_scene() -> None:
         ({"num": 1, "seed": 2**32}, "seed from 0"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(arguments: dict[str, int], message: str) -> None:
+def test_invalid_sizes_and_seeds_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         draw_shapes(arguments.pop("num"), **arguments)

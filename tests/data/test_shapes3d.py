@@ -75,7 +75,7 @@ def test_all_factors_vary_in_rendered3d() -> None:
     assert {name: len(labels.unique()) for name, labels in data.test.labels.items()} == FACTORS
 
 
-def test_a_file_that_is_missing_or_another_says_where_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_or_wrong_file_is_refused_with_its_source(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected 3dshapes.h5 in .* \(fetch 3dshapes.h5 .*3d-shapes says where"):
         load_dataset("shapes3d-wall", root=tmp_path)
     (tmp_path / "3dshapes.h5").write_bytes(b"nothing")

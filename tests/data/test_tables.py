@@ -41,7 +41,7 @@ def test_a_value_that_is_not_finite_is_refused_with_the_name_of_its_file(tmp_pat
         load_dataset(str(path))
 
 
-def test_texts_of_a_dictionary_and_missing_ones_are_labels(tmp_path: Path) -> None:
+def test_dictionary_texts_and_missing_texts_are_labels(tmp_path: Path) -> None:
     kinds = ["b", None, "a", "b"]
     column = pa.array(kinds)
     for kind in (column, column.dictionary_encode(), column.cast(pa.large_string())):

@@ -66,7 +66,7 @@ def test_the_most_probable_cluster_is_the_assigned_one() -> None:
     )
 
 
-def test_netcdf_gives_back_every_bit(tmp_path: Path) -> None:
+def test_netcdf_keeps_every_bit(tmp_path: Path) -> None:
     data = to_inference_data(linear_pair(), draw(linear_pair(), 12), num_samples=30, num_simulated=40)
     attach(data, "constant_data", "seed_agreement", (("facet",), np.array([0.5, 1.0])))
     save_inference_data(data, tmp_path / "here" / "posterior.nc")
@@ -80,7 +80,7 @@ def test_netcdf_gives_back_every_bit(tmp_path: Path) -> None:
     assert values(again, "constant_data", "seed_agreement").tolist() == [0.5, 1.0]
 
 
-def test_evidence_is_exact_where_the_guide_is() -> None:
+def test_the_evidence_is_exact_for_an_exact_guide() -> None:
     pair = linear_pair()
     x = draw(pair, 30)
     data = to_inference_data(pair, x, num_samples=30, num_simulated=20)
@@ -125,7 +125,7 @@ def test_arviz_draws_our_k_hat_and_compares_our_evidence() -> None:
     assert float(table["dse"]["broken"]) == pytest.approx(200 * rows[1].difference_standard_error, rel=0.1)
 
 
-def test_arvizs_own_checks_and_tables_take_our_groups() -> None:
+def test_checks_and_tables_of_arviz_accept_our_groups() -> None:
     data = exact_mixture_data()
     table = arviz.summary(data, var_names=["z_0"], coords={"item": [0]}, kind="stats")
     assert list(table.index) == ["z_0[0, 0]", "z_0[0, 1]"]
@@ -145,7 +145,7 @@ def quiet() -> Iterator[None]:
         matplotlib.pyplot.close("all")
 
 
-def test_loo_and_compare_of_arviz_find_the_evidence(quiet: None) -> None:
+def test_loo_and_compare_of_arviz_give_the_evidence(quiet: None) -> None:
     """log p(x) is the same at every draw, so leave-one-out changes nothing."""
     good, broken = exact_mixture_data(), exact_mixture_data(shift=1.0)
     found = arviz.loo(good)
@@ -179,7 +179,7 @@ def test_draws_are_put_together(dim: str) -> None:
     assert both.sizes[dim] == 2 * parts[0]["posterior"].sizes[dim]
 
 
-def test_plots_of_arviz_take_our_groups(quiet: None) -> None:
+def test_plots_of_arviz_accept_our_groups(quiet: None) -> None:
     data = exact_mixture_data()
     if hasattr(arviz, "plot_ppc"):
         arviz.plot_trace(data, var_names=["z_0"], coords={"item": [0]})
@@ -224,7 +224,7 @@ def test_mistakes_are_reported(tmp_path: Path) -> None:
         load_inference_data(tmp_path / "none.nc")
 
 
-def test_arrays_are_taken_as_tensors_are(quiet: None) -> None:
+def test_arrays_are_accepted_like_tensors(quiet: None) -> None:
     pair = linear_pair()
     x = draw(pair, 6)
     found = []

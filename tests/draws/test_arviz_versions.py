@@ -70,7 +70,7 @@ def other_python() -> str:
 
 
 @pytest.mark.slow
-def test_the_other_arviz_reads_our_file_and_comes_to_the_same_verdicts(tmp_path: Path) -> None:
+def test_the_other_arviz_reads_our_file_and_gives_the_same_verdicts(tmp_path: Path) -> None:
     here = exact_mixture_data(shift=1.0)
     save_inference_data(here, tmp_path / "here.nc")
     subprocess.run([other_python(), "-m", "venv", tmp_path / "venv"], check=True)

@@ -22,7 +22,7 @@ def test_arrays_have_the_shapes_that_the_docstrings_give() -> None:
     assert first.discrepancy.shape == first.kl.shape == first.loss_without.shape == (200,)
 
 
-def test_what_follows_from_the_arrays() -> None:
+def test_derived_numbers_follow_from_the_arrays() -> None:
     facet = CheckData.from_arviz(exact_mixture_data()).facets[0]
     np.testing.assert_array_equal(facet.clusters, facet.probs.argmax(-1))
     np.testing.assert_allclose(facet.use.sum(), 1)

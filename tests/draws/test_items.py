@@ -55,7 +55,7 @@ def test_draws_weights_and_elbo_are_those_of_the_pair(make_pair: Make, make_x: C
         torch.testing.assert_close(drawn.double().mean((0, 1)), q_c.mean(0), atol=0.05, rtol=0)
 
 
-def test_a_facets_weights_are_those_of_its_draws_beside_the_others_means(make_pair: Make, make_x: MakeX) -> None:
+def test_the_weights_of_a_facet_use_the_means_of_the_other_facets(make_pair: Make, make_x: MakeX) -> None:
     pair, x = MFCVAE(*make_pair(3)), make_x(12)
     pyro.set_rng_seed(1)
     stats = draw_facet_log_weights(pair, x, num_samples=30)["sample_stats"]

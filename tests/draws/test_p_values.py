@@ -57,7 +57,7 @@ def test_paired_distance_is_a_sign_test() -> None:
     assert paired_distance(here, here) == (0.0, 1.0)
 
 
-def test_exchangeable_pairs_are_rejected_as_rarely_as_stated() -> None:
+def test_exchangeable_pairs_are_rarely_rejected() -> None:
     """The members of a pair may depend on each other."""
     rejected = 0
     for _ in range(400):

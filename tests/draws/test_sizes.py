@@ -5,7 +5,7 @@ from linear_gaussian import draw, linear_pair
 from pyro_mfcvae.draws.sizes import Pilot, plan_sizes, try_draws
 
 
-def test_sizes_follow_the_time_that_there_is() -> None:
+def test_sizes_follow_the_available_time() -> None:
     pilot = Pilot(seconds=1e-4, error=10.0)
     assert plan_sizes(120, pilot, 2000, 2) == (2000, 256)
     assert plan_sizes(60, pilot, 2000, 2) == (2000, 142)
@@ -14,7 +14,7 @@ def test_sizes_follow_the_time_that_there_is() -> None:
 
 
 @pytest.mark.parametrize(("error", "draws"), [(0.2, 32), (1.0, 100), (1.2, 144), (9.0, 256)])
-def test_draws_are_as_many_as_give_a_tenth_of_a_nat(error: float, draws: int) -> None:
+def test_the_number_of_draws_gives_an_error_of_a_tenth_of_a_nat(error: float, draws: int) -> None:
     assert plan_sizes(600, Pilot(seconds=1e-5, error=error), 2000, 2) == (2000, draws)
 
 

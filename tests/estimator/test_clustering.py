@@ -109,7 +109,7 @@ def test_labels_are_groups_and_clusters_lie_in_them(
     assert adjusted_rand_score(blobs[1][:, 0] * 2 + blobs[1][:, 1], joint) > 0.5
 
 
-def test_the_same_seed_gives_the_same_and_leaves_global_states(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_seed_decides_the_result_and_global_states_are_kept(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
     X = blobs[0][::4]
@@ -167,7 +167,7 @@ def test_it_works_in_pipelines_and_grid_searches(blobs: tuple[np.ndarray, np.nda
     assert search.fit(X).best_estimator_.feature_names_in_.tolist() == list("abcd")
 
 
-def test_tables_of_polars_and_tensors_are_taken(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+def test_tables_of_polars_and_tensors_are_accepted(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     torch.set_default_dtype(torch.float32)
     X = blobs[0][::4]
     fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)
@@ -179,7 +179,7 @@ def test_tables_of_polars_and_tensors_are_taken(blobs: tuple[np.ndarray, np.ndar
     assert fit.fit(DataLoader(items, batch_size=32)).labels_.tolist() == expected
 
 
-def test_a_list_of_images_is_taken_and_a_path_is_not() -> None:
+def test_a_list_of_images_is_accepted_and_a_path_is_refused() -> None:
     torch.set_default_dtype(torch.float32)
     X = np.random.default_rng(0).integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
     fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0)
@@ -191,7 +191,7 @@ def test_a_list_of_images_is_taken_and_a_path_is_not() -> None:
 
 
 @pytest.mark.parametrize("shape", [(30, 8, 8), (30, 8, 8, 3), (30, 3, 8, 8), (30, 16, 16)])
-def test_images_are_taken_in_every_layout(shape: tuple[int, ...]) -> None:
+def test_images_are_accepted_in_every_layout(shape: tuple[int, ...]) -> None:
     torch.set_default_dtype(torch.float32)
     X = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     fit = MultiFacetClustering(num_clusters=3, num_steps=2, random_state=0).fit(X)
@@ -274,7 +274,7 @@ def test_a_seed_numbers_the_trainings_and_a_generator_draws_them() -> None:
         _seeds(-1, 1)
 
 
-def test_vectors_go_in_and_come_out_of_the_pair_in_their_own_units() -> None:
+def test_the_pair_takes_and_draws_vectors_in_their_units() -> None:
     torch.set_default_dtype(torch.float32)
     X = 1000 + 50 * np.random.default_rng(0).normal(size=(60, 3))
     estimator = MultiFacetClustering(num_clusters=2, num_steps=2, random_state=0).fit(X)

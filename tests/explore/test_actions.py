@@ -69,7 +69,7 @@ def test_names_and_cuts_are_used_in_python(changed: Desk) -> None:
         np.testing.assert_allclose(table[f"facet_{j}_probability"], view.confidence, atol=1e-5)
 
 
-def test_a_full_disk_is_a_page_and_changes_nothing(
+def test_a_full_disk_gives_an_error_page_and_changes_nothing(
     client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: RunFolder, grouping: object) -> None:

@@ -47,7 +47,7 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_hold_no_script_or_style_of_their_own(client: TestClient, path: str) -> None:
+def test_pages_have_no_inline_script_or_style(client: TestClient, path: str) -> None:
     for headers in ({}, {"HX-Request": "true"}):
         response = client.get(path, headers=headers)
         assert response.status_code == 200
@@ -63,7 +63,7 @@ def test_pictures_are_pngs(client: TestClient) -> None:
         assert Image.open(io.BytesIO(response.content)).size == size
 
 
-def test_a_cut_a_name_a_merge_a_split_and_undo(client: TestClient, desk: Desk) -> None:
+def test_groups_are_cut_named_merged_split_and_restored(client: TestClient, desk: Desk) -> None:
     assert post(client, desk, "/facet/0/cut", num_groups=4) == 303
     assert desk.grouping.num_groups == (4, 2)
     assert post(client, desk, "/facet/0/group/1/name", name="  round \n ones") == 303
@@ -91,7 +91,7 @@ def test_changes_are_kept_in_the_run(client: TestClient, desk: Desk) -> None:
     assert "dark" not in RunFolder.open(desk.run.path).read_grouping().names(1)
 
 
-def test_a_form_for_groups_that_changed_since_changes_nothing(client: TestClient, desk: Desk) -> None:
+def test_an_outdated_form_changes_nothing(client: TestClient, desk: Desk) -> None:
     fields = {"version": desk.version, "groups": ["0", "1"]}
     assert post(client, desk, "/facet/0/cut", num_groups=4) == 303
     response = client.post("/facet/0/merge", data=fields)
@@ -110,7 +110,7 @@ def test_the_slider_answers_with_the_tiles_alone(client: TestClient, desk: Desk)
     assert "<html" not in response.text
 
 
-def test_members_are_sorted_paged_and_all_there(client: TestClient, desk: Desk) -> None:
+def test_all_members_are_shown_sorted_and_in_pages(client: TestClient, desk: Desk) -> None:
     view = desk.view(0)
     for order in ("most", "least"):
         listed: list[int] = []
@@ -144,7 +144,7 @@ def test_an_uploaded_image_is_assigned_to_groups(client: TestClient, desk: Desk)
         assert f'href="/facet/{j}/group/{desk.view(j).groups[7]}"' in text
 
 
-def test_the_map_lists_what_lies_inside(client: TestClient, desk: Desk) -> None:
+def test_the_map_lists_the_items_inside(client: TestClient, desk: Desk) -> None:
     points = desk.items.maps[0]
     inside = int(((points[:, 0] < 0.5) & (points[:, 1] < 0.25)).sum())
     text = client.get("/facet/0/map?left=-1&right=50&bottom=-1&top=25", headers={"HX-Request": "true"}).text
@@ -285,7 +285,7 @@ def test_an_upload_needs_one_file(client: TestClient) -> None:
     assert client.post("/upload", files=two).status_code == 400
 
 
-def test_static_files_are_there(client: TestClient) -> None:
+def test_static_files_are_served(client: TestClient) -> None:
     for name, kind in (("htmx.min.js", "text/javascript"), ("pico.min.css", "text/css"), ("explore.js", "text")):
         response = client.get(f"/static/{name}")
         assert response.status_code == 200

@@ -144,7 +144,7 @@ def test_a_file_is_dropped_onto_the_page(open_page: Callable[..., Any], tmp_path
     page.get_by_text("Closest in this facet:").nth(1).wait_for()
 
 
-def test_the_page_stands_in_the_frame_of_a_notebook(desk: Desk, open_page: Callable[..., Any]) -> None:
+def test_a_notebook_shows_the_page_in_a_frame_without_errors(desk: Desk, open_page: Callable[..., Any]) -> None:
     shown = InlineExplorer(desk)
     page = open_page()
     listener = listen("127.0.0.1", 0)
@@ -275,7 +275,7 @@ def test_no_request_leaves_the_page(open_page: Callable[..., Any], served: str) 
     assert {url.partition(":")[0] for url in requests if not url.startswith(served)} <= {"data"}
 
 
-def test_the_first_view_is_there_in_two_seconds(open_page: Callable[..., Any]) -> None:
+def test_the_first_view_is_shown_within_two_seconds(open_page: Callable[..., Any]) -> None:
     page = open_page()
     start = time.monotonic()
     page.goto("/facet/0")

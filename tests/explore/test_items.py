@@ -67,7 +67,7 @@ def test_items_are_called_by_name_or_number() -> None:
     assert replace(items, names=["a.png", "b.png"]).name(1) == "b.png"
 
 
-def test_items_are_what_the_pair_says(desk: Desk) -> None:
+def test_items_have_the_results_of_the_pair(desk: Desk) -> None:
     split_of = type("Split", (), {"images": desk.items.images, "labels": {}, "names": None})
     counts: list[int] = []
     again = encode_items(desk.pair, split_of, batch_size=64, on_batch=counts.append)  # type: ignore[arg-type]

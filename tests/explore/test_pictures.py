@@ -11,7 +11,7 @@ from PIL import Image
 from pyro_mfcvae.explore.pictures import colour_of, draw_map, is_inside, to_data_uri, to_image
 
 
-def test_pixels_come_through() -> None:
+def test_pictures_have_the_pixel_values() -> None:
     grey = torch.tensor([[[0.0, 1.0], [float("nan"), 0.2]]], dtype=torch.float64)
     assert np.asarray(to_image(grey)).tolist() == [[0, 255], [128, 51]]
     colour = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)

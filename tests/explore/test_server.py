@@ -84,12 +84,12 @@ def test_only_other_machines_need_a_token() -> None:
     assert all(token and len(token) >= 43 for token in tokens)  # 256 bits
 
 
-def test_names_of_this_machine_count_only_where_others_connect() -> None:
+def test_host_names_are_checked_if_other_machines_can_connect() -> None:
     assert hosts_for("127.0.0.1") == {"localhost", "127.0.0.1"}
     assert socket.gethostname().lower() in hosts_for("0.0.0.0")
 
 
-def test_a_port_that_is_taken_is_refused_or_passed_over() -> None:
+def test_a_port_in_use_is_refused_or_replaced_by_a_free_one() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(InputError, match=f"expected a free address, got 127.0.0.1 port {port}, which fails"):
@@ -141,7 +141,7 @@ def test_the_headers_of_a_second_request_must_arrive_in_time(desk: Desk, serve: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_answer_that_takes_longer_than_the_headers_may_is_given(serve: Serve) -> None:
+def test_an_answer_may_take_longer_than_the_limit_for_headers(serve: Serve) -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(1.2)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
@@ -172,7 +172,7 @@ def test_the_limits_are_those_of_the_docs() -> None:
     assert (protocol.head_seconds, protocol.read_seconds, protocol.most_connections) == (10.0, 30.0, 256)
 
 
-def test_there_is_a_bound_on_connections(desk: Desk, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_connections_is_limited(desk: Desk, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TimedProtocol, "most_connections", 2)
     url = serve(build_app(desk))
     with connect(url), connect(url):
@@ -183,7 +183,7 @@ def test_there_is_a_bound_on_connections(desk: Desk, serve: Serve, monkeypatch: 
     assert httpx.get(url).status_code == 200
 
 
-def test_headers_have_a_bound(desk: Desk, serve: Serve) -> None:
+def test_the_size_of_headers_is_limited(desk: Desk, serve: Serve) -> None:
     with connect(serve(build_app(desk))) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2**16)
         assert client.recv(2**16).startswith(b"HTTP/1.1 4")

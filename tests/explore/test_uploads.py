@@ -34,7 +34,7 @@ def test_the_middle_is_cropped_and_reduced() -> None:
     assert (x * 255).unique().tolist() == [200]
 
 
-def test_a_turned_photograph_stands_upright() -> None:
+def test_a_rotated_photograph_is_turned_upright() -> None:
     image = Image.fromarray(np.array([[10, 20], [30, 40]], np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by half a circle
@@ -76,7 +76,7 @@ def endless(num_scans: int) -> bytes:
     ],
     ids=["empty", "eps", "svg", "tiff", "half", "bomb", "overflow", "large"],
 )
-def test_what_is_no_image_within_bounds_is_refused(content: bytes, message: str) -> None:
+def test_files_that_are_not_images_within_limits_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_upload(content, (1, 4, 4))
 
@@ -86,12 +86,12 @@ def test_an_image_of_many_scans_is_refused() -> None:
         read_upload(endless(400), (1, 4, 4))
 
 
-def test_a_run_on_vectors_takes_no_image() -> None:
+def test_a_run_on_vectors_refuses_an_image() -> None:
     with pytest.raises(InputError, match="expected a run on images, got one on vectors: use mfcvae assign"):
         read_upload(encode(Image.new("L", (9, 9))), (7,))
 
 
-def test_transparency_is_laid_on_white_as_images_of_a_folder_are() -> None:
+def test_transparency_becomes_white_as_for_images_of_a_folder() -> None:
     clear = encode(Image.new("RGBA", (5, 5), (0, 0, 0, 0)))
     assert (read_upload(clear, (3, 5, 5)) == 1).all()
     assert (read_upload(clear, (1, 5, 5)) == 1).all()

@@ -54,7 +54,7 @@ def test_defaults_are_the_papers_mnist_encoder() -> None:
     }
 
 
-def test_hidden_layers_are_all_but_the_heads(make_facets: MakeFacets) -> None:
+def test_hidden_layers_are_all_except_the_heads(make_facets: MakeFacets) -> None:
     encoder = MLPLadderEncoder(make_facets(3), (4,), rung_dims=(5, 6, 7))
     assert list(encoder.hidden_layers()) == [rung[0] for rung in encoder.rungs]
 
@@ -77,7 +77,7 @@ def test_all_heads_but_the_deepest_can_start_without_information(make_facets: Ma
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3, 1.0])
-def test_joining_gain_scales_all_heads_but_the_deepest(make_facets: MakeFacets, gain: float) -> None:
+def test_head_init_scale_multiplies_all_heads_except_the_deepest(make_facets: MakeFacets, gain: float) -> None:
     torch.manual_seed(0)
     plain = MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), head_init_scale=1.0)
     torch.manual_seed(0)
@@ -87,14 +87,14 @@ def test_joining_gain_scales_all_heads_but_the_deepest(make_facets: MakeFacets, 
         torch.testing.assert_close(here, factor * there, rtol=0.0, atol=0.0)
 
 
-def test_joining_gain_must_not_be_negative(make_facets: MakeFacets) -> None:
+def test_head_init_scale_must_not_be_negative(make_facets: MakeFacets) -> None:
     with pytest.raises(InputError, match=r"expected head_init_scale ≥ 0, got -1"):
         MLPLadderEncoder(make_facets(2), (4,), rung_dims=(5, 6), head_init_scale=-1)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 37, 45), (2, 64, 64), (3, 128, 128)])
 @pytest.mark.parametrize("num_facets", [1, 2, 5])
-def test_convolutions_take_any_size_and_number_of_facets(
+def test_convolutional_encoders_take_any_image_size_with_any_number_of_facets(
     make_facets: MakeFacets, shape: tuple[int, ...], num_facets: int
 ) -> None:
     encoder = ConvLadderEncoder(
@@ -120,7 +120,7 @@ def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
     assert [sum(isinstance(m, nn.Conv2d) for m in rung.modules()) for rung in encoder.rungs] == [1, 0]
 
 
-def test_convolutional_hidden_layers_are_all_but_the_heads(make_facets: MakeFacets) -> None:
+def test_convolutional_hidden_layers_are_all_except_the_heads(make_facets: MakeFacets) -> None:
     encoder = ConvLadderEncoder(make_facets(2), (1, 16, 16), channels=(2,), num_residual_blocks=1)
     layers = {m for m in encoder.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     assert set(encoder.hidden_layers()) == layers - {head.linear for head in encoder.heads}

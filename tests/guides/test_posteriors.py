@@ -124,7 +124,7 @@ def test_the_closed_form_is_the_mean_of_the_estimate_or_is_refused(encoder: Ladd
     assert ((sampled.mean(0) - closed).abs() < 5 * sampled.std(0) / math.sqrt(2000)).all()
 
 
-def test_every_rule_that_makes_sense_trains(encoder: LadderEncoder) -> None:
+def test_every_supported_rule_trains(encoder: LadderEncoder) -> None:
     model, _ = make_pair(encoder)
     x = torch.rand(4, *SHAPE)
     for rule in (MonteCarloAssignment(3), SampleAssignment(), VaDEAssignment(3)):
@@ -175,7 +175,7 @@ def test_low_rank_by_its_formula() -> None:
 
 
 @pytest.mark.parametrize("covariance", ("diagonal", "spherical", "full", "tied"))
-def test_the_expectation_under_a_full_covariance_is_that_of_the_diagonal_one_where_it_is_diagonal(
+def test_a_diagonal_covariance_gives_the_same_expectation_with_both_heads(
     covariance: str,
 ) -> None:
     prior = MixturePrior(FACETS[1], covariance=covariance)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def test_a_query_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_an_items_answer_does_not_depend_on_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_of_an_item_does_not_depend_on_other_items(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training mode, batch norm would make the result of an item depend on the other items. The batch size has
     no effect either.
     """
@@ -97,7 +97,7 @@ def test_memory_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_numbers_of_any_type_are_taken(name: str) -> None:
+def test_numbers_of_any_type_are_accepted(name: str) -> None:
     pair = make().float()
     pixels = torch.randint(0, 256, (5, *SHAPE), dtype=torch.uint8)
     x = pixels.float()
@@ -136,7 +136,7 @@ def test_bytes_that_are_counts_or_vectors_keep_their_value() -> None:
     assert all(torch.equal(a, b) for a, b in zip(pair.assign(vectors), pair.assign(vectors.double()), strict=True))
 
 
-def test_what_is_masked_or_not_dense() -> None:
+def test_masked_and_sparse_arrays_are_accepted() -> None:
     """Masked values are missing, whatever their number is; the zeros of a sparse tensor are zeros."""
     pair, x = make(), torch.rand(5, *SHAPE)
     under = np.ma.masked_greater(x.numpy(), 0.9)

@@ -49,7 +49,7 @@ class NoCompilerError(Exception):
 @pytest.mark.parametrize(
     "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 )
-def test_what_is_traced_is_the_objective(case: str) -> None:
+def test_the_traced_operations_give_the_objective(case: str) -> None:
     """Losses, all gradients and the statistics of batch norm are equal, also after the schedule has changed alpha
     and beta.
     """
@@ -119,7 +119,7 @@ class ThresholdPrior(MixturePrior):
         return super().components(loc, spread if spread.max().item() < 1e9 else spread.clamp_max(1e9))
 
 
-def test_what_cannot_be_traced_is_computed_as_written_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_untraceable_objectives_run_without_compilation_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     pair = small_pair(*ONE_FACET)
     for prior in pair.model.priors:
         prior.__class__ = ThresholdPrior
@@ -132,7 +132,7 @@ def test_what_cannot_be_traced_is_computed_as_written_and_the_log_says_why(caplo
     assert "\n" not in message
 
 
-def test_a_compiler_that_fails_costs_nothing_but_time(
+def test_a_failing_compiler_does_not_change_results(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(*_: object) -> None:

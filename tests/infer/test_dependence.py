@@ -78,7 +78,7 @@ def test_the_moments_of_all_batches_count_with_weights_that_fall_by_a_tenth() ->
 
 
 @pytest.mark.parametrize("alpha", ([0.5, 1.0], [0.0, 1.0]))
-def test_facets_count_as_far_as_they_have_joined(alpha: list[float]) -> None:
+def test_facets_are_weighted_by_alpha(alpha: list[float]) -> None:
     whole = FacetDependence(FACETS, torch.ones(2))(draw_batch(), torch.ones(2))
     part = FacetDependence(FACETS, torch.ones(2))(draw_batch(), torch.tensor(alpha))
     assert part.item() == pytest.approx(whole.item() * alpha[0] * alpha[1], abs=1e-12)
@@ -99,7 +99,7 @@ def test_known_values_at_many_items() -> None:
     assert found.item() == pytest.approx(0.5 * math.log(1 + (2 / 3) / 0.25), abs=0.01)
 
 
-def test_what_chance_explains_costs_nothing() -> None:
+def test_information_that_chance_explains_costs_nothing() -> None:
     """By chance, three clusters and 1,000 items have (3 - 1) / (2 · 19,000) nats; twice that amount costs nothing."""
     random = torch.Generator().manual_seed(0)
     c_0 = torch.randint(3, (1000,), generator=random)
@@ -129,7 +129,7 @@ def test_a_gradient_reaches_facets_whose_clusters_lie_far_apart() -> None:
     assert bool((own > 1e-5).all())  # a step of gradient descent makes each item's own cluster less certain
 
 
-def test_clusters_without_items_and_a_cluster_that_says_all_stay_finite() -> None:
+def test_empty_and_certain_clusters_give_finite_values() -> None:
     c = torch.arange(30) % 2  # the last cluster of facet 0 is empty
     z_1 = c.double().reshape(1, 30, 1).requires_grad_()
     log_q_1 = torch.full((30, 2), math.log(0.5)).requires_grad_()  # a facet without information

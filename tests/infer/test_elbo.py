@@ -63,7 +63,7 @@ def test_trace_enum_uses_the_parts_that_facet_elbo_refuses(make_pair: MakePair, 
     assert trace_enum.loss(model, guide, x) == pytest.approx(plain + 1000, abs=1e-8)
 
 
-def test_a_subclass_that_changes_what_is_computed_by_is_seen(make_pair: MakePair, make_x: MakeX) -> None:
+def test_a_subclass_that_changes_a_part_of_the_computation_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
     """q(z | x) with doubled standard deviations, and a likelihood of a third of the decoder's output."""
 
     class Doubled(MultiFacetGuide):
@@ -128,7 +128,7 @@ class Shifted(BernoulliLikelihood):
         return super().forward(output + self.shift)
 
 
-def test_the_closed_form_is_chosen_where_there_is_one(make_pair: MakePair, make_x: MakeX) -> None:
+def test_the_closed_form_is_chosen_if_it_exists(make_pair: MakePair, make_x: MakeX) -> None:
     x = make_x(4)
     for rule, closed_form in ((VaDEAssignment, True), (SampleAssignment, False)):
         model, guide = make_pair(rule=rule)

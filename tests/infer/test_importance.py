@@ -43,7 +43,7 @@ def test_written_out(make_pair: MakePair, make_x: MakeX, alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", (0.0, 0.5))
-def test_pyros_own_at_the_same_draws(make_pair: MakePair, make_x: MakeX, alpha: float) -> None:
+def test_renyi_elbo_of_pyro_is_equal_at_the_same_draws(make_pair: MakePair, make_x: MakeX, alpha: float) -> None:
     """With q(c|z) = p(c|z), log p(z, c) - log q(c|z) is log p(z) for every c. There is one facet, so that both draw
     z first.
     """

@@ -85,7 +85,7 @@ def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights:
     assert {name: id(p) for name, p in model.named_parameters()} == before
 
 
-def test_variance_overrules_what_was_fitted() -> None:
+def test_a_given_variance_replaces_the_fitted_one() -> None:
     prior = MixturePrior(FACET, covariance="full")
     model, guide = known_pair([prior])
     initialize_mixtures(model, guide, separated(300), fit=MixtureFit(variance=0.01))
@@ -260,7 +260,7 @@ def test_the_data_are_read_and_checked_as_elsewhere(
 
 
 @pytest.mark.parametrize("facets", (-1, 2, [0, 5]))
-def test_only_facets_that_there_are_can_be_fitted(
+def test_only_existing_facets_can_be_fitted(
     facets: Any, make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]]
 ) -> None:
     x = torch.rand(20, 1, 2, 3)

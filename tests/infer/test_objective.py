@@ -168,9 +168,7 @@ def last_cluster_off(num_clusters: int, rule: type, *, learn_weights: bool) -> t
     ],
 )
 @pytest.mark.parametrize("learn_weights", (True, False))
-def test_a_cluster_without_weight_is_as_if_it_were_not_there(
-    make_x: MakeX, rule: type, elbo: ELBO, learn_weights: bool
-) -> None:
+def test_a_cluster_of_weight_zero_changes_no_result(make_x: MakeX, rule: type, elbo: ELBO, learn_weights: bool) -> None:
     """A cluster of weight 0 changes neither the loss nor the other gradients; minus infinity times a probability of
     0 would be NaN.
     """

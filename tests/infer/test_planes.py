@@ -6,7 +6,7 @@ from pyro_mfcvae.infer.planes import FacetPlane
 from pyro_mfcvae.models import MixturePrior
 
 
-def test_the_plane_is_where_clusters_lie_apart() -> None:
+def test_the_plane_separates_the_clusters() -> None:
     """The clusters differ only along the first axis; along the second axis every cluster is wide."""
     prior = MixturePrior(Facet(num_clusters=2, latent_dim=3), covariance="diagonal")
     with torch.no_grad():

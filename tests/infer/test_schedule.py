@@ -101,7 +101,7 @@ def test_the_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
     ]
 
 
-def test_kl_weights_stay_where_nothing_relaxes_them() -> None:
+def test_kl_weights_do_not_change_without_relaxation() -> None:
     weights = ((1.0, 1.0, 4.0), (1.0, 3.0, 2.0), (5.0, 6.0, 7.0))
     assert betas(ProgressiveSchedule(stage_steps=(1, 2, 1), kl_weights=weights)) == [
         [0.0, 0.0, 0.0, 5.0],
@@ -126,7 +126,7 @@ def test_cosine_fade_by_value() -> None:
     assert [weights(schedule, step)[0] for step in range(1, 6)] == pytest.approx([0.0, 0.25, 0.75, 1.0, 1.0], abs=1e-15)
 
 
-def test_without_a_fade_a_facet_is_there_at_once() -> None:
+def test_without_a_fade_a_facet_joins_at_once() -> None:
     schedule = ProgressiveSchedule(stage_steps=(2, 2))
     assert [weights(schedule, step)[0] for step in range(4)] == [0.0, 0.0, 1.0, 1.0]
 
@@ -149,7 +149,7 @@ def test_buffers_keep_their_type() -> None:
     assert torch.equal(model.alpha, torch.tensor([1 / 3, 1.0], dtype=torch.float32))
 
 
-def test_a_real_model_is_taken(make_pair: Callable[[int], tuple[MultiFacetModel, MultiFacetGuide]]) -> None:
+def test_a_schedule_works_on_a_real_model(make_pair: Callable[[int], tuple[MultiFacetModel, MultiFacetGuide]]) -> None:
     model, _ = make_pair(2)
     alpha = model.alpha
     assert ProgressiveSchedule(stage_steps=(1, 4), fade_in_steps=4).apply(model, 1) == (0,)

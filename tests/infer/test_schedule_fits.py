@@ -36,7 +36,7 @@ def test_joint_refits_are_of_all_facets_and_count_from_the_last_stage() -> None:
     assert fits(schedule) == {1: (2,), 2: (1,), 5: (0,), 6: (0, 1, 2), 7: (0, 1, 2)}
 
 
-def test_a_stretched_schedule_moves_everything_along() -> None:
+def test_a_stretched_schedule_stretches_all_numbers_of_steps() -> None:
     schedule = ProgressiveSchedule(
         stage_steps=(20, 30),
         fade_in_steps=6,
@@ -84,7 +84,7 @@ def test_every_factor_leaves_a_schedule_that_fits_and_fades_all_facets(factor: f
     assert [schedule.beta(j, last) for j in (0, 1)] == [1.0, 1.0]
 
 
-def test_facets_that_join_together_count_in_full_and_are_fitted_together() -> None:
+def test_facets_that_join_together_have_full_weight_and_are_fitted_together() -> None:
     schedule = ProgressiveSchedule(
         stage_steps=(0, 0, 6), fade_in_steps=4, warmup_steps=1, refit_steps=(3,), linear_start_steps=5
     )
@@ -111,6 +111,6 @@ def test_a_repartition_stays_within_the_last_stage() -> None:
         ({"warmup_steps": 5, "repartition_step": 5}, "after the last stage's warmup_steps=5, got 5"),
     ],
 )
-def test_a_repartition_out_of_place_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_a_repartition_outside_of_the_last_stage_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ProgressiveSchedule(stage_steps=(30, 60), **arguments)

@@ -89,7 +89,7 @@ def test_layers_are_in_tf32_forward_and_backward_and_densities_are_not(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_elsewhere_than_on_cuda_nothing_changes(case: str) -> None:
+def test_on_other_devices_than_cuda_nothing_changes(case: str) -> None:
     """On a CPU in float64 the losses and gradients are those without TF32."""
     pair, x = small_pair(*CASES[case]), torch.rand(6, *SHAPE)
     expected = losses(Objective(pair, num_items=100), x)

@@ -110,7 +110,7 @@ def test_a_store_that_cannot_restore_all_is_refused(make: Callable[..., MFCVAE],
     "loss", (FacetELBO(), TraceEnum_ELBO(max_plate_nesting=1), ImportanceWeightedELBO(num_particles=3))
 )
 @pytest.mark.parametrize("after", (0, 2))
-def test_what_is_frozen_stays_frozen(make: Callable[..., MFCVAE], make_x: MakeX, loss: Any, after: int) -> None:
+def test_frozen_parameters_stay_frozen(make: Callable[..., MFCVAE], make_x: MakeX, loss: Any, after: int) -> None:
     """A parameter is frozen from the start, or after some steps, when momentum would still change it."""
     x, pair = make_x(16), make()
     svi = SVI(pair.model, pair.guide, Adam({"lr": 0.02}), loss)
@@ -127,7 +127,7 @@ def test_what_is_frozen_stays_frozen(make: Callable[..., MFCVAE], make_x: MakeX,
     assert {name for name, p in pair.named_parameters() if p.grad is not None} <= set(moved(pair, before))
 
 
-def test_what_is_frozen_stays_frozen_when_compiled(
+def test_frozen_parameters_stay_frozen_when_compiled(
     make: Callable[..., MFCVAE], make_x: MakeX, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
@@ -144,7 +144,7 @@ def test_what_is_frozen_stays_frozen_when_compiled(
     assert "model.priors.0.loc" in moved(pair, before)
 
 
-def test_what_was_frozen_from_the_start_is_trained_when_it_is_freed(
+def test_parameters_that_were_frozen_from_the_start_are_trained_after_unfreezing(
     make: Callable[..., MFCVAE], make_x: MakeX, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that was compiled while a parameter was frozen does not compute its gradient."""

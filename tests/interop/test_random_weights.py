@@ -74,7 +74,9 @@ def test_a_guide_over_the_weights_is_trained(pair: Pair, make_x: MakeX) -> None:
     assert replicated.nodes["x"]["value"].shape == x.shape and not torch.equal(replicated.nodes["x"]["value"], x)
 
 
-def test_what_would_take_weights_from_the_prior_is_refused(pair: Pair, make_x: MakeX, make_pair: MakePair) -> None:
+def test_uses_that_would_draw_weights_from_the_prior_are_refused(
+    pair: Pair, make_x: MakeX, make_pair: MakePair
+) -> None:
     model, guide = pair
     x, asked = make_x(4), MFCVAE(model, guide)
     for ask in (asked.assign, asked.reconstruct, asked.log_evidence, asked.elbo_terms):

@@ -74,7 +74,7 @@ def test_hyperprior_by_its_formula(covariance: Covariance) -> None:
 
 
 @every_covariance
-def test_the_point_is_where_the_mixture_was_set_and_the_guide_starts_there(covariance: Covariance) -> None:
+def test_the_guide_starts_at_the_point_that_set_mixture_has_set(covariance: Covariance) -> None:
     prior = BayesianMixturePrior(FACET, covariance=covariance)
     guide = make_guide(make_model(prior))
     loc, spread = torch.randn(3, 2), torch.randn(3, 2, 2)
@@ -143,7 +143,7 @@ def test_any_guide_over_the_global_sites(make: type | None) -> None:
     torch.testing.assert_close(probs.sum(-1), torch.ones(12))
 
 
-def test_posterior_samples_of_the_global_sites_come_out_of_predictive() -> None:
+def test_predictive_gives_posterior_samples_of_the_global_sites() -> None:
     model = make_model(BayesianMixturePrior(FACET, covariance="full"))
     guide = make_guide(model)
     shapes = {"probs_0": (3,), "loc_0": (3, 2), "scale_0": (3, 2), "corr_0": (3, 2, 2)}

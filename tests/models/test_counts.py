@@ -42,7 +42,7 @@ def test_no_output_overflows(kind: type[PoissonLikelihood] | type[NegativeBinomi
     assert log_prob.isfinite().all() and gradient.isfinite().all()
 
 
-def test_the_rate_is_the_exponential_and_goes_on_linearly() -> None:
+def test_the_rate_is_exponential_and_then_linear() -> None:
     output = torch.tensor([-3.0, 0.0, 19.9, 20.0, 21.0, 40.0], requires_grad=True)
     rate = bounded_log_rate(output).exp()
     expected = [math.exp(v) if v <= 20 else math.exp(20) * (1 + v - 20) for v in output.tolist()]

@@ -31,9 +31,7 @@ def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
 
 @pytest.mark.parametrize("faded", range(3))
 @pytest.mark.parametrize("kind", [MLPLadderDecoder, ConvLadderDecoder])
-def test_alpha_zero_takes_one_facet_out_and_no_other(
-    make_facets: MakeFacets, kind: type[LadderDecoder], faded: int
-) -> None:
+def test_alpha_zero_removes_only_one_facet(make_facets: MakeFacets, kind: type[LadderDecoder], faded: int) -> None:
     decoder = (
         MLPLadderDecoder(make_facets(3), (4,), rung_dims=(8, 8, 8), hidden_dim=8)
         if kind is MLPLadderDecoder
@@ -72,7 +70,7 @@ def test_batch_shapes_broadcast(make_facets: MakeFacets) -> None:
         torch.testing.assert_close(output[s], expected, rtol=0.0, atol=1e-12)
 
 
-def test_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
+def test_hidden_layers_are_all_except_the_last(make_facets: MakeFacets) -> None:
     decoder = MLPLadderDecoder(make_facets(3), (4,), rung_dims=(5, 6, 7))
     linear = {module for module in decoder.modules() if isinstance(module, nn.Linear)}
     hidden = list(decoder.hidden_layers())
@@ -96,7 +94,7 @@ def test_a_decoder_must_be_filled_in(make_facets: MakeFacets) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 37, 45), (2, 64, 64), (3, 128, 128)])
 @pytest.mark.parametrize("num_facets", [1, 2, 5])
-def test_convolutions_give_any_size_from_any_number_of_facets(
+def test_convolutional_decoders_give_any_image_size_with_any_number_of_facets(
     make_facets: MakeFacets, shape: tuple[int, ...], num_facets: int
 ) -> None:
     decoder = ConvLadderDecoder(make_facets(num_facets), shape, channels=(2,), num_residual_blocks=1, gated=True)
@@ -142,7 +140,7 @@ def test_convolutional_batch_shapes_broadcast(make_facets: MakeFacets) -> None:
     torch.testing.assert_close(output[3], decoder([shallow[3].expand(4, 2), deep], torch.ones(2)))
 
 
-def test_convolutional_hidden_layers_are_all_but_the_last(make_facets: MakeFacets) -> None:
+def test_convolutional_hidden_layers_are_all_except_the_last(make_facets: MakeFacets) -> None:
     decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(2,), num_residual_blocks=1)
     layers = {m for m in decoder.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))}
     assert set(decoder.hidden_layers()) == layers - {decoder.steps[0][-1]}

@@ -113,7 +113,7 @@ def test_the_density_is_that_of_a_beta_in_log_odds() -> None:
     torch.testing.assert_close(StickBreaking(a, b).log_prob(s), expected)
 
 
-def test_weights_and_sticks_are_each_others_inverse() -> None:
+def test_weights_and_sticks_are_inverse_functions() -> None:
     s = torch.tensor([0.0, math.log(0.2 / 0.8), math.log(9.0)])
     torch.testing.assert_close(stick_weights(s).exp(), torch.tensor([0.5, 0.1, 0.36, 0.04]))
     s = 5 * torch.randn(7, 30)

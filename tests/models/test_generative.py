@@ -50,7 +50,7 @@ def draw(model: MultiFacetModel, num: int) -> tuple[list[Tensor], list[Tensor]]:
     return cs, [torch.randn(num, f.latent_dim) for f in model.facets]
 
 
-def test_the_joint_density_is_the_generative_story(make_pair: MakePair, make_x: MakeX) -> None:
+def test_the_joint_density_is_that_of_the_generative_process(make_pair: MakePair, make_x: MakeX) -> None:
     model, _ = make_pair(covariance="full")
     model.alpha.copy_(torch.tensor([0.3, 1.0]))
     x, (cs, zs) = make_x(4), draw(model, 4)

@@ -100,7 +100,7 @@ def test_set_mixture_round_trip(covariance: Covariance) -> None:
     torch.testing.assert_close(prior().log_weights().exp().detach(), torch.full((4,), 0.25))
 
 
-def test_set_mixture_refuses_weights_where_they_are_fixed_and_changes_nothing() -> None:
+def test_set_mixture_refuses_weights_for_fixed_weights_and_changes_nothing() -> None:
     prior = MixturePrior(FACET, learn_weights=False)
     before = {name: value.clone() for name, value in prior.state_dict().items()}
     with pytest.raises(InputError, match=r"weights are fixed at 1/K, got weights: leave them out"):

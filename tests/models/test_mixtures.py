@@ -92,7 +92,7 @@ def test_a_mixture_has_no_subclasses_and_checks_its_shapes() -> None:
         Mixture(torch.zeros(4), dist.Normal(torch.zeros(5, 3), 1.0).to_event(1))
 
 
-def test_components_of_any_family_are_selected_alike() -> None:
+def test_components_of_any_family_are_selected() -> None:
     """Gathered parameters against the rows of the parameters: moments, densities, draws and gradients."""
     loc, c = torch.randn(4, 3, requires_grad=True), torch.tensor([[0, 3], [2, 1], [0, 0]])
     selected = SelectedComponent(dist.Laplace(loc, 0.7).to_event(1), c)
@@ -110,7 +110,7 @@ def test_components_of_any_family_are_selected_alike() -> None:
     torch.testing.assert_close(gradient, 20_000.0 * torch.tensor([3.0, 1.0, 1.0, 1.0])[:, None].expand(4, 3))
 
 
-def test_a_mixture_holds_the_expectation_under_one_posterior() -> None:
+def test_a_mixture_stores_the_expectation_under_one_posterior() -> None:
     mixture = MixturePrior(FACET)()
     q, other = (dist.Normal(torch.full((2, 3), loc), 1.0).to_event(1) for loc in (0.0, 1.0))
     expecting = mixture.expecting(q)

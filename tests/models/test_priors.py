@@ -49,7 +49,7 @@ class StudentPrior(FacetPrior):
         return Mixture(torch.zeros(self.facet.num_clusters), dist.StudentT(4.0, self.loc, 1.0).to_event(1))
 
 
-def test_a_prior_without_closed_form_says_so_and_works_by_sampling(make_x: Callable[[int], Tensor]) -> None:
+def test_a_prior_without_closed_form_is_reported_and_works_by_sampling(make_x: Callable[[int], Tensor]) -> None:
     facets = (FACET,)
     model = MultiFacetModel(
         [StudentPrior(FACET)], MLPLadderDecoder(facets, (1, 2, 3), rung_dims=(5,)), BernoulliLikelihood()
@@ -200,7 +200,7 @@ def test_gradients_reach_every_parameter_and_pyro_agrees(prior: FacetPrior, make
         assert parameter.grad.isfinite().all()
 
 
-def test_every_rule_that_makes_sense_trains_and_the_others_are_refused(
+def test_every_supported_rule_trains_and_other_rules_are_refused(
     prior: FacetPrior, make_x: Callable[[int], Tensor]
 ) -> None:
     model, guide = pair_with(prior)

@@ -29,7 +29,7 @@ def open_report(browser: Any, asked: list[str], **options: Any) -> Any:
     return page
 
 
-def test_every_width_and_scheme_is_readable_and_asks_for_nothing(mfcvae: Run) -> None:
+def test_every_width_and_scheme_is_readable_without_requests(mfcvae: Run) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the checker is not installed")
     check = {"verdict": "warn", "name": "a name of some length", "facet": 1, "value": 0.5, "advice": "Advice. " * 40}
     Path("run/checks").mkdir()

@@ -35,7 +35,7 @@ class Page(HTMLParser):
         return (attributes for name, attributes in self.tags if name == tag)
 
 
-def test_the_command_writes_one_page_that_asks_for_nothing(mfcvae: Run) -> None:
+def test_the_command_writes_one_page_without_requests(mfcvae: Run) -> None:
     code, out, err = mfcvae("report", "run")
     assert (code, err) == (0, "")
     assert re.fullmatch(r"run/report\.html \(0\.\d\d MB\): open it in a browser, or print it\n", out)

@@ -49,7 +49,7 @@ def write(pair: MFCVAE, grouping: Grouping, split: Split, path: Path, format: st
     return read_assignments(path) if format == "parquet" else pd.DataFrame()
 
 
-def test_a_row_says_what_the_pair_says(pair: MFCVAE, grouping: Grouping, split: Split, tmp_path: Path) -> None:
+def test_rows_have_the_results_of_the_pair(pair: MFCVAE, grouping: Grouping, split: Split, tmp_path: Path) -> None:
     table = write(pair, grouping, split, tmp_path / "a.parquet")
     probs = [q.detach().numpy() for q in pair.assign(split.images)]
     round_ = probs[1][:, :2].sum(1)

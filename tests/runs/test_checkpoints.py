@@ -74,7 +74,7 @@ SPOILED = ["empty", "cut", "cut in the header", "something else"]
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pair_comes_back_with_parameters_and_buffers(tmp_path: Path) -> None:
+def test_a_loaded_pair_has_the_saved_parameters_and_buffers(tmp_path: Path) -> None:
     pair = build_pair(TINY, (1, 6, 6))
     pair.model.alpha.copy_(torch.tensor([0.25, 1.0]))
     save_pair(pair, tmp_path / "model.safetensors")
@@ -86,7 +86,7 @@ def test_a_pair_comes_back_with_parameters_and_buffers(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(loaded.assign(x), pair.assign(x), strict=True))
 
 
-def test_the_file_is_safetensors_and_tells_the_event_shape(tmp_path: Path) -> None:
+def test_the_file_is_safetensors_with_the_event_shape(tmp_path: Path) -> None:
     pair = build_pair(TINY, (1, 6, 6))
     save_pair(pair, tmp_path / "model.safetensors")
     assert os.listdir(tmp_path) == ["model.safetensors"]  # noqa: PTH208
@@ -95,7 +95,7 @@ def test_the_file_is_safetensors_and_tells_the_event_shape(tmp_path: Path) -> No
         assert json.loads(file.metadata()["event_shape"]) == [1, 6, 6]
 
 
-def test_loading_a_pair_leaves_random_numbers_to_come_from_the_state_on_disk_alone(tmp_path: Path) -> None:
+def test_loading_a_pair_uses_only_the_state_on_disk(tmp_path: Path) -> None:
     pair = build_pair(TINY, (1, 6, 6))
     save_pair(pair, tmp_path / "model.safetensors")
     pyro.set_rng_seed(5)
@@ -123,7 +123,7 @@ def test_a_damaged_model_file_is_reported(tmp_path: Path, how: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"expected the saved tensors .*model.safetensors, got no such file: bring it back"
     ):
@@ -147,7 +147,7 @@ def test_files_of_another_kind_are_reported(tmp_path: Path) -> None:
 # --- trainings ------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_comes_back_whole(tmp_path: Path) -> None:
+def test_a_loaded_training_has_the_whole_saved_state(tmp_path: Path) -> None:
     training = prepare()
     training.run_epoch()
     save_training(training, tmp_path / "training.safetensors")
@@ -165,7 +165,7 @@ def test_a_training_comes_back_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3))])
-def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
     torch.set_default_dtype(torch.float32)
     pyro.set_rng_seed(0)
     training = prepare()
@@ -182,7 +182,7 @@ def test_a_resumed_training_goes_on_to_the_same_bits(tmp_path: Path, stop: int) 
     assert_same(state(resumed.pair), state(training.pair))
 
 
-def test_moments_lie_as_the_weights_of_convolutions_do(tmp_path: Path) -> None:
+def test_moments_have_the_memory_layout_of_convolution_weights(tmp_path: Path) -> None:
     """Files keep values in one order; fused Adam reads parameter, gradient and moments side by side."""
     config = override(
         Config(data=DataConfig(source="none")),

@@ -37,7 +37,7 @@ def split(make_x: Callable[[int], Tensor]) -> Split:
     return Split(make_x(23), {"even": torch.arange(23) % 2, "third": torch.arange(23) % 3})
 
 
-def test_an_evaluation_is_what_the_pair_says(make: Callable[..., MFCVAE], split: Split) -> None:
+def test_an_evaluation_has_the_results_of_the_pair(make: Callable[..., MFCVAE], split: Split) -> None:
     pair = make()
     result = evaluate(pair, split)
     probs = pair.assign(split.images)
@@ -61,7 +61,7 @@ def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Sp
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
-def test_batches_change_nothing(make: Callable[..., MFCVAE], split: Split, batch_size: int) -> None:
+def test_the_batch_size_does_not_change_results(make: Callable[..., MFCVAE], split: Split, batch_size: int) -> None:
     pair = make()
     whole, parts = evaluate(pair, split), evaluate(pair, split, batch_size=batch_size)
     assert np.array_equal(parts.assignments, whole.assignments)
@@ -111,7 +111,7 @@ def test_without_labels_there_are_no_scores(make: Callable[..., MFCVAE], make_x:
     assert result.assignments.shape == (4, 2)
 
 
-def test_nothing_is_left_behind(make: Callable[..., MFCVAE], split: Split) -> None:
+def test_evaluation_has_no_side_effects(make: Callable[..., MFCVAE], split: Split) -> None:
     pair = make()
     evaluate(pair, split)
     assert pair.training

@@ -51,7 +51,7 @@ def test_a_run_leaves_all_documented_files(whole: Fit) -> None:
             assert "alpha" in " ".join(file.keys())
 
 
-def test_the_schedule_is_seen_in_the_metrics(whole: Fit) -> None:
+def test_the_metrics_show_the_schedule(whole: Fit) -> None:
     assert [record["alpha"][0] for record in whole.run.read_metrics()] == pytest.approx(
         [0, 0, 0, (1 - np.cos(np.pi * 3 / 5)) / 2, 1, 1]
     )
@@ -88,7 +88,7 @@ def test_the_model_that_is_saved_is_the_one_that_was_scored(whole: Fit) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_the_same_seed_gives_the_same_run_and_another_one_another(whole: Fit, tmp_path: Path) -> None:
+def test_the_seed_decides_the_run(whole: Fit, tmp_path: Path) -> None:
     pyro.set_rng_seed(99)
     assert_same_run(fit(TINY, RunFolder.new(tmp_path / "same"), data=make_data(), device="cpu").run, whole.run)
     other = fit(override(TINY, ["seed=1", "training.epochs=1"]), RunFolder.new(tmp_path / "other"), data=make_data())

@@ -53,12 +53,12 @@ def started(path: Path, num_epochs: int = 0) -> RunFolder:
 # --- new and old folders --------------------------------------------------------------------------------------------
 
 
-def test_a_new_run_writes_nothing_by_itself(tmp_path: Path) -> None:
+def test_making_a_new_run_writes_nothing(tmp_path: Path) -> None:
     assert RunFolder.new(tmp_path / "run").path == tmp_path / "run"
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     assert RunFolder.new(tmp_path).path == tmp_path
 
 
@@ -70,19 +70,19 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
         RunFolder.new(tmp_path)
 
 
-def test_a_file_is_no_folder_for_a_run(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_the_folder_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(InputError, match="run already exists and is not empty"):
         RunFolder.new(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
-def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path, name: str) -> None:
+def test_a_folder_without_a_configuration_is_refused_as_a_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"is not a run folder: expected a config.toml in it, as mfcvae fit writes"):
         RunFolder.open(tmp_path / name)
 
 
-def test_the_configuration_comes_back(tmp_path: Path) -> None:
+def test_the_configuration_is_read_as_written(tmp_path: Path) -> None:
     started(tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").read_config() == TINY
 
@@ -121,7 +121,7 @@ def test_every_file_lies_in_the_folder_under_its_published_name(tmp_path: Path) 
 # --- the pair -------------------------------------------------------------------------------------------------------
 
 
-def test_the_pair_of_a_finished_run_comes_back(tmp_path: Path) -> None:
+def test_the_pair_of_a_finished_run_is_loaded(tmp_path: Path) -> None:
     run = started(tmp_path)
     pair = build_pair(TINY, (3, 2, 2))
     save_pair(pair, run.model_path)
@@ -207,7 +207,7 @@ def test_scores_are_of_the_same_labels(tmp_path: Path) -> None:
         run.read_summary()
 
 
-def test_lines_that_are_no_records_are_no_metrics(tmp_path: Path) -> None:
+def test_lines_that_are_not_records_are_left_out_of_the_metrics(tmp_path: Path) -> None:
     run = started(tmp_path)
     lines: list[dict[str, object]] = [asdict(record(epoch)) | {"seconds": 1.0} for epoch in range(1, 9)]
     lines[0]["elbo"], lines[1]["kl"], lines[2] = "high", None, {"epoch": 3, "elbo": 1.0, "seconds": 2.0}

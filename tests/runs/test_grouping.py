@@ -94,7 +94,7 @@ def test_groups_are_merged_and_split_by_hand() -> None:
     assert [g.labels(1).tolist() for g in (merged, parted, whole)] == [[0, 1]] * 3
 
 
-def test_groups_come_back_from_their_file(tmp_path: Path) -> None:
+def test_groups_are_read_from_their_file(tmp_path: Path) -> None:
     grouping = make_grouping().merge(0, [0, 2]).rename(1, 1, "grün")
     grouping.write(tmp_path / "groups.json", model="abc")
     again = Grouping.read(tmp_path / "groups.json", model="abc", num_clusters=(5, 2))

@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.mark.slow
-def test_every_run_is_the_run_of_its_seed_and_a_second_call_goes_on(tmp_path: Path, config: Config) -> None:
+def test_every_run_is_that_of_its_seed_and_a_second_call_continues(tmp_path: Path, config: Config) -> None:
     single = fit(override(config, ["seed=5"]), RunFolder(tmp_path / "single"))
     done: list[int] = []
     result = sweep(
@@ -114,9 +114,7 @@ def test_runs_that_train_together_are_those_of_fit(
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_among_others_leaves_them_to_finish(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_one_run_fails_the_others_finish(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float64)
     config = override(config, ["training.epochs=[2, 1]"])
     for seed in (2, 7):
@@ -149,7 +147,7 @@ def test_a_run_that_fails_among_others_leaves_them_to_finish(
         assert all(torch.allclose(tensor, there[name], rtol=0, atol=1e-9) for name, tensor in here.items())
 
 
-def test_what_cannot_train_together_is_refused_before_anything_is_written(tmp_path: Path, config: Config) -> None:
+def test_runs_that_cannot_train_together_are_refused_before_anything_is_written(tmp_path: Path, config: Config) -> None:
     for settings, message in {
         (
             "supervision.label=side",

@@ -44,7 +44,7 @@ def test_the_estimate_grows_with_the_steps() -> None:
 
 
 @pytest.mark.parametrize(("load", "threads", "said"), [(7.5, 2, True), (1.9, 2, False), (7.5, 1, False)])
-def test_a_busy_machine_is_named_where_threads_would_wait(
+def test_a_busy_machine_gives_a_hint_if_threads_would_wait(
     monkeypatch: pytest.MonkeyPatch, load: float, threads: int, said: bool
 ) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))

@@ -43,7 +43,7 @@ def test_missing_memory_is_reported_in_one_line() -> None:
         torch.empty(2**50)
 
 
-def test_other_errors_stay_as_they_are() -> None:
+def test_other_errors_are_not_changed() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot"), limited_memory(1, source="parts", advice="-"):
         raise RuntimeError("shapes cannot be multiplied")
 

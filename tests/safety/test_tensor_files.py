@@ -22,7 +22,7 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
+def test_tensors_and_metadata_are_read_as_written(tmp_path: Path) -> None:
     tensors, metadata = read_tensors(write(tmp_path / "a.safetensors"), "kind")
     assert metadata == {"kind": "test"}
     assert {name: (t.dtype, t.tolist()) for name, t in tensors.items()} == {

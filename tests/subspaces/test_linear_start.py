@@ -149,7 +149,7 @@ def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_search")
-def test_missing_elements_take_their_mean_and_count_for_nothing() -> None:
+def test_missing_elements_are_replaced_by_their_mean_and_do_not_count() -> None:
     items, _ = planted((3, 2), num=90)
     x = torch.from_numpy(items)
     x[torch.rand(x.shape) < 0.2] = math.nan

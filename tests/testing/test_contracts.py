@@ -121,7 +121,9 @@ def test_a_pair_with_a_flow_and_random_parameters(make_x: Callable[[int], Tensor
     check_pair(model, MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment()), make_x(4))
 
 
-def test_nothing_moves_outside(make_pair: Callable[..., tuple], make_x: Callable[[int], Tensor]) -> None:
+def test_contracts_do_not_change_parts_or_random_states(
+    make_pair: Callable[..., tuple], make_x: Callable[[int], Tensor]
+) -> None:
     model, guide = make_pair(2)
     x, state = make_x(3), torch.get_rng_state()
     before = {name: value.clone() for name, value in model.state_dict().items()}

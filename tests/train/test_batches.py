@@ -48,7 +48,7 @@ def test_shares_of_several_devices_are_the_batches_of_one() -> None:
     assert all(torch.equal(torch.cat(parts), batch) for *parts, batch in zip(*shares, whole, strict=True))
 
 
-def test_items_of_given_numbers_and_random_ones() -> None:
+def test_items_are_loaded_by_index_or_at_random() -> None:
     images = draw_bytes(30)
     feed = batches(images)
     assert torch.equal(feed.load(torch.tensor([3, 1])), as_float(images[[3, 1]]))

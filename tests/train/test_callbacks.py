@@ -75,7 +75,7 @@ def test_without_a_terminal_a_long_training_prints_about_ten_lines(num_epochs: i
     assert len(lines(num_epochs)) == num_lines
 
 
-def test_a_resumed_training_goes_on_counting() -> None:
+def test_the_bar_of_a_resumed_training_continues_its_count() -> None:
     assert [line.split()[1] for line in lines(5, epoch=3)] == ["4/5", "5/5"]
 
 
@@ -110,7 +110,7 @@ def test_the_bar_shows_a_linear_start_before_the_epochs() -> None:
     assert callback._progress.tasks[0].completed == pytest.approx(1 / 3)
 
 
-def test_the_bar_is_taken_down_when_the_training_fails() -> None:
+def test_the_bar_is_removed_if_the_training_fails() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     with pytest.raises(RuntimeError, match="stop"), ProgressBar(console) as callback:
         callback.on_start(training(2))
@@ -184,7 +184,7 @@ def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_events_hold_the_records(tmp_path: Path) -> None:
+def test_tensorboard_events_contain_the_records(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard, of the extra 'log', is not installed")
     watch(log_to_tensorboard(tmp_path / "tensorboard"), 2)
     assert [path.name.startswith("events.out.tfevents") for path in (tmp_path / "tensorboard").iterdir()] == [True]
@@ -207,13 +207,13 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> Non
     assert [step for step, _ in read_events(tmp_path)["elbo"]] == [3, 6, 9]
 
 
-def test_tensorboard_says_which_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_reported_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.train.callbacks.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"got none: run pip install 'pyro-mfcvae\[log\]'"):
         log_to_tensorboard(tmp_path)
 
 
-def test_any_logger_of_fabric_is_given_the_records(tmp_path: Path) -> None:
+def test_every_logger_of_fabric_gets_the_records(tmp_path: Path) -> None:
     steps = []
 
     def open_logger(step: int) -> CSVLogger:

@@ -86,7 +86,7 @@ def add_up(total: Tensor) -> Callable[[Tensor], Tensor]:
     return step
 
 
-def test_the_first_steps_are_taken_as_written_and_the_rest_is_replayed() -> None:
+def test_the_first_steps_run_without_capture_and_the_others_are_replayed() -> None:
     recorder, total = Recorder(), torch.zeros(())
     step = CapturedStep(add_up(total), recorder)
     found = [step(torch.full((2,), float(i))).item() for i in range(1, 7)]
@@ -120,7 +120,7 @@ def test_it_captures_again_when_it_has_to_forget() -> None:
     assert recorder.calls[-1] == "warm-up"
 
 
-def test_what_cannot_be_captured_is_computed_as_written(caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_that_cannot_be_captured_run_without_capture(caplog: pytest.LogCaptureFixture) -> None:
     recorder, total = Recorder(error=RuntimeError("operation not permitted\nand more")), torch.zeros(())
     step = CapturedStep(add_up(total), recorder)
     with caplog.at_level(logging.WARNING):
@@ -162,7 +162,7 @@ def test_a_captured_training_is_the_training(recorder: Recorder, settings: tuple
 
 
 @pytest.mark.usefixtures("recorder")
-def test_the_learning_rate_falls_in_place() -> None:
+def test_the_learning_rate_is_changed_in_place() -> None:
     training = prepare(*SETTINGS, "training.capture=true", "training.final_learning_rate=0.001", num=100)
     (group,) = training.optimizer.param_groups
     rate = group["lr"]
@@ -185,7 +185,7 @@ def test_a_change_of_the_pair_between_epochs_is_captured(recorder: Recorder) -> 
     assert torch.equal(layer.weight, before)
 
 
-def test_a_cpu_takes_the_steps_as_written_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_on_a_cpu_steps_run_without_capture_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     training = prepare("training.capture=true")
     assert not training.captures
     assert caplog.messages == [

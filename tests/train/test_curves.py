@@ -12,7 +12,7 @@ def record(epoch: int, alpha: float) -> dict[str, Any]:
     return {"epoch": epoch, "elbo": -9.0 + epoch, "reconstruction": -5.0, "kl": [alpha, 3.0], "alpha": [alpha, 1.0]}
 
 
-def test_curves_hold_the_recorded_values() -> None:
+def test_curves_show_the_recorded_values() -> None:
     figure = plot_curves([record(0, 0.0), record(1, 0.0), record(2, 0.5), record(3, 1.0)])
     bound, kl, alpha = ([np.asarray(line.get_ydata()).tolist() for line in axes.lines] for axes in figure.axes)
     assert bound == [[-9, -8, -7, -6], [-5, -5, -5, -5]]

@@ -95,7 +95,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_with_more_processes_or_fewer(tmp_path: Path) -> None:
+def test_a_training_continues_with_more_or_fewer_processes(tmp_path: Path) -> None:
     whole = train(tmp_path, "whole", (1, 10))
     for name, calls in {"fewer": [(2, 5), (1, 5)], "more": [(1, 5), (2, 5)]}.items():
         stopped = train(tmp_path, name, *calls)
@@ -168,7 +168,7 @@ def test_one_device() -> None:
 
 
 @pytest.mark.parametrize("device", ("cpu:0", "auto:1", "tpu", "cpu:x", "abacus"))
-def test_devices_that_are_not_there(device: str) -> None:
+def test_missing_devices_are_refused(device: str) -> None:
     with pytest.raises(InputError, match=f"cannot compute on the device '{device}': [^\n]+$"):
         open_fabric(device)
 

@@ -210,7 +210,7 @@ def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> No
         pytest.param(["networks.posterior=spline", "assignment.kind=sample"], "vmap: .*", marks=slow),
     ],
 )
-def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason: str) -> None:
+def test_operations_that_cannot_be_batched_are_refused_in_one_line(settings: list[str], reason: str) -> None:
     with pytest.raises(
         InputError, match=rf"^these models cannot be trained together \({reason}\): leave that out, [^\n]+$"
     ):
@@ -218,7 +218,7 @@ def test_what_cannot_be_batched_is_refused_in_a_line(settings: list[str], reason
 
 
 @pytest.mark.slow
-def test_a_model_that_diverges_does_not_touch_the_others() -> None:
+def test_a_model_that_diverges_does_not_change_the_others() -> None:
     """A model that diverges does not affect the others, in its last epoch or later."""
     together = stack(seeds=(*SEEDS, 5))
     together.run_epoch()

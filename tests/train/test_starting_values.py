@@ -22,7 +22,7 @@ def learning_rates(*settings: str) -> list[float]:
     return rates
 
 
-def test_the_learning_rate_stays_where_no_final_one_is_given() -> None:
+def test_the_learning_rate_is_constant_without_a_final_one() -> None:
     assert learning_rates("training.learning_rate=0.02") == [0.02] * 6
 
 
@@ -48,7 +48,7 @@ def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert fitted == [(1, (1,), 60), (4, (1,), 60), (7, (0,), 60), (10, (0,), 60)]
 
 
-def test_a_fit_is_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_follows_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     training = prepare("mixture_fit.items=25", "mixture_fit.variance=0.04", "mixture_fit.units=posterior")
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(

@@ -39,7 +39,7 @@ def test_the_record_is_the_mean_over_the_items() -> None:
     assert (record.epoch, record.step, record.learning_rate) == (1, 3, STILL)
 
 
-def test_the_elbo_weighs_each_step_by_its_own_beta() -> None:
+def test_the_elbo_uses_the_beta_of_each_step() -> None:
     training = prepare(f"training.learning_rate={STILL}", "schedule.fade_in_steps=3", "training.epochs=[1, 2]")
     pair = training.pair
     nn.init.zeros_(pair.model.decoder.output.weight)  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def test_nothing_is_left_in_pyros_parameter_store() -> None:
     assert list(pyro.get_param_store().keys()) == []
 
 
-def test_what_the_user_has_in_pyros_parameter_store_stays() -> None:
+def test_the_users_entries_in_pyros_parameter_store_are_kept() -> None:
     mine = pyro.param("mine", torch.tensor(3.0))
     training = prepare()
     training.run_epoch()
@@ -163,7 +163,7 @@ def test_batches_cover_every_item_once() -> None:
     assert flat(batches) != list(range(60))
 
 
-def test_what_is_left_over_comes_in_another_epoch() -> None:
+def test_items_after_the_last_batch_come_in_another_epoch() -> None:
     first, second = (flat(batches_of(75, epochs=2)[k : k + 3]) for k in (0, 3))
     assert len(set(first)) == len(set(second)) == 60
     assert set(range(75)) - set(first) != set(range(75)) - set(second)
