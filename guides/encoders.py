@@ -23,7 +23,8 @@ MakeHead = Callable[[int, int], PosteriorHead]
 
 
 class LadderEncoder(AbstractModule):
-    """An encoder with one rung above the other, starting at x; facet j reads rung j (Zhao et al. 2017).
+    """An encoder with a sequence of rungs, each computed from the one before, starting at x. Facet j reads rung j (Zhao
+    et al. 2017).
 
     Args:
         facets: shallowest first.

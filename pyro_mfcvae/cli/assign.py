@@ -112,7 +112,7 @@ class _Tally:
             say(f"Unlike the training items, so do not rely on their groups: {named}{more}")
 
     def record(self) -> dict[str, object]:
-        """The counts and the unlike items, for JSON."""
+        """The counts and the unlike items, as values that JSON supports."""
         return {"groups": [dict(group) for group in self.groups], "unlike": self.unlike}
 
 

@@ -111,7 +111,8 @@ def test_convolutional_encoders_take_any_image_size_with_any_number_of_facets(
 def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
     encoder = ConvLadderEncoder(make_facets(2), (1, 16, 16), channels=(3, 4), head_init_scale=1.0)
     x = torch.rand(5, 1, 16, 16)
-    # 16 pixels are halved to 8 and, for the second facet, to 4; the first facet's rung halves its 8 to 4 by itself.
+    # The ladder halves 16 pixels to 8 and, for the second facet, to 4. The rung of the first facet reduces its 8 pixels
+    # to 4.
     first = encoder.levels[0](x)
     second = encoder.levels[1](first)
     assert (first.shape, second.shape) == ((5, 3, 8, 8), (5, 4, 4, 4))
