@@ -277,7 +277,7 @@ def _check_rule(rule: AssignmentRule, priors: Sequence[FacetPrior], encoder: Lad
     for j, prior in enumerate(priors):
         if rule.needs_closed_form and not prior.has_closed_form(encoder.covariance):
             raise InputError(
-                f"{name} needs E[log p(z | c)] in closed form, which the {type(prior).__name__} of facet {j} does not "
-                f"have{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
+                f"expected E[log p(z | c)] in closed form for {name}, got the {type(prior).__name__} of facet {j} "
+                f"without it{_UNDER[encoder.covariance]}: take MonteCarloAssignment or SampleAssignment "
                 "(assignment.kind=monte_carlo or sample)"
             )

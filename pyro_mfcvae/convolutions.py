@@ -50,12 +50,11 @@ class Pyramid:
         """
         if len(image_shape) != 3 or min(image_shape[1:]) < 2 * _MIN_SIDE:
             raise InputError(
-                "a convolutional ladder needs images (channels, height, width) of at least "
-                f"{2 * _MIN_SIDE} × {2 * _MIN_SIDE} pixels, got the event shape {tuple(image_shape)}: use an MLP "
-                f"ladder"
+                "expected images (channels, height, width) for a convolutional ladder, of at least "
+                f"{2 * _MIN_SIDE} × {2 * _MIN_SIDE} pixels, got the event shape {tuple(image_shape)}: use an MLP ladder"
             )
         if not channels or min(channels) < 1:
-            raise InputError(f"channels needs at least one number ≥ 1, got {tuple(channels)}")
+            raise InputError(f"expected numbers ≥ 1 in channels, at least one, got {tuple(channels)}: give one per map")
         num_channels, height, width = image_shape
         sizes = [(height, width)]
         while min(sizes[-1]) > _USUAL_SIDE or (len(sizes) <= num_facets and min(sizes[-1]) >= 2 * _MIN_SIDE):

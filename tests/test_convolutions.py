@@ -118,5 +118,5 @@ def test_errors() -> None:
         Pyramid.build((20,), 2, channels=(8,))
     with pytest.raises(InputError, match=r"at least 6 × 6 pixels, got the event shape \(3, 5, 20\)"):
         Pyramid.build((3, 5, 20), 2, channels=(8,))
-    with pytest.raises(InputError, match=r"channels needs at least one number ≥ 1, got \(\)"):
+    with pytest.raises(InputError, match=r"expected numbers ≥ 1 in channels, at least one, got \(\): give one"):
         Pyramid.build((3, 32, 32), 2, channels=())

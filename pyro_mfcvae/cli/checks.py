@@ -225,8 +225,8 @@ def _check_comparable(configs: "Sequence[Config]") -> None:
     kinds = {"a density" if c.likelihood.kind in _DENSITIES else c.likelihood.kind for c in configs}
     if len(kinds) > 1:
         raise InputError(
-            f"the runs' likelihoods are {' and '.join(sorted(kinds))}: densities and probabilities of x cannot be "
-            "compared; choose runs with likelihoods of one kind"
+            f"expected likelihoods of one kind, got {' and '.join(sorted(kinds))}: densities and probabilities of x "
+            "cannot be compared; choose other runs"
         )
     pictures = {(c.data.source, c.data.size, c.data.fit) for c in configs}
     if len(pictures) > 1:

@@ -113,7 +113,7 @@ def fit(
     """
     settings = changes.as_list()
     if resume and (out is None or preset or data or settings):
-        raise InputError("--resume continues the run in --out DIR with its own settings: give --out and no settings")
+        raise InputError("expected --resume with --out DIR and no settings, got others: give only these two")
     import_parts(common.parts)
     chosen = None if resume else _choose_config(preset, data, settings)
     from pyro_mfcvae.config.build import load_data
@@ -185,7 +185,7 @@ def sweep(
     settings = changes.as_list()
     if "seed" in map(_key_of, settings):
         raise InputError(
-            "the seeds of a sweep count from 0: leave the setting seed out, and give the number of seeds with --seeds"
+            "expected no setting seed, since the seeds of a sweep count from 0, got one: give their number with --seeds"
         )
     chosen = _choose_config(preset, data, settings)
     from pyro_mfcvae.atomic_io import write_json
@@ -193,7 +193,7 @@ def sweep(
     from pyro_mfcvae.runs.sweep import sweep as run_sweep
 
     if out is not None and RunFolder(out).config_path.is_file():
-        raise InputError(f"{out} holds a single run: choose another --out")
+        raise InputError(f"expected a folder of a sweep, got {out} with a single run: choose another --out")
     folder = hold(out) if out is not None else claim(None, preset or data or DEFAULT, kind="-sweep")
     console.quiet = common.json
     config, *_ = _suit_data(chosen, data if chosen is None else preset, settings, common.root)

@@ -37,7 +37,7 @@ def import_parts(modules: Sequence[str]) -> None:
                 import_module(module)
             except ImportError as error:
                 raise InputError(
-                    f"cannot import {module} ({error}): expected an installed module, or one in {here}"
+                    f"expected an installed module, or one in {here}, got {module}, which fails ({error}): correct it"
                 ) from error
 
 

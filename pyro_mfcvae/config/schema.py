@@ -180,8 +180,8 @@ class Config:
         for name, value in self._per_facet().items():
             if isinstance(value, tuple) and len(value) != num_facets:
                 raise InputError(
-                    f"facets.num_clusters names {num_facets} facets but {name} = {list(value)} has {len(value)} "
-                    "values: give one per facet"
+                    f"expected {num_facets} values in {name}, as in facets.num_clusters, got {len(value)} in "
+                    f"{list(value)}: give one per facet"
                 )
 
     def _per_facet(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def read_config(text: str, *, source: str) -> Config:
     try:
         table = _parse_toml(text, source)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source} is not valid TOML: {error}") from None
+        raise InputError(f"expected valid TOML in {source}, got an error: {error}") from None
     return parse_config(table, source=source)
 
 

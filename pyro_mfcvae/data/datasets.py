@@ -83,8 +83,8 @@ class Dataset:
         """Refuse the data for a run that was trained on images of another shape."""
         if self.event_shape != expected:
             raise InputError(
-                f"{self.name} has items of shape {self.event_shape}, but the run was trained on {expected}: choose "
-                "data of that shape"
+                f"expected items of shape {expected}, which the run was trained on, got {self.event_shape} in "
+                f"{self.name}: choose data of that shape"
             )
 
     def fingerprint(self) -> str:
@@ -152,9 +152,8 @@ def _path_info(name_or_path: str | Path, size: Size | None, fit: Fit) -> Dataset
         raise InputError(f"expected the path of data, got {str(name_or_path)!r}: {error}") from None
     if not exists:
         raise InputError(
-            f"no data set, file or folder is called {str(name_or_path)!r}; known data sets are "
-            f"{', '.join(DATASETS)}, and "
-            "the path of an .npz, .npy, .h5, .csv or .parquet file or of a folder of images works too"
+            f"expected a data set ({', '.join(DATASETS)}) or the path of an .npz, .npy, .h5, .csv or .parquet file or "
+            f"of a folder of images, got {str(name_or_path)!r}, which is not there: check the name"
         )
     reader = partial(read_image_folder, size=size, fit=fit) if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:

@@ -69,7 +69,7 @@ def _read_idx(folder: Path, name: str, *, num_axes: int) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
+        raise InputError(f"expected a valid file {path}, got an error ({error}): fetch the file again") from error
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -101,7 +101,7 @@ def read_svhn(root: Path | None, seed: int) -> tuple[Split, Split]:
     try:
         parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"cannot read the files in {folder}: {error}; {_SVHN_HINT}") from error
+        raise InputError(f"expected valid files in {folder}, got an error ({error}): {_SVHN_HINT}") from error
     train, test = (Split(validate_images(part.data), {"digit": torch.from_numpy(part.labels)}) for part in parts)
     return train, test
 

@@ -56,8 +56,8 @@ def draw_items(
     num_bytes = 4 * num_samples * len(x) * (per_draw + pixels * math.prod(pair.model.event_shape))
     if num_bytes > MAX_BYTES:
         raise InputError(
-            f"{num_samples} draws for {len(x)} items would take {num_bytes / 2**30:.1f} GiB, more than "
-            f"{MAX_BYTES / 2**30:.0f}: take fewer draws or items" + (", or pixels=False" if pixels else "")
+            f"expected draws of at most {MAX_BYTES / 2**30:.0f} GiB, got {num_samples} draws for {len(x)} items, which "
+            f"take {num_bytes / 2**30:.1f} GiB: take fewer draws or items" + (", or pixels=False" if pixels else "")
         )
     priors, parts = pair.priors, batches(pair, x, num_samples)
     drawn = (_draw_batch(pair, priors, images, num_samples, statistics, pixels) for images in parts)

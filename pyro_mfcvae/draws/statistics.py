@@ -31,19 +31,21 @@ def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[
     items = torch.zeros(2, 3, *event_shape)  # leading dimensions of draws and items
     for name, statistic in statistics.items():
         if name == "x":
-            raise InputError("a statistic cannot be called 'x', which is the name of the items: give it another name")
+            raise InputError(
+                "expected a statistic that is not called 'x', like the items, got one: give it another name"
+            )
         try:
             found = statistic(items)
         except Exception as error:  # a function of the user's own may raise any exception
             raise InputError(
-                f"the statistic {name!r} fails on a tensor of shape {tuple(items.shape)}: {type(error).__name__}: "
+                f"expected a statistic {name!r} of tensors of shape {tuple(items.shape)}, got {type(error).__name__}: "
                 f"{first_line(error)}"
             ) from error
         if not isinstance(found, Tensor) or found.shape != (2, 3):
             what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise InputError(
-                f"the statistic {name!r} must give a number per item: from {tuple(items.shape)} expected a tensor of "
-                f"shape (2, 3), got {what}; reduce the last {len(event_shape)} dimensions only"
+                f"expected a number per item from the statistic {name!r}, shape (2, 3) for {tuple(items.shape)}, got "
+                f"{what}: reduce only the last {len(event_shape)} dimensions"
             )
 
 

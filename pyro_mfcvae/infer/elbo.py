@@ -144,7 +144,7 @@ class PairELBO(ELBO):
                 )
 
     def _get_trace(self, *args: Any, **kwargs: Any) -> Any:
-        raise InputError(f"{type(self).__name__} makes no traces: where one is needed {_INSTEAD}")
+        raise InputError(f"expected no call that needs a trace from {type(self).__name__}, got one: {_INSTEAD}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}  # a copy compiles its own programs

@@ -152,7 +152,7 @@ def check_num_items(model: MultiFacetModel, num: int) -> None:
     for j, facet in enumerate(model.facets):
         if num < facet.num_clusters:
             raise InputError(
-                f"the {facet.num_clusters} clusters of facet {j} cannot be fitted to {num} items: choose fewer "
+                f"expected at least {facet.num_clusters} items for the clusters of facet {j}, got {num}: choose fewer "
                 "clusters, or more items (mixture_fit.items)"
             )
 

@@ -125,13 +125,14 @@ class FacetELBO(PairELBO):
         assert isinstance(guide, MultiFacetGuide)
         if self.closed_form and guide.encoder.covariance is None:
             raise InputError(
-                "this q(z | x) is not Gaussian, so the KL has no closed form: use FacetELBO(closed_form=False) or "
-                "pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+                "expected a Gaussian q(z | x) for the closed form of the KL, got another family: use "
+                "FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
         if self.closed_form and guide.assignment.needs_draw:
             raise InputError(
-                f"with {type(guide.assignment).__name__} q(c|z) depends on the drawn z, so the KL has no closed form: "
-                "use FacetELBO(closed_form=False) or pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+                "expected a q(c|x) that does not depend on the drawn z for the closed form of the KL, got "
+                f"{type(guide.assignment).__name__}: use FacetELBO(closed_form=False) or "
+                "pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
 
     def uses_closed_form(self, guide: MultiFacetGuide, mixtures: list[Mixture]) -> bool:

@@ -87,7 +87,7 @@ class ProgressiveSchedule:
 
     def __post_init__(self) -> None:
         if not self.stage_steps or min(self.stage_steps) < 0 or self.stage_steps[-1] < 1:
-            raise InputError(f"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got {self.stage_steps}")
+            raise InputError(f"expected stage_steps ≥ 0, the last one ≥ 1, got {self.stage_steps}: give one per facet")
         if self.linear_start_steps < 0:
             raise InputError(f"expected linear_start_steps ≥ 0, got {self.linear_start_steps}: choose 0 or more")
         if self.fade_in_steps < 1 or (isinstance(self.warmup_steps, int) and self.warmup_steps < 0):
@@ -100,20 +100,20 @@ class ProgressiveSchedule:
                 len(given) != len(self.stage_steps) or any(steps < least for steps in given)
             ):
                 raise InputError(
-                    f"{name} needs one number ≥ {least} for each of {len(self.stage_steps)} stages, got {given}"
+                    f"expected {name} ≥ {least}, one for each of {len(self.stage_steps)} stages, got {given}: change it"
                 )
         weights, num = self.kl_weights, len(self.stage_steps)
         if weights is not None and (
             len(weights) != num or any(len(row) != num or any(w <= 0 for w in row) for row in weights)
         ):
             raise InputError(
-                f"kl_weights needs a row of {num} numbers > 0, one per facet, for each of {num} stages, got {weights}"
+                f"expected kl_weights > 0, a row of {num} for each of {num} stages, got {weights}: one per facet"
             )
         relax, last = self.kl_relax_steps, self.stage_steps[-1]
         if relax is not None and not 0 <= relax[0] < relax[1] <= last:
             raise InputError(
-                "kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length "
-                f"{last}, got {relax}: lower them, or lengthen the stage (more epochs, or a smaller batch_size){_ALIKE}"
+                f"expected two kl_relax_steps of the last stage, 0 ≤ first < second ≤ its length {last}, "
+                f"got {relax}: lower them, or lengthen the stage (more epochs, or a smaller batch_size){_ALIKE}"
             )
         if self.repartition_step is not None:
             self._check_repartition(self.repartition_step)
@@ -121,15 +121,15 @@ class ProgressiveSchedule:
         for warmup, stage in zip(warmups, self._lengths, strict=True):
             if warmup >= stage:
                 raise InputError(
-                    f"warmup_steps={warmup} would outlast a stage of {stage} steps, so its mixture would never be "
-                    f"fitted: lower warmup_steps, or lengthen the stages (more epochs, or a smaller batch_size){_ALIKE}"
+                    f"expected warmup_steps below the {stage} steps of its stage, got {warmup}: lower it, or lengthen "
+                    f"the stages (more epochs, or a smaller batch_size){_ALIKE}"
                 )
         if any(steps <= min(warmups) for steps in self.refit_steps):
-            raise InputError(f"refit_steps must lie after warmup_steps={min(warmups)}, got {self.refit_steps}")
+            raise InputError(f"expected refit_steps > warmup_steps={min(warmups)}, got {self.refit_steps}: raise them")
         if any(steps <= warmups[-1] for steps in self.joint_refit_steps):
             raise InputError(
-                f"joint_refit_steps must lie after the last stage's warmup_steps={warmups[-1]}, got "
-                f"{self.joint_refit_steps}"
+                f"expected joint_refit_steps > the last stage's warmup_steps={warmups[-1]}, got "
+                f"{self.joint_refit_steps}: raise them"
             )
 
     def _check_repartition(self, step: int) -> None:
@@ -284,8 +284,8 @@ class WrittenWeights:
         """Write the weights of a step into ``alpha`` and ``beta``, (…, J), in place."""
         schedule, num = self._schedule, alpha.shape[-1]
         if num != schedule.num_facets:
-            stages = f"the schedule has {schedule.num_facets} stages"
-            raise InputError(f"{stages} but the model has {num} facets: give stage_steps one number per facet")
+            wish = f"expected one stage for each of {num} facets"
+            raise InputError(f"{wish}, got {schedule.num_facets}: give stage_steps one number per facet")
         for i, (buffer, weight) in enumerate(((alpha, schedule.alpha), (beta, schedule.beta))):
             for j in range(num):
                 if self._last.get((i, j)) != (value := weight(j, step)):

@@ -53,7 +53,9 @@ class RunFolder:
         """The folder of an earlier run."""
         run = cls(path)
         if not run.config_path.is_file():
-            raise InputError(f"{path} is not a run folder: expected a config.toml in it, as mfcvae fit writes")
+            raise InputError(
+                f"expected a run folder with a config.toml, as mfcvae fit writes, got {path}: check the path"
+            )
         return run
 
     def lock(self) -> AbstractContextManager[None]:
@@ -136,7 +138,7 @@ class RunFolder:
         """The fitted model and guide, on the CPU."""
         if not self.model_path.is_file():
             raise InputError(
-                f"the run {self.path} is not finished: resume it with mfcvae fit --resume --out {self.path}"
+                f"expected a finished run, got {self.path}: resume it with mfcvae fit --resume --out {self.path}"
             )
         return load_pair(self.read_config(), self.model_path, digest=self.config_digest())
 

@@ -255,5 +255,7 @@ def _fit_together(
 def _run_of(config: Config, path: Path) -> RunFolder:
     run = RunFolder(path)
     if run.config_path.is_file() and run.read_config() != config:
-        raise InputError(f"{path} holds a run of another configuration: choose another folder, or remove it")
+        raise InputError(
+            f"expected a run of this configuration, got {path} of another: choose another folder, or remove it"
+        )
     return run

@@ -44,8 +44,8 @@ def fit_together(
         return
     if configs[0].supervision.label is not None:
         raise InputError(
-            "models with known clusters cannot be trained together: leave --together (together=True) out, and every "
-            "seed trains in a separate process"
+            "expected models without known clusters to train together, got some: leave --together (together=True) out, "
+            "and every seed trains in a separate process"
         )
     fabric = open_fabric(device, precision=configs[0].training.precision)
     states = [RandomState(fabric.device) for _ in configs]

@@ -65,7 +65,7 @@ def claimed(folder: Path) -> Iterator[Path]:
         InputError: the folder is in use or not empty.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} already exists and is not empty: choose another --out")
+        raise InputError(f"expected a new or empty folder, got {folder}, which is a file: choose another --out")
     with locked(folder):
         check_empty(folder)
         yield folder
@@ -99,7 +99,9 @@ def check_empty(folder: Path) -> None:
     if folder.is_dir() and all(path.name == LOCK or is_temporary(path) for path in folder.iterdir()):
         return
     if folder.exists():
-        raise InputError(f"{folder} already exists and is not empty: choose another --out, or resume with --resume")
+        raise InputError(
+            f"expected a new or empty folder, got {folder} with files: choose another --out, or resume with --resume"
+        )
 
 
 def _make(folder: Path) -> list[Path]:

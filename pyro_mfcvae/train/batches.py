@@ -46,8 +46,8 @@ class Batches:
         self.batch_size = min(batch_size, self.num_items)
         if self.batch_size % fabric.world_size:
             raise InputError(
-                f"a batch of {self.batch_size} items cannot be shared evenly by {fabric.world_size} devices: choose a "
-                "training.batch_size that is a multiple of their number"
+                f"expected a batch that {fabric.world_size} devices can divide evenly, got {self.batch_size} items: "
+                "choose a training.batch_size that is a multiple of the number of devices"
             )
         self._seed = seed
         self._fabric = fabric

@@ -36,8 +36,8 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
     world_size = devices * num_nodes
     if world_size < 1 or (index and world_size > 1):
         raise InputError(
-            f"cannot compute on {devices} devices of {num_nodes} machines called {device!r}: give numbers ≥ 1, and the "
-            "number of a device only where there is one; for two say --device cuda --devices 2"
+            f"expected numbers ≥ 1, and an index only for a single device, got {devices} devices of {num_nodes} "
+            f"machines called {device!r}: for two devices write --device cuda --devices 2"
         )
     try:
         fabric = Fabric(
@@ -50,7 +50,7 @@ def open_fabric(device: str = "auto", *, devices: int = 1, num_nodes: int = 1, p
         if world_size > 1:
             _launch(fabric)
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
-        raise InputError(f"cannot compute on the device {device!r}: {' '.join(str(error).split())}") from None
+        raise InputError(f"expected a device to compute on, got {device!r}: {' '.join(str(error).split())}") from None
     return fabric
 
 

@@ -86,7 +86,9 @@ def choose_known_items(
         InputError: there is no such label, or too few items of a value.
     """
     if label not in labels:
-        raise InputError(f"the data have no labels {label!r}: expected one of {', '.join(labels) or 'none at all'}")
+        raise InputError(
+            f"expected a label set of the data ({', '.join(labels) or 'none'}), got {label!r}: choose another"
+        )
     of_items = np.asarray(labels[label])
     values = np.unique(of_items[of_items >= 0])
     generator = np.random.default_rng(seed)

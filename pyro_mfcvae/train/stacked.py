@@ -215,8 +215,8 @@ class StackedTraining:
                 program: Any = make_fx(_batch(rest))(self._values, buffers, *inputs)
         except Exception as error:  # any exception, because anything in a part may fail to be traced or batched
             raise InputError(
-                f"these models cannot be trained together ({first_line(error)}): leave --together (together=True) "
-                "out, and every seed trains in a separate process"
+                f"expected models that can be trained together, got an error ({first_line(error)}): leave "
+                "--together (together=True) out, and every seed trains in a separate process"
             ) from None
         if first.compiles:
             tensors = self._values, self._buffers

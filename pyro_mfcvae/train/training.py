@@ -86,7 +86,7 @@ class Training:
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         if schedule.num_steps % self.steps_per_epoch:
             raise InputError(
-                f"the schedule must end with an epoch: got {schedule.num_steps} steps, {self.steps_per_epoch} an epoch"
+                f"expected epochs of {self.steps_per_epoch} steps, got {schedule.num_steps} steps in all: change them"
             )
         if self.mixture_fit.units == "posterior":
             check_posterior_units(pair.guide)

@@ -99,7 +99,7 @@ def test_files_that_are_not_models_are_refused(place: Path) -> None:
     with pytest.raises(InputError, match=r"expected safetensors in data\.npz, got other bytes"):
         load("data.npz")
     Path("folder").mkdir()
-    with pytest.raises(InputError, match="folder is not a run folder"):
+    with pytest.raises(InputError, match=r"expected a run folder with a config\.toml"):
         load("folder")
 
 

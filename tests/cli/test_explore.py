@@ -44,4 +44,4 @@ def test_without_the_extra_one_line_says_what_to_install(mfcvae: Run, monkeypatc
 def test_a_folder_without_a_run_is_refused(mfcvae: Run) -> None:
     code, _, err = mfcvae("explore", ".")
     assert code == 2
-    assert "is not a run folder" in err
+    assert "expected a run folder" in err

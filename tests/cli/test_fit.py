@@ -139,7 +139,7 @@ def test_resume_continues_a_stopped_run(mfcvae: Run, fitted: Path, monkeypatch: 
     code, _, err = mfcvae("evaluate", "stopped")
     assert (code, err) == (
         2,
-        "mfcvae: the run stopped is not finished: resume it with mfcvae fit --resume --out stopped\n",
+        "mfcvae: expected a finished run, got stopped: resume it with mfcvae fit --resume --out stopped\n",
     )
     code, out, _ = mfcvae("fit", "--resume", "--out", "stopped")
     assert code == 0

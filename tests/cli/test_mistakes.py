@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("place")
     ("args", "message"),
     [
         (["nope"], "expected a preset out of .*shapes.*, got 'nope': choose one of them"),
-        (["--data", "nope"], "no data set, file or folder is called 'nope'; known data sets are .*"),
-        (["--data", "missing.npz"], "no data set, file or folder is called 'missing.npz'; .*"),
+        (["--data", "nope"], "expected a data set .* or the path of an .*, got 'nope', which is not there.*"),
+        (["--data", "missing.npz"], "expected a data set .*, got 'missing.npz', .*"),
         (["--data", "text.txt"], r"expected an \.npz or .* file or a folder of images, got text.txt; .*"),
         (["--data", "broken.npz"], r"expected an \.npz file as np\.savez writes it, but broken.npz is not one; .*"),
         (["--data", "nan.npz", "--set", *TINY], "expected no missing pixels, got NaN for 1 of the .* image 3: .*"),
@@ -30,17 +30,26 @@ pytestmark = pytest.mark.usefixtures("place")
         ),
         (["--data", "data.npz", "--set", "training.learning_rate=-1"], "--set: training.learning_rate: .*, got -1"),
         (["--data", "data.npz", "--set", "prior.covariance=round"], "--set: prior.options.covariance: .*, got 'round'"),
-        (["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"], ".* training.epochs = .* give one per facet"),
+        (
+            ["--data", "data.npz", "--set", "training.epochs=[1, 2, 3]"],
+            ".*expected .* values in training.epochs, .* give one per facet",
+        ),
         (
             ["shapes", "--data", "data.npz", "--set", "facets.num_clusters=[3]"],
-            ".* facets.latent_dim = .* give one per facet",
+            ".*expected .* values in facets.latent_dim, .* give one per facet",
         ),
-        (["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"], "the 90 clusters of facet 1 cannot .*"),
+        (
+            ["--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]"],
+            "expected at least 90 items for the clusters of facet 1, got .*",
+        ),
         (
             ["shapes", "--data", "data.npz", "--set", "training.batch_size=80", "training.epochs=3"],
-            "warmup_steps=200 would outlast a stage of .*",
+            "expected warmup_steps below the .* steps of its stage, got 200: .*",
         ),
-        (["--data", "data.npz", "--device", "abacus", "--set", *TINY], "cannot compute on the device 'abacus': .*"),
+        (
+            ["--data", "data.npz", "--device", "abacus", "--set", *TINY],
+            "expected a device to compute on, got 'abacus': .*",
+        ),
         (
             ["mnist"],
             "expected a folder of data, got neither MFCVAE_DATA nor root: set MFCVAE_DATA to the folder that holds "
@@ -64,13 +73,22 @@ pytestmark = pytest.mark.usefixtures("place")
             ".*expected no facet without supervision.label, got 1: leave it out",
         ),
         (["--data", "data.npz", "--out", "text.txt/x", "--set", *TINY], "cannot use .*text.txt.*: not a directory"),
-        (["--resume"], "--resume continues the run in --out DIR with its own settings: give --out and no settings"),
-        (["--resume", "--out", "run", "--set", "seed=1"], "--resume continues .*: give --out and no settings"),
-        (["mnist", "--resume", "--out", "run"], "--resume continues .*: give --out and no settings"),
-        (["--resume", "--out", "run"], "run is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
-        (["--resume", "--out", "full"], "full is not a run folder: expected a config.toml in it, .*"),
-        (["--data", "data.npz", "--out", "full"], "full already exists and is not empty: choose another --out, .*"),
-        (["--data", "data.npz", "--out", "text.txt"], "text.txt already exists and is not empty: choose another .*"),
+        (["--resume"], "expected --resume with --out DIR and no settings, got others: give only these two"),
+        (["--resume", "--out", "run", "--set", "seed=1"], "expected --resume with --out DIR and no settings, .*"),
+        (["mnist", "--resume", "--out", "run"], "expected --resume with --out DIR and no settings, .*"),
+        (
+            ["--resume", "--out", "run"],
+            "expected a run folder with a config.toml, as mfcvae fit writes, got run: check the path",
+        ),
+        (["--resume", "--out", "full"], "expected a run folder with a config.toml, .*, got full: .*"),
+        (
+            ["--data", "data.npz", "--out", "full"],
+            "expected a new or empty folder, got full with files: choose another --out, .*",
+        ),
+        (
+            ["--data", "data.npz", "--out", "text.txt"],
+            "expected a new or empty folder, got text.txt.*: choose another .*",
+        ),
     ],
 )
 def test_a_wrong_fit_is_reported_and_writes_nothing(mfcvae: Run, place: Path, args: list[str], message: str) -> None:
@@ -93,15 +111,15 @@ def test_a_wrong_fit_is_reported_and_writes_nothing(mfcvae: Run, place: Path, ar
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nowhere"], "nowhere is not a run folder: expected a config.toml in it, as mfcvae fit writes"),
-        (["run", "--data", "nope"], "no data set, file or folder is called 'nope'; .*"),
+        (["nowhere"], "expected a run folder with a config.toml, as mfcvae fit writes, got nowhere: .*"),
+        (["run", "--data", "nope"], "expected a data set .*, got 'nope', .*"),
         (
             ["run", "--data", "large.npz"],
-            r"large has items of shape \(1, 7, 7\), but the run was trained on \(1, 6, 6\): choose data of that shape",
+            r"expected items of shape \(1, 6, 6\), which the run was trained on, got \(1, 7, 7\) in large: choose .*",
         ),
         (["cut"], "expected a file of tensors, got cut/model.safetensors, which cannot be read .*"),
         (["changed"], "expected changed/model.safetensors of the settings in config.toml beside it .*"),
-        (["gone"], "no data set, file or folder is called '.*gone.npz'; .*"),
+        (["gone"], "expected a data set .*, got '.*gone.npz', .*"),
     ],
 )
 def test_a_wrong_evaluation_is_reported_in_one_line(mfcvae: Run, place: Path, args: list[str], message: str) -> None:
@@ -151,9 +169,9 @@ def test_a_wrong_command_line_is_explained(mfcvae: Run, place: Path, args: list[
 def test_a_wrong_sweep_is_reported(mfcvae: Run) -> None:
     for args, message in (
         (["--seeds", "0"], "expected --seeds and --workers of 1 or more, got 0 and None"),
-        (["--data", "nope"], "no data set, file or folder is called 'nope'"),
-        (["--seed", "3"], "the seeds of a sweep count from 0: leave the setting seed out"),
-        (["--set", "seed=3"], "the seeds of a sweep count from 0: leave the setting seed out"),
+        (["--data", "nope"], "expected a data set (shapes, "),
+        (["--seed", "3"], "expected no setting seed, since the seeds of a sweep count from 0"),
+        (["--set", "seed=3"], "expected no setting seed, since the seeds of a sweep count from 0"),
     ):
         code, _, err = mfcvae("sweep", *args)
         assert code == 2
@@ -167,7 +185,7 @@ def test_a_sweep_whose_seed_fails_is_reported(mfcvae: Run) -> None:
         *("sweep", "--seeds", "1", "--data", "data.npz", "--set", *TINY, "facets.num_clusters=[4, 90]")
     )
     assert code == 2
-    assert err.startswith("mfcvae: seed 0 failed: the 90 clusters of facet 1 cannot")
+    assert err.startswith("mfcvae: seed 0 failed: expected at least 90 items for the clusters of facet 1")
     assert err.count("\n") == 1
 
 
@@ -198,7 +216,7 @@ def test_a_wrong_sample_is_reported(mfcvae: Run, args: list[str], message: str) 
 @pytest.mark.usefixtures("fitted")
 def test_a_sweep_does_not_go_into_a_single_runs_folder(mfcvae: Run) -> None:
     code, _, err = mfcvae("sweep", "--data", "data.npz", "--out", "run", "--set", *TINY)
-    assert (code, err) == (2, "mfcvae: run holds a single run: choose another --out\n")
+    assert (code, err) == (2, "mfcvae: expected a folder of a sweep, got run with a single run: choose another --out\n")
 
 
 @pytest.mark.usefixtures("fitted")

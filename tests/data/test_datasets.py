@@ -23,9 +23,11 @@ def test_the_two_splits_of_a_data_set_must_agree() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_names(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'mnits'; known data sets are shapes, mnist, .*\.parquet file or of a fold"):
+    with pytest.raises(
+        InputError, match=r"data set \(shapes, mnist, .*\.parquet file or of a folder of images, got 'mnits'"
+    ):
         load_dataset("mnits")
-    with pytest.raises(InputError, match=r"no data set, file or folder is called '.*gone.npz'"):
+    with pytest.raises(InputError, match=r"got '.*gone.npz', which is not there"):
         load_dataset(tmp_path / "gone.npz")
     (tmp_path / "table.xls").write_text("1,2")
     with pytest.raises(InputError, match=r"expected an .npz or .*h5.* file or a folder of images, got .*table.xls"):

@@ -139,7 +139,7 @@ def test_missing_or_damaged_svhn_is_refused_with_its_source(tmp_path: Path, monk
         load_dataset("svhn", root=tmp_path)
     write_svhn(tmp_path, monkeypatch, num=(3, 2))
     (tmp_path / "SVHN/test_32x32.mat").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"cannot read the files in .*SVHN: .*; fetch train_32x32.mat"):
+    with pytest.raises(InputError, match=r"expected valid files in .*SVHN, got an error \(.*\): fetch train_32x32.mat"):
         load_dataset("svhn", root=tmp_path)
 
 

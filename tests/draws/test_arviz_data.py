@@ -214,10 +214,10 @@ def test_mistakes_are_reported(tmp_path: Path) -> None:
         to_inference_data(pair, x, num_samples=29)
     with pytest.raises(InputError, match="expected a 'side' label for each of 5 items, got 4"):
         to_inference_data(pair, x, num_samples=30, num_simulated=0, labels={"side": torch.zeros(4)})
-    with pytest.raises(InputError, match="a statistic cannot be called 'x', which is the name of the items"):
+    with pytest.raises(InputError, match="expected a statistic that is not called 'x', like the items, got one"):
         to_inference_data(pair, x, statistics={"x": lambda x: x.mean(-1)})
     with pytest.raises(
-        InputError, match=r"'all' must give a number per item: from \(2, 3, 6\) expected .* got a float"
+        InputError, match=r"a number per item from the statistic 'all', shape \(2, 3\) for \(2, 3, 6\), got a float"
     ):
         to_inference_data(pair, x, statistics={"all": lambda x: x.mean().item()})  # type: ignore[dict-item,return-value]
     with pytest.raises(InputError, match=r"expected the NetCDF file .*none.nc, which is not there"):

@@ -144,7 +144,7 @@ def test_draws_that_do_not_fit_into_memory_are_refused(make_pair: Make) -> None:
     pair = MFCVAE(*make_pair(2))
     x = torch.rand(1, 1, 2, 3).expand(10**7, 1, 2, 3)
     with pytest.raises(
-        InputError, match=r"100 draws for 10000000 items would take \d+\.\d GiB, more than 2: take fewer"
+        InputError, match=r"at most 2 GiB, got 100 draws for 10000000 items, which take \d+\.\d GiB: take fewer"
     ):
         draw_items(pair, x, num_samples=100, statistics={}, pixels=False)
     with pytest.raises(InputError, match="or pixels=False"):

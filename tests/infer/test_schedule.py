@@ -203,54 +203,57 @@ def test_from_epochs_multiplies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stage_steps": ()}, r"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got \(\)"),
-        ({"stage_steps": (3, 0)}, r"stage_steps needs one number ≥ 0 per facet, the last one ≥ 1, got \(3, 0\)"),
+        ({"stage_steps": ()}, r"expected stage_steps ≥ 0, the last one ≥ 1, got \(\)"),
+        ({"stage_steps": (3, 0)}, r"expected stage_steps ≥ 0, the last one ≥ 1, got \(3, 0\)"),
         ({"stage_steps": (3,), "linear_start_steps": -1}, "expected linear_start_steps ≥ 0, got -1: choose 0 or more"),
         ({"stage_steps": (3,), "fade_in_steps": 0}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 0 and 0"),
         ({"stage_steps": (3,), "warmup_steps": -1}, "expected fade_in_steps ≥ 1 and warmup_steps ≥ 0, got 1 and -1"),
         (
             {"stage_steps": (3,), "kl_fade_in_steps": (0,)},
-            r"kl_fade_in_steps needs one number ≥ 1 for each of 1 stages, got \(0,\)",
+            r"expected kl_fade_in_steps ≥ 1, one for each of 1 stages, got \(0,\)",
         ),
         (
             {"stage_steps": (3, 3), "kl_fade_in_steps": (2,)},
-            r"kl_fade_in_steps needs one number ≥ 1 for each of 2 stages, got \(2,\)",
+            r"expected kl_fade_in_steps ≥ 1, one for each of 2 stages, got \(2,\)",
         ),
         (
             {"stage_steps": (3, 3), "kl_delay_steps": (0, -1)},
-            r"kl_delay_steps needs one number ≥ 0 for each of 2 stages, got \(0, -1\)",
+            r"expected kl_delay_steps ≥ 0, one for each of 2 stages, got \(0, -1\)",
         ),
         (
             {"stage_steps": (3, 3), "warmup_steps": (1,)},
-            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1,\)",
+            r"expected warmup_steps ≥ 0, one for each of 2 stages, got \(1,\)",
         ),
         (
             {"stage_steps": (3, 3), "warmup_steps": (1, -1)},
-            r"warmup_steps needs one number ≥ 0 for each of 2 stages, got \(1, -1\)",
+            r"expected warmup_steps ≥ 0, one for each of 2 stages, got \(1, -1\)",
         ),
-        ({"stage_steps": (9, 3), "warmup_steps": 3}, "warmup_steps=3 would outlast a stage of 3 steps"),
-        ({"stage_steps": (3, 9), "warmup_steps": (4, 1)}, "warmup_steps=4 would outlast a stage of 3 steps"),
+        ({"stage_steps": (9, 3), "warmup_steps": 3}, "expected warmup_steps below the 3 steps of its stage, got 3"),
+        (
+            {"stage_steps": (3, 9), "warmup_steps": (4, 1)},
+            "expected warmup_steps below the 3 steps of its stage, got 4",
+        ),
         (
             {"stage_steps": (9,), "warmup_steps": 3, "refit_steps": (5, 3)},
-            r"refit_steps must lie after warmup_steps=3, got \(5, 3\)",
+            r"expected refit_steps > warmup_steps=3, got \(5, 3\)",
         ),
         (
             {"stage_steps": (9, 9), "warmup_steps": (5, 3), "refit_steps": (4, 3)},
-            r"refit_steps must lie after warmup_steps=3, got \(4, 3\)",
+            r"expected refit_steps > warmup_steps=3, got \(4, 3\)",
         ),
         (
             {"stage_steps": (9, 9), "warmup_steps": (3, 5), "joint_refit_steps": (5,)},
-            r"joint_refit_steps must lie after the last stage's warmup_steps=5, got \(5,\)",
+            r"expected joint_refit_steps > the last stage's warmup_steps=5, got \(5,\)",
         ),
         (
             {"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0),)},
-            r"kl_weights needs a row of 2 numbers > 0, one per facet, for each of 2 stages, got \(\(2.0, 1.0\),\)",
+            r"expected kl_weights > 0, a row of 2 for each of 2 stages, got \(\(2.0, 1.0\),\)",
         ),
-        ({"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0), (2.0,))}, "kl_weights needs a row of 2 numbers > 0"),
-        ({"stage_steps": (3,), "kl_weights": ((0.0,),)}, "kl_weights needs a row of 1 numbers > 0"),
+        ({"stage_steps": (3, 3), "kl_weights": ((2.0, 1.0), (2.0,))}, "expected kl_weights > 0, a row of 2"),
+        ({"stage_steps": (3,), "kl_weights": ((0.0,),)}, "expected kl_weights > 0, a row of 1"),
         (
             {"stage_steps": (9, 4), "kl_relax_steps": (2, 2)},
-            r"kl_relax_steps needs two numbers of steps of the last stage, 0 ≤ first < second ≤ its length 4, "
+            r"expected two kl_relax_steps of the last stage, 0 ≤ first < second ≤ its length 4, "
             r"got \(2, 2\)",
         ),
         (
@@ -268,6 +271,6 @@ def test_errors(arguments: dict[str, object], message: str) -> None:
 def test_a_model_with_other_facets_is_refused() -> None:
     schedule = ProgressiveSchedule(stage_steps=(3, 3))
     model = Model(3)
-    with pytest.raises(InputError, match="the schedule has 2 stages but the model has 3 facets"):
+    with pytest.raises(InputError, match="expected one stage for each of 3 facets, got 2"):
         schedule.apply(model, 0)
     assert model.alpha.tolist() == [7.0] * 3

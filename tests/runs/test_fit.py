@@ -127,16 +127,16 @@ def test_images_with_transparency_are_fitted_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "device", "message"),
     [
-        ([], "abacus", "cannot compute on the device 'abacus': .*invalid accelerator name"),
+        ([], "abacus", "expected a device to compute on, got 'abacus': .*invalid accelerator name"),
         (
             ["mixture_fit.warmup_steps=9", "mixture_fit.refit_steps=[]"],
             "cpu",
-            "warmup_steps=9 would outlast a stage of 9 steps",
+            "expected warmup_steps below the 9 steps of its stage, got 9",
         ),
         (
             ["facets.num_clusters=[3, 66]", "mixture_fit.items=100"],
             "cpu",
-            "the 66 clusters of facet 1 cannot be fitted",
+            "expected at least 66 items for the clusters of facet 1",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_reported_before_anything_is_written(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_gpu_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot compute on the device 'cuda': "):
+    with pytest.raises(InputError, match="expected a device to compute on, got 'cuda': "):
         fit(TINY, RunFolder.new(tmp_path / "run"), data=make_data(), device="cuda")
 
 

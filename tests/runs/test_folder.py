@@ -65,20 +65,21 @@ def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     with pytest.raises(
-        InputError, match="already exists and is not empty: choose another --out, or resume with --resume"
+        InputError,
+        match=r"expected a new or empty folder, got .* with files: choose another --out, or resume with --resume",
     ):
         RunFolder.new(tmp_path)
 
 
 def test_a_file_is_refused_as_the_folder_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(InputError, match="run already exists and is not empty"):
+    with pytest.raises(InputError, match=r"expected a new or empty folder, got .*run"):
         RunFolder.new(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_a_folder_without_a_configuration_is_refused_as_a_run(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"is not a run folder: expected a config.toml in it, as mfcvae fit writes"):
+    with pytest.raises(InputError, match=r"expected a run folder with a config.toml, as mfcvae fit writes, got"):
         RunFolder.open(tmp_path / name)
 
 
@@ -90,7 +91,7 @@ def test_the_configuration_is_read_as_written(tmp_path: Path) -> None:
 def test_a_damaged_configuration_is_reported_with_its_path(tmp_path: Path) -> None:
     run = started(tmp_path)
     run.config_path.write_text("data = ")
-    with pytest.raises(InputError, match=r"config.toml is not valid TOML"):
+    with pytest.raises(InputError, match=r"expected valid TOML in .*config.toml"):
         run.read_config()
 
 
@@ -132,7 +133,9 @@ def test_the_pair_of_a_finished_run_is_loaded(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_has_no_pair_yet(tmp_path: Path) -> None:
     run = started(tmp_path)
-    with pytest.raises(InputError, match=f"the run {tmp_path} is not finished: resume it with mfcvae fit --resume "):
+    with pytest.raises(
+        InputError, match=f"expected a finished run, got {tmp_path}: resume it with mfcvae fit --resume "
+    ):
         run.load_pair()
 
 

@@ -52,9 +52,7 @@ def test_every_run_is_that_of_its_seed_and_a_second_call_continues(tmp_path: Pat
     assert (tmp_path / "many/seed-2/model.safetensors").stat().st_mtime_ns == before
     assert np.isnan(again.stability()).all()
     other = override(config, ["training.batch_size=10"])
-    message = (
-        r"seed 2 failed: .*seed-2 holds a run of another configuration.*1 of 2 runs are finished and kept in .*many"
-    )
+    message = r"seed 2 failed: .*seed-2 of another: choose another folder.*1 of 2 runs are finished and kept in .*many"
     with pytest.raises(InputError, match=message):
         sweep(other, tmp_path / "many", seeds=[2, 7], device="cpu", workers=1)
     assert RunFolder.open(tmp_path / "many/seed-7").read_summary()["seed"] == 7
@@ -152,8 +150,8 @@ def test_runs_that_cannot_train_together_are_refused_before_anything_is_written(
         (
             "supervision.label=side",
             "supervision.facet=1",
-        ): "models with known clusters cannot be trained together: leave",
-        ("prior.kind=bayesian",): "these models cannot be trained together",
+        ): "expected models without known clusters to train together",
+        ("prior.kind=bayesian",): "expected models that can be trained together",
     }.items():
         with pytest.raises(InputError, match=message):
             sweep(override(config, settings), tmp_path / "many", seeds=[0, 1], device="cpu", together=True)

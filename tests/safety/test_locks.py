@@ -54,7 +54,7 @@ def test_two_claims_never_get_one_folder(tmp_path: Path) -> None:
 
 def test_a_folder_with_files_is_not_new(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="already exists and is not empty"), claimed(tmp_path):
+    with pytest.raises(InputError, match="expected a new or empty folder, got"), claimed(tmp_path):
         pass
 
 

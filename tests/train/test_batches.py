@@ -57,7 +57,7 @@ def test_items_are_loaded_by_index_or_at_random() -> None:
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
-    with pytest.raises(InputError, match="a batch of 20 items cannot be shared evenly by 3 devices: choose a training"):
+    with pytest.raises(InputError, match="a batch that 3 devices can divide evenly, got 20 items: choose a training"):
         batches(draw_bytes(60), world_size=3)
 
 

@@ -53,7 +53,7 @@ def test_known_items_join_a_batch_with_their_clusters() -> None:
 
 
 def test_mistakes_are_reported() -> None:
-    with pytest.raises(InputError, match="the data have no labels 'kind': expected one of sort"):
+    with pytest.raises(InputError, match=r"expected a label set of the data \(sort\), got 'kind'"):
         choose(label="kind")
     with pytest.raises(InputError, match=r"expected 4 items with sort = 2, got 3: lower supervision\.items_per_value"):
         choose(items_per_value=4)

@@ -212,7 +212,8 @@ def test_a_stack_can_be_saved_taken_apart_and_put_together(tmp_path: Path) -> No
 )
 def test_operations_that_cannot_be_batched_are_refused_in_one_line(settings: list[str], reason: str) -> None:
     with pytest.raises(
-        InputError, match=rf"^these models cannot be trained together \({reason}\): leave that out, [^\n]+$"
+        InputError,
+        match=rf"^expected models that can be trained together, got an error \({reason}\): leave --together [^\n]+$",
     ):
         stack(*settings)
 

@@ -191,7 +191,7 @@ def test_steps_per_epoch_by_value() -> None:
 
 
 def test_a_schedule_must_end_with_an_epoch() -> None:
-    with pytest.raises(InputError, match="the schedule must end with an epoch: got 7 steps, 3 an epoch"):
+    with pytest.raises(InputError, match="expected epochs of 3 steps, got 7 steps in all"):
         Training(
             build_pair(SMALL, (1, 6, 6)),
             draw_images(60),
@@ -201,9 +201,9 @@ def test_a_schedule_must_end_with_an_epoch() -> None:
 
 
 def test_more_clusters_than_items_are_refused_before_training() -> None:
-    with pytest.raises(InputError, match="the 3 clusters of facet 0 cannot be fitted to 2 items: choose fewer"):
+    with pytest.raises(InputError, match="expected at least 3 items for the clusters of facet 0, got 2: choose fewer"):
         prepare(num=2)
-    with pytest.raises(InputError, match="the 4 clusters of facet 1 cannot be fitted to 3 items"):
+    with pytest.raises(InputError, match="expected at least 4 items for the clusters of facet 1, got 3"):
         prepare("mixture_fit.items=3")
     prepare("mixture_fit.items=4").run_epoch()
 
