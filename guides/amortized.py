@@ -31,7 +31,7 @@ _UNDER: dict[PosteriorCovariance | None, str] = {
     None: " for a q(z | x) that is not Gaussian",
 }
 
-_NO_GUIDE = "no site of the model stands for the weights of an encoder or a rule: learn them as parameters"
+_NO_GUIDE = "the model has no site for weights of an encoder or a rule: learn them as parameters"
 
 # Largest number of draws of z in memory at once, when a rule that depends on the drawn z is averaged.
 _DRAWS_AT_ONCE = 8
@@ -80,7 +80,7 @@ class MultiFacetGuide(StoredModule):
         for prior in model.priors:
             prior.check_encoder(encoder)
         _check_rule(self.assignment, model.priors, encoder)
-        # Inside a tuple the model is not a submodule, so its parameters stay its own.
+        # Inside a tuple the model is not a submodule, so the guide does not register its parameters.
         self._model = (model,)
         if model.global_sites and globals_guide is None:
             globals_guide = ConjugateGuide(model)

@@ -172,7 +172,7 @@ class SeparateEncoder(LadderEncoder):
             raise InputError(
                 "expected encoders of the same in_shape and family of q(z | x), got "
                 + " and ".join(sorted(f"{shape} with {covariance or 'a flow'}" for shape, covariance in kinds))
-                + ": build all encoders alike"
+                + ": build all encoders in the same way"
             )
         super().__init__([encoder.facets[0] for encoder in encoders], encoders[0].in_shape)
         self.encoders = nn.ModuleList(encoders)

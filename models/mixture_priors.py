@@ -97,7 +97,7 @@ class MixturePrior(FacetPrior):
             probs: new weights, (K,), ≥ 0; None means uniform weights. If the weights are fixed, only None is allowed.
 
         Raises:
-            InputError: a shape or value does not fit, or weights are given where they are fixed.
+            InputError: a shape or value does not fit, or weights are given although they are fixed.
         """
         if probs is not None and not self.learns_weights:
             raise InputError(
@@ -166,7 +166,7 @@ class StudentTMixturePrior(MixturePrior):
 
     @torch.no_grad()
     def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
-        """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom stay as they are."""
+        """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom are not changed."""
         super().set_mixture(loc, torch.as_tensor(covariance) * ((self.df - 2) / self.df)[:, None, None], probs=probs)
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:

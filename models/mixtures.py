@@ -240,7 +240,7 @@ _PYRO: dict[type, type] = {
 
 
 def _family(distribution: Any) -> type:
-    """The exact class of a distribution inside its ``Independent``; torch's Gaussians count as Pyro's."""
+    """The exact class of a distribution inside its ``Independent``; torch's Gaussians are treated like Pyro's."""
     family = type(distribution)
     if family in (dist.Independent, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
         family = type(distribution.base_dist)

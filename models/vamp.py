@@ -89,7 +89,9 @@ class VampPrior(FacetPrior):
     def fit(self, z: Tensor, settings: FitSettings) -> None:
         """Take the items whose z lie nearest to the centres of k-means of ``z`` (N, D) as pseudo-inputs."""
         if settings.encoder_inputs is None:
-            raise InputError("expected the items behind z, got points alone: fit a VampPrior by initialize_mixtures")
+            raise InputError(
+                "expected the items of the points z, got only the points: fit a VampPrior by initialize_mixtures"
+            )
         unit = 1.0 if settings.unit is None else settings.unit
         chosen = central_items(z / unit, self.facet.num_clusters, seed=settings.seed)
         self.set_pseudo_inputs(settings.encoder_inputs(chosen))

@@ -132,7 +132,7 @@ def recomputed(block: nn.Module, h: Tensor) -> Tensor:
     if not torch.is_grad_enabled() or get_proxy_mode() is not None:
         return block(h)
     contexts = nullcontext(), _without_statistics(block)
-    # A block draws no random numbers, so the random state need not be kept.
+    # A block draws no random numbers, so the random state does not have to be kept.
     result: Tensor = checkpoint(block, h, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
     return result
 

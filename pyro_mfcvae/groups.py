@@ -215,7 +215,7 @@ def joint_mass(
         weights: w, (K,), such as the share of the items in each cluster; None means the prior's own weights. A weight
             of 0 is replaced by a millionth, so that the closest cluster can be found.
         num_draws: number of draws from every component.
-        seed: seed of the draws; Pyro's and torch's random state stay as they are.
+        seed: seed of the draws; Pyro's and torch's random states are not changed.
     """
     log_weights = prior.log_weights()
     if weights is not None:

@@ -147,7 +147,7 @@ class MFCVAE(nn.Module):
                 k, and decides whether it is in use. With None the prior's weights are used instead.
             threshold: groups that overlap by less are not merged.
             batch_size: number of items per batch of the encoder.
-            seed: seed of the draws that estimate overlaps; Pyro's random state stays as it is.
+            seed: seed of the draws that estimate overlaps; Pyro's random state is not changed.
         """
         weights = None
         if x is not None:

@@ -144,7 +144,7 @@ def describe_whole(checks: Sequence[Check]) -> str:
     if parts := parts + [text for names, text in _OF_WHOLE if _off(whole, names)]:
         return "whole: " + "; ".join(parts) + "."
     good = all(check.verdict == "good" for check in checks)
-    return "whole: no check speaks against the model as a whole" + (", or a facet." if good else "; see the facets.")
+    return "whole: all checks of the model " + ("and of its facets are good." if good else "are good; see the facets.")
 
 
 class _Settings:

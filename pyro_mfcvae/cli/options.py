@@ -98,7 +98,7 @@ def parse_choices(texts: Several, what: str) -> dict[int, int]:
 
 
 registry = ConstructorRegistry()
-"""Reads paths: ``~`` stands for the home folder, also in ``--out=~/x``, where no shell expands it."""
+"""Type of a path. ``~`` is replaced by the home folder, also in ``--out=~/x``, in which a shell does not expand it."""
 
 
 @registry.primitive_rule

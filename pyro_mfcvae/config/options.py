@@ -217,8 +217,8 @@ class LadderOptions:
     Attributes:
         head_init_scale: factor on the initial weights of all heads except the deepest; with 0, q(z_j | x) is
             independent of x at the start.
-        posterior: family of q(z | x): a Gaussian with a diagonal, full or low_rank (1) covariance, or a flow, spline or
-            autoregressive, which needs assignment = monte_carlo or sample.
+        posterior: family of q(z | x): diagonal, full or low_rank (a Gaussian with such a covariance, of rank 1 for
+            low_rank), or spline or autoregressive (a flow, which needs assignment = monte_carlo or sample).
         separate: whether every facet has its own encoder.
     """
 

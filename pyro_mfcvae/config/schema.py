@@ -167,7 +167,7 @@ class Config:
             refuse_without_effect(
                 self.mixture_fit,
                 ("variance",),
-                'in mixture_fit with prior.kind = "vamp", whose spreads are q(z | x)\'s',
+                'in mixture_fit with prior.kind = "vamp", whose spreads are those of q(z | x)',
             )
         if self.training.compile is True and self.networks.options.get("recompute"):
             raise InputError(

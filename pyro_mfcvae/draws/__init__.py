@@ -1,4 +1,4 @@
-"""Draws of a fitted pair, for data and from the model: as ArviZ data, and as the arrays that checks read."""
+"""Draws of a fitted pair, for data and from the model, as ArviZ data and as the arrays that checks read."""
 
 from pyro_mfcvae.draws.arviz_data import (
     attach_groups,

@@ -1,9 +1,9 @@
 """Draws of a fitted pair as ArviZ data. Only this module distinguishes ArviZ 0.23 from ArviZ 1.x.
 
-ArviZ 0.23 has `InferenceData` and weighs by log weights; 1.x has xarray's `DataTree` and weighs by their negatives.
-Both give a group by ``data["posterior"]`` and a variable by ``data["posterior"]["z_0"]``.
+ArviZ 0.23 has `InferenceData` and takes log weights; ArviZ 1.x has xarray's `DataTree` and takes their negatives. In
+both, ``data["posterior"]`` is a group and ``data["posterior"]["z_0"]`` a variable.
 
-Only drawing needs torch: saved data are read, checked and shown without it.
+Only drawing needs torch; saved data are read, checked and shown without torch.
 
 `to_inference_data` returns, for S draws and N items:
 
@@ -29,7 +29,7 @@ constant_data           numbers without draws. For items: elbo; bound and held_o
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module  # for ArviZ, which mypy then treats as untyped: 0.23 is only partly typed
+from importlib import import_module  # ArviZ is Any, so that mypy treats it as untyped, because 0.23 has only some types
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.infer.asking import Array
     from pyro_mfcvae.mfcvae import MFCVAE
 
-# Number of random items for which single facets are weighed, which takes a decoding per facet and draw.
+# Number of random items for which single facets are weighed. This needs a decoding per facet and draw.
 _FACET_ITEMS = 250
 
 
@@ -65,19 +65,19 @@ def to_inference_data(
     labels: "Mapping[str, Tensor | NDArray[Any]] | None" = None,
     pixels: bool = True,
 ) -> Any:
-    """Draw for the items ``x`` (N, *event_shape), and from the model itself; return the draws as ArviZ data.
+    """Draw for the items ``x`` (N, *event_shape) and from the model; return the draws as ArviZ data.
 
-    The top of this module lists the groups and their variables. The groups of clusters are those that ``pair.groups``
-    finds for these items; `attach_groups` sets others. For every item, x and S draws of c, z, log weights and
-    statistics are kept in memory; pixels of draws are kept for one batch only.
+    The top of this module lists the groups and their variables. The groups of clusters are the result of
+    ``pair.groups`` for these items; `attach_groups` sets other groups. For every item, x and S draws of c, z, log
+    weights and statistics are kept in memory; pixels of draws are kept for one batch only.
 
     Args:
         pair: put in evaluation mode.
-        x: bytes, or floats as the model takes them.
+        x: the items, as bytes or as floats that the model accepts.
         reference: items of the training data, (M, *event_shape), to compare the evidence with.
         num_samples: S ≥ 30, draws per item.
         num_simulated: P, items drawn from the model.
-        statistics: further statistics by name, besides those of `statistics_for`.
+        statistics: further statistics by name, in addition to those of `statistics_for`.
         labels: labels of the items, (N,) integers by name, see `attach_labels`.
         pixels: keep replicated items, which take S times the memory of ``x``.
 
@@ -85,7 +85,8 @@ def to_inference_data(
         An ``arviz.InferenceData``, or from ArviZ 1 on an ``xarray.DataTree``.
 
     Raises:
-        InputError: sizes do not fit, a statistic is not a number per item, or the draws would not fit into memory.
+        InputError: sizes do not fit, a statistic does not give a number per item, or the draws would not fit into
+            memory.
     """
     from torch import randperm
 
@@ -122,7 +123,7 @@ def _check_num_samples(num_samples: int) -> None:
 
 
 def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[NDArray[np.int64]]":
-    """The groups that ``pair.groups`` finds for the items, given their q(c_j | x), (N, K_j) each."""
+    """The groups that ``pair.groups`` would find for items with these q(c_j | x), (N, K_j)."""
     from torch import from_numpy
 
     from pyro_mfcvae.groups import build_groups
@@ -133,7 +134,9 @@ def _build_groups(pair: "MFCVAE", probs: "Sequence[NDArray[Any]]") -> "Sequence[
 
 
 def to_arviz(groups: "Groups") -> Any:
-    """Named arrays as ``arviz.InferenceData`` or ``xarray.DataTree``; the coordinates of every dim are 0, 1, …."""
+    """Convert named arrays to ``arviz.InferenceData`` or ``xarray.DataTree``. The coordinates of every dim are 0,
+    1, ….
+    """
     import xarray
 
     arviz = import_module("arviz")
@@ -152,17 +155,17 @@ def to_arviz(groups: "Groups") -> Any:
 
 
 def _takes_nested_groups(arviz: ModuleType) -> bool:
-    """Whether this is ArviZ 1, which takes one nested dict, while 0.23 takes an argument per group."""
+    """Whether this is ArviZ 1, which takes one nested dict; 0.23 takes an argument per group."""
     return "data" in signature(arviz.from_dict).parameters
 
 
 def save_inference_data(data: Any, path: Path) -> None:
-    """Write NetCDF; the file appears whole or not at all."""
+    """Write NetCDF; the file appears complete or not at all."""
     write_atomically(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
 
 
 def load_inference_data(path: Path) -> Any:
-    """Read a file of `save_inference_data`, written with either ArviZ, into memory."""
+    """Read a file of `save_inference_data` into memory. It may be written with ArviZ 0.23 or 1.x."""
     import xarray
 
     arviz = import_module("arviz")
@@ -177,8 +180,8 @@ def load_inference_data(path: Path) -> Any:
 def to_elpd(data: Any) -> Any:
     """Evidence and k-hat of every item in the form of ``arviz.loo``, for ``arviz.plot_khat`` and ``arviz.compare``.
 
-    The networks' weights are points, so log p(x) of held-out items is their log predictive density itself: no item is
-    left out, and the effective number of parameters is 0. ArviZ gives sums over items, `Comparison` gives means.
+    The networks' weights are fixed, so log p(x) of held-out items is their log predictive density. So no item is left
+    out, and the effective number of parameters is 0. ArviZ gives sums over items, `Comparison` gives means.
 
     Returns:
         An ``arviz.ELPDData``; from ArviZ 1.3 on, its subclass for ``loo``.
@@ -225,7 +228,8 @@ def attach_labels(data: Any, labels: "Mapping[str, Tensor | NDArray[Any]]") -> A
 
     Args:
         data: draws for N items.
-        labels: (N,) integers by name, as tensors or arrays. In names, "/" becomes "_", since NetCDF reserves it.
+        labels: (N,) integers by name, as tensors or arrays. In names, "/" is replaced by "_", since NetCDF reserves
+            "/".
 
     Raises:
         InputError: the number of labels is not N.
@@ -249,7 +253,8 @@ def attach_groups(
     Args:
         data: draws.
         groups: the groups in use.
-        suggested: the groups that the model suggests, if those in use may be the user's own: suggested_group_j.
+        suggested: the groups that the model suggests, if the user may have chosen other groups; saved as
+            suggested_group_j.
     """
     for name, labels_of_facets in {"group": groups, "suggested_group": suggested or ()}.items():
         for j, labels in enumerate(labels_of_facets):
@@ -257,7 +262,7 @@ def attach_groups(
 
 
 def values(data: Any, group: str, name: str) -> NDArray[Any]:
-    """An array of a group, without the axes of chain and draw if it has one chain and one draw."""
+    """An array of a group. The axes of chain and draw are removed if there is one chain and one draw."""
     variable = data[group][name]
     if "chain" in variable.dims:
         variable = variable.isel(chain=0)

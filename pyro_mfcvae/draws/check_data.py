@@ -1,6 +1,7 @@
 """The data of the checks: named arrays with shapes, read once from ArviZ data.
 
-N items, S draws of q(z, c | x) for each, P items simulated from the model; facet j has K clusters and D dimensions.
+There are N items with S draws of q(z, c | x) each, and P items simulated from the model. Facet j has K clusters and D
+dimensions.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from pyro_mfcvae.errors import InputError
 
 Array = NDArray[np.float64]
 
-_FEWEST = 20  # With fewer items, or fewer simulated items, no check has power.
+_FEWEST = 20  # With fewer items, or fewer simulated items, checks would have no power.
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +30,17 @@ class FacetData:
         probs: q(c | x), (N, K).
         weighted_probs: p(c | x) by importance weights, (N, K).
         discrepancy: estimate of sum_c (q(c | x) - p(c | x))² from two independent halves of the draws, (N,).
-        rule_loss: ELBO with the best q(c | x) minus ELBO with the assignment rule, in nats, (N,).
+        rule_loss: the ELBO with the best q(c | x) minus the ELBO with the assignment rule, in nats, (N,).
         drawn_clusters: the most probable cluster given the first draw of z, (N,).
         kl: E_q[log q(z | x) - log p(z)], (N,).
-        loss_without: log p(x | z) minus the same with z_j drawn from the prior, (N,).
+        loss_without: log p(x | z) minus log p(x | z with z_j drawn from the prior), (N,).
         log_weights: log weights of this facet's draws, with the other facets at their means, (S, M) for M of the items;
             None if the model has one facet.
         weights: pi, (K,).
         groups: the group of every cluster, (K,).
-        suggested_groups: the same of the groups that the model suggests; None if these are in use.
+        suggested_groups: the group of every cluster that the model suggests, (K,); None if these groups are in use.
         prior_z: z of the simulated items, (P, D).
-        prior_c: their clusters, (P,).
+        prior_c: clusters of the simulated items, (P,).
         prior_probs: q(c | x) of the simulated items, (P, K).
         ranks: ranks of the true z among draws of q(z | x), (P, D), uniform on (0, 1) if q(z | x) is exact.
         residuals: the true z minus the mean of q(z | x), whitened by its covariance, (P, D).
@@ -92,7 +93,7 @@ class FacetData:
 
     @cached_property
     def num_suggested(self) -> int:
-        """The same of the groups that the model suggests."""
+        """Number of groups with at least one item that the model suggests."""
         groups = self.groups if self.suggested_groups is None else self.suggested_groups
         return len(np.unique(groups[self.clusters]))
 
@@ -105,10 +106,10 @@ class CheckData:
         facets: one `FacetData` per facet.
         log_weights: log p(x, z) - log q(z | x), (S, N).
         evidence: importance-weighted log p(x), (N,).
-        elbo: per item, (N,).
-        bound: importance-weighted log p(x) by 16 draws, as for the simulated items, (N,).
+        elbo: ELBO of every item, (N,).
+        bound: importance-weighted log p(x) from 16 draws, as for the simulated items, (N,).
         held_out: log p(half of an item | the other half), nats per element, (N,).
-        reference_evidence: log p(x) of training items, (M,); None if none were given.
+        reference_evidence: log p(x) of training items, (M,); None if there are no training items.
         simulated_bound: `bound` of the simulated items, (P,).
         simulated_held_out: `held_out` of the simulated items, (P,).
         joint_ranks: ranks of log p(x, z) at the true z among draws of q(z | x), (P,).
@@ -170,7 +171,7 @@ class CheckData:
         ).check_size()
 
     def check_size(self) -> "CheckData":
-        """The data themselves; raise an error if there are too few items for any check."""
+        """Return the data; raise an error if there are too few items for the checks."""
         for count, name in ((self.num_items, "items"), (len(self.joint_ranks), "simulated items")):
             if count < _FEWEST:
                 raise InputError(f"expected {_FEWEST} or more {name} to check, got {count}: draw more")

@@ -1,6 +1,6 @@
-"""Draws for the checks, batch by batch: named arrays in ArviZ's groups.
+"""Make the draws for the checks in batches, as named arrays in ArviZ's groups.
 
-`draw_items` draws for given data; `simulation.simulate` draws for items that come from the model.
+`draw_items` draws for given data, `simulation.simulate` for items that are drawn from the model.
 """
 
 import math
@@ -26,12 +26,12 @@ Groups = dict[str, dict[str, tuple[tuple[str, ...], NDArray[Any]]]]
 """Group → variable → its dims and its array."""
 
 Part = dict[str, dict[str, tuple[tuple[str, ...], Tensor]]]
-"""The same arrays for a batch, as tensors."""
+"""Group → variable → its dims and its tensor, for a batch."""
 
-MAX_BYTES = 2 * 2**30  # bytes of draws in memory at most
+MAX_BYTES = 2 * 2**30  # largest number of bytes of draws in memory
 _ELEMENTS_AT_A_TIME, _ITEMS_AT_A_TIME = 2**21, 8192  # decoded elements at once: 682 colour images of 32 × 32 pixels
 BOUND_DRAWS = 16
-"""Number of draws for the bound, the same for data and simulated items, so that its bias is the same for both."""
+"""Number of draws for the bound. It is the same for data and simulated items, so that the bias is the same for both."""
 _RAMP = 1e-3  # nats
 _REPLACED_DRAWS = 4  # draws of z_j from the prior, for the loss without facet j
 
@@ -40,14 +40,15 @@ _REPLACED_DRAWS = 4  # draws of z_j from the prior, for the loss without facet j
 def draw_items(
     pair: MFCVAE, x: Tensor, *, num_samples: int, statistics: Mapping[str, Statistic], pixels: bool
 ) -> Groups:
-    """S draws of q(z, c | x) for N items, their importance weights, and statistics of a replicated item per draw.
+    """Make S draws of q(z, c | x) for N items, with their importance weights and the statistics of a replicated item
+    per draw.
 
     Args:
         pair: in evaluation mode.
         x: the items, (N, *event_shape); bytes are divided by 255.
         num_samples: S.
-        statistics: statistics by name; they read 0 for missing elements, both in data and in replications.
-        pixels: also keep the replicated items themselves.
+        statistics: statistics by name. Missing elements are 0 for them, both in data and in replications.
+        pixels: whether to keep the replicated items as well.
 
     Raises:
         InputError: the draws would not fit into memory.
@@ -67,7 +68,7 @@ def draw_items(
 def _draw_batch(
     pair: MFCVAE, priors: Sequence[Mixture], images: Tensor, num: int, statistics: Mapping[str, Statistic], pixels: bool
 ) -> Part:
-    """The results of `draw_items` for one batch."""
+    """Make the draws of `draw_items` for one batch."""
     draws = pair.weigh(images, num_samples=num)
     filled, observed = pair.model.split_missing(images)
     replicated = draws.observation.sample()
@@ -110,7 +111,7 @@ def _draw_batch(
 
 
 class _Facet(NamedTuple):
-    """The results of one facet for the draws of a batch; see `draw_items` for the names."""
+    """Computes the results of one facet for the draws of a batch; `draw_items` explains the names."""
 
     c: Tensor
     probs: Tensor
@@ -148,8 +149,9 @@ def _ask_facet(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int) -> _F
 
 
 def expected_log_joint(prior: Mixture, posterior: dist.TorchDistribution, log_joint: Tensor) -> Tensor:
-    """log pi_c + E_q(z|x)[log p(z | c)], (N, K): in closed form if there is one, otherwise from the values (S, N, K) at
-    the draws."""
+    """log pi_c + E_q(z|x)[log p(z | c)], (N, K): in closed form if possible, otherwise from the values (S, N, K) at
+    the draws.
+    """
     try:
         return prior.log_weights() + prior.expected_log_prob_under(posterior)
     except InputError:
@@ -160,7 +162,7 @@ def marginal_assignment(pair: MFCVAE, j: int, prior: Mixture, posterior: dist.To
     """The guide's q(c_j | x), (N, K): the rule's probabilities, averaged over draws z (S, N, D) if they depend on z."""
     rule = pair.guide.assignment
     if rule.needs_draw:
-        # The softmax of log probabilities is their exp, but underflow does not slow it down.
+        # The softmax of log probabilities is equal to their exp, but is not slowed down by underflow.
         return rule(j, prior, posterior, z).softmax(-1).mean(0)
     return rule(j, prior, posterior, posterior.mean).exp()
 
@@ -170,7 +172,8 @@ def compare_halves(draws: WeightedDraws, filled: Tensor, observed: Tensor | None
 
         log p(x_B | x_A) = log sum_s w_s - log sum_s w_s^A,   w_s^A = p(x_A | z_s) p(z_s) / q(z_s | x)
 
-    in nats per element of B, for a random half A of the elements of each item: (N,) and (N,).
+    The second is in nats per element of B, where A is a random half of the elements of each item. Both have the shape
+    (N,).
     """
     num_dims = filled.ndim - 1
     some = slice(None, BOUND_DRAWS)
@@ -185,7 +188,7 @@ def compare_halves(draws: WeightedDraws, filled: Tensor, observed: Tensor | None
 
 
 def _loss_without(pair: MFCVAE, prior: Mixture, draws: WeightedDraws, j: int, images: Tensor) -> Tensor:
-    """log p(x | z) minus the same with z_j drawn from the prior, mean over four draws: (N,)."""
+    """log p(x | z) minus log p(x | z with z_j drawn from the prior), averaged over four draws, (N,)."""
     num = min(_REPLACED_DRAWS, len(draws.log_likelihood))
     zs = [z[:num] for z in draws.zs]
     zs[j] = prior.sample(num * zs[j].shape[1])[1].reshape(zs[j].shape)
@@ -201,14 +204,12 @@ def draw_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Tensor:
 
 @torch.no_grad()
 def draw_facet_log_weights(pair: MFCVAE, x: Tensor, *, num_samples: int) -> Groups:
-    """Log weights of S draws of one facet, with the others held at their means m_i = E[z_i | x]: (S, N) for every facet
-    j.
+    """For every facet j, log weights of S draws of z_j with all other facets at their means m_i = E[z_i | x], (S, N).
 
         log p(x | z_j, m_-j) + log p(z_j) - log q(z_j | x),   z_j ~ q(z_j | x),   as sample_stats/log_weight_j
 
-    that is log p(z_j | x, z_-j = m_-j) - log q(z_j | x), up to a constant of the item. All weights are equal if q(z_j |
-    x) is that conditional distribution. The best q with independent facets has this property if the posterior is
-    normal.
+    Up to a constant per item this is log p(z_j | x, z_-j = m_-j) - log q(z_j | x). All weights are equal if q(z_j | x)
+    is this conditional distribution. The best q with independent facets has this property if the posterior is normal.
 
     Args:
         pair: in evaluation mode.
@@ -251,32 +252,32 @@ def evidence_of(log_weights: Tensor) -> Tensor:
 
 
 def event_dims(pair: MFCVAE) -> tuple[str, ...]:
-    """Names of the data's dimensions: channel, height and width where there are three."""
+    """Names of the dimensions of the data: channel, height and width if there are three."""
     num = len(pair.model.event_shape)
     return ("channel", "height", "width") if num == 3 else tuple(f"x_dim_{i}" for i in range(num))
 
 
 def items_at_a_time(pair: MFCVAE) -> int:
-    """The number of items that are decoded at once, which bounds the memory."""
+    """The number of items that are decoded at once, which limits the memory."""
     return max(min(_ELEMENTS_AT_A_TIME // math.prod(pair.model.event_shape), _ITEMS_AT_A_TIME), 1)
 
 
 def batches(pair: MFCVAE, x: Tensor, num_samples: int) -> Iterator[Tensor]:
-    """The items as floats on the pair's device, in batches whose size bounds the memory."""
+    """The items as floats on the pair's device, in batches whose size limits the memory."""
     if not pair.model.missing:
         check_complete(x)
     most = items_at_a_time(pair)
-    with pyro.get_param_store().scope():  # what Pyro records of the parameters stays in this scope
-        # Without items one blank item shows the shapes, and `gather` keeps none of it.
+    with pyro.get_param_store().scope():  # Pyro's records of the parameters stay in this scope
+        # If there are no items, one blank item gives the shapes, and `gather` drops it.
         for images in (x if len(x) else x.new_zeros(1, *x.shape[1:])).split(max(most // num_samples, 1)):
             yield for_densities(as_float(images)).to(pair.model.alpha.device)
 
 
 def gather(parts: Iterable[Part], *, along: str, size: int) -> Groups:
-    """All batches joined along a dim, on the CPU; arrays with draws get a dim of one chain.
+    """Join all batches along a dim, on the CPU. Arrays with draws get a dim for one chain.
 
-    The whole arrays are allocated at the first batch, and batches are written into them. Otherwise the small results of
-    a batch would be between freed large ones, whose memory could not be returned to the system.
+    The whole arrays are allocated at the first batch, and batches are written into them. Otherwise small results of
+    batches would lie in memory between large freed blocks, which could then not be returned to the system.
     """
     groups: Groups = {}
     start = 0

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_MEMBERS = 30
-"""A cluster with fewer items is not tested on its own: the tails of its mean would not be normal."""
+"""A cluster with fewer items is not tested separately, because the distribution of its mean would not have normal
+tails.
+"""
 
 ALL = "all items"
-"""The place that stands for the whole, see `worst_place`."""
+"""The name of the whole in `worst_place`."""
 
 _CERTAIN = 1e-3  # An effect is significant if its p-value, corrected for the number of places, is at most this.
 
@@ -26,11 +28,12 @@ def bonferroni(p_values: Iterable[float]) -> float:
 def worst_place(found: Mapping[str, tuple[float, float]]) -> tuple[str, float, float]:
     """The place whose effect is largest, that effect, and one p-value for all places.
 
-    Only places with a significant effect compete. If there are none, it is the place with the smallest p-value.
+    The place is chosen among those with a significant effect. If no effect is significant, it is the place with the
+    smallest p-value.
 
     Args:
-        found: place → effect and p-value. The first is the whole; the others are parts of it, and their p-values are
-            corrected for their number.
+        found: place → effect and p-value. The first place is the whole; the others are its parts, and their p-values
+            are corrected for the number of parts.
     """
     whole, *parts = found
     corrected = {whole: found[whole][1]} | {place: min(1.0, len(parts) * found[place][1]) for place in parts}
@@ -48,7 +51,7 @@ def two_sided(z: Any) -> Any:
 
 
 def mean_p_value(values: Array, axis: int = 0) -> Any:
-    """Two-sided p-value of mean zero by Student's t: (n, …) → (…)."""
+    """Two-sided p-value of the hypothesis that the mean is 0, by Student's t: (n, …) → (…)."""
     from scipy.special import stdtr
 
     num = values.shape[axis]
@@ -59,13 +62,14 @@ def mean_p_value(values: Array, axis: int = 0) -> Any:
 
 
 def positive_mean_p_value(values: Array) -> float:
-    """One-sided p-value of a mean at most zero, for values (n,)."""
+    """One-sided p-value of the hypothesis that the mean is at most 0, for values (n,)."""
     two = float(mean_p_value(values))
     return two / 2 if values.mean() > 0 else 1 - two / 2
 
 
 def uniform_p_values(ranks: Array) -> Array:
-    """p-values of ranks (n, …) that are uniform on (0, 1) if exact, (2, …): of their mean, and of their spread.
+    """Two p-values, (2, …), of the hypothesis that ranks (n, …) are uniform on (0, 1): one for their mean, one for
+    their spread.
 
     The mean has variance 1/12n, and the mean of 12 (r - 1/2)² is 1 with variance 4/5n.
     """
@@ -77,7 +81,7 @@ def uniform_p_values(ranks: Array) -> Array:
 
 
 def kolmogorov(ranks: Array) -> tuple[float, float]:
-    """Largest distance of the ranks' distribution function from the uniform one, and its p-value, for ranks (n,)."""
+    """Largest distance between the distribution function of ranks (n,) and the uniform one, and its p-value."""
     from scipy.stats import kstest
 
     result = kstest(ranks, "uniform")
@@ -85,7 +89,9 @@ def kolmogorov(ranks: Array) -> tuple[float, float]:
 
 
 def two_sample(here: Array, there: Array) -> tuple[float, float]:
-    """Largest distance of two samples' distribution functions, (n,) and (m,), and the p-value of equal ones."""
+    """Largest distance between the distribution functions of two samples, (n,) and (m,), and the p-value of equal
+    distributions.
+    """
     from scipy.stats import ks_2samp
 
     result = ks_2samp(here, there, method="auto")
@@ -93,15 +99,16 @@ def two_sample(here: Array, there: Array) -> tuple[float, float]:
 
 
 def paired_distance(here: Array, there: Array, *, num_cuts: int = 19) -> tuple[float, float]:
-    """Largest distance of two distribution functions over some cuts, and its p-value where pairs are exchangeable.
+    """Largest distance between two distribution functions over several cuts, and its p-value if pairs are exchangeable.
 
-    In pairs with one member on either side of a cut, the first member is below the cut as often as the second: a sign
-    test (McNemar 1947). Bonferroni over the cuts, which are quantiles of both samples.
+    If the members of a pair lie on different sides of a cut, each of them is below the cut with probability 1/2, so the
+    test is a sign test (McNemar 1947). The p-value is corrected (Bonferroni) for the cuts, which are quantiles of both
+    samples.
 
     Args:
         here: (n,).
         there: the other member of each pair, (n,).
-        num_cuts: how many.
+        num_cuts: number of cuts.
     """
     from scipy.stats import binom
 
@@ -132,7 +139,7 @@ def skewed_p_value(value: float, null: Array) -> float:
     """P(at least ``value``) under the Pearson type III distribution with the first three moments of simulated values
     (B,).
 
-    It can be smaller than 1/B, the smallest p-value that counting gives.
+    It can be smaller than 1/B, the smallest p-value that a count of simulated values can give.
     """
     from scipy.stats import pearson3
 
@@ -144,7 +151,7 @@ def skewed_p_value(value: float, null: Array) -> float:
 
 
 def groups_of(*labels: NDArray[Any], fewest: int = MIN_MEMBERS) -> list[tuple[Any, tuple[NDArray[np.bool_], ...]]]:
-    """The values of every label array that enough items have, and the mask of these items."""
+    """The labels that at least ``fewest`` items have in every array, each with the masks of these items."""
     common = [np.unique(label) for label in labels]
     shared = [value for value in common[0] if all(value in other for other in common[1:])]
     found = [(value, tuple(label == value for label in labels)) for value in shared]

@@ -1,7 +1,7 @@
 """Pareto-smoothed importance sampling, for many items at once (Vehtari, Simpson, Gelman, Yao and Gabry 2024).
 
 The largest weights of an item are fitted by a generalised Pareto distribution. Its shape k-hat estimates how many
-moments the weights have: means of them converge at a useful rate where k < 0.7.
+moments the weights have: their means converge at a useful rate if k < 0.7.
 """
 
 from functools import cache
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_DRAWS = 30
-"""With fewer draws the tail has fewer than five weights, too few to fit (Vehtari et al. 2024, appendix C)."""
+"""With fewer draws the tail would have fewer than five weights, too few for a fit (Vehtari et al. 2024, appendix C)."""
 
 K_HAT = 0.7
-"""Above it, means of importance weights converge too slowly to use (Vehtari et al. 2024, section 3.2.4)."""
+"""If k-hat is above this, means of importance weights converge too slowly to be used (Vehtari et al. 2024, section
+3.2.4).
+"""
 
-# Log weights that differ by less than this many nats are equal but for rounding: there is no tail to fit.
+# Log weights that differ by less than this number of nats are equal except for rounding, so there is no tail to fit.
 _EQUAL_WEIGHTS = 1e-3
 
 
@@ -30,8 +32,8 @@ def tail_length(num_samples: int) -> int:
 def smooth(log_weights: NDArray[Any]) -> tuple[Array, Array]:
     """Smooth the tails of log weights (…, S): the new log weights, (…, S), and k-hat, (…).
 
-    k-hat is 0 if the largest weights are equal: importance sampling is exact then. It is infinite if a weight is not
-    finite; these weights are not changed.
+    k-hat is 0 if the largest weights are equal, because importance sampling is then exact. It is infinite if a weight
+    is not finite. In both cases the weights are not changed.
     """
     num_samples = log_weights.shape[-1]
     weights = np.array(log_weights, dtype=np.float64).reshape(-1, num_samples)
@@ -72,7 +74,7 @@ def effective_share(log_weights: NDArray[Any]) -> Array:
 def monte_carlo_error(log_weights: NDArray[Any]) -> Array:
     """Standard error of log (1/S) sum_s w_s from S draws, of log weights (…, S): (…).
 
-    It is the relative error of the mean weight, sqrt((1 / e - 1) / S), with e the `effective_share`.
+    It is the relative error of the mean weight, sqrt((1 / e - 1) / S), where e is the `effective_share`.
     """
     error: Array = np.sqrt(np.maximum(1 / effective_share(log_weights) - 1, 0) / log_weights.shape[-1])
     return error
@@ -99,9 +101,10 @@ def is_untrusted(log_weights: NDArray[Any]) -> NDArray[np.bool_]:
 
 @cache
 def false_flag_rate(num_samples: int, k: float = 0.5, num_items: int = 4000) -> float:
-    """Fraction of items that `is_untrusted` flags though their weights are Pareto with shape ``k``, by simulation.
+    """Fraction of items that `is_untrusted` flags if all weights have a Pareto distribution of shape ``k``, by
+    simulation.
 
-    k = 0.5 is the limit of a finite variance.
+    For k below 0.5 the weights have a finite variance.
     """
     log_weights = k * np.random.default_rng(0).standard_exponential((num_items, num_samples))
     return float(is_untrusted(log_weights).mean())

@@ -1,4 +1,4 @@
-"""Items drawn from the model, whose clusters and z are known, and the guide's inference for them."""
+"""Items drawn from the model, whose clusters and z are known, and the guide's results for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,16 +25,15 @@ from pyro_mfcvae.infer.importance import weigh
 from pyro_mfcvae.mfcvae import MFCVAE
 
 _RANK_DRAWS = 99  # draws of q(z | x) for every simulated item: ranks 0 … 99
-_MAX_DENSITIES = 2**24  # log densities of components in memory at once
+_MAX_DENSITIES = 2**24  # largest number of log densities of components in memory
 
 
 @torch.no_grad()
 def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Statistic]) -> Groups:
-    """Draw P items from the model, and let the guide infer their z and clusters; in ArviZ's terms an item is a draw of
-    the prior.
+    """Draw P items from the model, and compute the guide's results for them. For ArviZ, an item is a draw of the prior.
 
-    If the model takes missing elements, each simulated item misses the same ones as a random item of ``x``. This is
-    exact if elements are missing completely at random.
+    If elements may be missing, each simulated item lacks the same elements as a random item of ``x``. This is exact if
+    elements are missing completely at random.
 
     Args:
         pair: in evaluation mode.
@@ -83,8 +82,8 @@ def simulate(pair: MFCVAE, x: Tensor, *, num: int, statistics: Mapping[str, Stat
 def _weigh_simulated(
     pair: MFCVAE, items: Tensor, zs: Sequence[Tensor], posteriors: Sequence[dist.TorchDistribution]
 ) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-    """The bound and the held-out half, with the same number of draws as for data, and the rank of log p(x, z) at the
-    true z.
+    """Compute the bound and the held-out half, with the same number of draws as for data, and the rank of log p(x, z)
+    at the true z.
     """
     draws = [posterior.sample((BOUND_DRAWS,)) for posterior in posteriors]
     drawn, true = (weigh(pair.model, pair.draw_priors(), posteriors, z, items) for z in (draws, [z[None] for z in zs]))
@@ -103,7 +102,7 @@ def _weigh_simulated(
 def describe_priors(
     pair: MFCVAE, groups: Sequence[NDArray[np.int64]]
 ) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
-    """Weights of the clusters as ``weight_j``, and the group that each belongs to as ``group_j``, (K_j,)."""
+    """The weights of the clusters, ``weight_j``, and the group of each cluster, ``group_j``, (K_j,)."""
     known: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {}
     for j, (prior, labels) in enumerate(zip(pair.priors, groups, strict=True)):
         clusters = (f"cluster_{j}",)
@@ -113,8 +112,8 @@ def describe_priors(
 
 
 def standardise(draws: Tensor, z: Tensor) -> Tensor:
-    """L⁻¹ (z - m) with mean m and covariance L Lᵀ of draws (R, N, D): (N, D), with covariance I if z has the
-    distribution of the draws.
+    """L⁻¹ (z - m), (N, D), where m and L Lᵀ are the mean and covariance of draws (R, N, D). Its covariance is I if z
+    has the distribution of the draws.
 
     The result is scaled for R draws of a normal distribution: (1 + 1/R) (R - 1) / (R - D - 2).
     """

@@ -1,4 +1,4 @@
-"""The numbers of items and draws that reach a Monte Carlo error, and fit into a time."""
+"""Choose the numbers of items and draws for a Monte Carlo error and a time limit."""
 
 from time import perf_counter
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from pyro_mfcvae.draws.psis import monte_carlo_error, smooth
 from pyro_mfcvae.mfcvae import MFCVAE
 
 ENOUGH = 0.1
-"""Nats: a Monte Carlo error of an item's log p(x) that is small beside the differences between items."""
+"""A Monte Carlo error of log p(x) of an item, in nats, that is small compared with the differences between items."""
 
 _FEWEST, _MOST = 32, 256  # draws per item
 
 
 class Pilot(NamedTuple):
-    """What one draw of one item costs and gives.
+    """Cost and error of one draw of one item.
 
     Attributes:
-        seconds: to weigh it.
-        error: Monte Carlo standard error of log p(x) of a typical item (the median) from one draw, in nats; it falls
-            with the root of the number of draws.
+        seconds: seconds to weigh the draw.
+        error: Monte Carlo standard error of log p(x) of a typical item (the median) from one draw, in nats; it is
+            divided by the square root of the number of draws.
     """
 
     seconds: float
@@ -30,7 +30,7 @@ class Pilot(NamedTuple):
 
 
 def try_draws(pair: MFCVAE, x: Tensor) -> Pilot:
-    """Cost and error of a draw, measured on at most 64 of the items ``x``."""
+    """Measure cost and error of a draw on at most 64 of the items ``x``."""
     some = x[:64]
     # The first call does work that later calls reuse, so it is not timed.
     draw_log_weights(pair, some[:8], num_samples=_FEWEST)
@@ -42,11 +42,11 @@ def try_draws(pair: MFCVAE, x: Tensor) -> Pilot:
 
 
 def plan_sizes(seconds: float, pilot: Pilot, num_items: int, num_facets: int) -> tuple[int, int]:
-    """The numbers of items, and of draws for each.
+    """Choose the number of items, and of draws per item.
 
-    The number of draws, from 32 to 256, gives log p(x) of a typical item an error of 0.1 nats, but is at most what fits
-    into the time. If even 32 do not fit, there are fewer items, at least 200. Every item takes its draws twice (once to
-    weigh, once to replicate and save), and 4 more per facet.
+    The number of draws, from 32 to 256, gives log p(x) of a typical item an error of 0.1 nats, if the time allows it.
+    If the time is too short for 32 draws, there are fewer items, but at least 200. Every item needs its draws twice (to
+    weigh them, and to replicate and save), and 4 more draws per facet.
     """
     budget = seconds / pilot.seconds
     fitting = budget / num_items / 2 - 4 * num_facets

@@ -1,4 +1,4 @@
-"""Statistics that summarise an image, for predictive checks; comparisons of single pixels would show little."""
+"""Statistics of images for predictive checks, because comparisons of single pixels would show little."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,11 +9,11 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import first_line
 
 Statistic = Callable[[Tensor], Tensor]
-"""Function from items (…, *event_shape) to a number each, (…)."""
+"""Function that maps items (…, *event_shape) to one number per item, (…)."""
 
 
 def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
-    """The statistics that make sense for items of a shape: mean and contrast for all, edges and strokes for images."""
+    """The statistics for items of a shape: mean and contrast for all items, also edges and strokes for images."""
     num_dims = len(event_shape)
     chosen: dict[str, Statistic] = {
         "mean": lambda x: x.flatten(-num_dims).mean(-1),
@@ -27,8 +27,8 @@ def statistics_for(event_shape: Sequence[int]) -> dict[str, Statistic]:
 
 
 def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[int]) -> None:
-    """Refuse a statistic that does not give a number per item, or whose name is that of the items."""
-    items = torch.zeros(2, 3, *event_shape)  # leading dimensions of draws and items
+    """Refuse a statistic that does not give a number per item, or that has the name of the items."""
+    items = torch.zeros(2, 3, *event_shape)  # with leading dimensions for draws and items
     for name, statistic in statistics.items():
         if name == "x":
             raise InputError(
@@ -36,7 +36,7 @@ def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[
             )
         try:
             found = statistic(items)
-        except Exception as error:  # a function of the user's own may raise any exception
+        except Exception as error:  # a custom function may raise any exception
             raise InputError(
                 f"expected a statistic {name!r} of tensors of shape {tuple(items.shape)}, got {type(error).__name__}: "
                 f"{first_line(error)}"
@@ -50,16 +50,17 @@ def check_statistics(statistics: Mapping[str, Statistic], event_shape: Sequence[
 
 
 def edge_energy(images: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels, down and across: (…, C, H, W) → (…)."""
+    """Mean squared difference of neighbouring pixels, vertically and horizontally: (…, C, H, W) → (…)."""
     return sum((d.square().flatten(-3).mean(-1) for d in _differences(images)), images.new_zeros(()))
 
 
 def stroke_width(images: Tensor) -> Tensor:
-    """Ink over half the length of its outline, in pixels, for light strokes on black: (…, 1, H, W) → (…).
+    """Width of light strokes on black, in pixels: the ink divided by half of the length of its outline, (…, 1, H, W) →
+    (…).
 
     A stroke of width w and length l ≫ w has the ink w l and an outline of length 2 l. The outline is measured along
-    rows and columns, so that of a slanted stroke is up to √2 too long: use it to compare images, not to measure
-    lengths.
+    rows and columns, so for a slanted stroke it is up to √2 times too long. Use this statistic to compare images, not
+    to measure lengths.
     """
     outline = sum((d.abs().flatten(-3).sum(-1) for d in _differences(images)), images.new_zeros(()))
     return 2 * images.flatten(-3).sum(-1) / outline.clamp(min=1e-6)

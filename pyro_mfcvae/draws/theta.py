@@ -14,8 +14,9 @@ from pyro_mfcvae.mfcvae import MFCVAE
 
 @torch.no_grad()
 def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
-    """S draws of q(theta) at every global site, such as ``probs_0``, and the deterministic sites that depend on them;
-    an empty result if no parameter is random."""
+    """S draws of q(theta) at every global site, such as ``probs_0``, and at deterministic sites that depend on
+    them. The result is empty if no parameter is random.
+    """
     guide = pair.guide.globals_guide
     if guide is None:
         return {}
@@ -29,14 +30,14 @@ def draw_theta(pair: MFCVAE, *, num_samples: int) -> dict[str, tuple[tuple[str, 
 
 
 def _values(pair: MFCVAE, guide_trace: poutine.Trace) -> dict[str, Tensor]:
-    """The values at all global sites of the model, for the theta of a trace of the guide."""
+    """The values at all global sites of the model, for the theta in a trace of the guide."""
     trace = poutine.trace(poutine.replay(pair.model.sample_globals, trace=guide_trace)).get_trace()
     sites = ((name, cast(Tensor, site["value"])) for name, site in trace.nodes.items() if site["type"] == "sample")
     return dict(sites)
 
 
 def _theta_dims(pair: MFCVAE, name: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """Names of the dims: clusters, then one or two axes of z, if the sizes are K and D."""
+    """Names of the dims: clusters and then one or two axes of z, if the sizes are K and D."""
     j = int(name.rpartition("_")[2])
     facet = pair.model.facets[j]
     sizes = (facet.num_clusters, facet.latent_dim, facet.latent_dim)[: len(shape)]

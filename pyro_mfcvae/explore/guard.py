@@ -80,7 +80,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            raise RuntimeError(f"expected an HTTP request, got {scope['type']}: this server speaks HTTP only")
+            raise RuntimeError(f"expected an HTTP request, got {scope['type']}: this server answers only HTTP")
         headers = Headers(scope=scope)
 
         async def send_safely(message: Message) -> None:

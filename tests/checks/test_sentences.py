@@ -134,8 +134,8 @@ def test_the_sentence_counts_the_rows_that_are_set_aside() -> None:
 
 
 def test_the_whole_is_one_sentence() -> None:
-    assert describe_whole([]) == "whole: no check speaks against the model as a whole, or a facet."
-    assert describe_whole([off(WIDTH, 0)]).endswith("against the model as a whole; see the facets.")
+    assert describe_whole([]) == "whole: all checks of the model and of its facets are good."
+    assert describe_whole([off(WIDTH, 0)]).endswith("all checks of the model are good; see the facets.")
     text = describe_whole([off(REPLICATED, statistic="contrast"), off(REDUNDANCY), off(OVERFITTING)])
     assert "look unlike yours (contrast), which does not make" in text and text.count(".") == 1
     assert "two facets divide the items in the same way" in text and "describes its training items better" in text

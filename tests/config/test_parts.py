@@ -44,7 +44,7 @@ class LaplacePrior(MixturePrior):
     ids=lambda value: value.path if isinstance(value, Part) else "",
 )
 def test_options_are_the_arguments_of_the_built_class(part: Part, base: type) -> None:
-    """Compare with the class that a function makes, because the function takes all options."""
+    """If a part is made by a function, which takes all options, compare with the class of its result."""
     assert part.options is not None
     make = find_part(part.path, base)
     parameters = inspect.signature(make).parameters

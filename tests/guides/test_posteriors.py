@@ -211,12 +211,14 @@ def test_errors() -> None:
     ]
     message = r"expected encoders of the same in_shape and family of q\(z \| x\), got "
     with pytest.raises(
-        InputError, match=message + r"\(1, .*\) with diagonal and \(1, .*\) with full: build all encoders alike$"
+        InputError,
+        match=message + r"\(1, .*\) with diagonal and \(1, .*\) with full: build all encoders in the same way$",
     ):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
     mixed[1] = MLPLadderEncoder([FACETS[1]], SHAPE, rung_dims=(7,), head=FlowHead)
     with pytest.raises(
-        InputError, match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal: build all encoders alike$"
+        InputError,
+        match=message + r"\(1, .*\) with a flow and \(1, .*\) with diagonal: build all encoders in the same way$",
     ):
         SeparateEncoder(mixed)  # type: ignore[arg-type]
 

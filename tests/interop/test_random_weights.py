@@ -88,7 +88,7 @@ def test_uses_that_would_draw_weights_from_the_prior_are_refused(
         FacetELBO().loss(model, guide, x)
     other, other_guide = make_pair()
     make_random(other_guide.encoder)
-    with pytest.raises(InputError, match=r"got 'encoder\..*: no site of the model stands for the weights"):
+    with pytest.raises(InputError, match=r"got 'encoder\..*: the model has no site for weights"):
         other_guide(x)
     other.priors[0].loc = PyroSample(dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
     with pytest.raises(InputError, match=r"got the PyroSample 'priors\.0\.loc', which the guide would draw again"):

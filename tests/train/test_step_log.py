@@ -75,7 +75,7 @@ def test_the_step_and_the_term_that_diverged_are_named() -> None:
 @pytest.mark.usefixtures("rare_reads")
 @pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
 def test_no_step_reads_a_value(kind: str) -> None:
-    """Steps are counted between two reads of the log, without fits: there a step must not wait for the device."""
+    """Count reads in steps without fits, between two reads of the log. Such steps must not wait for the device."""
     training = prepare(BATCHES, f"likelihood.kind={kind}", "mixture_fit.warmup_steps=0")
     batches = training.start_epoch()
     x = next(iter(batches))
