@@ -26,8 +26,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     either the old or the new file exists. If ``write`` fails, the old file stays.
 
     Raises:
+        InputError: ``path`` is a folder, a pipe or a device. A rename would put a file in place of a device.
         OSError: the file cannot be written; ``filename`` is ``path``.
     """
+    _check_target(path)
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(), suffix=path.suffix)
@@ -53,13 +55,25 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Context in which an OSError without a file name, for example on a full disk, gets the file name ``path``."""
+    """Context in which an OSError gets the file name ``path`` if it has none, for example on a full disk, or if it has
+    the name of a temporary file."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        name = error.filename
+        unnamed = name is None or (isinstance(name, str) and is_temporary(Path(name)))
+        if unnamed and error.errno is not None:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+def _check_target(path: Path) -> None:
+    """Refuse names that stand for something other than a file, such as /dev/stdout, a link to an open file."""
+    open_file = path.is_symlink() and path.readlink().is_relative_to("/proc")
+    if open_file or (path.exists() and not path.is_file()):
+        raise InputError(
+            f"expected the name of a file to write, got {path}, which is a folder, a pipe or a device: choose another"
+        )
 
 
 def temporary_prefix() -> str:

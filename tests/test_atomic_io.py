@@ -82,6 +82,41 @@ def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_folders_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    """A file in place of /dev/null or /dev/stdout would harm the whole machine; root may replace them."""
+    pipe, folder, link, output = (tmp_path / name for name in ("pipe", "folder", "link", "output"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to(pipe)
+    output.symlink_to("/proc/self/fd/1")  # as /dev/stdout is
+    before = names(tmp_path)
+    for path in (pipe, folder, link, output, Path()):
+        with pytest.raises(InputError, match=r"expected the name of a file to write, got .*: choose another"):
+            write_text(path, "x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert output.is_symlink()
+    assert names(tmp_path) == before
+
+
+def test_a_link_to_a_file_is_replaced_and_the_file_stays(tmp_path: Path) -> None:
+    """Whoever made the folder of a run does not choose which files outside of it are written."""
+    (tmp_path / "outside.txt").write_text("old")
+    (tmp_path / "a.txt").symlink_to("outside.txt")
+    write_text(tmp_path / "a.txt", "new")
+    assert ((tmp_path / "outside.txt").read_text(), (tmp_path / "a.txt").read_text()) == ("old", "new")
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        temporary.unlink()
+        temporary.read_text()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "a.txt", write)
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
 def test_home_folders_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert expand_user("~/x") == expand_user(Path("~/x")) == Path("/home/me/x")
