@@ -5,7 +5,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from small_configs import LADDER
+from small_configs import LADDER, ONE_FACET
 
 from pyro_mfcvae.config.build import build_pair
 from pyro_mfcvae.config.schema import Config, DataConfig
@@ -27,13 +27,6 @@ SMALL = override(
 
 SHAPE = (1, 8, 8)
 GAUSSIAN = ["likelihood.kind=gaussian", "likelihood.learn_scale=true"]
-# With one facet there are half of the operations; the number of facets does not matter here.
-ONE_FACET = [
-    "facets.num_clusters=[3]",
-    "facets.latent_dim=[2]",
-    "networks.encoder_dims=[8]",
-    "networks.decoder_dims=[8]",
-]
 
 
 def configure(*settings: str) -> Config:
@@ -57,9 +50,11 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in records if record.name == "pyro_mfcvae.infer.compilation"]
 
 
+CONV = ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"]
 CASES = {
     "mlp": ["prior.covariance=full"],
-    "conv": ["networks.kind=conv", "networks.num_residual_blocks=1", "networks.gated=true", "prior.covariance=tied"],
+    "conv": CONV,
+    "conv, one facet": [*CONV, *ONE_FACET[:2]],
     "free nats": ["prior.covariance=spherical"],
     "independent facets": ["prior.covariance=spherical"],
     "bernoulli": ["likelihood.kind=bernoulli", "prior.learn_weights=false"],

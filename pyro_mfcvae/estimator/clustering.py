@@ -106,10 +106,10 @@ class MultiFacetClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transf
             InputError: there are fewer items than clusters, or a parameter does not fit.
         """
         items = self._read(X, reset=True)
-        trained = items.to(torch.get_default_dtype()) if items.ndim == 2 else items
-        config = choose_config(self, trained)
         if not isinstance(self.n_init, Integral) or self.n_init < 1:
             raise InputError(f"expected n_init as a whole number ≥ 1, got {self.n_init!r}: choose another")
+        trained = items.to(torch.get_default_dtype()) if items.ndim == 2 else items
+        config = choose_config(self, trained)
         seeds = _seeds(self.random_state, self.n_init)
         with own_randomness(seeds[0]):
             seed = choose_seed(config, trained, seeds, fabric=open_fabric(self.device))

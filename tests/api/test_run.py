@@ -136,7 +136,7 @@ def test_photos_of_several_sizes_are_fitted_by_auto_assigned_and_go_on(place: Pa
     assert len(run.assign("others")) == 20
     epochs = run.summary["epochs"]
     assert run.continue_(epochs=1, verbose=False).summary["epochs"] > epochs
-    mixed = fit("photos", settings={"schedule.scale": 0.005}, verbose=False)
+    mixed = fit("photos", settings={"schedule.scale": 0.005, "facets.latent_dim": [2, 2]}, verbose=False)
     assert (mixed.config.data.size, mixed.pair.model.event_shape) == (32, (3, 32, 32))
 
 

@@ -17,6 +17,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 
 cli_fit, runs_fit = import_module("pyro_mfcvae.cli.fit"), import_module("pyro_mfcvae.runs.fit")
 pytestmark, slow = pytest.mark.usefixtures("place"), pytest.mark.slow
+EQUAL = ("--set", "facets.latent_dim=[2, 2]")  # without a search for the dimensions, which takes a second
 
 
 @pytest.fixture
@@ -160,9 +161,9 @@ def test_settings_may_be_given_together_or_separately(mfcvae: Run, seen: list[Co
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "data.npz"], "data.npz would go to runs/data-1"),
+        (["--data", "data.npz", *EQUAL], "data.npz would go to runs/data-1"),
         (["stickfigures", "--data", "data.npz"], "data.npz would go to runs/stickfigures-1"),
-        (["--data", "data.npz", "--out", "x"], "data.npz would go to x"),
+        (["--data", "data.npz", *EQUAL, "--out", "x"], "data.npz would go to x"),
     ],
 )
 def test_a_run_without_out_gets_a_new_folder(
@@ -176,7 +177,7 @@ def test_the_next_free_folder_is_taken(mfcvae: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(runs_fit, "fit", stop_before_training)
     for n in (1, 2, 4):
         Path(f"runs/data-{n}").mkdir(parents=True)
-    assert mfcvae("fit", "--data", "data.npz")[2] == "mfcvae: data.npz would go to runs/data-3\n"
+    assert mfcvae("fit", "--data", "data.npz", *EQUAL)[2] == "mfcvae: data.npz would go to runs/data-3\n"
 
 
 def test_a_data_set_with_a_preset_of_its_name_is_fitted_by_it(mfcvae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,8 +291,8 @@ def test_auto_needs_data(mfcvae: Run) -> None:
 
 def test_minutes_shorten_the_schedule(mfcvae: Run, seen: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_mfcvae.runs.trials.estimate_seconds", lambda *_: 240.0)
-    _, out, _ = mfcvae("fit", "--data", "data.npz", "--minutes", "1")
+    _, out, _ = mfcvae("fit", "--data", "data.npz", *EQUAL, "--minutes", "1")
     assert seen[0].schedule.scale == 0.25
     assert "time: about 1.0 minutes of steps on this machine's CPU; the schedule was shortened to 25% of its" in out
-    code, _, err = mfcvae("fit", "--data", "data.npz", "--minutes", "0")
+    code, _, err = mfcvae("fit", "--data", "data.npz", *EQUAL, "--minutes", "0")
     assert (code, "expected --minutes above 0, got 0: raise it" in err) == (2, True)

@@ -62,6 +62,7 @@ def test_rendered_sets_have_the_same_labels_and_split_as_the_file(floor: Dataset
             assert torch.equal(ours.labels[name], labels)
 
 
+@pytest.mark.slow
 def test_the_wall_selection_varies_the_wall() -> None:
     data = load_dataset("rendered3d-wall")
     assert data.info == DATASETS["rendered3d-wall"]

@@ -38,7 +38,7 @@ def run(
 
 
 # The cases that represent all others in the fast tests.
-QUICK = ("conv", "one cluster", "independent facets")
+QUICK = ("conv, one facet", "one cluster", "independent facets")
 
 
 class NoCompilerError(Exception):
@@ -62,8 +62,8 @@ def test_the_traced_operations_give_the_objective(case: str) -> None:
     )
     compiled, x = CompiledObjective(objective), torch.rand(6, *SHAPE)
     for weights in ([1.0, 1.0], [0.0, 1.0], [0.25, 0.75]):
-        pair.model.alpha.copy_(torch.tensor(weights))
-        pair.model.beta.copy_(torch.tensor(weights))
+        pair.model.alpha.copy_(torch.tensor(weights[: pair.num_facets]))
+        pair.model.beta.copy_(torch.tensor(weights[: pair.num_facets]))
         assert_same(run(compiled, pair, x), run(objective, pair, x))
 
 

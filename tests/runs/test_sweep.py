@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_configs import SMALL
+from small_configs import ONE_FACET, SMALL
 
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
@@ -151,7 +151,7 @@ def test_runs_that_cannot_train_together_are_refused_before_anything_is_written(
             "supervision.label=side",
             "supervision.facet=1",
         ): "expected models without known clusters to train together",
-        ("prior.kind=bayesian",): "expected models that can be trained together",
+        ("prior.kind=bayesian", *ONE_FACET): "expected models that can be trained together",
     }.items():
         with pytest.raises(InputError, match=message):
             sweep(override(config, settings), tmp_path / "many", seeds=[0, 1], device="cpu", together=True)

@@ -126,6 +126,13 @@ def test_the_loss_is_what_its_docstring_says() -> None:
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-10)
 
 
+@pytest.fixture
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try three rotations instead of thirty."""
+    monkeypatch.setattr(linear_start, "find_linear_facets", partial(find_linear_facets, num_tries=3))
+
+
+@pytest.mark.usefixtures("quick_search")
 @pytest.mark.parametrize("head", [GaussianHead, pytest.param(FullCovarianceHead, marks=pytest.mark.slow)])
 def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead) -> None:
     items, _ = planted((3, 2))
@@ -140,12 +147,6 @@ def test_networks_encode_by_the_coordinates_and_decode_from_them(head: MakeHead)
     assert (loc - wanted).square().mean().sqrt() < facets.width
     assert error < 1.2 * SCALE**2
     assert all(p.grad is None or not p.grad.any() for p in pair.parameters())
-
-
-@pytest.fixture
-def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try three rotations instead of thirty."""
-    monkeypatch.setattr(linear_start, "find_linear_facets", partial(find_linear_facets, num_tries=3))
 
 
 @pytest.mark.usefixtures("quick_search")

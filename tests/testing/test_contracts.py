@@ -124,7 +124,7 @@ def test_a_pair_with_a_flow_and_random_parameters(make_x: Callable[[int], Tensor
 def test_contracts_do_not_change_parts_or_random_states(
     make_pair: Callable[..., tuple], make_x: Callable[[int], Tensor]
 ) -> None:
-    model, guide = make_pair(2)
+    model, guide = make_pair(1)
     x, state = make_x(3), torch.get_rng_state()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_prior(model.priors[0])

@@ -9,7 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from small_configs import SMALL
+from small_configs import ONE_FACET, SMALL
 from torch import Tensor, nn
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
@@ -38,6 +38,8 @@ BASE = override(
         *("schedule.kl_delay_steps=[1, 2]", "mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[4]"),
     ],
 )
+# The same with one facet, so with half the operations.
+ONE = [*ONE_FACET, "training.epochs=4", "schedule.kl_fade_in_steps=[3]", "schedule.kl_delay_steps=[1]"]
 CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1", "networks.gated=true"]
 
 
@@ -107,7 +109,8 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param([], id="full"),
+        pytest.param(ONE, id="one facet"),
+        pytest.param([], id="full", marks=slow),
         pytest.param(CONV, id="conv", marks=slow),
         pytest.param(
             [*CONV, "training.data_dependent_init=true", "networks.head_init_scale=1.0"],
@@ -117,9 +120,7 @@ slow = pytest.mark.slow
         pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
         pytest.param(["training.independence=2.0"], id="independent facets", marks=slow),
         pytest.param(
-            ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"],
-            id="rule of a draw",
-            marks=slow,
+            ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"], id="draw", marks=slow
         ),
         pytest.param(
             ["assignment.kind=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
