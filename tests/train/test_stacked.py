@@ -120,11 +120,11 @@ slow = pytest.mark.slow
         pytest.param(["training.free_nats=0.3", "prior.covariance=diagonal"], id="free nats", marks=slow),
         pytest.param(["training.independence=2.0"], id="independent facets", marks=slow),
         pytest.param(
-            ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"], id="draw", marks=slow
+            ["assignment.kind=sample", "prior.learn_weights=false", "mixture_fit.to=means"],
+            id="rule of a draw",
+            marks=slow,
         ),
-        pytest.param(
-            ["assignment.kind=monte_carlo", "prior.kind=student_t"], id="rule with draws of its own", marks=slow
-        ),
+        pytest.param(["assignment.kind=monte_carlo", "prior.kind=student_t"], id="own draws", marks=slow),
         pytest.param(
             ["assignment.kind=amortized", "likelihood.kind=gaussian", "likelihood.learn_scale=true"],
             id="amortised",
