@@ -38,7 +38,6 @@ BASE = override(
         *("schedule.kl_delay_steps=[1, 2]", "mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[4]"),
     ],
 )
-# The same with one facet, so with half the operations.
 ONE = [*ONE_FACET, "training.epochs=4", "schedule.kl_fade_in_steps=[3]", "schedule.kl_delay_steps=[1]"]
 CONV = ["networks.kind=conv", "networks.channels=[3, 4]", "networks.num_residual_blocks=1", "networks.gated=true"]
 
