@@ -126,13 +126,14 @@ def choose_settings(
 
 
 def _divide_dims(config: Config, images: Tensor) -> Config:
-    """The configuration, with dimensions divided between two facets as the data suggest, if there is a linear start."""
+    """The configuration, with dimensions divided among facets as the data suggest, if there is a linear start."""
     options, dims = config.likelihood.options, config.facets.latent_dim
-    if len(dims) != 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
+    if len(dims) < 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
         return config
     divided = choose_dims(
         centred(images, most_items(images[0].numel()), standardize=options["standardize"]),
         sum(dims),
+        len(dims),
         scale=options["scale"],
         most_clusters=max(config.facets.num_clusters),
         seed=config.seed,

@@ -1,49 +1,44 @@
-"""Division of the dimensions of z between two facets: how many each facet gets, and which."""
+"""Division of the dimensions of z among facets: how many each facet gets, and which."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.subspaces.score import SubspaceScore
-from pyro_mfcvae.subspaces.search import Progress, divisions, draw_sizes, find_rotation, order_axes, principal_axes
+from pyro_mfcvae.subspaces.search import (
+    BestRotation,
+    Progress,
+    divisions,
+    draw_sizes,
+    find_rotation,
+    order_axes,
+    principal_axes,
+)
+from pyro_mfcvae.subspaces.several import search_rotations
 
 Array = NDArray[np.float64]
 
 _NUM_TRIES = 12  # number of rotations that are tried for each division
+# The same for three facets or more, and for each pair of them.
+_NUM_TRIES_OF_SEVERAL, _NUM_PAIR_TRIES = 8, 4
 _NUM_ROUNDS = 2  # number of times that the best rotation of every division is tried for the other divisions
-
-
-@dataclass(eq=False)
-class Divided:
-    """The best rotation found for one division.
-
-    Attributes:
-        rotation: (D, D).
-        score: held-out log-likelihood per item minus the cost of the components, in nats.
-        sizes: the best number of components of each slice.
-    """
-
-    rotation: Array
-    score: float = -np.inf
-    sizes: tuple[int, ...] = (1, 1)
 
 
 def search_divisions(
     draws: Array,
-    candidates: Collection[tuple[int, int]],
+    candidates: Collection[tuple[int, ...]],
     most_clusters: int,
     rng: np.random.Generator,
     *,
     num_tries: int = _NUM_TRIES,
     on_progress: Progress | None = None,
-) -> dict[tuple[int, int], Divided]:
+) -> dict[tuple[int, ...], BestRotation]:
     """For each division of the dimensions, find the rotation under which two independent mixtures are most likely.
 
-    Random rotations are tried for every division. Then the axes of the best rotation of each division are sorted by the
+    Some rotations are tried for every division. Then the axes of the best rotation of each division are sorted by the
     facet whose clusters they separate. The sorted axes are cut, from either end, at the dimensions of each other
-    division, and the result is kept if it is better there. So a division whose own random rotations were poor can use
+    division, and the result is kept if it is better there. So a division whose own rotations were poor can use
     those of another division.
 
     Args:
@@ -51,20 +46,18 @@ def search_divisions(
         candidates: pairs of dimensions D_0 and D_1 of the two facets, with the sum D.
         most_clusters: largest number of components of a mixture.
         rng: random generator of rotations and numbers of clusters.
-        num_tries: number of random rotations for each division.
-        on_progress: called after every random rotation that is tried.
+        num_tries: number of rotations that are tried for each division.
+        on_progress: called after each of them.
 
     Returns:
         One result per candidate. Rotations that give both facets two components or more are preferred.
     """
-    found = {dims: Divided(np.eye(draws.shape[1])) for dims in sorted(candidates)}
+    found = {dims: BestRotation(np.eye(draws.shape[1])) for dims in sorted(candidates)}
     judges = {dims: SubspaceScore(draws, dims, most_clusters) for dims in found}
 
-    def consider(dims: tuple[int, int], rotation: Array) -> None:
+    def consider(dims: tuple[int, ...], rotation: Array) -> None:
         score, sizes = judges[dims](rotation)
-        best = found[dims]
-        if (min(sizes) > 1, score) > (min(best.sizes) > 1, best.score):
-            found[dims] = Divided(rotation, score, tuple(sizes))
+        found[dims] = max(found[dims], BestRotation(rotation, score, tuple(sizes)), key=lambda best: best.key)
 
     for n in range(num_tries):
         for m, (dims, judge) in enumerate(judges.items(), 1):
@@ -82,28 +75,37 @@ def search_divisions(
     return found
 
 
-def choose_dims(items: Array, num_dims: int, *, scale: float, most_clusters: int, seed: int = 0) -> tuple[int, int]:
-    """Divide a number of dimensions between two facets.
+def choose_dims(
+    items: Array, num_dims: int, num_facets: int = 2, *, scale: float, most_clusters: int, seed: int = 0
+) -> tuple[int, ...]:
+    """Divide a number of dimensions among facets.
 
-    The first facet gets a half or a quarter of the dimensions: the division under which independent mixtures are more
-    likely, see `search_divisions`. A characteristic with few values, such as four directions of a gaze, needs few
-    dimensions. With more dimensions, its facet also describes parts of other characteristics.
+    The first of two facets gets a half or a quarter of the dimensions. Three or more facets get equal shares, or shares
+    in the proportion 1 : 2 : 3 …. The division under which independent mixtures are more likely is chosen, see
+    `search_divisions` and `search_rotations`. A characteristic with few values, such as four directions of a gaze,
+    needs few dimensions. With more dimensions, its facet also describes parts of other characteristics.
 
     Args:
         items: (N, P), without missing elements.
-        num_dims: sum of the dimensions of both facets, 2 or more.
+        num_dims: sum of the dimensions of all facets, at least ``num_facets``.
+        num_facets: 2 or more.
         scale: standard deviation of the likelihood, in the unit of the items.
         most_clusters: largest number of clusters of a facet.
         seed: seed of the search.
 
     Returns:
-        D_0 and D_1; D_0 is the smaller one.
+        D_j of each facet, in ascending order.
     """
-    candidates = divisions(num_dims)
+    candidates = divisions(num_dims, num_facets)
     if len(candidates) == 1:
         return candidates[0]
     rng = np.random.default_rng(seed)
     mean, components = principal_axes(items, num_dims, scale=scale, seed=seed)
     points = (items - mean) @ components
-    found = search_divisions(points + rng.normal(size=points.shape), candidates, most_clusters, rng)
+    draws = points + rng.normal(size=points.shape)
+    if num_facets == 2:
+        found = search_divisions(draws, candidates, most_clusters, rng)
+    else:
+        tries = {"num_tries": _NUM_TRIES_OF_SEVERAL, "num_pair_tries": _NUM_PAIR_TRIES}
+        found = {dims: search_rotations(draws, dims, most_clusters, rng, **tries) for dims in candidates}
     return max(candidates[0], candidates[-1], key=lambda dims: found[dims].score)

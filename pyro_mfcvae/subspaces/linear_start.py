@@ -10,7 +10,6 @@ by the ELBO then starts from a linear multi-facet model, which can become nonlin
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -23,21 +22,18 @@ from pyro_mfcvae.guides.amortized import MultiFacetGuide
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import GaussianLikelihood
 from pyro_mfcvae.subspaces.dims import search_divisions
-from pyro_mfcvae.subspaces.score import SubspaceScore
 from pyro_mfcvae.subspaces.search import (
     NUM_TRIES,
+    BestRotation,
     Progress,
     divisions,
-    draw_sizes,
-    find_rotation,
     most_items,
     principal_axes,
     slices_of,
 )
+from pyro_mfcvae.subspaces.several import search_rotations
 
 Array = NDArray[np.float64]
-
-_NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each pair of facets
 
 # The learning rate falls linearly to this share of its first value.
 _LAST_RATE = 0.2
@@ -96,14 +92,14 @@ def find_linear_facets(
     mean, components = principal_axes(items, sum(dims), scale=scale, seed=seed)
     points = (items - mean) @ components
     found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries, on_progress)
-    rotation, order = _by_variance(points, found[0], dims)
+    rotation, order = _by_variance(points, found.rotation, dims)
     width = 1 / float(np.sqrt((points**2).mean()))
     return LinearFacets(
         mean=mean,
         matrix=components @ rotation * width,
         width=width,
-        sizes=tuple(found[2][j] for j in order),
-        score=found[1],
+        sizes=tuple(found.sizes[j] for j in order),
+        score=found.score,
     )
 
 
@@ -114,51 +110,14 @@ def _search(
     rng: np.random.Generator,
     num_tries: int,
     on_progress: Progress | None,
-) -> tuple[Array, float, list[int]]:
-    """The best rotation found, its score, and the numbers of components.
-
-    Rotations of all axes are tried first. With three or more facets, the axes of every two facets are then divided
-    between these two again, which is an easier search. For two facets see `search_divisions`.
-    """
-    if len(dims) == 2:
-        pair = (dims[0], dims[1])
-        candidates = {*divisions(sum(dims)), pair}
-        tries = -(-num_tries // len(candidates))
-        divided = search_divisions(draws, candidates, most_clusters, rng, num_tries=tries, on_progress=on_progress)[
-            pair
-        ]
-        return divided.rotation, divided.score, list(divided.sizes)
-    judge = SubspaceScore(draws, dims, most_clusters)
-    most = min(most_clusters, len(judge.fit) // 2)
-
-    def rotate(points: Array, dims: Sequence[int]) -> Array:
-        return find_rotation(points, dims, draw_sizes(len(dims), most, rng), rng)
-
-    best, best_key = np.eye(draws.shape[1]), (False, -np.inf)
-    best_sizes = [1] * len(dims)
-    slices = slices_of(dims)
-    pairs = list(combinations(range(len(dims)), 2))
-    num_done, num_in_all = 0, num_tries + _NUM_PAIR_TRIES * len(pairs)
-
-    def consider(rotation: Array) -> None:
-        nonlocal best, best_key, best_sizes, num_done
-        score, sizes = judge(rotation)
-        if (min(sizes) > 1, score) > best_key:
-            best, best_key, best_sizes = rotation, (min(sizes) > 1, score), sizes
-        num_done += 1
-        if on_progress:
-            on_progress("search for subspaces", num_done, num_in_all)
-
-    for _ in range(num_tries):
-        consider(rotate(judge.fit, dims))
-    for a, b in pairs:
-        for _ in range(_NUM_PAIR_TRIES):
-            rotation = best.copy()
-            both = np.concatenate([best[:, slices[a]], best[:, slices[b]]], 1)
-            turned = both @ rotate(judge.fit @ both, (dims[a], dims[b]))
-            rotation[:, slices[a]], rotation[:, slices[b]] = turned[:, : dims[a]], turned[:, dims[a] :]
-            consider(rotation)
-    return best, best_key[1], best_sizes
+) -> BestRotation:
+    """The best rotation found: by `search_divisions` for two facets, and by `search_rotations` for more."""
+    if len(dims) != 2:
+        return search_rotations(draws, dims, most_clusters, rng, num_tries=num_tries, on_progress=on_progress)
+    pair = (dims[0], dims[1])
+    candidates = {*divisions(sum(dims)), pair}
+    tries = -(-num_tries // len(candidates))
+    return search_divisions(draws, candidates, most_clusters, rng, num_tries=tries, on_progress=on_progress)[pair]
 
 
 def _by_variance(points: Array, rotation: Array, dims: Sequence[int]) -> tuple[Array, list[int]]:

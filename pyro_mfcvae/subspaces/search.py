@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,29 @@ _MOST_ELEMENTS, _FEWEST_ITEMS = 10**8, 500  # elements of all items together: 0.
 _NUM_STARTS = 2
 _NUM_POINTS = 1000
 
-_FEWEST_DIMS = 2  # smallest dimension of the smaller of two facets with unequal dimensions
+_FEWEST_DIMS = 2  # smallest dimension of a facet in an unequal division
 
 _MOST_CLUSTERS = 12  # largest number of clusters of a subspace in the search
+
+
+@dataclass(frozen=True, eq=False)
+class BestRotation:
+    """The best rotation found for given dimensions of the facets.
+
+    Attributes:
+        rotation: (D, D).
+        score: held-out log-likelihood per item less the cost of the components, in nats.
+        sizes: best number of components of each slice.
+    """
+
+    rotation: Array
+    score: float = -np.inf
+    sizes: tuple[int, ...] = (1, 1)
+
+    @property
+    def key(self) -> tuple[bool, float]:
+        """What makes a rotation better: first two components or more in every slice, then the score."""
+        return min(self.sizes) > 1, self.score
 
 
 def most_items(num_elements: int) -> int:
@@ -49,14 +70,23 @@ def find_rotation(points: Array, dims: Sequence[int], sizes: Sequence[int], rng:
     return min(starts, key=lambda start: start[1])[0]
 
 
-def divisions(num_dims: int) -> list[tuple[int, int]]:
-    """Divisions of a number of dimensions between two facets, the most equal division first.
+def divisions(num_dims: int, num_facets: int = 2) -> list[tuple[int, ...]]:
+    """Divisions of a number of dimensions among facets, the most equal division first.
 
-    The smaller facet gets a half, a third or a quarter of the dimensions, rounded down, and at least two unless the
-    division is equal.
+    The smaller of two facets gets a half, a third or a quarter of the dimensions, rounded down. Three or more get
+    equal shares, or shares in the proportion 1 : 2 : 3 …, rounded down, and the last facet gets what is left. In an
+    unequal division every facet gets at least two dimensions.
     """
-    smaller = {num_dims // 2} | {num_dims // share for share in (3, 4) if num_dims // share >= _FEWEST_DIMS}
-    return [(dim, num_dims - dim) for dim in sorted(smaller, reverse=True)]
+    if num_facets == 2:
+        shares = {(share,) for share in (num_dims // 2, num_dims // 3, num_dims // 4)}
+    else:
+        total = num_facets * (num_facets + 1) // 2
+        shares = {
+            (num_dims // num_facets,) * (num_facets - 1),
+            tuple(num_dims * j // total for j in range(1, num_facets)),
+        }
+    found = [(*share, num_dims - sum(share)) for share in sorted(shares, reverse=True)]
+    return [found[0], *(dims for dims in found[1:] if min(dims) >= _FEWEST_DIMS)]
 
 
 def order_axes(points: Array, rotation: Array, dims: Sequence[int], sizes: Sequence[int]) -> Array:
