@@ -214,8 +214,9 @@ def make_pair(
         fault: fault of the guide.
         rule: the assignment rule; p(c | z) if None.
         cut: facets that the decoder ignores; facet 1 then has the weights .999 and .001 / (K - 1).
-        noise: scale of the likelihood. layout: layout of clusters 0 and 1 of facet 1: "merged" for one cluster that is
-            wide enough for both; "close" for a cluster 2 that overlaps cluster 1.
+        noise: scale of the likelihood.
+        layout: how facet 1 is changed. "merged": clusters 0 and 1 get the same mean and scale, which fit both.
+            "close": cluster 2 overlaps cluster 1. "apart": no change.
     """
     facets = (Facet(num_clusters=num_clusters, latent_dim=latent_dim),) * 2
     generator = torch.Generator().manual_seed(0)

@@ -169,11 +169,11 @@ def test_log_evidence_is_exact_in_the_limit_and_unbiased_before() -> None:
         estimates = pair.log_evidence(repeated, num_samples=num_samples).unflatten(0, (num_repeats, 6))
         ratios = (estimates - exact).exp()
         assert ((ratios.mean(0) - 1).abs() < 4 * ratios.std(0) / math.sqrt(num_repeats)).all()
-        assert (estimates.mean(0) < exact).all()  # Jensen: on average the logarithm lies below
+        assert (estimates.mean(0) < exact).all()  # Jensen's inequality
     torch.testing.assert_close(pair.log_evidence(x, num_samples=100_000), exact, rtol=0.0, atol=0.02)
 
 
-def test_the_elbo_lies_below_the_evidence_and_more_samples_climb_to_it() -> None:
+def test_the_elbo_is_below_the_evidence_and_more_samples_get_closer() -> None:
     pair, log_evidence = small_pair()
     x = torch.tensor([[0.3, -0.2]])
     items = x.expand(20_000, -1)

@@ -1,4 +1,6 @@
-"""Every snippet of README and docs/ is run as printed, on small data. The others are listed with reasons."""
+"""Every snippet of README and docs/ is run as printed, on small data. Snippets that are not run are listed with
+reasons.
+"""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The configuration of a run: everything except the machine that determines its result. This module does not import
+"""The configuration of a run: everything that determines its result, except the machine. This module does not import
 torch.
 """
 

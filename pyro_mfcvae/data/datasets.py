@@ -107,9 +107,9 @@ def load_dataset(
 
     Args:
         name_or_path: a name in DATASETS, or a path (see `read_npz`, `read_npy`, `read_hdf5`, `read_csv`,
-            `read_parquet`, `read_image_folder`); a string that is a name is never read as a path. root: folder that
-        holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and ``multiclustering``;
-            environment variable MFCVAE_DATA if None.
+            `read_parquet`, `read_image_folder`); a string that is a name is never read as a path.
+        root: folder that holds ``MNIST/raw``, ``FashionMNIST/raw``, ``SVHN``, ``3dshapes.h5`` and
+            ``multiclustering``; environment variable MFCVAE_DATA if None.
         seed: seed of the data sets that are drawn at random (``shapes``, ``rendered3d``).
         size: height and width that all images are resized to, or one number for both. If it is None images keep their
             size, and those of a folder must all have the same size.

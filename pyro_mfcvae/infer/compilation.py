@@ -81,7 +81,7 @@ _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
 
 
 def structure(module: nn.Module) -> tuple[Any, ...]:
-    """A key of everything except the inputs that determines the operations of a module: the classes, modes, hooks and
+    """A key of everything that determines the operations of a module, except its inputs: the classes, modes, hooks and
     plain attributes of its submodules, the shapes of its parameters, and which parameters are frozen.
     """
     modules = tuple(

@@ -52,7 +52,7 @@ def test_an_evaluation_has_the_results_of_the_pair(make: Callable[..., MFCVAE], 
     assert result.scores.facet_records() == expected.facet_records()
 
 
-def test_the_elbo_counts_every_kl_in_full(make: Callable[..., MFCVAE], split: Split) -> None:
+def test_the_elbo_ignores_the_training_weights_of_the_facets(make: Callable[..., MFCVAE], split: Split) -> None:
     """The ELBO does not depend on the weights of the facets in training, so that runs can be compared."""
     pair = make()
     expected = evaluate(pair, split).elbo
