@@ -68,6 +68,7 @@ TESTS_OF_THE_WHOLE = {
     "interoperability",
     "examples",
     "benchmarks",
+    "benchmark_scripts",
     "reliability",
 }
 HEAVY = {"arviz", "matplotlib", "sklearn", "h5py", "pyarrow", "pandas"}

@@ -1,4 +1,4 @@
-"""Scripts of benchmarks/: each can be imported and explains its options, and small calls of some of them run."""
+"""The scripts of benchmarks/: each can be imported and explains its options, and small calls of two of them run."""
 
 import importlib
 import json
