@@ -157,7 +157,7 @@ def test_the_joint_mass_of_distant_clusters_in_single_precision() -> None:
     assert 1e-300 < joint_mass(prior())[0, 1] < 1e-100
 
 
-def test_the_draws_leave_the_random_state_alone() -> None:
+def test_the_draws_do_not_change_the_random_state() -> None:
     prior = line([0.0, 1.0])
     state = torch.get_rng_state()
     first, second = (joint_mass(prior()) for _ in range(2))

@@ -134,7 +134,7 @@ def test_densities_are_those_of_the_rounded_parameters(name: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("name", ("diagonal covariance", "full covariance", "full q(z | x)", "amortised rule"))
-def test_answers_are_those_of_the_same_pair_in_single_precision(name: str) -> None:
+def test_answers_equal_those_of_the_same_pair_in_single_precision(name: str) -> None:
     """bfloat16 has 8 significant bits: after four layers answers differ by a few per cent."""
     half = PAIRS[name]().bfloat16()
     single, x = copy.deepcopy(half).float(), torch.rand(6, *SHAPE)

@@ -79,7 +79,7 @@ def test_clusters_in_use_by_assignment_and_by_probability() -> None:
     assert clusters_in_use(probs, 3) == 2
 
 
-def test_clusters_in_use_with_a_least_share() -> None:
+def test_clusters_in_use_have_at_least_the_given_share() -> None:
     assignments = [0] * 6 + [1] * 3 + [2]
     assert [clusters_in_use(assignments, 4, min_share=share) for share in (0.0, 0.1, 0.2, 0.5, 0.7)] == [3, 3, 2, 1, 0]
 
@@ -186,7 +186,7 @@ def test_clusters_must_be_in_range() -> None:
         clusters_in_use([[0.5, 0.5]], 4)
 
 
-def test_a_label_set_must_label_something() -> None:
+def test_a_label_set_without_labels_is_refused() -> None:
     with pytest.raises(InputError, match="label set 'hue', but all 2 are unlabelled"):
         score_facets([[0], [1]], {"hue": [-1, -1]}, num_clusters=(2,))
 

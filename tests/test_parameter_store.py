@@ -101,7 +101,7 @@ def test_two_models_side_by_side_both_train(make_pair: MakePair, make_x: MakeX) 
     assert len(pyro.get_param_store()) == sum(len(parameters) for parameters in before)
 
 
-def test_of_two_models_with_one_name_the_second_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
+def test_if_two_models_have_the_same_name_the_second_is_refused(make_pair: MakePair, make_x: MakeX) -> None:
     """In plain Pyro it would not train, or would share some parameters. After the store is cleared, it trains."""
     first, second = make_pair(name="same"), make_pair(name="same")
     x = make_x(16)

@@ -131,7 +131,7 @@ def test_kills_are_spread_evenly() -> None:
     assert list(spread(0, np.random.default_rng(0))) == []
 
 
-def test_a_changed_file_is_refused_warned_of_without_effect_or_missed() -> None:
+def test_every_changed_file_is_refused_or_reported_or_has_no_effect_or_is_missed() -> None:
     tally = Changes()
     for outcome, message, warnings in (
         ("refused", "expected", ()),

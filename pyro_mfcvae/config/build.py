@@ -62,7 +62,7 @@ def build_pair(config: Config, event_shape: Sequence[int], *, stored_bytes: int 
     """
     most, advice = limit_bytes(), _SMALLER
     if stored_bytes is not None:  # starting values need memory as well, and files can be in half precision
-        most, advice = 4 * stored_bytes + _SLACK, "the settings are not those of the file: bring a copy of it back"
+        most, advice = 4 * stored_bytes + _SLACK, "the settings do not belong to the file: restore it from a copy"
     with limited_memory(most, source="a model and guide", advice=advice):
         pair = _build(config, event_shape)
     pair.recipe = to_toml(config)

@@ -81,7 +81,7 @@ def monte_carlo_error(log_weights: NDArray[Any]) -> Array:
 
 
 def log_mean(log_weights: NDArray[Any]) -> Array:
-    """log (1/S) sum_s w_s of log weights (…, S): (…)."""
+    """Return log (1/S) sum_s w_s of log weights (…, S), with the shape (…)."""
     weights = np.asarray(log_weights, dtype=np.float64)
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         mean: Array = np.logaddexp.reduce(weights, -1) - np.log(weights.shape[-1])

@@ -159,7 +159,7 @@ def test_new_images_of_several_sizes_are_assigned_by_a_run_whose_images_had_one(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_an_array_is_brought_to_a_size_as_well() -> None:
+def test_an_array_can_be_resized_too() -> None:
     images = make_images()
     run = fit(images, settings={**SETTINGS, "data.size": 4}, verbose=False)
     assert run.pair.model.event_shape == (1, 4, 4)

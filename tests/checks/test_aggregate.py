@@ -39,7 +39,7 @@ def test_energies_at_the_thresholds_are_those_of_shifted_normals() -> None:
         assert p_value < 0.005
 
 
-def test_points_that_are_all_the_same() -> None:
+def test_equal_points_have_no_distance() -> None:
     assert energy_coefficient(np.zeros((5, 2)), np.zeros((5, 2))) == (0, 1)
 
 
@@ -83,7 +83,7 @@ def test_clusters_drawn_from_the_weights_are_rarely_rejected(num_clusters: int) 
     assert np.mean(p_values < 0.05) < 0.09 and np.mean(p_values < 0.001) < 0.01
 
 
-def test_the_model_s_own_items_pass() -> None:
+def test_items_drawn_from_the_model_pass() -> None:
     checks = check_aggregate(exact_mixture_arrays())
     assert [(check.name, check.facet) for check in checks[:3]] == [(q.name, 0) for q in (DISTANCE, SHAPE, HOLES)]
     assert {check.verdict for check in checks} == {"good"}

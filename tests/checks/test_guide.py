@@ -34,7 +34,7 @@ def test_a_facet_that_is_off_is_distinguished_from_one_that_is_exact(guide: dict
     assert checks[TAIL.name, 1 - off].value == 0
 
 
-def test_the_gap_of_a_guide_that_is_too_wide_is_that_of_normals() -> None:
+def test_the_gap_of_a_guide_that_is_too_wide_equals_that_of_normals() -> None:
     """KL(N(0, s²) || N(0, 1)) = (s² - 1) / 2 - log s; all three dimensions here have the same z."""
     data = exact_mixture_arrays()
     z = 1.5 * np.random.default_rng(0).standard_normal((300, 200))

@@ -133,7 +133,7 @@ def test_the_sentence_counts_the_rows_that_are_set_aside() -> None:
     )
 
 
-def test_the_whole_is_one_sentence() -> None:
+def test_the_summary_is_one_sentence() -> None:
     assert describe_whole([]) == "whole: all checks of the model and of its facets are good."
     assert describe_whole([off(WIDTH, 0)]).endswith("all checks of the model are good; see the facets.")
     text = describe_whole([off(REPLICATED, statistic="contrast"), off(REDUNDANCY), off(OVERFITTING)])

@@ -120,7 +120,7 @@ def test_bash_completes_commands_options_values_and_presets_and_leaves_files_to_
         "mfcvae fit --da": "--data --data.source --data.size --data.fit",
         "mfcvae fit st": "stickfigures",
         "mfcvae completion ": "bash zsh fish",
-        "mfcvae assign ": "",  # readline completes files if a function has no answer
+        "mfcvae assign ": "",  # without an answer, readline completes file names
     }
     done = subprocess.run(["bash", "-c", ASK, "ask", script, *expected], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout.splitlines(), done.stderr) == (list(expected.values()), "")
@@ -196,7 +196,7 @@ def test_a_path_that_is_not_utf8_is_refused(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_home_folder_is_found_behind_an_equals_sign(
+def test_a_home_folder_is_found_after_an_equals_sign(
     mfcvae: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

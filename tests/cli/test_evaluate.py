@@ -49,7 +49,7 @@ def test_evaluate_scores_other_data(mfcvae: Run) -> None:
 
 
 @pytest.mark.usefixtures("fitted")
-def test_groups_are_listed_cut_elsewhere_and_named(mfcvae: Run) -> None:
+def test_groups_can_be_listed_and_named_and_their_number_can_be_changed(mfcvae: Run) -> None:
     apart = [merge_clusters(np.diag([4.0, 3.0, 2.0, 1.0])), merge_clusters(np.diag([3.0, 2.0, 1.0]))]
     RunFolder(Path("run")).write_grouping(Grouping.from_trees(apart))
     code, out, err = mfcvae("groups", "run", "--json")

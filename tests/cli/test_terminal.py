@@ -53,7 +53,7 @@ def test_without_labels_numbers_of_groups_are_left(capsys: pytest.CaptureFixture
     assert [" ".join(row.split()) for row in rows] == ["0 2 2 of 2", "1 1 1 of 2"]
 
 
-def test_a_sweep_is_means_and_deviations(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_is_shown_as_means_and_deviations(capsys: pytest.CaptureFixture[str]) -> None:
     runs = (run([0, 0, 1, 1], [0, 1, 0, 1]), run([1, 1, 0, 0], [0, 0, 0, 1]))
     agreement = np.array([[[1.0, 1.0], [1.0, 0.25]], [[1.0, 0.25], [1.0, 1.0]]])
     terminal.print_sweep(Sweep((0, 1), runs, agreement))

@@ -234,7 +234,7 @@ def test_networks_have_the_widths_of_the_configuration() -> None:
     assert pair.model.event_shape == (1, 2, 3)
 
 
-def test_widths_left_open_are_the_papers() -> None:
+def test_widths_that_are_not_set_are_those_of_the_paper() -> None:
     config = BASE
     encoder = build_pair(config, (1, 2, 3)).guide.encoder
     assert isinstance(encoder, MLPLadderEncoder)

@@ -177,7 +177,7 @@ def test_a_file_s_text_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("setting", ("prior=laplace", "prior=my_package.", "prior=my package.MyPrior", "prior.kind=x"))
-def test_a_name_that_is_neither_ours_nor_an_import_path(setting: str) -> None:
+def test_a_name_that_is_no_kind_and_no_import_path_is_refused(setting: str) -> None:
     message = (
         "prior.kind: expected gaussian, student_t, bayesian, vamp, or the import path of a part of your own, such as "
     )

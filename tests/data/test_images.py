@@ -106,7 +106,7 @@ def test_a_split_wants_one_name_per_image() -> None:
         Split(torch.zeros(3, 1, 2, 2), names=("a", "b"))
 
 
-def test_a_label_set_labels_something() -> None:
+def test_a_label_set_has_at_least_one_label() -> None:
     assert Split(torch.zeros(2, 1, 2, 2), {"kind": torch.tensor([-1, 0])}).labels
     with pytest.raises(InputError, match="'kind' to label at least one image, but every label is negative"):
         Split(torch.zeros(2, 1, 2, 2), {"kind": torch.tensor([-1, -1])})

@@ -57,7 +57,7 @@ def test_labels_are_uniform_and_independent() -> None:
     assert chi_square < 49.7  # 99.9 % quantile for 23 degrees of freedom; the seed is fixed
 
 
-def test_all_figures_lie_inside_with_the_area_of_the_disk() -> None:
+def test_all_figures_lie_inside_the_image_and_have_the_area_of_the_disk() -> None:
     jitter = Jitter(hue=0.0, saturation=(1.0, 1.0), value=(0.6, 0.6), brightness=(1.0, 1.0), radius=(8.0, 8.0))
     images, labels = draw_shapes(400, jitter=jitter)
     # One channel of each pure hue is 0 on the background and 255 on the figure, so it shows the coverage.
@@ -67,7 +67,7 @@ def test_all_figures_lie_inside_with_the_area_of_the_disk() -> None:
         torch.testing.assert_close(area, torch.full_like(area, math.pi * 8.0**2), rtol=0.006, atol=0.0)
 
 
-def test_grounds_are_the_hues_in_order_and_figures_white() -> None:
+def test_backgrounds_have_the_hues_in_order_and_figures_are_white() -> None:
     images, labels = draw_shapes(60, jitter=STILL)
     for index in range(len(HUES)):
         expected = torch.tensor([round(255 * c) for c in colorsys.hsv_to_rgb(index / len(HUES), 1.0, 0.6)])

@@ -34,7 +34,7 @@ def test_too_many_columns_are_refused_before_they_are_read(tmp_path: Path) -> No
         load_dataset(str(path))
 
 
-def test_a_value_that_is_not_finite_is_refused_with_the_name_of_its_file(tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_refused_and_its_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1,inf\n3,4\n")
     with pytest.raises(InputError, match=r"^\S*a.csv: expected finite numbers, got 1 of the values"):

@@ -73,7 +73,7 @@ def test_items_beyond_a_reference_are_counted_exactly() -> None:
     assert beyond_p_value(0, 4, 1, 1) == 1
 
 
-def test_a_skewed_tail_is_that_of_a_gamma() -> None:
+def test_a_skewed_tail_has_the_p_value_of_a_gamma() -> None:
     null = GENERATOR.gamma(4.0, size=20_000)
     assert skewed_p_value(12.0, null) == pytest.approx(gamma.sf(12.0, 4.0), rel=0.3)
     assert skewed_p_value(1.0, np.ones(5)) == 1 and skewed_p_value(2.0, np.ones(5)) == 0

@@ -17,7 +17,7 @@ from pyro_mfcvae.draws.psis import (
 GENERATOR = np.random.default_rng(0)
 
 
-def test_the_tail_is_a_fifth_and_later_three_roots() -> None:
+def test_the_tail_is_a_fifth_of_the_draws_or_three_times_their_root() -> None:
     assert [tail_length(num) for num in (30, 64, 225, 1000)] == [6, 13, 45, 95]
 
 
@@ -64,7 +64,7 @@ def test_weights_that_are_not_finite_have_an_infinite_k_hat() -> None:
     assert is_untrusted(log_weights).tolist() == [False, True, True]
 
 
-def test_effective_share_and_log_mean_by_hand() -> None:
+def test_effective_share_and_log_mean_equal_values_computed_by_hand() -> None:
     assert effective_share(np.log([[1.0, 1.0, 2.0]]))[0] == pytest.approx(16 / 6 / 3)
     assert log_mean(np.log([[1.0, 1.0, 2.0]]))[0] == pytest.approx(np.log(4 / 3))
 

@@ -123,7 +123,7 @@ def test_all_members_are_shown_sorted_and_in_pages(client: TestClient, desk: Des
         assert np.all(np.diff(confidence) <= 0 if order == "most" else np.diff(confidence) >= 0)
 
 
-def test_the_export_is_the_groups_of_now(client: TestClient, desk: Desk) -> None:
+def test_the_export_has_the_current_groups(client: TestClient, desk: Desk) -> None:
     assert post(client, desk, "/facet/0/group/0/name", name="=1+1") == 303
     rows = list(csv.DictReader(io.StringIO(client.get("/assignments.csv").text)))
     assert [int(row["item"]) for row in rows] == list(range(200))
@@ -179,7 +179,7 @@ def test_errors_are_pages(client: TestClient, path: str, status: int, message: s
         assert 'role="alert"' in response.text
 
 
-def test_a_bug_is_a_page_without_its_traceback(
+def test_a_bug_gives_a_page_without_a_traceback(
     client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:

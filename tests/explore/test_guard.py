@@ -27,7 +27,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
+def test_another_host_is_refused(client: TestClient, host: str) -> None:
     for path in ("/", "/static/htmx.min.js", "/assignments.csv"):
         response = client.get(path, headers={"host": host})
         assert response.status_code == 421
@@ -119,7 +119,7 @@ def test_an_address_with_many_wrong_tokens_is_refused(desk: Desk, way: str) -> N
     assert visitor.get(f"/?token={TOKEN}").status_code == 200  # other addresses are not affected
 
 
-def test_an_address_that_guessed_is_answered_again_after_a_minute(
+def test_a_refused_address_is_answered_again_after_a_minute(
     desk: Desk, visit: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = visit(build_app(desk, token=TOKEN))

@@ -57,5 +57,5 @@ def test_inside_is_decided_by_crossings() -> None:
 
 
 @pytest.mark.parametrize("num", [0, 1])
-def test_a_map_of_few_items_is_drawn(num: int) -> None:
+def test_a_map_of_few_items_can_be_drawn(num: int) -> None:
     assert draw_map(np.zeros((num, 2)), np.zeros(num, int)).startswith(b"\x89PNG")

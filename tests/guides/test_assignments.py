@@ -45,7 +45,7 @@ def test_analytic_by_hand() -> None:
     torch.testing.assert_close(AnalyticAssignment()(0, prior(), posterior, z).exp(), logits.softmax(-1))
 
 
-def test_analytic_does_not_look_at_the_draw() -> None:
+def test_the_analytic_rule_does_not_depend_on_the_draw() -> None:
     prior, posterior, z = scene()
     rule = AnalyticAssignment()
     assert torch.equal(rule(0, prior(), posterior, z), rule(0, prior(), posterior, z + 1))
@@ -82,7 +82,7 @@ def test_the_rules_differ() -> None:
             assert (one - other).abs().max() > 1e-3
 
 
-def test_at_a_point_all_rules_are_bayes_rule() -> None:
+def test_at_a_point_all_rules_equal_bayes_rule() -> None:
     """A q(z|x) of width 0 has only one z, so all rules agree."""
     prior, posterior, _ = scene()
     point = dist.Normal(posterior.mean, torch.full((5, 2), 1e-7)).to_event(1)

@@ -35,7 +35,7 @@ def test_the_scale_never_reaches_zero() -> None:
     assert torch.equal(head(torch.zeros(1, 3)).stddev, torch.full((1, 2), MIN_SCALE))
 
 
-def test_any_batch_and_event_shape(make_facets: MakeFacets) -> None:
+def test_any_batch_and_event_shape_is_accepted(make_facets: MakeFacets) -> None:
     encoder = MLPLadderEncoder(make_facets(2), (6,), rung_dims=(5, 7))
     x = torch.rand(3, 4, 6)
     for together, *apart in zip(encoder(x), *map(encoder, x), strict=True):
@@ -108,7 +108,7 @@ def test_convolutional_encoders_take_any_image_size_with_any_number_of_facets(
         assert posterior.mean.flatten(0, 1).std(0).min() > 0
 
 
-def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
+def test_two_convolutional_facets_equal_values_computed_by_hand(make_facets: MakeFacets) -> None:
     encoder = ConvLadderEncoder(make_facets(2), (1, 16, 16), channels=(3, 4), head_init_scale=1.0)
     x = torch.rand(5, 1, 16, 16)
     # The ladder halves 16 pixels to 8 and, for the second facet, to 4. The rung of the first facet reduces its 8 pixels

@@ -145,7 +145,7 @@ def test_the_pair_answers(encoder: LadderEncoder) -> None:
     assert Predictive(pair.model, guide=pair.guide, num_samples=3)(x)["z_1"].shape == (3, 4, 3)
 
 
-def test_saved_and_loaded_and_in_single_precision(encoder: LadderEncoder) -> None:
+def test_it_can_be_saved_loaded_and_used_in_single_precision(encoder: LadderEncoder) -> None:
     x = torch.rand(3, *SHAPE)
     encoder.eval()
     state = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -159,7 +159,7 @@ def test_saved_and_loaded_and_in_single_precision(encoder: LadderEncoder) -> Non
     assert all(posterior.rsample().dtype == torch.float32 for posterior in single)
 
 
-def test_full_covariance_by_its_formula() -> None:
+def test_full_covariance_has_the_density_of_its_formula() -> None:
     head, h = FullCovarianceHead(5, 3), torch.randn(4, 5)
     raw = head.linear(h)
     scale_tril = raw[:, 3:].reshape(4, 3, 3).tril(-1)
@@ -168,7 +168,7 @@ def test_full_covariance_by_its_formula() -> None:
     torch.testing.assert_close(head(h).covariance_matrix, scale_tril @ scale_tril.mT)
 
 
-def test_low_rank_by_its_formula() -> None:
+def test_low_rank_covariance_has_the_density_of_its_formula() -> None:
     head, h = LowRankHead(5, 3, rank=2), torch.randn(4, 5)
     raw = head.linear(h)
     factor, scale = raw[:, 6:].reshape(4, 3, 2), (raw[:, 3:6].exp() + 1).log() + MIN_SCALE

@@ -147,7 +147,7 @@ def test_a_failing_compiler_does_not_change_results(
 
 
 @pytest.mark.usefixtures("as_traced")
-def test_the_gradient_is_that_of_whatever_the_loss_enters() -> None:
+def test_the_gradient_is_right_for_every_function_of_the_loss() -> None:
     pair = small_pair(*ONE_FACET)
     objective, x = Objective(pair, num_items=100), torch.rand(6, *SHAPE)
 

@@ -69,7 +69,7 @@ def test_svi_takes_the_same_steps(case: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("as_traced")
-def test_one_loss_whose_pair_and_settings_change() -> None:
+def test_a_compiled_loss_follows_changes_of_its_pair_and_settings() -> None:
     x = torch.rand(8, *SHAPE)
     first, second = small_pair(*ONE_FACET), small_pair("prior.covariance=full", *ONE_FACET)
     loss = FacetELBO(compile=True)

@@ -93,7 +93,7 @@ def test_a_given_variance_replaces_the_fitted_one() -> None:
     assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
 
 
-def test_means_are_fitted_to_on_demand() -> None:
+def test_mixtures_are_fitted_to_means_if_the_setting_says_so() -> None:
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
     model, guide = known_pair([prior])
     x = torch.randn(300, 2)

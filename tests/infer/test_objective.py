@@ -101,7 +101,7 @@ def test_the_closed_form_has_less_noise(make_pair: MakePair, make_x: MakeX) -> N
     assert FacetELBO(closed_form=False).terms(model, guide, x).kl.std(0).min() > 0.1
 
 
-def test_shapes_and_non_negative_cluster_kl(make_pair: MakePair, make_x: MakeX) -> None:
+def test_shapes_are_right_and_the_cluster_kl_is_not_negative(make_pair: MakePair, make_x: MakeX) -> None:
     terms = FacetELBO().terms(*make_pair(3, rule=AmortizedAssignment), make_x(7))
     assert terms.reconstruction.shape == (7,)
     assert terms.kl_z.shape == terms.kl_c.shape == (7, 3)

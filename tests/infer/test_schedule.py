@@ -20,7 +20,7 @@ def test_a_single_facet_is_always_on() -> None:
     assert [weights(schedule, step) for step in (0, 3, 4, 9)] == [[1.0]] * 4
 
 
-def test_two_facets_fade_in_the_shallow_one() -> None:
+def test_of_two_facets_only_the_shallow_one_is_faded_in() -> None:
     schedule = ProgressiveSchedule(stage_steps=(3, 10), fade_in_steps=4)
     shallow = [weights(schedule, step)[0] for step in range(9)]
     assert shallow == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]

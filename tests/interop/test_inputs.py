@@ -59,7 +59,7 @@ CHANGES: dict[str, tuple[Callable[[Pair], object], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_parts_that_do_not_fit_any_more(make_pair: MakePair, make_x: MakeX, change: str) -> None:
+def test_parts_that_no_longer_fit_are_refused(make_pair: MakePair, make_x: MakeX, change: str) -> None:
     x, (model, guide) = make_x(4), make_pair()
     pair = MFCVAE(model, guide)
     act, message = CHANGES[change]

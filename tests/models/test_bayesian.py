@@ -181,7 +181,7 @@ def test_fitting_moves_the_guide_of_the_chosen_facet() -> None:
     assert (model.priors[0].loc[:, 0] - torch.tensor([-10.0, 0.0, 10.0])).abs().max() < 0.5
 
 
-def test_a_hierarchical_hyperprior_by_its_formula() -> None:
+def test_a_hierarchical_hyperprior_has_the_density_of_its_formula() -> None:
     """center_d ~ Normal(0, 2), loc_cd ~ Normal(center_d, 2): log p of one draw, and the covariance of two clusters."""
     prior = BayesianMixturePrior(FACET, random=("loc", "center"), loc_scale=2.0)
     model = make_model(prior)

@@ -29,7 +29,7 @@ def test_poisson_is_exact_from_the_smallest_rates_to_thousands_of_counts(log_rat
     torch.testing.assert_close(gradient.double(), x.double() - rate, rtol=1e-5, atol=1e-6 * max(rate, 1.0))
 
 
-def test_poisson_of_a_rate_that_underflows() -> None:
+def test_poisson_accepts_a_rate_that_underflows() -> None:
     assert LogRatePoisson(torch.tensor(-110.0, dtype=torch.float32)).log_prob(torch.tensor(1.0)).item() == -110.0
 
 

@@ -87,7 +87,7 @@ def test_one_width_per_facet(make_facets: MakeFacets) -> None:
         MLPLadderDecoder([], (4,))
 
 
-def test_a_decoder_must_be_filled_in(make_facets: MakeFacets) -> None:
+def test_a_decoder_without_forward_is_refused(make_facets: MakeFacets) -> None:
     with pytest.raises(TypeError, match="abstract"):
         LadderDecoder(make_facets(1), (4,))  # type: ignore[abstract]
 
@@ -103,7 +103,7 @@ def test_convolutional_decoders_give_any_image_size_with_any_number_of_facets(
     assert decoder.eval()([z[0] for z in zs], torch.ones(num_facets)).shape == shape
 
 
-def test_two_convolutional_facets_by_hand(make_facets: MakeFacets) -> None:
+def test_two_convolutional_facets_equal_values_computed_by_hand(make_facets: MakeFacets) -> None:
     decoder = ConvLadderDecoder(make_facets(2), (1, 16, 16), channels=(3, 4))
     shallow, deep = torch.randn(5, 2), torch.randn(5, 3)
     h = decoder.steps[1](0.9 * decoder.rungs[1](deep))  # 4 × 4 to 8 × 8

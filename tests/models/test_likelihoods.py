@@ -54,7 +54,7 @@ def test_gaussian(learn_scale: bool, sigmoid_mean: bool) -> None:
     assert "scale" in dict(likelihood.named_buffers()) or learn_scale
 
 
-def test_the_learned_scale_gets_its_gradient(
+def test_the_learned_scale_gets_the_right_gradient(
     make_pair: Callable[..., tuple[MultiFacetModel, MultiFacetGuide]], make_x: Callable[[int], Tensor]
 ) -> None:
     """d(-log p)/d log scale = 1 - ((x - mean) / scale)² per pixel, and log scale is what is optimised."""
@@ -85,7 +85,7 @@ def test_a_gaussian_may_have_a_scale_per_channel() -> None:
         GaussianLikelihood(scale=torch.tensor([0.1, 0.0]))
 
 
-def test_continuous_bernoulli_by_its_integral() -> None:
+def test_continuous_bernoulli_is_normalised_by_its_integral() -> None:
     """log p = log C + x log m + (1 - x) log(1 - m) with m = sigmoid(output) and C such that it integrates to 1."""
     likelihood = ContinuousBernoulliLikelihood()
     output = torch.tensor([-2.0, 0.3, 3.0])
@@ -288,12 +288,12 @@ def test_float32_stays_float32(case: Case) -> None:
     assert log_prob.dtype == torch.float32 and log_prob.isfinite().all()
 
 
-def test_a_likelihood_must_be_filled_in() -> None:
+def test_a_likelihood_without_methods_is_refused() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Likelihood()  # type: ignore[abstract]
 
 
-def test_a_standardised_gaussian_by_hand() -> None:
+def test_a_standardised_gaussian_equals_the_value_computed_by_hand() -> None:
     likelihood = StandardizedGaussianLikelihood((2,))
     likelihood.measure(torch.tensor([[100.0, 10.0], [300.0, 10.0], [float("nan"), 10.0]]))
     assert likelihood(torch.tensor([0.5, -1.0])).mean.tolist() == [250.0, 9.0]

@@ -142,7 +142,7 @@ def test_an_unknown_covariance_is_refused() -> None:
         MixturePrior(FACET, covariance="round")  # type: ignore[arg-type]
 
 
-def test_student_t_by_its_formula() -> None:
+def test_student_t_has_the_density_of_its_formula() -> None:
     """log p = lgamma((v + D)/2) - lgamma(v/2) - D/2 log(v pi) - log|L| - (v + D)/2 log(1 + |L⁻¹ (z - loc)|² / v)."""
     prior = StudentTMixturePrior(FACET, df=3.5)
     loc, covariance = torch.randn(4, 3), positive_definite()

@@ -219,7 +219,7 @@ def test_every_supported_rule_trains_and_other_rules_are_refused(
             MultiFacetGuide(model, encoder=guide.encoder, assignment=AnalyticAssignment())
 
 
-def test_saved_and_loaded_and_in_single_precision(prior: FacetPrior) -> None:
+def test_it_can_be_saved_loaded_and_used_in_single_precision(prior: FacetPrior) -> None:
     state = {name: value.clone() for name, value in prior.state_dict().items()}
     z = torch.randn(4, 3)
     before = prior().log_prob(z)

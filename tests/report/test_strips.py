@@ -32,7 +32,7 @@ def test_a_table_may_have_empty_places() -> None:
     assert shown[:2, :2, 3].max() == 0 and shown[3:, :2, 3].min() == 255
 
 
-def test_no_images_make_no_strip_and_photographs_are_compressed() -> None:
+def test_without_images_there_is_no_strip_and_photographs_are_compressed() -> None:
     assert draw_strip([], alt="none") is None
     noise = np.random.default_rng(0).random((64, 64, 3))
     strip = draw_strip([noise], alt="one")

@@ -70,7 +70,7 @@ def test_the_batch_size_does_not_change_results(make: Callable[..., MFCVAE], spl
     assert parts.scores.facet_records() == whole.scores.facet_records()
 
 
-def test_a_rule_that_looks_at_the_draw_is_evaluated_too(make: Callable[..., MFCVAE], split: Split) -> None:
+def test_a_rule_that_depends_on_the_draw_is_evaluated_too(make: Callable[..., MFCVAE], split: Split) -> None:
     pair = make(SampleAssignment)
     result = evaluate(pair, split)
     clusters = torch.stack([p.argmax(-1) for p in pair.assign(split.images)], -1).numpy()

@@ -105,7 +105,7 @@ def test_groups_are_read_from_their_file(tmp_path: Path) -> None:
     assert again.facets[0].tree.merges == grouping.facets[0].tree.merges
 
 
-def test_groups_of_another_model_or_of_none_are_not_read(tmp_path: Path) -> None:
+def test_groups_of_another_or_an_unknown_model_are_not_read(tmp_path: Path) -> None:
     make_grouping().write(tmp_path / "groups.json", model="abc")
     assert Grouping.read(tmp_path / "groups.json", model="abd", num_clusters=(5, 2)) is None
     assert Grouping.read(tmp_path / "nothing.json", model="abc", num_clusters=(5, 2)) is None

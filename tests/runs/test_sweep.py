@@ -35,7 +35,9 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.mark.slow
-def test_every_run_is_that_of_its_seed_and_a_second_call_continues(tmp_path: Path, config: Config) -> None:
+def test_every_run_equals_a_single_run_with_its_seed_and_a_second_call_continues(
+    tmp_path: Path, config: Config
+) -> None:
     single = fit(override(config, ["seed=5"]), RunFolder(tmp_path / "single"))
     done: list[int] = []
     result = sweep(
@@ -59,7 +61,7 @@ def test_every_run_is_that_of_its_seed_and_a_second_call_continues(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_runs_that_train_together_are_those_of_fit(
+def test_runs_that_train_together_equal_runs_of_fit(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The runs are stopped after an epoch; one is continued alone, and then the others are continued first."""
@@ -112,7 +114,9 @@ def test_runs_that_train_together_are_those_of_fit(
 
 
 @pytest.mark.slow
-def test_if_one_run_fails_the_others_finish(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_run_fails_the_other_runs_finish(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_default_dtype(torch.float64)
     config = override(config, ["training.epochs=[2, 1]"])
     for seed in (2, 7):

@@ -115,7 +115,7 @@ def test_seeds_cannot_be_tried_on_several_devices_or_with_few_items() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("single")
-def test_a_run_of_several_starts_is_that_of_the_chosen_seed_and_keeps_it_when_resumed(
+def test_a_run_of_several_starts_uses_the_chosen_seed_and_keeps_it_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, data = override(TINY, ["training.n_init=3", "seed=3"]), make_data()

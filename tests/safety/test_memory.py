@@ -56,6 +56,6 @@ def test_settings_that_do_not_fit_into_memory_are_refused(setting: str) -> None:
     message = r"^expected a model and guide of at most 2 GiB in memory, got \S+ GiB: choose .* MFCVAE_MAX_GIB to"
     with pytest.raises(InputError, match=message):
         build_pair(config, (1, 2, 3))
-    message = r"at most 0\.0625 GiB in memory, got .*: the settings are not those of the file"
+    message = r"at most 0\.0625 GiB in memory, got .*: the settings do not belong to the file"
     with pytest.raises(InputError, match=message):
         build_pair(config, (1, 2, 3), stored_bytes=1_000)

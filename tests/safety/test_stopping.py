@@ -142,7 +142,7 @@ def test_a_fork_does_not_report_its_signals_to_its_parent() -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="this system does not list its processes in /proc")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize("command", ["fit", "sweep"])
-def test_a_signal_ends_all_processes_of_a_command_with_the_steps_saved(
+def test_after_a_signal_all_processes_end_and_the_steps_are_saved(
     tmp_path: Path, command: str, name: str, code: int
 ) -> None:
     data = save_data(tmp_path / "data.npz", make_images())

@@ -68,7 +68,7 @@ def test_coordinates_are_orthogonal_and_have_the_unit_and_width_of_their_descrip
     assert variance[2:].sum() > variance[:2].sum()  # the deepest facet comes last
 
 
-def test_without_a_scale_it_is_that_of_probabilistic_pca() -> None:
+def test_without_a_scale_the_scale_of_probabilistic_pca_is_used() -> None:
     items, _ = planted((3, 2))
     unit = find_linear_facets(items, (2, 2), most_clusters=4, num_tries=1)
     spectrum = np.linalg.eigvalsh(np.cov(items.T))[::-1]

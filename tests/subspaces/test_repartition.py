@@ -40,7 +40,7 @@ def test_planted_axes_are_found() -> None:
     np.testing.assert_allclose(inside.T @ inside, np.eye(3), atol=1e-10)
 
 
-def test_axes_that_are_right_stay() -> None:
+def test_correct_axes_are_not_changed() -> None:
     assert choose_axes(*planted(np.eye(3)), (2, 1), most_clusters=6, num_tries=4) is None
 
 
@@ -61,7 +61,7 @@ def rotated_pair() -> MFCVAE:
     return MFCVAE(model, MultiFacetGuide(model, encoder=encoder))
 
 
-def test_new_axes_leave_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_axes_do_not_change_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, x = rotated_pair(), torch.rand(6, 5)
     before = pair.reconstruct(x)
     loc = torch.cat([q.mean for q in pair.encode(x)], -1)

@@ -56,7 +56,7 @@ def test_items_are_loaded_by_index_or_at_random() -> None:
     assert sorted(map(str, feed.random(99))) == sorted(map(str, as_float(images)))
 
 
-def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     with pytest.raises(InputError, match="a batch that 3 devices can divide evenly, got 20 items: choose a training"):
         batches(draw_bytes(60), world_size=3)
 

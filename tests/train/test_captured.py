@@ -206,7 +206,7 @@ def test_known_items_are_not_captured(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_replays_what_it_would_compute() -> None:
+def test_a_replayed_step_on_a_gpu_equals_a_computed_one() -> None:
     device = torch.device("cuda")
     results = []
     for is_captured in (False, True):

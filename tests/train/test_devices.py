@@ -185,7 +185,7 @@ def test_a_number_beyond_the_gpus_is_reported(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("device", "devices", "num_nodes"), [("cpu", 0, 1), ("cpu", 1, -1), ("cuda:1", 2, 1)])
-def test_numbers_that_make_no_sense(device: str, devices: int, num_nodes: int) -> None:
+def test_impossible_numbers_of_devices_are_refused(device: str, devices: int, num_nodes: int) -> None:
     with pytest.raises(InputError, match=r"got -?\d devices of -?\d machines called"):
         open_fabric(device, devices=devices, num_nodes=num_nodes)
 

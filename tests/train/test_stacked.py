@@ -136,7 +136,7 @@ slow = pytest.mark.slow
         pytest.param(["schedule.repartition_step=1", "mixture_fit.warmup_steps=0"], id="axes shared out", marks=slow),
     ],
 )
-def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_model_equals_a_single_training(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # If several axes are nearly equally good, rounding decides which of them the search chooses.
     turned = Axes(np.linalg.qr(np.arange(25).reshape(5, 5) % 7 + 3.0 * np.eye(5))[0], 0.0, 0.0, ())
     monkeypatch.setattr(repartition, "choose_axes", lambda *_, **__: turned)
@@ -150,7 +150,7 @@ def test_every_model_is_the_one_its_seed_trains_alone(settings: list[str], monke
 
 
 @pytest.mark.slow
-def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_program_is_used_by_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda traced, **options: seen.append(options["fullgraph"]) or traced)
     together = stack("training.compile=true")
@@ -161,7 +161,7 @@ def test_a_program_that_is_compiled_is_that_of_all_models(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_a_program_that_torch_compiles_is_that_of_all_models(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_compiled_by_torch_is_used_by_all_models(caplog: pytest.LogCaptureFixture) -> None:
     together = stack("training.compile=true")
     together.run_epoch()
     assert "not compiled" not in caplog.text

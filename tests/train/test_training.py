@@ -183,7 +183,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert sorted(batch) == list(range(10))
 
 
-def test_steps_per_epoch_by_value() -> None:
+def test_steps_per_epoch_are_whole_batches() -> None:
     assert [steps_per_epoch(num, 20) for num in (1, 19, 20, 39, 40)] == [1, 1, 1, 1, 2]
 
 
