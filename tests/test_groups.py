@@ -193,7 +193,7 @@ def test_every_family_of_priors(make: Callable[[], FacetPrior]) -> None:
     assert sorted(tree.members()) == [[0, 1], [2, 3]]
 
 
-def test_a_facet_without_clusters() -> None:
+def test_a_facet_without_clusters_has_a_density() -> None:
     mass = joint_mass(StandardNormalPrior(Facet(num_clusters=1, latent_dim=2))())
     assert mass.tolist() == [[1.0]]
     assert merge_clusters(mass).num_groups == 1

@@ -168,6 +168,6 @@ def test_mixtures_are_fitted_and_draws_are_written_for_arviz() -> None:
     assert data["constant_data"]["label_half"].values[:4].tolist() == [0, 1, 0, 1]
 
 
-def test_a_facet_without_clusters() -> None:
+def test_a_facet_without_clusters_has_a_density() -> None:
     prior = StandardNormalPrior(Facet(num_clusters=1, latent_dim=2)).bfloat16()
     assert prior().log_prob(torch.zeros(1, 2)).item() == pytest.approx(-1.8378771)

@@ -26,7 +26,7 @@ def test_markup_in_the_names_of_labels_is_text() -> None:
     assert "<td>&lt;script&gt;</td>" in shown and "<script>" not in shown
 
 
-def test_majority_accuracy_by_hand() -> None:
+def test_majority_accuracy_equals_the_value_computed_by_hand() -> None:
     assert majority_accuracy(CLUSTERS, LABELS) == 5 / 6
 
 
@@ -44,18 +44,18 @@ def test_clusters_above_all_of_the_reference_are_wrong() -> None:
     assert majority_accuracy([0, 7], [3, 3], reference=([0, 1], [3, 3])) == 0.5
 
 
-def test_hungarian_accuracy_by_hand() -> None:
+def test_hungarian_accuracy_equals_the_value_computed_by_hand() -> None:
     # Cluster 0 is matched with label 0 (2 items), cluster 1 with label 1 (2 items), and cluster 2 with no label.
     assert hungarian_accuracy(CLUSTERS, LABELS) == 4 / 6
 
 
-def test_nmi_by_hand() -> None:
+def test_nmi_equals_the_value_computed_by_hand() -> None:
     # y = (0, 0, 1, 1), c = (0, 1, 2, 2): H[y] = ln 2, H[c] = 1.5 ln 2, I = ln 2.
     assert nmi([0, 1, 2, 2], [0, 0, 1, 1]) == pytest.approx(1 / 1.25, abs=1e-12)
     assert nmi([0, 1, 0, 1], [0, 0, 1, 1]) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_ari_by_hand() -> None:
+def test_ari_equals_the_value_computed_by_hand() -> None:
     # Pairs together in both: 1; in c: 1; in y: 2; of 6. Expected 1·2/6, at most (1 + 2)/2: (1 − 1/3) / (3/2 − 1/3).
     assert ari([0, 1, 2, 2], [0, 0, 1, 1]) == pytest.approx(4 / 7, abs=1e-12)
 

@@ -23,7 +23,7 @@ from pyro_mfcvae.draws.check_data import CheckData
 GENERATOR = np.random.default_rng(0)
 
 
-def test_energy_by_hand() -> None:
+def test_energy_equals_the_value_computed_by_hand() -> None:
     here, there = np.array([[0.0], [2.0]]), np.array([[1.0], [5.0]])
     across = 2 * (1 + 5 + 1 + 3) / 4
     assert energy_coefficient(here, there)[0] == pytest.approx((across - 2 - 4) / across)

@@ -20,7 +20,7 @@ def draw_truth(probs: np.ndarray) -> np.ndarray:
     return (GENERATOR.random((len(probs), 1)) > cumulative[:, :-1]).sum(-1)
 
 
-def test_reliability_by_hand() -> None:
+def test_reliability_equals_the_value_computed_by_hand() -> None:
     curve = reliability(np.array([0.9, 0.2, 0.6, 0.7]), np.array([True, False, True, False]), num_bins=2)
     np.testing.assert_allclose(curve.confidence, [0.4, 0.8])
     np.testing.assert_allclose(curve.frequency, [0.5, 0.5])

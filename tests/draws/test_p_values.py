@@ -20,7 +20,7 @@ from pyro_mfcvae.draws.p_values import (
 GENERATOR = np.random.default_rng(0)
 
 
-def test_bonferroni_by_hand() -> None:
+def test_bonferroni_equals_the_value_computed_by_hand() -> None:
     assert bonferroni([0.2, 0.01, 0.5]) == pytest.approx(0.03)
     assert bonferroni([0.6, 0.7]) == 1 and bonferroni([]) == 1
 

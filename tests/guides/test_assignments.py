@@ -37,7 +37,7 @@ def posterior_of_clusters(prior: MixturePrior, z: Tensor) -> Tensor:
     return joint / joint.sum(-1, keepdim=True)
 
 
-def test_analytic_by_hand() -> None:
+def test_analytic_equals_the_value_computed_by_hand() -> None:
     prior, posterior, z = scene()
     variance = prior.scale.square()
     distance = (posterior.mean.unsqueeze(-2) - prior.loc).square() + posterior.variance.unsqueeze(-2)

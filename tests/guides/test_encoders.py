@@ -12,7 +12,7 @@ from pyro_mfcvae.guides.posteriors import MIN_SCALE, GaussianHead
 MakeFacets = Callable[[int], tuple[Facet, ...]]
 
 
-def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
+def test_three_facets_equal_values_computed_by_hand(make_facets: MakeFacets) -> None:
     encoder = MLPLadderEncoder(make_facets(3), (1, 2, 3), rung_dims=(5, 6, 7))
     for parameter in encoder.heads.parameters():
         nn.init.normal_(parameter)

@@ -204,7 +204,7 @@ def trained(*settings: str) -> tuple[dict[str, Tensor], list[float]]:
 
 @pytest.mark.usefixtures("as_traced")
 @pytest.mark.parametrize("settings", [ONE_FACET, pytest.param(["networks.kind=conv"], marks=pytest.mark.slow)])
-def test_a_compiled_training_is_the_training(settings: list[str]) -> None:
+def test_a_compiled_training_equals_the_training(settings: list[str]) -> None:
     settings = [*settings, "training.free_nats=0.1"]
     here, there = trained(*settings), trained(*settings, "training.compile=false")
     torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)

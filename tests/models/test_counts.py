@@ -110,7 +110,7 @@ def moments(distribution: dist.TorchDistribution, num: int = 40_000) -> tuple[Te
         MeanNegativeBinomial(torch.tensor([-1.0, 1.0, 6.0]), torch.tensor(1.7)),
     ),
 )
-def test_draws_have_the_moments(distribution: dist.TorchDistribution) -> None:
+def test_draws_have_the_right_moments(distribution: dist.TorchDistribution) -> None:
     mean, variance = moments(distribution)
     assert ((mean - distribution.mean).abs() < 5 * (distribution.variance / 40_000).sqrt()).all()
     torch.testing.assert_close(variance, distribution.variance, rtol=0.1, atol=0.0)

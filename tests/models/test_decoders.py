@@ -17,7 +17,7 @@ def affine(net: nn.Sequential, h: Tensor) -> Tensor:
     return (h @ layer.weight.T + layer.bias).clamp_min(0)
 
 
-def test_three_facets_by_hand(make_facets: MakeFacets) -> None:
+def test_three_facets_equal_values_computed_by_hand(make_facets: MakeFacets) -> None:
     decoder = MLPLadderDecoder(make_facets(3), (1, 2, 3), rung_dims=(5, 6, 7), hidden_dim=4, merge_weight=0.3)
     zs = [torch.randn(8, 2 + j) for j in range(3)]
     alpha = torch.tensor([0.2, 0.5, 0.9])

@@ -132,7 +132,7 @@ def test_discretised_logistic_draws_its_probabilities() -> None:
     assert ((counts - probs).abs() < 4 * (probs * (1 - probs) / 20_000).sqrt()).all()
 
 
-def test_poisson_by_hand() -> None:
+def test_poisson_equals_the_value_computed_by_hand() -> None:
     x, output = torch.tensor([0.0, 3.0, 7.0]), torch.tensor([-1.0, 0.5, 2.0])
     likelihood = PoissonLikelihood()
     expected = x * output - output.exp() - torch.lgamma(x + 1)

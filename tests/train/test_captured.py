@@ -140,7 +140,7 @@ def test_steps_that_cannot_be_captured_run_without_capture(caplog: pytest.LogCap
         ("training.compile=false",),
     ],
 )
-def test_a_captured_training_is_the_training(recorder: Recorder, settings: tuple[str, ...]) -> None:
+def test_a_captured_training_equals_the_training(recorder: Recorder, settings: tuple[str, ...]) -> None:
     """Through warm-up, fits, fades and a falling learning rate; all tensors but the inputs keep their addresses."""
     trainings = []
     for capture_it in ("false", "true"):

@@ -74,7 +74,7 @@ def test_how_maps_are_kept_changes_no_number(option: str, separate: str) -> None
 
 
 def traced(pair: MFCVAE) -> CompiledObjective:
-    """Computes what is passed to the compiler operation by operation."""
+    """A compiled objective whose traced operations run one by one, without the compiler."""
     compiled = CompiledObjective(Objective(pair, num_items=100))
     compiled._compile = lambda x: trace(compiled.objective, x)  # type: ignore[method-assign]
     return compiled

@@ -269,7 +269,7 @@ def test_rare_reads_change_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_captured_stack_is_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_captured_stack_equals_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorder replaces CUDA's graphs. It replays the function on the inputs of the capture."""
 
     class Recorder:
