@@ -141,7 +141,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MFCVAE_DATA", raising=False)
     monkeypatch.setattr(terminal.console, "width", 300)
-    monkeypatch.setattr(terminal.console, "quiet", False)  # a command with --json leaves it quiet
+    monkeypatch.setattr(terminal.console, "quiet", False)  # an earlier command with --json sets it
     save_data(tmp_path / "data.npz", make_images())
     return tmp_path
 

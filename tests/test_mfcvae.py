@@ -50,7 +50,7 @@ def test_reconstruct_and_render_are_expectations(make_pair: MakePair, make_x: Ma
     torch.testing.assert_close(MFCVAE(model, guide).render(zs), expected)
 
 
-def test_swap(make_pair: MakePair, make_x: MakeX) -> None:
+def test_swap_exchanges_the_chosen_facets(make_pair: MakePair, make_x: MakeX) -> None:
     model, guide = make_pair(3)
     pair, a, b = MFCVAE(model, guide), make_x(5), make_x(5)
     assert torch.equal(pair.swap(a, b, facets=[]), pair.reconstruct(a))

@@ -46,8 +46,8 @@ REPLICATED = Question(
 TYPICAL = Question(
     name="evidence of the data",
     asks="Are the data as probable as items that the model draws?",
-    statistic="largest distance between the distribution functions of log p(x), importance-weighted with 16 draws, of "
-    "the items and of the simulated items; " + _PLACES,
+    statistic="largest distance between two distribution functions of log p(x), of the items and of the simulated "
+    "items; log p(x) is estimated by importance weights with 16 draws; " + _PLACES,
     exact="Items and simulated items have the same distribution, whatever the guide: the two-sample "
     "Kolmogorov-Smirnov test, Bonferroni over clusters.",
     blind="Which pixels are wrong; the replicated statistics show more.",

@@ -231,7 +231,7 @@ class LoggerCallback:
 def use_loggers(loggers: Sequence[FabricLogger], settings: Mapping[str, Any]) -> Iterator[list[LoggerCallback]]:
     """Give loggers the settings, and yield a callback for each; at the end, tell them whether the training succeeded.
 
-    Without this end, a run of MLflow or W&B would stay open. Loggers that do not accept settings, such as
+    Otherwise a run of MLflow or W&B would stay open. Loggers that do not accept settings, such as
     ``CSVLogger``, do not get them.
 
     Args:
