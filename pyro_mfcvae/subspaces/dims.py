@@ -36,9 +36,9 @@ def search_divisions(
 ) -> dict[tuple[int, ...], BestRotation]:
     """For each division of the dimensions, find the rotation under which two independent mixtures are most likely.
 
-    Some rotations are tried for every division. Then the axes of the best rotation of each division are sorted by the
+    Random rotations are tried for every division. Then the axes of the best rotation of each division are sorted by the
     facet whose clusters they separate. The sorted axes are cut, from either end, at the dimensions of each other
-    division, and the result is kept if it is better there. So a division whose own rotations were poor can use
+    division, and the result is kept if it is better there. So a division whose own random rotations were poor can use
     those of another division.
 
     Args:
@@ -46,8 +46,8 @@ def search_divisions(
         candidates: pairs of dimensions D_0 and D_1 of the two facets, with the sum D.
         most_clusters: largest number of components of a mixture.
         rng: random generator of rotations and numbers of clusters.
-        num_tries: number of rotations that are tried for each division.
-        on_progress: called after each of them.
+        num_tries: number of random rotations for each division.
+        on_progress: called after every random rotation that is tried.
 
     Returns:
         One result per candidate. Rotations that give both facets two components or more are preferred.
@@ -106,6 +106,15 @@ def choose_dims(
     if num_facets == 2:
         found = search_divisions(draws, candidates, most_clusters, rng)
     else:
-        tries = {"num_tries": _NUM_TRIES_OF_SEVERAL, "num_pair_tries": _NUM_PAIR_TRIES}
-        found = {dims: search_rotations(draws, dims, most_clusters, rng, **tries) for dims in candidates}
+        found = {
+            dims: search_rotations(
+                draws,
+                dims,
+                most_clusters,
+                rng,
+                num_tries=_NUM_TRIES_OF_SEVERAL,
+                num_pair_tries=_NUM_PAIR_TRIES,
+            )
+            for dims in candidates
+        }
     return max(candidates[0], candidates[-1], key=lambda dims: found[dims].score)

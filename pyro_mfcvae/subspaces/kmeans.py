@@ -23,10 +23,9 @@ def find_subspaces(
     """Rotate so that the points (N, D) fall into num_clusters[j] tight clusters in their j-th slice of dims[j] axes.
 
     Minimises sum_j sum_n |P_jᵀ (x_n - m_j(n))|² over rotations [P_0, …, P_{J-1}] and assignments, where m_j(n) is the
-    mean of the points in the cluster of point n. It starts from clusterings that are found one after another, see
-    `_orthogonal_clusterings`. Two steps alternate: the axes of every two subspaces are divided between them by the
-    eigenvectors of the difference of their scatter matrices; and every point is assigned to its nearest centre in each
-    subspace.
+    mean of the points in the cluster of point n. It starts from a random rotation and k-means++ centres. Two steps
+    alternate: the axes of every two subspaces are divided between them by the eigenvectors of the difference of their
+    scatter matrices; and every point is assigned to its nearest centre in each subspace.
 
     Returns:
         The rotation, (D, D), whose slices are aligned with the principal axes of their scatter, and the cost.
@@ -35,7 +34,7 @@ def find_subspaces(
     rotation = np.linalg.qr(rng.normal(size=(size, size)))[0]
     ends = np.cumsum(dims)
     slices = [slice(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
-    labels = _orthogonal_clusterings(points, dims, num_clusters, rng)
+    labels = [_kmeans(points @ rotation[:, part], k, rng) for part, k in zip(slices, num_clusters, strict=True)]
     centres = [_means(points, label, k, rng) for label, k in zip(labels, num_clusters, strict=True)]
     previous = np.inf
     for _ in range(_MAX_ITERATIONS):
@@ -55,26 +54,6 @@ def find_subspaces(
     for part, scatter in zip(slices, scatters, strict=True):
         rotation[:, part] @= np.linalg.eigh(rotation[:, part].T @ scatter @ rotation[:, part])[1]
     return rotation, cost
-
-
-def _orthogonal_clusterings(
-    points: Array, dims: Sequence[int], num_clusters: Sequence[int], rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """The cluster of every point for each subspace, (N,): the start of `find_subspaces`.
-
-    The subspaces get their clusterings one after another, in a random order. Each is k-means in the orthogonal
-    complement of the directions that separate the centres of the earlier ones (Cui, Fern and Dy 2007, "Non-redundant
-    multi-view clustering via orthogonalization", ICDM). Starts in random subspaces rarely find two clusterings whose
-    variances differ a lot, since the larger one shows in all of them.
-    """
-    rest = points - points.mean(0)
-    labels: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(dims)
-    for j in rng.permutation(len(dims)):
-        labels[j] = _kmeans(rest, num_clusters[j], rng)
-        means = _means(rest, labels[j], num_clusters[j], rng)[labels[j]]
-        between = np.linalg.eigh(means.T @ means)[1][:, -min(dims[j], num_clusters[j] - 1) :]
-        rest = rest - rest @ between @ between.T
-    return labels
 
 
 def _kmeans(points: Array, num_clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:

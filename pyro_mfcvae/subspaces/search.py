@@ -77,8 +77,9 @@ def divisions(num_dims: int, num_facets: int = 2) -> list[tuple[int, ...]]:
     equal shares, or shares in the proportion 1 : 2 : 3 …, rounded down, and the last facet gets what is left. In an
     unequal division every facet gets at least two dimensions.
     """
+    shares: set[tuple[int, ...]]
     if num_facets == 2:
-        shares = {(share,) for share in (num_dims // 2, num_dims // 3, num_dims // 4)}
+        shares = {(num_dims // part,) for part in (2, 3, 4)}
     else:
         total = num_facets * (num_facets + 1) // 2
         shares = {
