@@ -112,10 +112,10 @@ def test_a_characteristic_with_few_values_gets_few_dimensions() -> None:
     """
     generator = torch.Generator().manual_seed(0)
     parts = [
-        20 * torch.randn(num, dim, generator=generator)[torch.randint(num, (250,), generator=generator)]
+        20 * torch.randn(num, dim, generator=generator)[torch.randint(num, (400,), generator=generator)]
         for num, dim in ((3, 2), (8, 9))
     ]
-    x = torch.cat(parts, 1) + torch.randn(250, 11, generator=generator)
+    x = torch.cat(parts, 1) + torch.randn(400, 11, generator=generator)
     chosen = choose_settings(x, source="x", settings=["facets.num_clusters=[8, 8]"])
     assert chosen.config.facets.latent_dim == (3, 9)
     assert chosen.reasons[2] == "facets: 2, of 3 and 9 dimensions; facets.number=3 asks for three"
