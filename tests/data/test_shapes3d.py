@@ -70,6 +70,7 @@ def test_the_wall_selection_varies_the_wall() -> None:
     assert len(data.train.labels["wall_hue"].unique()) == 10
 
 
+@pytest.mark.slow
 def test_all_factors_vary_in_rendered3d() -> None:
     data = load_dataset("rendered3d")
     assert data.info == DATASETS["rendered3d"]

@@ -127,6 +127,7 @@ def test_frozen_parameters_stay_frozen(make: Callable[..., MFCVAE], make_x: Make
     assert {name for name, p in pair.named_parameters() if p.grad is not None} <= set(moved(pair, before))
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_frozen_when_compiled(
     make: Callable[..., MFCVAE], make_x: MakeX, monkeypatch: pytest.MonkeyPatch
 ) -> None:

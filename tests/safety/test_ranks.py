@@ -39,6 +39,7 @@ def test_a_rank_runs_on_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> No
             assert rank.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_rank_of_torchrun_ends_with_its_agent() -> None:
     """The agent is ended by SIGKILL, which no process can catch."""
     rank_program = f"from pyro_mfcvae.safety import ranks; ranks.end_with_launcher(); {WAIT}"

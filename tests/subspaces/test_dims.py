@@ -11,9 +11,8 @@ def test_few_dimensions_have_one_division(num_dims: int, expected: tuple[int, in
     assert choose_dims(np.zeros((20, 4)), num_dims, scale=1.0, most_clusters=2) == expected
 
 
-@pytest.mark.parametrize(
-    ("dims", "num_clusters"), [pytest.param((2, 6), (3, 12), marks=pytest.mark.slow), ((4, 4), (8, 8))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "num_clusters"), [((2, 6), (3, 12)), ((4, 4), (8, 8))])
 def test_the_division_of_the_data_is_found(dims: tuple[int, int], num_clusters: tuple[int, int]) -> None:
     """Two mixtures in subspaces of these dimensions, rotated together; the unit is the likelihood's scale, 0.1."""
     rng = np.random.default_rng(1)

@@ -35,10 +35,8 @@ def test_the_search_is_better_than_its_first_rotations() -> None:
     assert best.key > (True, SubspaceScore(points, (1, 2, 3), 12)(np.eye(6))[0])
 
 
-@pytest.mark.parametrize(
-    ("dims", "sizes"),
-    [((2, 4, 6), (3, 6, 12)), pytest.param((4, 4, 4), (8, 8, 8), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "sizes"), [((2, 4, 6), (3, 6, 12)), ((4, 4, 4), (8, 8, 8))])
 def test_the_division_among_three_facets_is_found(dims: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     points, _ = _draw(dims, sizes, 400, spreads=(5.0, 5.0, 5.0))
     assert choose_dims(points, 12, 3, scale=1.0, most_clusters=12) == dims
