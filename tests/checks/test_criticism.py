@@ -68,6 +68,7 @@ def test_a_collapsed_facet_is_named() -> None:
     assert criticism.sentences[1].startswith("facet 1: do not use it: it is empty")
 
 
+@pytest.mark.slow
 def test_every_verdict_can_be_made_again_from_the_file(tmp_path: Path) -> None:
     save_inference_data(exact_mixture_data(shift=1.0), tmp_path / "posterior.nc")
     again = criticise(load_inference_data(tmp_path / "posterior.nc"))

@@ -150,6 +150,7 @@ def test_zsh_completes_commands_options_and_presets(mfcvae: Run, tmp_path: Path,
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "found\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("fish") is None or not KNOWS_FISH, reason="there is no fish, or tyro is too old")
 def test_fish_completes_commands_options_values_presets_and_files(mfcvae: Run, tmp_path: Path) -> None:
     script = tmp_path / "mfcvae.fish"

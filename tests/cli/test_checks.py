@@ -90,6 +90,7 @@ def test_check_on_other_data_compares_with_the_training_items(mfcvae: Run, quick
     assert re.search(r"^\w+ +all +overfitting ", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_check_uses_custom_statistics(mfcvae: Run, without_figures: None) -> None:
     code, out, err = mfcvae("check", "run", "--statistic", "parts_of_a_user.darkest", *SMALL)
     assert (code, err) == (0, "")
