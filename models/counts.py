@@ -103,8 +103,8 @@ class MeanNegativeBinomial(dist.TorchDistribution):
         log_mean, r, x = torch.broadcast_tensors(self.log_mean, self.dispersion, value)
         positive, m = x > 0, log_mean.exp()
         x = torch.where(positive, x, 1.0)
-        # Of x + r trials, x have one outcome and r the other. The expected number divided by the observed one is 1 + u
-        # for the first outcome and 1 + w for the second.
+        # In x + r trials there are x failures and r successes. The expected number divided by the observed number is
+        # 1 + w for the failures and 1 + u for the successes.
         u = (x - m) / (r + m)
         log_u = _accurate_log1p(u, (x + r).log() - (r + m).log())
         w = -u * r / x

@@ -30,7 +30,7 @@ def choose(
 
     Args:
         data: a name, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name. None means the preset with the name of the data, or ``auto`` if there is none.
+        preset: name of a preset. If None, the preset with the name of the data, or ``auto`` if no preset has it.
         changes: settings that replace those of the preset.
         labels: name → label of each item, for data in an array.
     """

@@ -183,8 +183,8 @@ def fit(
 
     Args:
         data: a name that `mfcvae datasets` lists, a path, an array or tensor of images, a PyTorch data set or loader.
-        preset: a preset's name. None means the preset with the name of the data, or ``auto`` if there is none, which
-            chooses settings for the data.
+        preset: name of a preset. If None, the preset with the name of the data is used. If no preset has this name,
+            ``auto`` chooses the settings.
         settings: changes of the preset's settings, such as {"training.epochs": 5, "facets.num_clusters": [20, 10]}.
         out: the run's folder; a new one below ``runs/`` if None.
         labels: name → label of each item, for data in an array; labels are used for scores only.

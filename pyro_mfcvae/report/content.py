@@ -96,7 +96,7 @@ class RunContent:
         return parse_object(read_text(path), path) if path.is_file() else {}
 
     def sweep(self) -> dict[str, Any]:
-        """The results of the sweep that the run belongs to; empty if there is none."""
+        """The results of the sweep that contains the run; empty if the run is not part of a sweep."""
         path = self.run.path.resolve().parent / "sweep.json"
         return parse_object(read_text(path), path) if path.is_file() else {}
 

@@ -75,7 +75,7 @@ def estimate_seconds(config: Config, data: Dataset) -> float:
 def prepare(
     config: Config, images: Tensor, *, seed: int, fabric: Fabric, known_items: KnownItems | None = None
 ) -> Training:
-    """Make a training that has not begun. ``seed`` seeds Pyro and the initial weights of the networks.
+    """Make a training without starting it. ``seed`` seeds Pyro and the initial weights of the networks.
 
     Args:
         config: of the run.

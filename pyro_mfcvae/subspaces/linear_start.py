@@ -111,7 +111,7 @@ def _search(
     num_tries: int,
     on_progress: Progress | None,
 ) -> BestRotation:
-    """The best rotation found: by `search_divisions` for two facets, and by `search_rotations` for more."""
+    """The best rotation found: by `search_divisions` for two facets, and by `search_rotations` for other numbers."""
     if len(dims) != 2:
         return search_rotations(draws, dims, most_clusters, rng, num_tries=num_tries, on_progress=on_progress)
     pair = (dims[0], dims[1])

@@ -1,4 +1,4 @@
-"""Three facets or more: the axes of each of them."""
+"""Search for the axes of one facet, or of three and more. Two facets have a search of their own, in `dims`."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_mfcvae.subspaces.score import SubspaceScore
-from pyro_mfcvae.subspaces.search import NUM_TRIES, BestRotation, Progress, draw_sizes, find_rotation, slices_of
+from pyro_mfcvae.subspaces.search import BestRotation, Progress, draw_sizes, find_rotation, slices_of
 
 Array = NDArray[np.float64]
 
-NUM_PAIR_TRIES = 8
-"""Number of divisions that are tried for the axes of each pair of facets."""
+_NUM_PAIR_TRIES = 8  # number of divisions that are tried for the axes of each pair of facets
 
 
 def search_rotations(
@@ -21,8 +20,8 @@ def search_rotations(
     most_clusters: int,
     rng: np.random.Generator,
     *,
-    num_tries: int = NUM_TRIES,
-    num_pair_tries: int = NUM_PAIR_TRIES,
+    num_tries: int,
+    num_pair_tries: int = _NUM_PAIR_TRIES,
     on_progress: Progress | None = None,
 ) -> BestRotation:
     """The rotation that makes independent mixtures in the slices of ``dims`` the most likely, among those tried.

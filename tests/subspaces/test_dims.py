@@ -1,4 +1,4 @@
-"""Division of the dimensions of z between two facets."""
+"""Division of the dimensions of z between two facets; those of three are in test_several."""
 
 import numpy as np
 import pytest
