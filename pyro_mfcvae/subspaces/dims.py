@@ -24,6 +24,10 @@ _NUM_TRIES = 12  # number of rotations that are tried for each division
 _NUM_TRIES_OF_SEVERAL, _NUM_PAIR_TRIES = 8, 4
 _NUM_ROUNDS = 2  # number of times that the best rotation of every division is tried for the other divisions
 
+# Number of nats per item by which unequal divisions must be better than the equal one. If the items have fewer
+# directions than z has dimensions, all divisions are equally likely, and their scores differ by less.
+_MARGIN = 0.15
+
 
 def search_divisions(
     draws: Array,
@@ -80,10 +84,11 @@ def choose_dims(
 ) -> tuple[int, ...]:
     """Divide a number of dimensions among facets.
 
-    The first of two facets gets a half or a quarter of the dimensions. Three or more facets get equal shares, or shares
-    in the proportion 1 : 2 : 3 …. The division under which independent mixtures are more likely is chosen, see
-    `search_divisions` and `search_rotations`. A characteristic with few values, such as four directions of a gaze,
-    needs few dimensions. With more dimensions, its facet also describes parts of other characteristics.
+    Two facets get equal shares, or the first gets a quarter of the dimensions. Three or more get equal shares, or
+    shares in the proportion 1 : 2 : 3 …. Shares are equal unless independent mixtures are more likely under an unequal
+    division, by 0.15 nats per item or more; see `search_divisions` and `search_rotations`. A characteristic with few
+    values, such as four directions of a gaze, needs few dimensions. With more dimensions, its facet also describes
+    parts of other characteristics.
 
     Args:
         items: (N, P), without missing elements.
@@ -117,4 +122,6 @@ def choose_dims(
             )
             for dims in candidates
         }
-    return max(candidates[0], candidates[-1], key=lambda dims: found[dims].score)
+    equal, *unequal = candidates
+    gain = max(found[dims].score for dims in unequal) - found[equal].score
+    return unequal[-1] if gain > _MARGIN else equal

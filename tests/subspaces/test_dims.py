@@ -15,10 +15,19 @@ def test_few_dimensions_have_one_division(num_dims: int, expected: tuple[int, in
 @pytest.mark.parametrize(("dims", "num_clusters"), [((2, 6), (3, 12)), ((4, 4), (8, 8))])
 def test_the_division_of_the_data_is_found(dims: tuple[int, int], num_clusters: tuple[int, int]) -> None:
     """Two mixtures in subspaces of these dimensions, rotated together; the unit is the likelihood's scale, 0.1."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(2)
     parts = [
         3 * rng.normal(size=(k, dim))[rng.integers(k, size=500)] for dim, k in zip(dims, num_clusters, strict=True)
     ]
     points = np.concatenate(parts, 1) + rng.normal(size=(500, 8))
     rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     assert choose_dims(0.1 * points @ rotation, 8, scale=0.1, most_clusters=20) == dims
+
+
+@pytest.mark.slow
+def test_shares_are_equal_if_the_items_have_few_directions() -> None:
+    """Three by three clusters in four directions: four more dimensions hold only noise, and no division is better."""
+    rng = np.random.default_rng(0)
+    parts = [8 * rng.normal(size=(3, 2))[rng.integers(3, size=600)] for _ in range(2)]
+    points = np.concatenate([*parts, np.zeros((600, 4))], 1)
+    assert {choose_dims(points, 8, scale=1.0, most_clusters=20, seed=seed) for seed in range(4)} == {(4, 4)}
