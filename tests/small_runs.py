@@ -32,7 +32,6 @@ TINY = override(
         "training.final_learning_rate=0.001",
         "schedule.fade_in_steps=5",
         "schedule.kl_fade_in_steps=[3, 7]",
-        "schedule.fade=cosine",
         "mixture_fit.warmup_steps=2",
         "mixture_fit.refit_steps=[4, 7]",
         "mixture_fit.items=50",

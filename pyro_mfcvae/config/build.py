@@ -8,7 +8,6 @@ from typing import Any
 
 from pyro.nn import PyroModule
 
-from pyro_mfcvae.config.builders import FADES
 from pyro_mfcvae.config.custom_parts import Base, find_part, make_part
 from pyro_mfcvae.config.options import per_facet_names
 from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part
@@ -169,6 +168,5 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         joint_refit_steps=fits.joint_refit_steps,
         repartition_step=settings.repartition_step,
         linear_start_steps=settings.linear_start_steps,
-        fade=FADES[settings.fade],
     )
     return schedule if settings.scale == 1 else schedule.stretched(settings.scale, unit=steps_per_epoch)

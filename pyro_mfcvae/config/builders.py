@@ -18,7 +18,6 @@ from pyro_mfcvae.config.options import (
 from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MakeHead, MLPLadderEncoder, SeparateEncoder
 from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, GaussianHead, LowRankHead
-from pyro_mfcvae.infer.schedule import Fade, cosine_fade, linear_fade
 from pyro_mfcvae.models.decoders import ConvLadderDecoder, LadderDecoder, MLPLadderDecoder, ladder_dims
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import (
@@ -35,8 +34,6 @@ POSTERIORS: dict[str, MakeHead] = {
     "spline": FlowHead,
     "autoregressive": partial(FlowHead, transform=conditional_affine_autoregressive),
 }
-
-FADES: dict[str, Fade] = {"linear": linear_fade, "cosine": cosine_fade}
 
 
 def vamp_prior(facet: Facet, *, encoder: LadderEncoder, j: int, learn_weights: bool = True) -> VampPrior:

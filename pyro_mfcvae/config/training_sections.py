@@ -82,11 +82,10 @@ class ScheduleConfig:
     Attributes:
         scale: factor on the number of epochs and on all numbers of steps, also in mixture_fit; 0.1 makes the training
             ten times shorter.
-        fade_in_steps: number of steps over which alpha of a facet rises from 0 to 1, and beta as well if
+        fade_in_steps: number of steps over which alpha of a facet rises linearly from 0 to 1, and beta as well if
             kl_fade_in_steps is None.
         kl_fade_in_steps: number of steps over which beta rises, one number per stage.
         kl_delay_steps: number of steps before beta starts to rise, one number per stage; no delay if None.
-        fade: shape of the rise of alpha and beta: linear or cosine.
         kl_weights: the final values of the betas: for each stage a row with one number per facet, shallowest first; 1
             if None.
         kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they do not change if
@@ -102,7 +101,6 @@ class ScheduleConfig:
     fade_in_steps: Count = 1
     kl_fade_in_steps: PerFacet | None = None
     kl_delay_steps: PerStage | None = None
-    fade: Literal["linear", "cosine"] = "linear"
     kl_weights: tuple[tuple[Positive, ...], ...] | None = None
     kl_relax_steps: tuple[NaturalNumber, Count] | None = None
     repartition_step: Count | None = None

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,19 +11,7 @@ from torch import Tensor
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.models.generative import MultiFacetModel
 
-Fade = Callable[[float], float]
-
 _ALIKE = "; to shorten a whole schedule that fits, set schedule.scale and leave the epochs"
-
-
-def linear_fade(t: float) -> float:
-    """The linear fade: returns t, for t in [0, 1]."""
-    return t
-
-
-def cosine_fade(t: float) -> float:
-    """The cosine fade: returns (1 - cos(pi t)) / 2, for t in [0, 1]; its slope is 0 at both ends."""
-    return (1.0 - math.cos(math.pi * t)) / 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +20,14 @@ class ProgressiveSchedule:
 
     Stage s = 0 … J-1 brings in facet j = J-1-s at step T_s = stage_steps[0] + … + stage_steps[s-1], and
 
-        alpha_j = fade((step + 1 - T_s) / fade_in_steps),
-        beta_j  = w_j fade((step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s]).
+        alpha_j = (step + 1 - T_s) / fade_in_steps,
+        beta_j  = w_j (step + 1 - T_s - kl_delay_steps[s]) / kl_fade_in_steps[s].
 
-    Fades are clamped to [0, 1]; alpha of a facet that joins at step 0 is 1. If the KL fades in later or more slowly
-    than the decoder's contribution, the decoder learns to use a facet before the KL has its full weight. A weight w_j >
-    1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that raise the likelihood most. In stage s this
-    weight is kl_weights[s][j]. The weights of the last stage stay until its step ``kl_relax_steps[0]`` and then change
-    linearly to 1 until its step ``kl_relax_steps[1]``, so that the final objective is the ELBO.
+    Both quotients are clamped to [0, 1]; alpha of a facet that joins at step 0 is 1. If the KL fades in later or more
+    slowly than the decoder's contribution, the decoder learns to use a facet before the KL has its full weight. A
+    weight w_j > 1 (Higgins et al. 2017, beta-VAE) limits a facet to the features that raise the likelihood most. In
+    stage s this weight is kl_weights[s][j]. The weights of the last stage stay until its step ``kl_relax_steps[0]`` and
+    then change linearly to 1 until its step ``kl_relax_steps[1]``, so that the final objective is the ELBO.
 
     A facet's mixture is fitted ``warmup_steps`` steps after T_s and again at each of ``refit_steps`` after T_s. The
     mixtures of all facets are fitted at each of ``joint_refit_steps`` after the start of the last stage.
@@ -69,7 +57,6 @@ class ProgressiveSchedule:
             facets and all mixtures are fitted again. None means never.
         linear_start_steps: number of steps of `start_linearly`, ≥ 0. They come before the first step and are not
             counted as steps.
-        fade: a function from [0, 1] to [0, 1] that gives the shape of the fade.
     """
 
     stage_steps: tuple[int, ...]
@@ -83,7 +70,6 @@ class ProgressiveSchedule:
     joint_refit_steps: tuple[int, ...] = ()
     repartition_step: int | None = None
     linear_start_steps: int = 0
-    fade: Fade = linear_fade
 
     def __post_init__(self) -> None:
         if not self.stage_steps or min(self.stage_steps) < 0 or self.stage_steps[-1] < 1:
@@ -199,14 +185,14 @@ class ProgressiveSchedule:
 
     def alpha(self, j: int, step: int) -> float:
         """Weight of facet j's decoder contribution at a step."""
-        return self._faded(step - self.start(j), self._stage_fade_in_steps(j))
+        return _faded(step - self.start(j), self._stage_fade_in_steps(j))
 
     def beta(self, j: int, step: int) -> float:
         """Weight of facet j's KL at a step."""
         stage = self.num_facets - 1 - j
         num_steps = self._stage_fade_in_steps(j) if self.kl_fade_in_steps is None else self.kl_fade_in_steps[stage]
         delay = 0 if self.kl_delay_steps is None else self.kl_delay_steps[stage]
-        return self._kl_weight(j, step) * self._faded(step - self.start(j) - delay, num_steps)
+        return self._kl_weight(j, step) * _faded(step - self.start(j) - delay, num_steps)
 
     def _kl_weight(self, j: int, step: int) -> float:
         if self.kl_weights is None:
@@ -221,9 +207,6 @@ class ProgressiveSchedule:
 
     def _stage_fade_in_steps(self, j: int) -> int:
         return 1 if self.start(j) == 0 else self.fade_in_steps
-
-    def _faded(self, since: int, num_steps: int) -> float:
-        return self.fade(min(max((since + 1) / num_steps, 0.0), 1.0))
 
     def apply(self, model: MultiFacetModel, step: int) -> tuple[int, ...]:
         """Write alpha and beta of ``step`` into the model's buffers, in place.
@@ -264,6 +247,10 @@ class ProgressiveSchedule:
     def _lengths(self) -> tuple[int, ...]:
         """Number of steps of each stage; for an empty stage, that of the next stage that is not empty."""
         return tuple(next(filter(None, self.stage_steps[stage:])) for stage in range(self.num_facets))
+
+
+def _faded(since: int, num_steps: int) -> float:
+    return min(max((since + 1) / num_steps, 0.0), 1.0)
 
 
 class WrittenWeights:

@@ -20,7 +20,7 @@ from pyro_mfcvae.guides import (
     SeparateEncoder,
     VaDEAssignment,
 )
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models import (
     BayesianMixturePrior,
@@ -268,7 +268,6 @@ def test_the_schedule_is_built() -> None:
             "mixture_fit.joint_refit_steps=[9]",
             "schedule.kl_weights=[[1, 20], [2, 3]]",
             "schedule.kl_relax_steps=[0, 30]",
-            "schedule.fade=cosine",
         ],
     )
     assert build_schedule(config, 10) == ProgressiveSchedule(
@@ -281,7 +280,6 @@ def test_the_schedule_is_built() -> None:
         joint_refit_steps=(9,),
         kl_weights=((1.0, 20.0), (2.0, 3.0)),
         kl_relax_steps=(0, 30),
-        fade=cosine_fade,
     )
 
 

@@ -8,13 +8,12 @@ import torch
 
 from pyro_mfcvae.config import parts
 from pyro_mfcvae.config.build import build_pair
-from pyro_mfcvae.config.builders import FADES, POSTERIORS
+from pyro_mfcvae.config.builders import POSTERIORS
 from pyro_mfcvae.config.custom_parts import find_part
 from pyro_mfcvae.config.options import Posterior
 from pyro_mfcvae.config.parts import ASSIGNMENTS, GLOBALS_GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Part, is_import_path
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.text import override
-from pyro_mfcvae.config.training_sections import ScheduleConfig
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides import AssignmentRule, ConjugateGuide
 from pyro_mfcvae.models import FacetPrior, Likelihood
@@ -61,7 +60,6 @@ def test_options_are_the_arguments_of_the_built_class(part: Part, base: type) ->
 
 def test_names_of_options_are_those_of_the_tables() -> None:
     assert set(get_args(Posterior)) == set(POSTERIORS)
-    assert set(get_args(ScheduleConfig.__annotations__["fade"])) == set(FADES)
 
 
 @pytest.mark.parametrize(

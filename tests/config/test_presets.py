@@ -122,7 +122,6 @@ SHARED: dict[str, Any] = {
     "networks.head_init_scale": 1.0,
     "training.final_learning_rate": None,
     "schedule.kl_fade_in_steps": None,
-    "schedule.fade": "linear",
     "schedule.kl_weights": None,
     "mixture_fit.joint_refit_steps": (),
     "mixture_fit.warmup_steps": 0,

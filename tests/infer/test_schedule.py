@@ -6,13 +6,8 @@ from schedules import Model, weights
 
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.guides import MultiFacetGuide
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, cosine_fade, linear_fade
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights
 from pyro_mfcvae.models import MultiFacetModel
-
-
-def test_fades_by_value() -> None:
-    assert [linear_fade(t) for t in (0.0, 0.25, 1.0)] == [0.0, 0.25, 1.0]
-    assert [cosine_fade(t) for t in (0.0, 1 / 3, 0.5, 1.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0], abs=1e-15)
 
 
 def test_a_single_facet_is_always_on() -> None:
@@ -42,7 +37,7 @@ def test_three_facets_join_from_deep_to_shallow() -> None:
 
 
 def test_weights_are_written_only_where_they_change() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=4, fade=linear_fade)
+    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=4)
     written, alpha, beta = WrittenWeights(schedule), torch.full((3, 2), 7.0), torch.full((3, 2), 7.0)
     written.write(alpha, beta, 2)
     assert alpha.tolist() == beta.tolist() == [[0.5, 1.0]] * 3
@@ -57,7 +52,7 @@ def test_weights_are_written_only_where_they_change() -> None:
 
 
 def test_the_kl_may_be_faded_in_on_its_own() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=2, kl_fade_in_steps=(2, 4), fade=linear_fade)
+    schedule = ProgressiveSchedule(stage_steps=(1, 9), fade_in_steps=2, kl_fade_in_steps=(2, 4))
     model = Model(2)
     seen = []
     for step in range(6):
@@ -69,9 +64,7 @@ def test_the_kl_may_be_faded_in_on_its_own() -> None:
 
 
 def test_the_kl_may_be_faded_in_later() -> None:
-    schedule = ProgressiveSchedule(
-        stage_steps=(3, 9), fade_in_steps=2, kl_fade_in_steps=(1, 2), kl_delay_steps=(1, 3), fade=linear_fade
-    )
+    schedule = ProgressiveSchedule(stage_steps=(3, 9), fade_in_steps=2, kl_fade_in_steps=(1, 2), kl_delay_steps=(1, 3))
     model = Model(2)
     seen = []
     for step in range(9):
@@ -93,7 +86,6 @@ def test_the_kl_may_weigh_more_until_the_last_stage_relaxes_it() -> None:
         fade_in_steps=2,
         kl_weights=((1.0, 20.0), (0.5, 9.0)),
         kl_relax_steps=(1, 5),
-        fade=linear_fade,
     )
     assert betas(schedule) == [
         [0.0, 0.0, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0],
@@ -119,11 +111,6 @@ def test_kl_weights_relax_in_the_last_of_three_stages() -> None:
 def test_a_fade_may_outlast_its_stage() -> None:
     schedule = ProgressiveSchedule(stage_steps=(1, 2, 5), fade_in_steps=4)
     assert weights(schedule, 3) == [0.25, 0.75, 1.0]
-
-
-def test_cosine_fade_by_value() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(2, 9), fade_in_steps=3, fade=cosine_fade)
-    assert [weights(schedule, step)[0] for step in range(1, 6)] == pytest.approx([0.0, 0.25, 0.75, 1.0, 1.0], abs=1e-15)
 
 
 def test_without_a_fade_a_facet_joins_at_once() -> None:
@@ -183,7 +170,6 @@ def test_from_epochs_multiplies() -> None:
         warmup_steps=4,
         refit_steps=(6,),
         joint_refit_steps=(7,),
-        fade=cosine_fade,
     )
     assert schedule == ProgressiveSchedule(
         stage_steps=(14, 21),
@@ -195,7 +181,6 @@ def test_from_epochs_multiplies() -> None:
         warmup_steps=4,
         refit_steps=(6,),
         joint_refit_steps=(7,),
-        fade=cosine_fade,
     )
     assert ProgressiveSchedule.from_epochs([2], 3) == ProgressiveSchedule(stage_steps=(6,))
 

@@ -6,7 +6,7 @@ import pytest
 from schedules import fits
 
 from pyro_mfcvae.errors import InputError
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, cosine_fade
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule
 
 
 def test_fits_are_due_at_the_start_of_each_stage() -> None:
@@ -47,7 +47,6 @@ def test_a_stretched_schedule_stretches_all_numbers_of_steps() -> None:
         warmup_steps=4,
         refit_steps=(6, 7, 11),
         joint_refit_steps=(9, 20),
-        fade=cosine_fade,
     )
     assert schedule.stretched(1.0) == ProgressiveSchedule(**(vars(schedule) | {"warmup_steps": (4, 4)}))
     assert schedule.stretched(0.5, unit=4) == ProgressiveSchedule(
@@ -60,7 +59,6 @@ def test_a_stretched_schedule_stretches_all_numbers_of_steps() -> None:
         warmup_steps=(2, 2),
         refit_steps=(3, 5),
         joint_refit_steps=(4, 10),
-        fade=cosine_fade,
     )
     assert schedule.stretched(3.0).stage_steps == (60, 90)
 
