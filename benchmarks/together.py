@@ -34,6 +34,7 @@ SHAPES = {"stickfigures": (1, 20, 20), "shapes": (3, 32, 32), "mnist": (1, 28, 2
 SETTINGS = [
     "mixture_fit.warmup_steps=0",
     "mixture_fit.refit_steps=[]",
+    "schedule.linear_start_steps=0",
     "training.compile=false",
     "training.epochs=10000",
 ]

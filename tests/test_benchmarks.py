@@ -47,7 +47,6 @@ def test_stick_figures_split_into_upper_and_lower_body(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_data
 def test_letter_colour_and_corner_each_have_a_facet(tmp_path: Path) -> None:
-    """The accuracy of single clusters is at least 0.99 for seeds 0 to 6 on an AVX-512 CPU."""
     accuracy, facets = accuracies("nrletters", 0, tmp_path)
     assert facets["letter"] == 2 and len(set(facets.values())) == 3
     assert min(accuracy.values()) >= 0.95
