@@ -12,7 +12,6 @@ from pyro_mfcvae.guides.assignments import (
 from pyro_mfcvae.guides.encoders import ConvLadderEncoder, LadderEncoder, MLPLadderEncoder, SeparateEncoder
 from pyro_mfcvae.guides.globals import ConjugateGuide
 from pyro_mfcvae.guides.posteriors import FlowHead, FullCovarianceHead, GaussianHead, LowRankHead, PosteriorHead
-from pyro_mfcvae.guides.rotated import RotatedEncoder
 
 __all__ = [
     "AmortizedAssignment",
@@ -29,7 +28,6 @@ __all__ = [
     "MonteCarloAssignment",
     "MultiFacetGuide",
     "PosteriorHead",
-    "RotatedEncoder",
     "SampleAssignment",
     "SeparateEncoder",
     "VaDEAssignment",

@@ -17,7 +17,6 @@ from pyro_mfcvae.models.likelihoods import (
 from pyro_mfcvae.models.mixture_priors import MixturePrior, StudentTMixturePrior
 from pyro_mfcvae.models.mixtures import Mixture, register_closed_form
 from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
-from pyro_mfcvae.models.rotated import RotatedDecoder
 from pyro_mfcvae.models.vamp import VampPrior
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "MultiFacetModel",
     "NegativeBinomialLikelihood",
     "PoissonLikelihood",
-    "RotatedDecoder",
     "StandardNormalPrior",
     "StandardizedGaussianLikelihood",
     "StudentTMixturePrior",

@@ -19,14 +19,12 @@ from pyro_mfcvae.facets import Facet
 from pyro_mfcvae.guides.amortized import MultiFacetGuide, with_mask
 from pyro_mfcvae.guides.assignments import AssignmentRule
 from pyro_mfcvae.guides.encoders import LadderEncoder
-from pyro_mfcvae.guides.rotated import RotatedEncoder
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.models.decoders import LadderDecoder
 from pyro_mfcvae.models.generative import MultiFacetModel
 from pyro_mfcvae.models.likelihoods import Likelihood
 from pyro_mfcvae.models.priors import FacetPrior, StandardNormalPrior
-from pyro_mfcvae.models.rotated import RotatedDecoder
 from pyro_mfcvae.safety.memory import limited_memory
 
 
@@ -88,8 +86,6 @@ def _build(config: Config, event_shape: Sequence[int]) -> MFCVAE:
     ladder = (LadderEncoder, LadderDecoder)
     networks, output_shape = config.networks, likelihood.output_shape(event_shape)
     encoder, decoder = _make(NETWORKS, networks.kind, networks.options, ladder, facets, output_shape, in_shape=in_shape)
-    if config.schedule.repartition_step is not None:
-        encoder, decoder = RotatedEncoder(encoder), RotatedDecoder(decoder)
     priors = [_prior(config.prior, facet, j, encoder) for j, facet in enumerate(facets)]
     model = MultiFacetModel(priors, decoder=decoder, likelihood=likelihood, missing=missing)
     rule = _make(ASSIGNMENTS, config.assignment.kind, config.assignment.options, AssignmentRule, facets=facets)
@@ -166,7 +162,6 @@ def build_schedule(config: Config, steps_per_epoch: int) -> ProgressiveSchedule:
         warmup_steps=fits.warmup_steps,
         refit_steps=fits.refit_steps,
         joint_refit_steps=fits.joint_refit_steps,
-        repartition_step=settings.repartition_step,
         linear_start_steps=settings.linear_start_steps,
     )
     return schedule if settings.scale == 1 else schedule.stretched(settings.scale, unit=steps_per_epoch)

@@ -90,8 +90,6 @@ class ScheduleConfig:
             if None.
         kl_relax_steps: two steps of the last stage between which its kl_weights change to 1; they do not change if
             None.
-        repartition_step: step of the last stage after which the axes of the joint z are divided among the facets again,
-            so that the facets repeat each other less; never if None.
         linear_start_steps: number of steps before the first one, which train the networks to be a linear model with
             each facet in its own subspace of the principal components; 0 means no linear start.
     """
@@ -103,7 +101,6 @@ class ScheduleConfig:
     kl_delay_steps: PerStage | None = None
     kl_weights: tuple[tuple[Positive, ...], ...] | None = None
     kl_relax_steps: tuple[NaturalNumber, Count] | None = None
-    repartition_step: Count | None = None
     linear_start_steps: NaturalNumber = 0
 
     def __post_init__(self) -> None:

@@ -53,8 +53,6 @@ class ProgressiveSchedule:
             ignored.
         joint_refit_steps: numbers of steps after the start of the last stage, each > its warmup_steps, at which the
             mixtures of all facets are fitted again. Steps after its end are ignored.
-        repartition_step: step of the last stage, > its warmup_steps, at which `repartition` chooses the axes of the
-            facets and all mixtures are fitted again. None means never.
         linear_start_steps: number of steps of `start_linearly`, ≥ 0. They come before the first step and are not
             counted as steps.
     """
@@ -68,7 +66,6 @@ class ProgressiveSchedule:
     warmup_steps: int | tuple[int, ...] = 0
     refit_steps: tuple[int, ...] = ()
     joint_refit_steps: tuple[int, ...] = ()
-    repartition_step: int | None = None
     linear_start_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -101,8 +98,6 @@ class ProgressiveSchedule:
                 f"expected two kl_relax_steps of the last stage, 0 ≤ first < second ≤ its length {last}, "
                 f"got {relax}: lower them, or lengthen the stage (more epochs, or a smaller batch_size){_ALIKE}"
             )
-        if self.repartition_step is not None:
-            self._check_repartition(self.repartition_step)
         warmups = self._warmups
         for warmup, stage in zip(warmups, self._lengths, strict=True):
             if warmup >= stage:
@@ -116,18 +111,6 @@ class ProgressiveSchedule:
             raise InputError(
                 f"expected joint_refit_steps > the last stage's warmup_steps={warmups[-1]}, got "
                 f"{self.joint_refit_steps}: raise them"
-            )
-
-    def _check_repartition(self, step: int) -> None:
-        if not 1 <= step < self.stage_steps[-1]:
-            raise InputError(
-                f"expected repartition_step from 1 to {self.stage_steps[-1] - 1}, within the last stage, got {step}: "
-                f"lower it, or lengthen the stage{_ALIKE}"
-            )
-        if step <= self._warmups[-1]:
-            raise InputError(
-                f"expected repartition_step after the last stage's warmup_steps={self._warmups[-1]}, got {step}: raise "
-                "it"
             )
 
     @classmethod
@@ -153,7 +136,6 @@ class ProgressiveSchedule:
 
         warmups = tuple(map(steps, self._warmups))
         stages = tuple(math.ceil(round(num * factor / unit, 6)) * unit for num in self.stage_steps)
-        repartition = self.repartition_step and min(steps(self.repartition_step, warmups[-1] + 1), stages[-1] - 1)
         relax = self.kl_relax_steps and (steps(self.kl_relax_steps[0]), steps(self.kl_relax_steps[1]))
         return replace(
             self,
@@ -165,7 +147,6 @@ class ProgressiveSchedule:
             warmup_steps=warmups,
             refit_steps=after(min(warmups), self.refit_steps),
             joint_refit_steps=after(warmups[-1], self.joint_refit_steps),
-            repartition_step=repartition or None,
             linear_start_steps=steps(self.linear_start_steps),
         )
 
@@ -225,10 +206,6 @@ class ProgressiveSchedule:
         """All steps before which a mixture is fitted, in order."""
         return tuple(step for step in range(self.num_steps) if self.due(step))
 
-    def repartitions(self, step: int) -> bool:
-        """Whether `repartition` must run before a step."""
-        return self.repartition_step is not None and step - self.start(0) == self.repartition_step
-
     @property
     def _warmups(self) -> tuple[int, ...]:
         """The warm-up steps of every stage."""
@@ -238,7 +215,7 @@ class ProgressiveSchedule:
     def _fits(self, j: int, step: int) -> bool:
         stage = self.num_facets - 1 - j
         since, warmup = step - self.start(j), self._warmups[stage]
-        if self.repartitions(step) or step - self.start(0) in self.joint_refit_steps:
+        if step - self.start(0) in self.joint_refit_steps:
             return True
         due = since == warmup or (since > warmup and since in self.refit_steps)
         return since < self._lengths[stage] and due

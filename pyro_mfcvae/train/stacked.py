@@ -133,8 +133,7 @@ class StackedTraining:
         before the step.
         """
         self._weights.write(self._alpha, self._beta, lead.step)
-        due = lead.schedule.repartitions(lead.step) or bool(lead.due_fits())
-        if due:
+        if lead.due_fits():
             self._read_steps()  # a fit fails if the encoder has diverged
             fitted: list[nn.Parameter] = []
             for s in self._left():

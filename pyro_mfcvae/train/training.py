@@ -26,7 +26,6 @@ from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, step
 from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.subspaces import Progress, start_linearly
-from pyro_mfcvae.subspaces.repartition import repartition
 from pyro_mfcvae.train.batches import Batches, check_images
 from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
@@ -201,10 +200,6 @@ class Training:
             # Ranks draw different numbers. A resumed training draws the same numbers as one that was not stopped.
             pyro.set_rng_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
         model, priors = self.pair.model, self.pair.model.priors
-        if self.schedule.repartitions(self.step):
-            self.forget_capture()
-            self.read_steps()
-            on_rank_zero_then_broadcast(self.fabric, self._repartition, self.pair)
         self._weights.write(model.alpha, model.beta, self.step)
         fitted: list[nn.Parameter] = []
         if due := self.due_fits():
@@ -272,11 +267,6 @@ class Training:
         with report_divergence(pair, 0):
             start_linearly(pair.model, pair.guide, self.batches.random, **sizes, learning_rate=rate, **others)
         check_parameters(pair, 0)
-
-    def _repartition(self) -> None:
-        self.pair.eval()  # the axes are chosen for the output of the encoder in evaluation mode
-        repartition(self.pair.model, self.pair.guide, self.batches.random(self.mixture_fit.items), seed=self.seed)
-        self.pair.train()
 
     def _fit_mixtures(self, facets: tuple[int, ...]) -> None:
         settings = self.mixture_fit

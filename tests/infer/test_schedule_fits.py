@@ -1,11 +1,8 @@
 """The steps at which a schedule asks for fits of the mixtures, also when it is stretched."""
 
-from typing import Any
-
 import pytest
 from schedules import fits
 
-from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule
 
 
@@ -91,24 +88,3 @@ def test_facets_that_join_together_have_full_weight_and_are_fitted_together() ->
     assert [schedule.beta(j, 0) for j in range(3)] == [1.0] * 3
     double = schedule.stretched(2.0, unit=4)
     assert (double.stage_steps, double.linear_start_steps) == ((0, 0, 12), 10)
-
-
-def test_a_repartition_stays_within_the_last_stage() -> None:
-    schedule = ProgressiveSchedule(stage_steps=(3, 6), warmup_steps=1, repartition_step=2)
-    assert fits(schedule) == {1: (1,), 4: (0,), 5: (0, 1)}
-    assert [step for step in range(9) if schedule.repartitions(step)] == [5]
-    half = ProgressiveSchedule(stage_steps=(30, 60), repartition_step=20, joint_refit_steps=(40, 50)).stretched(0.5)
-    assert (half.repartition_step, half.joint_refit_steps) == (10, (20, 25))
-    assert schedule.stretched(1 / 6).repartition_step is None  # a last stage of one step
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"repartition_step": 60}, "expected repartition_step from 1 to 59, within the last stage, got 60"),
-        ({"warmup_steps": 5, "repartition_step": 5}, "after the last stage's warmup_steps=5, got 5"),
-    ],
-)
-def test_a_repartition_outside_of_the_last_stage_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ProgressiveSchedule(stage_steps=(30, 60), **arguments)
