@@ -52,12 +52,8 @@ def test_a_run_leaves_all_documented_files(whole: Fit) -> None:
 
 
 def test_the_metrics_show_the_schedule(whole: Fit) -> None:
-    assert [record["alpha"][0] for record in whole.run.read_metrics()] == pytest.approx(
-        [0, 0, 0, (1 - np.cos(np.pi * 3 / 5)) / 2, 1, 1]
-    )
-    assert [record["beta"][0] for record in whole.run.read_metrics()] == pytest.approx(
-        [0, 0, 0, (1 - np.cos(np.pi * 3 / 7)) / 2, (1 - np.cos(np.pi * 6 / 7)) / 2, 1]
-    )
+    assert [record["alpha"][0] for record in whole.run.read_metrics()] == pytest.approx([0, 0, 0, 3 / 5, 1, 1])
+    assert [record["beta"][0] for record in whole.run.read_metrics()] == pytest.approx([0, 0, 0, 3 / 7, 6 / 7, 1])
 
 
 def test_the_summary_has_the_results(whole: Fit) -> None:
