@@ -20,7 +20,7 @@ from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.subspaces import choose_dims, most_items
+from pyro_mfcvae.subspaces import divide_dims, most_items
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items are not enough to show the shape of a cluster
@@ -47,6 +47,12 @@ _FEW_ITEMS = 2000  # with fewer items the smaller batch is used, so that an epoc
 # Penalty in nats for each nat of dependence between facets. With 10, two facets of `nrletters` separated letters; with
 # 100, the facet of the faces' poses lost its groups.
 _INDEPENDENCE = 30.0
+
+# Facets join one by one if a single mixture is better than independent ones by this number of nats per item.
+_JOINT_MARGIN = 0.25
+# Number of steps of this training for 60,000 items; it changes with the fourth root of the number of items.
+_STAGED_STEPS, _STAGED_ITEMS, _STAGED_BATCH, _STAGED_CLUSTERS = 11_700, 60_000, 256, 25
+_DEEP_SHARE = 0.68  # share of the steps in which the deepest facet trains alone
 
 _NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
 _INDEPENDENCE_NAME = "training.independence"
@@ -106,8 +112,7 @@ def choose_settings(
     config = _add_steps(override(parse_config(table, source="the preset auto"), settings), given, num)
     if num_facets > 1 and config.training.objective == "elbo" and _INDEPENDENCE_NAME not in given:
         config = override(config, [f"{_INDEPENDENCE_NAME}={_INDEPENDENCE}"])
-    if _DIMS not in given:
-        config = _divide_dims(config, images)
+    config, in_stages = _suit_subspaces(config, given, images)
     network = "convolutions" if convolves else "linear layers"
     why = f"{' × '.join(map(str, shape))} elements"
     return Chosen(
@@ -118,19 +123,25 @@ def choose_settings(
             f"{variance / (2 * scale**2):.0f} nats, of {NATS:.0f} at most",
             f"networks: {network}, for items of {why}",
             f"facets: {num_facets}, of {_join(config.facets.latent_dim)} dimensions; facets.number=3 asks for three",
-            f"clusters: {num_clusters} offered per facet, at most one per {_ITEMS_PER_CLUSTER} items; overlapping ones "
-            "become groups",
-            _describe_schedule(config, num),
+            f"clusters: {max(config.facets.num_clusters)} offered per facet, at most one per {_ITEMS_PER_CLUSTER} "
+            "items; overlapping ones become groups",
+            _describe_schedule(config, num, in_stages=in_stages),
         ),
     )
 
 
-def _divide_dims(config: Config, images: Tensor) -> Config:
-    """The configuration, with dimensions divided among facets as the data suggest, if there is a linear start."""
+def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tuple[Config, bool]:
+    """The configuration, with dimensions divided among facets as the data suggest, if there is a linear start; and
+    whether facets join one by one instead.
+
+    They do if one mixture describes the items better than independent ones. Then the items have no clusterings in
+    different linear directions, and a linear start would split the one that they have.
+    """
     options, dims = config.likelihood.options, config.facets.latent_dim
-    if len(dims) < 2 or config.likelihood.kind != "gaussian" or not config.schedule.linear_start_steps:
-        return config
-    divided = choose_dims(
+    linear = config.likelihood.kind == "gaussian" and config.schedule.linear_start_steps
+    if _DIMS in given or len(dims) < 2 or not linear:
+        return config, False
+    division = divide_dims(
         centred(images, most_items(images[0].numel()), standardize=options["standardize"]),
         sum(dims),
         len(dims),
@@ -138,7 +149,52 @@ def _divide_dims(config: Config, images: Tensor) -> Config:
         most_clusters=max(config.facets.num_clusters),
         seed=config.seed,
     )
-    return override(config, [f"{_DIMS}={list(divided)}"])
+    if division.joint - division.independent > _JOINT_MARGIN and config.stage_epochs[-1] >= 2 * len(dims):
+        return _train_in_stages(config, given, len(images)), True
+    return override(config, [f"{_DIMS}={list(division.dims)}"]), False
+
+
+def _train_in_stages(config: Config, given: Sequence[str], num_items: int) -> Config:
+    """The configuration, with facets that join one by one, in the proportions of the preset mnist.
+
+    The deepest facet has most dimensions and most of the steps. Its mixture is fitted when the encoder separates
+    clusters. While the other facets join, its KL counts twice, so that what does not separate clusters moves to them.
+    """
+    num_facets, num_clusters = len(config.facets.num_clusters), max(config.facets.num_clusters)
+    epochs, batch_size = config.stage_epochs[-1], config.training.batch_size
+    if {"training.epochs", "training.batch_size"}.isdisjoint(given):
+        batch_size = min(_STAGED_BATCH, num_items)
+        steps = _STAGED_STEPS * (num_items / _STAGED_ITEMS) ** _STEPS_POWER
+        epochs = max(math.ceil(steps / steps_per_epoch(num_items, batch_size)), 2 * num_facets)
+    deep = round(_DEEP_SHARE * epochs)
+    each = (epochs - deep) // (num_facets - 1)
+    stages = [epochs - each * (num_facets - 1), *[each] * (num_facets - 1)]
+    per_epoch = steps_per_epoch(num_items, batch_size)
+    alone, joining = stages[0] * per_epoch, each * per_epoch
+    others = num_facets - 1
+    settings: dict[str, Any] = {
+        "facets.num_clusters": [_STAGED_CLUSTERS if num_clusters == _MOST_CLUSTERS else num_clusters] * num_facets,
+        "facets.latent_dim": [5] * others + [12],
+        "training.batch_size": batch_size,
+        "training.learning_rate": 1e-3,
+        "training.final_learning_rate": 5e-5,
+        "training.independence": 0.0,
+        "schedule.linear_start_steps": 0,
+        "schedule.fade_in_steps": max(int(0.13 * joining), 1),
+        "schedule.kl_delay_steps": [0] + [int(0.27 * joining)] * others,
+        "schedule.kl_weights": [[1] * num_facets] + [[1] * others + [2]] * others,
+        "schedule.kl_relax_steps": [int(0.48 * joining), max(int(0.64 * joining), int(0.48 * joining) + 1)],
+        "mixture_fit.warmup_steps": [int(0.41 * alone)] + [int(0.32 * joining)] * others,
+        "mixture_fit.joint_refit_steps": [],
+        "mixture_fit.items": 20_000,
+        "networks.head_init_scale": 1.0,
+    }
+    if config.networks.kind == "mlp":
+        widths = [500] * others + [2000]
+        settings |= {f"networks.{name}": widths for name in ("encoder_dims", "decoder_dims")}
+        settings |= {"networks.hidden_dim": 500, "networks.merge_weight": 0.1}
+    kept = {name: value for name, value in settings.items() if name not in given} | {"training.epochs": stages}
+    return override(config, [f"{name}={value}" for name, value in kept.items()])
 
 
 def choose_batch_size(num_items: int) -> int:
@@ -151,12 +207,17 @@ def _join(numbers: Sequence[int]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _describe_schedule(config: Config, num_items: int) -> str:
-    size = config.training.batch_size
+def _describe_schedule(config: Config, num_items: int, *, in_stages: bool) -> str:
+    size = min(config.training.batch_size, num_items)
     schedule = build_schedule(config, steps_per_epoch(num_items, size))
+    if in_stages:
+        return (
+            f"schedule: {schedule.num_steps} steps of {size} items; one clustering describes the items better than "
+            f"several in different directions, so the deepest facet trains alone for {schedule.stage_steps[0]} steps"
+        )
     start = schedule.linear_start_steps
     before = f"{start} steps of a linear start, then " if start else ""
-    return f"schedule: {before}{schedule.num_steps} steps of {min(size, num_items)} items"
+    return f"schedule: {before}{schedule.num_steps} steps of {size} items"
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:

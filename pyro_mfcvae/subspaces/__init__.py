@@ -1,13 +1,13 @@
 """Choose, before training, which linear directions of the data belong to which facet."""
 
-from pyro_mfcvae.subspaces.dims import choose_dims
+from pyro_mfcvae.subspaces.dims import divide_dims
 from pyro_mfcvae.subspaces.linear_start import LinearFacets, find_linear_facets, start_linearly
 from pyro_mfcvae.subspaces.search import Progress, most_items
 
 __all__ = [
     "LinearFacets",
     "Progress",
-    "choose_dims",
+    "divide_dims",
     "find_linear_facets",
     "most_items",
     "start_linearly",

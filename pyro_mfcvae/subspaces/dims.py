@@ -1,6 +1,7 @@
 """Division of the dimensions of z among facets: how many each facet gets, and which."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,22 @@ _NUM_ROUNDS = 2  # number of times that the best rotation of every division is t
 # Number of nats per item by which unequal divisions must be better than the equal one. If the items have fewer
 # directions than z has dimensions, all divisions are equally likely, and their scores differ by less.
 _MARGIN = 0.15
+
+
+@dataclass(frozen=True)
+class Division:
+    """Dimensions of the facets, and two models of the items that were compared with each other.
+
+    Attributes:
+        dims: D_j of each facet, in ascending order.
+        independent: held-out log-likelihood of one mixture per facet in subspaces of these dimensions, less the cost of
+            the components, in nats per item.
+        joint: the same for a single mixture, in all dimensions, with as many components as one facet may have.
+    """
+
+    dims: tuple[int, ...]
+    independent: float = 0.0
+    joint: float = 0.0
 
 
 def search_divisions(
@@ -79,9 +96,9 @@ def search_divisions(
     return found
 
 
-def choose_dims(
+def divide_dims(
     items: Array, num_dims: int, num_facets: int = 2, *, scale: float, most_clusters: int, seed: int = 0
-) -> tuple[int, ...]:
+) -> Division:
     """Divide a number of dimensions among facets.
 
     Two facets get equal shares, or the first gets a quarter of the dimensions. Three or more get equal shares, or
@@ -99,11 +116,11 @@ def choose_dims(
         seed: seed of the search.
 
     Returns:
-        D_j of each facet, in ascending order.
+        The division, without scores if there is only one.
     """
     candidates = divisions(num_dims, num_facets)
     if len(candidates) == 1:
-        return candidates[0]
+        return Division(candidates[0])
     rng = np.random.default_rng(seed)
     mean, components = principal_axes(items, num_dims, scale=scale, seed=seed)
     points = (items - mean) @ components
@@ -124,4 +141,6 @@ def choose_dims(
         }
     equal, *unequal = candidates
     gain = max(found[dims].score for dims in unequal) - found[equal].score
-    return unequal[-1] if gain > _MARGIN else equal
+    dims = unequal[-1] if gain > _MARGIN else equal
+    joint, _ = SubspaceScore(draws, (num_dims,), most_clusters)(np.eye(num_dims))
+    return Division(dims, found[dims].score, joint)

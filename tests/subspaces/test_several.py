@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyro_mfcvae.subspaces import choose_dims
+from pyro_mfcvae.subspaces import divide_dims
 from pyro_mfcvae.subspaces.kmeans import find_subspaces
 from pyro_mfcvae.subspaces.score import SubspaceScore
 from pyro_mfcvae.subspaces.several import search_rotations
@@ -39,7 +39,7 @@ def test_the_search_is_better_than_its_first_rotations() -> None:
 @pytest.mark.parametrize(("dims", "sizes"), [((2, 4, 6), (3, 6, 12)), ((4, 4, 4), (8, 8, 8))])
 def test_the_division_among_three_facets_is_found(dims: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     points, _ = _draw(dims, sizes, 400, spreads=(5.0, 5.0, 5.0))
-    assert choose_dims(points, 12, 3, scale=1.0, most_clusters=12) == dims
+    assert divide_dims(points, 12, 3, scale=1.0, most_clusters=12).dims == dims
 
 
 def test_points_sorted_by_a_label_are_split_at_random() -> None:
