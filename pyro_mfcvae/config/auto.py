@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_mfcvae.config.build import build_schedule
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.config.spectrum import NATS, centred, choose_scale, measure_spectrum
+from pyro_mfcvae.config.staged import train_in_stages
 from pyro_mfcvae.config.text import override, parse_config
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
@@ -50,9 +51,6 @@ _INDEPENDENCE = 30.0
 
 # Facets join one by one if a single mixture is better than independent ones by this number of nats per item.
 _JOINT_MARGIN = 0.25
-# Number of steps of this training for 60,000 items; it changes with the fourth root of the number of items.
-_STAGED_STEPS, _STAGED_ITEMS, _STAGED_BATCH, _STAGED_CLUSTERS = 11_700, 60_000, 256, 25
-_DEEP_SHARE = 0.68  # share of the steps in which the deepest facet trains alone
 
 _NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
 _INDEPENDENCE_NAME = "training.independence"
@@ -149,52 +147,10 @@ def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tup
         most_clusters=max(config.facets.num_clusters),
         seed=config.seed,
     )
-    if division.joint - division.independent > _JOINT_MARGIN and config.stage_epochs[-1] >= 2 * len(dims):
-        return _train_in_stages(config, given, len(images)), True
+    long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
+    if division.joint - division.independent > _JOINT_MARGIN and long_enough:
+        return train_in_stages(config, given, len(images)), True
     return override(config, [f"{_DIMS}={list(division.dims)}"]), False
-
-
-def _train_in_stages(config: Config, given: Sequence[str], num_items: int) -> Config:
-    """The configuration, with facets that join one by one, in the proportions of the preset mnist.
-
-    The deepest facet has most dimensions and most of the steps. Its mixture is fitted when the encoder separates
-    clusters. While the other facets join, its KL counts twice, so that what does not separate clusters moves to them.
-    """
-    num_facets, num_clusters = len(config.facets.num_clusters), max(config.facets.num_clusters)
-    epochs, batch_size = config.stage_epochs[-1], config.training.batch_size
-    if {"training.epochs", "training.batch_size"}.isdisjoint(given):
-        batch_size = min(_STAGED_BATCH, num_items)
-        steps = _STAGED_STEPS * (num_items / _STAGED_ITEMS) ** _STEPS_POWER
-        epochs = max(math.ceil(steps / steps_per_epoch(num_items, batch_size)), 2 * num_facets)
-    deep = round(_DEEP_SHARE * epochs)
-    each = (epochs - deep) // (num_facets - 1)
-    stages = [epochs - each * (num_facets - 1), *[each] * (num_facets - 1)]
-    per_epoch = steps_per_epoch(num_items, batch_size)
-    alone, joining = stages[0] * per_epoch, each * per_epoch
-    others = num_facets - 1
-    settings: dict[str, Any] = {
-        "facets.num_clusters": [_STAGED_CLUSTERS if num_clusters == _MOST_CLUSTERS else num_clusters] * num_facets,
-        "facets.latent_dim": [5] * others + [12],
-        "training.batch_size": batch_size,
-        "training.learning_rate": 1e-3,
-        "training.final_learning_rate": 5e-5,
-        "training.independence": 0.0,
-        "schedule.linear_start_steps": 0,
-        "schedule.fade_in_steps": max(int(0.13 * joining), 1),
-        "schedule.kl_delay_steps": [0] + [int(0.27 * joining)] * others,
-        "schedule.kl_weights": [[1] * num_facets] + [[1] * others + [2]] * others,
-        "schedule.kl_relax_steps": [int(0.48 * joining), max(int(0.64 * joining), int(0.48 * joining) + 1)],
-        "mixture_fit.warmup_steps": [int(0.41 * alone)] + [int(0.32 * joining)] * others,
-        "mixture_fit.joint_refit_steps": [],
-        "mixture_fit.items": 20_000,
-        "networks.head_init_scale": 1.0,
-    }
-    if config.networks.kind == "mlp":
-        widths = [500] * others + [2000]
-        settings |= {f"networks.{name}": widths for name in ("encoder_dims", "decoder_dims")}
-        settings |= {"networks.hidden_dim": 500, "networks.merge_weight": 0.1}
-    kept = {name: value for name, value in settings.items() if name not in given} | {"training.epochs": stages}
-    return override(config, [f"{name}={value}" for name, value in kept.items()])
 
 
 def choose_batch_size(num_items: int) -> int:

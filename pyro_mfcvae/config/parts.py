@@ -14,7 +14,6 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pyro_mfcvae.config import options as of
-from pyro_mfcvae.config.complaints import describe_errors
 from pyro_mfcvae.errors import InputError
 
 _BUILDERS = "pyro_mfcvae.config.builders"
@@ -162,3 +161,24 @@ def _no_such_option(section: str, kind: str, name: str) -> str:
     close = get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(f'{section}.options.{c}' for c in close)}?" if close else "leave it out"
     return f"unknown setting '{section}.options.{name}' of {section}.kind = {kind!r}, {has}: {hint}"
+
+
+def describe_errors(error: ValidationError, *, under: str = "") -> str:
+    """All errors, separated by semicolons: the setting, the expected value, and the given value.
+
+    Args:
+        error: the error of pydantic.
+        under: the section of the settings.
+    """
+    return "; ".join(_describe(details, under) for details in error.errors())
+
+
+def _describe(details: Any, under: str) -> str:
+    # For unions, pydantic adds the name of the alternative to the path; the user knows only the keys of the file.
+    path = ".".join([*([under] if under else []), *(str(p) for p in details["loc"] if str(p).isidentifier())])
+    if details["type"] == "value_error":  # an error of this package, which usually names its setting
+        message = details["msg"].removeprefix("Value error, ")
+        return message if not path or message.startswith(path.partition(".")[0]) else f"{path}: {message}"
+    message = "expected a list such as [20, 10]" if details["type"] == "tuple_type" else details["msg"]
+    got = "" if isinstance(details["input"], dict) else f", got {details['input']!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}{got}" if path else message

@@ -12,9 +12,8 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from pyro_mfcvae.config.complaints import describe_errors
 from pyro_mfcvae.config.custom_parts import import_module_of
-from pyro_mfcvae.config.parts import PARTS, is_import_path, kept_options, option_names
+from pyro_mfcvae.config.parts import PARTS, describe_errors, is_import_path, kept_options, option_names
 from pyro_mfcvae.config.schema import Config, DataConfig
 from pyro_mfcvae.errors import InputError
 

@@ -1,0 +1,90 @@
+"""The settings with which auto lets facets join one by one."""
+
+import pytest
+import torch
+
+from pyro_mfcvae.config.auto import choose_settings
+from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.staged import train_in_stages
+from pyro_mfcvae.config.text import load_preset
+
+
+def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
+    """The settings for joint training of random items; a list of dimensions avoids the search for them."""
+    dims = f"facets.latent_dim={[1] * num_facets}"
+    x = torch.rand(num_items, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return choose_settings(x, source="x", num_facets=num_facets, settings=[dims, *settings]).config
+
+
+def test_for_60_000_items_they_are_nearly_those_of_the_preset_mnist() -> None:
+    config, preset = train_in_stages(joint(600), [], 60_000), load_preset("mnist")
+    assert config.facets == preset.facets
+    assert config.networks == preset.networks
+    for name in ("epochs", "batch_size", "learning_rate", "final_learning_rate", "independence"):
+        assert getattr(config.training, name) == getattr(preset.training, name)
+    schedule, expected = build_schedule(config, 234), build_schedule(preset, 234)
+    assert schedule.stage_steps == expected.stage_steps == (34 * 234, 16 * 234)
+    assert schedule.kl_weights == expected.kl_weights
+    for name in ("fade_in_steps", "kl_delay_steps", "kl_relax_steps", "warmup_steps"):
+        assert getattr(schedule, name) == pytest.approx(getattr(expected, name), rel=0.03)
+    assert schedule.linear_start_steps == 0
+
+
+@pytest.mark.parametrize(("num_items", "num_facets", "stages"), [(1000, 3, (954, 224, 224)), (30, 2, (1190, 560))])
+def test_steps_follow_the_number_of_items(num_items: int, num_facets: int, stages: tuple[int, ...]) -> None:
+    """11,700 (N / 60,000)^(1/4) steps in whole epochs."""
+    config = train_in_stages(joint(num_items, num_facets=num_facets), [], num_items)
+    assert config.facets.latent_dim == (*[5] * (num_facets - 1), 12)
+    batch_size = config.training.batch_size
+    per_epoch = num_items // batch_size
+    schedule = build_schedule(config, per_epoch)
+    steps = 11_700 * (num_items / 60_000) ** 0.25
+    assert 0 <= schedule.num_steps - steps < per_epoch
+    assert config.stage_epochs == stages
+    assert len(schedule.fit_steps()) == num_facets
+    assert build_pair(config, (1, 4, 4)).num_facets == num_facets
+
+
+def test_given_epochs_are_the_length_of_the_training_and_other_given_settings_stay() -> None:
+    given = ["training.epochs=10", "networks.hidden_dim=20", "facets.num_clusters=[3, 4]", "schedule.fade_in_steps=2"]
+    names = [setting.partition("=")[0] for setting in given]
+    config = train_in_stages(joint(2560, *given), names, 2560)
+    assert (config.stage_epochs, config.training.batch_size) == ((7, 3), 128)
+    assert config.networks.options["hidden_dim"] == 20
+    assert config.networks.options["encoder_dims"] == (500, 2000)
+    assert (config.facets.num_clusters, config.schedule.fade_in_steps) == ((3, 4), 2)
+    build_schedule(config, 20)
+
+
+def test_the_shortest_training_has_a_valid_schedule() -> None:
+    config = train_in_stages(joint(10, "training.epochs=4"), ["training.epochs"], 10)
+    schedule = build_schedule(config, 1)
+    assert schedule.stage_steps == (3, 1)
+    assert schedule.kl_relax_steps == (0, 1)
+
+
+def test_convolutions_keep_their_options() -> None:
+    config = train_in_stages(joint(600, "networks.channels=[4]"), ["networks.channels"], 600)
+    assert (config.networks.kind, config.networks.options["channels"]) == ("conv", (4,))
+    assert config.networks.options["head_init_scale"] == 1.0
+
+
+@pytest.mark.slow
+def test_auto_lets_facets_join_one_by_one_if_the_items_have_one_clustering() -> None:
+    """Twelve clusters in all directions at once; with too few epochs there is a linear start all the same."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(12, 12, generator=generator)
+    x = centres[torch.randint(12, (600,), generator=generator)] + torch.randn(600, 12, generator=generator)
+    settings = ["likelihood.scale=1.0", "likelihood.standardize=false"]
+    chosen = choose_settings(x, source="x", settings=settings)
+    assert chosen.config.facets.latent_dim == (5, 12)
+    assert chosen.config.schedule.linear_start_steps == 0
+    assert chosen.reasons[-1] == (
+        "schedule: 3700 steps of 256 items; one clustering describes the items better than several in different "
+        "directions, so the deepest facet trains alone for 2516 steps"
+    )
+    short = choose_settings(x, source="x", settings=[*settings, "training.epochs=3"])
+    assert short.config.facets.latent_dim in ((6, 6), (3, 9))
+    given = choose_settings(x, source="x", settings=[*settings, "training.epochs=[3, 3]"])
+    assert given.config.stage_epochs == (3, 3)
