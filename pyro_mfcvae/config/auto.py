@@ -148,7 +148,7 @@ def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tup
         seed=config.seed,
     )
     long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
-    if division.joint - division.independent > _JOINT_MARGIN and long_enough:
+    if division.gain_of_one > _JOINT_MARGIN and long_enough:
         return train_in_stages(config, given, len(images)), True
     return override(config, [f"{_DIMS}={list(division.dims)}"]), False
 

@@ -15,7 +15,8 @@ from pyro_mfcvae.infer.schedule import steps_per_epoch
 _STEPS, _STEPS_ITEMS, _STEPS_POWER = 11_700, 60_000, 0.25
 _BATCH = 256
 _DEEP_SHARE = 0.68  # share of the epochs before the second facet joins
-_MORE_CLUSTERS = 1.25  # factor on the number of clusters, because one facet has all clusters of the items
+# Factor on the number of clusters, because one facet has all clusters of the items; they still have 20 items each.
+_MORE_CLUSTERS, _ITEMS_PER_CLUSTER = 1.25, 20
 _LATENT_DIM, _DEEP_LATENT_DIM = 5, 12
 _WIDTH, _DEEP_WIDTH = 500, 2000
 
@@ -47,7 +48,10 @@ def train_in_stages(config: Config, given: Sequence[str], num_items: int) -> Con
     alone, joining = (epochs - each * others) * per_epoch, each * per_epoch
     relax = int(0.48 * joining)
     settings: dict[str, Any] = {
-        "facets.num_clusters": [round(_MORE_CLUSTERS * num) for num in config.facets.num_clusters],
+        "facets.num_clusters": [
+            max(min(round(_MORE_CLUSTERS * num), num_items // _ITEMS_PER_CLUSTER), num)
+            for num in config.facets.num_clusters
+        ],
         "facets.latent_dim": [_LATENT_DIM] * others + [_DEEP_LATENT_DIM],
         "networks.head_init_scale": 1.0,
         "training.batch_size": batch_size,

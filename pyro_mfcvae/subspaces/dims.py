@@ -1,7 +1,8 @@
 """Division of the dimensions of z among facets: how many each facet gets, and which."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +33,23 @@ _MARGIN = 0.15
 
 @dataclass(frozen=True)
 class Division:
-    """Dimensions of the facets, and two models of the items that were compared with each other.
+    """Dimensions of the facets, and the models of the items that were compared.
 
     Attributes:
         dims: D_j of each facet, in ascending order.
-        independent: held-out log-likelihood of one mixture per facet in subspaces of these dimensions, less the cost of
-            the components, in nats per item.
+        independent: for each division, the held-out log-likelihood of one mixture per facet, less the cost of the
+            components, in nats per item; empty if there is only one division.
         joint: the same for a single mixture, in all dimensions, with as many components as one facet may have.
     """
 
     dims: tuple[int, ...]
-    independent: float = 0.0
-    joint: float = 0.0
+    independent: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+    joint: float = -math.inf
+
+    @property
+    def gain_of_one(self) -> float:
+        """Nats per item by which the single mixture is better than independent ones; -inf if nothing was compared."""
+        return self.joint - self.independent.get(self.dims, 0.0)
 
 
 def search_divisions(
@@ -116,7 +122,7 @@ def divide_dims(
         seed: seed of the search.
 
     Returns:
-        The division, without scores if there is only one.
+        The division, and what was compared.
     """
     candidates = divisions(num_dims, num_facets)
     if len(candidates) == 1:
@@ -143,4 +149,4 @@ def divide_dims(
     gain = max(found[dims].score for dims in unequal) - found[equal].score
     dims = unequal[-1] if gain > _MARGIN else equal
     joint, _ = SubspaceScore(draws, (num_dims,), most_clusters)(np.eye(num_dims))
-    return Division(dims, found[dims].score, joint)
+    return Division(dims, {dims: best.score for dims, best in found.items()}, joint)

@@ -46,6 +46,11 @@ def test_steps_follow_the_number_of_items(num_items: int, num_facets: int, stage
     assert build_pair(config, (1, 4, 4)).num_facets == num_facets
 
 
+@pytest.mark.parametrize(("num_items", "clusters"), [(100, 5), (400, 20), (480, 24), (500, 25)])
+def test_every_cluster_has_twenty_items(num_items: int, clusters: int) -> None:
+    assert train_in_stages(joint(num_items), [], num_items).facets.num_clusters == (clusters, clusters)
+
+
 def test_given_epochs_are_the_length_of_the_training_and_other_given_settings_stay() -> None:
     given = ["training.epochs=10", "networks.hidden_dim=20", "facets.num_clusters=[3, 4]", "schedule.fade_in_steps=2"]
     names = [setting.partition("=")[0] for setting in given]

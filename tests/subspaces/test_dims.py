@@ -41,11 +41,11 @@ def test_one_mixture_is_better_if_the_items_have_one_clustering_and_worse_if_the
     parts = [4 * rng.normal(size=(5, 4))[rng.integers(5, size=600)] for _ in range(2)]
     two = np.concatenate(parts, 1) + rng.normal(size=(600, 8))
     found = [divide_dims(points, 8, scale=1.0, most_clusters=12) for points in (one, two)]
-    gains = [division.joint - division.independent for division in found]
+    gains = [division.gain_of_one for division in found]
     assert gains[0] > 0.3
     assert gains[1] < -0.3
 
 
 def test_without_a_choice_of_dimensions_nothing_is_compared() -> None:
     division = divide_dims(np.zeros((20, 4)), 2, scale=1.0, most_clusters=2)
-    assert division.joint == division.independent == 0.0
+    assert (division.independent, division.gain_of_one) == ({}, -np.inf)
