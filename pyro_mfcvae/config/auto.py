@@ -21,7 +21,7 @@ from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.subspaces import divide_dims, most_items
+from pyro_mfcvae.subspaces import MOST_COMPARED, divide_dims, most_items
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items are not enough to show the shape of a cluster
@@ -49,8 +49,9 @@ _FEW_ITEMS = 2000  # with fewer items the smaller batch is used, so that an epoc
 # 100, the facet of the faces' poses lost its groups.
 _INDEPENDENCE = 30.0
 
-# Facets join one by one if a single mixture is better than independent ones by this number of nats per item.
-_JOINT_MARGIN = 0.25
+# Facets join one by one if a single mixture is better than independent ones by this number of standard errors. Draws
+# and starts change the difference by about two and a half of them.
+_CLEAR_ERRORS = 5.0
 
 _NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
 _INDEPENDENCE_NAME = "training.independence"
@@ -136,20 +137,24 @@ def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tup
     different linear directions, and a linear start would split the one that they have.
     """
     options, dims = config.likelihood.options, config.facets.latent_dim
+    most_clusters, num_elements = max(config.facets.num_clusters), images[0].numel()
     linear = config.likelihood.kind == "gaussian" and config.schedule.linear_start_steps
     if _DIMS in given or len(dims) < 2 or not linear:
         return config, False
     division = divide_dims(
-        centred(images, most_items(images[0].numel()), standardize=options["standardize"]),
+        centred(images, most_items(num_elements), standardize=options["standardize"]),
         sum(dims),
         len(dims),
         scale=options["scale"],
-        most_clusters=max(config.facets.num_clusters),
+        most_clusters=most_clusters,
         seed=config.seed,
     )
     long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
-    if division.gain_of_one > _JOINT_MARGIN and long_enough:
-        return train_in_stages(config, given, len(images)), True
+    if division.one_may_be_better and long_enough:
+        more = centred(images, most_items(num_elements, most=MOST_COMPARED), standardize=options["standardize"])
+        gain = division.gain_of_one(more, most_clusters=most_clusters, seed=config.seed)
+        if gain.nats > _CLEAR_ERRORS * gain.error:
+            return train_in_stages(config, given, len(images)), True
     return override(config, [f"{_DIMS}={list(division.dims)}"]), False
 
 

@@ -2,9 +2,10 @@
 
 from pyro_mfcvae.subspaces.dims import divide_dims
 from pyro_mfcvae.subspaces.linear_start import LinearFacets, find_linear_facets, start_linearly
-from pyro_mfcvae.subspaces.search import Progress, most_items
+from pyro_mfcvae.subspaces.search import MOST_COMPARED, Progress, most_items
 
 __all__ = [
+    "MOST_COMPARED",
     "LinearFacets",
     "Progress",
     "divide_dims",

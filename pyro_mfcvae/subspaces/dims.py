@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.subspaces.score import SubspaceScore
 from pyro_mfcvae.subspaces.search import (
     BestRotation,
@@ -32,24 +33,62 @@ _MARGIN = 0.15
 
 
 @dataclass(frozen=True)
+class Gain:
+    """By how much one model of the items is better than another one.
+
+    Attributes:
+        nats: mean difference of the held-out log-likelihoods, each less the cost of its components, per item.
+        error: standard error of the mean.
+    """
+
+    nats: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
 class Division:
     """Dimensions of the facets, and the models of the items that were compared.
 
     Attributes:
         dims: D_j of each facet, in ascending order.
-        independent: for each division, the held-out log-likelihood of one mixture per facet, less the cost of the
-            components, in nats per item; empty if there is only one division.
-        joint: the same for a single mixture, in all dimensions, with as many components as one facet may have.
+        found: for each division, the rotation under which one mixture per facet is most likely; empty if there is only
+            one division.
+        joint: held-out log-likelihood of a single mixture in all dimensions, with as many components as one facet may
+            have, less their cost, in nats per item.
+        mean: mean of the items, (P,).
+        components: principal components in units of the scale, (P, D).
     """
 
     dims: tuple[int, ...]
-    independent: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+    found: Mapping[tuple[int, ...], BestRotation] = field(default_factory=dict)
     joint: float = -math.inf
+    mean: Array | None = None
+    components: Array | None = None
 
     @property
-    def gain_of_one(self) -> float:
-        """Nats per item by which the single mixture is better than independent ones; -inf if nothing was compared."""
-        return self.joint - self.independent.get(self.dims, 0.0)
+    def one_may_be_better(self) -> bool:
+        """Whether the single mixture was more likely than independent ones under every division."""
+        return bool(self.found) and self.joint > max(best.score for best in self.found.values())
+
+    def gain_of_one(self, items: Array, *, most_clusters: int, seed: int = 0) -> Gain:
+        """By how much a single mixture is better than independent ones under the best division and rotation found.
+
+        All mixtures are fitted again, to a random half of these items, and compared on the other half.
+
+        Args:
+            items: (N, P), without missing elements; there may be more of them than the search used.
+            most_clusters: largest number of clusters of a facet.
+            seed: seed of the draws of q(z | x).
+        """
+        if self.mean is None or self.components is None:
+            raise InputError("expected a division that was searched for, got one without a choice: call divide_dims")
+        dims, best = max(self.found.items(), key=lambda pair: pair[1].score)
+        points = (items - self.mean) @ self.components
+        draws = points + np.random.default_rng(seed).normal(size=points.shape)
+        one, _ = SubspaceScore(draws, (draws.shape[1],), most_clusters).of_points(np.eye(draws.shape[1]))
+        several, _ = SubspaceScore(draws, dims, most_clusters).of_points(best.rotation)
+        gains = one - several
+        return Gain(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))))
 
 
 def search_divisions(
@@ -149,4 +188,4 @@ def divide_dims(
     gain = max(found[dims].score for dims in unequal) - found[equal].score
     dims = unequal[-1] if gain > _MARGIN else equal
     joint, _ = SubspaceScore(draws, (num_dims,), most_clusters)(np.eye(num_dims))
-    return Division(dims, {dims: best.score for dims, best in found.items()}, joint)
+    return Division(dims, found, joint, mean, components)

@@ -38,15 +38,20 @@ class SubspaceScore:
         self.sizes = [size for size in _SIZES if size <= min(most_clusters, len(self.fit) // 2)]
 
     def __call__(self, rotation: Array) -> tuple[float, list[int]]:
-        """The sum of the slices' scores in nats per item, and the number of components of each slice."""
+        """The mean score of the held-out points, in nats, and the number of components of each slice."""
+        scores, sizes = self.of_points(rotation)
+        return float(scores.mean()), sizes
+
+    def of_points(self, rotation: Array) -> tuple[Array, list[int]]:
+        """The score of every held-out point, summed over the slices, and the number of components of each slice."""
         pairs = zip(
             np.split(self.fit @ rotation, self.ends, 1), np.split(self.held_out @ rotation, self.ends, 1), strict=True
         )
         scores, sizes = zip(*(self.of_slice(*pair) for pair in pairs), strict=True)
-        return sum(scores), list(sizes)
+        return np.sum(scores, 0), list(sizes)
 
-    def of_slice(self, fit: Array, held_out: Array) -> tuple[float, int]:
-        """The score of the best mixture, in nats per item, and its number of components.
+    def of_slice(self, fit: Array, held_out: Array) -> tuple[Array, int]:
+        """The scores of held-out points under the best mixture, in nats, (M,), and its number of components.
 
         Args:
             fit: points that the mixtures are fitted to, (N, D_j).
@@ -55,14 +60,16 @@ class SubspaceScore:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
-        best = (-np.inf, 1)
+        best, best_size = np.full(len(held_out), -np.inf), 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             for size in self.sizes:
-                if size > 2 * best[1]:
+                if size > 2 * best_size:
                     break  # more components do not help any more
                 mixture = GaussianMixture(
                     size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
                 ).fit(fit)
-                best = max(best, (float(mixture.score(held_out)) - _COMPONENT_COST * size, size))
-        return best
+                scores = mixture.score_samples(held_out) - _COMPONENT_COST * size
+                if scores.mean() > best.mean():
+                    best, best_size = scores, size
+        return best, best_size

@@ -20,6 +20,9 @@ NUM_TRIES = 30
 MOST_ITEMS = 3000
 """Number of items that a search uses at most; see `most_items`."""
 
+MOST_COMPARED = 10_000
+"""Number of items on which models are compared at most; a comparison needs one fit, and a search many."""
+
 _MOST_ELEMENTS, _FEWEST_ITEMS = 10**8, 500  # elements of all items together: 0.8 GB in double precision
 
 # Number of starts for each rotation, and of items that it is computed from.
@@ -51,11 +54,11 @@ class BestRotation:
         return min(self.sizes) > 1, self.score
 
 
-def most_items(num_elements: int) -> int:
-    """The largest number of items with ``num_elements`` elements that a search reads: 3,000, or fewer if items are
+def most_items(num_elements: int, *, most: int = MOST_ITEMS) -> int:
+    """The largest number of items with ``num_elements`` elements that a search reads: ``most``, or fewer if items are
     large, to limit the memory.
     """
-    return min(MOST_ITEMS, max(_MOST_ELEMENTS // num_elements, _FEWEST_ITEMS))
+    return min(most, max(_MOST_ELEMENTS // num_elements, _FEWEST_ITEMS))
 
 
 def draw_sizes(num: int, most_clusters: int, rng: np.random.Generator) -> list[int]:

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.subspaces import divide_dims
+from pyro_mfcvae.subspaces.dims import Division
+from pyro_mfcvae.subspaces.score import SubspaceScore
+from pyro_mfcvae.subspaces.search import BestRotation
 
 
 @pytest.mark.parametrize(("num_dims", "expected"), [(2, (1, 1)), (3, (1, 2)), (5, (2, 3))])
@@ -41,11 +45,28 @@ def test_one_mixture_is_better_if_the_items_have_one_clustering_and_worse_if_the
     parts = [4 * rng.normal(size=(5, 4))[rng.integers(5, size=600)] for _ in range(2)]
     two = np.concatenate(parts, 1) + rng.normal(size=(600, 8))
     found = [divide_dims(points, 8, scale=1.0, most_clusters=12) for points in (one, two)]
-    gains = [division.gain_of_one for division in found]
-    assert gains[0] > 0.3
-    assert gains[1] < -0.3
+    assert [division.one_may_be_better for division in found] == [True, False]
+    gains = [division.gain_of_one(points, most_clusters=12) for division, points in zip(found, (one, two), strict=True)]
+    assert gains[0].nats > 5 * gains[0].error > 0
+    assert gains[1].nats < -5 * gains[1].error < 0
 
 
 def test_without_a_choice_of_dimensions_nothing_is_compared() -> None:
     division = divide_dims(np.zeros((20, 4)), 2, scale=1.0, most_clusters=2)
-    assert (division.independent, division.gain_of_one) == ({}, -np.inf)
+    assert (division.found, division.one_may_be_better) == ({}, False)
+    with pytest.raises(InputError, match="got one without a choice: call divide_dims"):
+        division.gain_of_one(np.zeros((20, 4)), most_clusters=2)
+
+
+def test_the_gain_is_the_mean_difference_of_held_out_scores_and_its_standard_error() -> None:
+    """Two clusters along both axes at once: with one component per slice, the models differ by what they miss."""
+    rng = np.random.default_rng(0)
+    points = 4 * rng.integers(2, size=(400, 1)) + rng.normal(size=(400, 2))
+    division = Division((1, 1), {(1, 1): BestRotation(np.eye(2))}, 0.0, np.zeros(2), np.eye(2))
+    gain = division.gain_of_one(points, most_clusters=2, seed=3)
+    draws = points + np.random.default_rng(3).normal(size=points.shape)
+    one = SubspaceScore(draws, (2,), 2).of_points(np.eye(2))[0]
+    several = SubspaceScore(draws, (1, 1), 2).of_points(np.eye(2))[0]
+    np.testing.assert_allclose(gain.nats, (one - several).mean(), rtol=1e-12)
+    np.testing.assert_allclose(gain.error, (one - several).std(ddof=1) / np.sqrt(200), rtol=1e-12)
+    assert gain.nats > 0.3
