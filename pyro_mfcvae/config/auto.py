@@ -119,7 +119,7 @@ def choose_settings(
         (
             f"likelihood: gaussian of scale {scale:g}, at which the items' variance ({variance:.3g} in all"
             f"{', of standardised elements' if len(shape) == 1 else ''}) is worth "
-            f"{variance / (2 * scale**2):.0f} nats, of {NATS:.0f} at most",
+            f"{min(variance / (2 * scale**2), NATS):.0f} nats, of {NATS:.0f} at most",  # the scale is rounded
             f"networks: {network}, for items of {why}",
             f"facets: {num_facets}, of {_join(config.facets.latent_dim)} dimensions; facets.number=3 asks for three",
             f"clusters: {max(config.facets.num_clusters)} offered per facet, at most one per {_ITEMS_PER_CLUSTER} "

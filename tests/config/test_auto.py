@@ -26,6 +26,15 @@ def test_the_scale_follows_from_the_spectrum_for_bytes_and_for_floats() -> None:
     assert bytes_config.likelihood == config.likelihood
 
 
+def test_the_reason_never_names_more_nats_than_the_limit() -> None:
+    """The scale is rounded to three digits, here down from 1.0045, so the variance would be worth 404 nats."""
+    x = torch.randn(400, 1, 30, 30, generator=torch.Generator().manual_seed(0))
+    x = (x - x.mean(0)) * (1.0045**2 * 800 / x.var(0, correction=0).sum()).sqrt()
+    chosen = choose_settings(x, source="x", settings=[EQUAL])
+    assert chosen.config.likelihood.options["scale"] == 1.0
+    assert "(807 in all) is worth 400 nats, of 400 at most" in chosen.reasons[0]
+
+
 def test_vectors_are_standardised() -> None:
     x = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
     options = choose_settings(x, source="x", settings=[EQUAL]).config.likelihood.options
