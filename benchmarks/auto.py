@@ -1,7 +1,7 @@
 """The preset ``auto`` with no option except the data, and the number of facets if it is not two, on every data set.
 
     python benchmarks/auto.py stickfigures shapes nrletters mnist fashion_mnist
-    python benchmarks/auto.py pairs=pairs.npz faces=cmu_faces.npz photos=photos/ --seeds 0 1 2
+    python benchmarks/auto.py pairs=pairs.npz cmu_faces=cmu_faces.npz photos=photos/ --seeds 0 1 2
 
 Labels are used for scores only. The script writes results/auto-NAME.json after every seed. A record has the groups of
 every facet; the ARI, NMI and accuracy of every label in its facet (by a one-to-one matching by NMI) and its largest NMI
@@ -37,7 +37,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "nrletters": ("facets.number=3",),
     "photos": ("facets.number=3",),
     "triples": ("facets.number=3",),
-    "faces": ("data.size=32",),
+    "cmu_faces": ("data.size=32",),
 }
 
 

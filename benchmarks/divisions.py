@@ -1,6 +1,6 @@
 """What `auto` compares before it chooses dimensions: divisions of the dimensions among facets, and one mixture.
 
-    python benchmarks/divisions.py mnist stickfigures faces=cmu_faces.npz --seeds 0 1
+    python benchmarks/divisions.py mnist stickfigures cmu_faces=cmu_faces.npz --seeds 0 1
 
 For every data set and seed the script prints the held-out log-likelihood of independent mixtures for each division, and
 that of a single mixture in all dimensions (joint), in nats per item, less the cost of the components; and the gain of

@@ -29,7 +29,7 @@ DATA: dict[str, tuple[str, dict[str, int]]] = {
     "angles": ("outlines at any angle", {"object": 5, "light": 3}),
     "rooms-wall": ("rendered rooms, walls", {"shape": 4, "wall_hue": 10}),
     "rooms-floor": ("rendered rooms, floors", {"shape": 4, "floor_hue": 10}),
-    "faces": ("CMU faces", {"identity": 20, "pose": 4}),
+    "cmu_faces": ("CMU faces", {"identity": 20, "pose": 4}),
     "photos": ("drawn photos", {"object": 4, "colour": 4, "background": 3}),
     "mnist": ("MNIST", {"digit": 10}),
     "fashion_mnist": ("Fashion-MNIST", {"class": 10}),
@@ -162,7 +162,7 @@ def faces() -> str:
     lines = []
     for method, name in {"auto": "`auto`, numbers not given", **METHODS}.items():
         key = "best" if method == "auto" else "labels"
-        rows = [row for row in of_method("faces", method) if key in row]
+        rows = [row for row in of_method("cmu_faces", method) if key in row]
         if not rows:
             continue
         cells = [f"{number(mean(rows, x, 'nmi', key=key))} / {number(mean(rows, x, 'ri', key=key))}" for x in FACES]

@@ -85,8 +85,9 @@ class Division:
         dims, best = max(self.found.items(), key=lambda pair: pair[1].score)
         points = (items - self.mean) @ self.components
         draws = points + np.random.default_rng(seed).normal(size=points.shape)
-        one, _ = SubspaceScore(draws, (draws.shape[1],), most_clusters).of_points(np.eye(draws.shape[1]))
-        several, _ = SubspaceScore(draws, dims, most_clusters).of_points(best.rotation)
+        all_dims, axes = (draws.shape[1],), np.eye(draws.shape[1])
+        one, _ = SubspaceScore(draws, all_dims, most_clusters, stop_early=False).of_points(axes)
+        several, _ = SubspaceScore(draws, dims, most_clusters, stop_early=False).of_points(best.rotation)
         gains = one - several
         return Gain(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))))
 

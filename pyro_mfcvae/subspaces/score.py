@@ -29,9 +29,12 @@ class SubspaceScore:
         draws: the points, one draw of q(z | x) for each item, in units of its standard deviation, (N, D).
         dims: dimensions D_j of the slices; their sum is D.
         most_clusters: largest number of components of a mixture.
+        stop_early: leave out sizes beyond twice the best one so far. A search has no time for all of them. But a ring
+            of six clusters may be described no better by two components than by one, and then it gets one.
     """
 
-    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int) -> None:
+    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int, *, stop_early: bool = True) -> None:
+        self._stop_early = stop_early
         order = np.random.default_rng(0).permutation(len(draws))
         self.fit, self.held_out = draws[order[::2]], draws[order[1::2]]
         self.ends = np.cumsum(dims)[:-1]
@@ -64,8 +67,8 @@ class SubspaceScore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             for size in self.sizes:
-                if size > 2 * best_size:
-                    break  # more components do not help any more
+                if self._stop_early and size > 2 * best_size:
+                    break
                 mixture = GaussianMixture(
                     size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
                 ).fit(fit)

@@ -50,6 +50,17 @@ def test_points_sorted_by_a_label_are_split_at_random() -> None:
     assert judge(np.eye(1))[1] == [2]
 
 
+def test_a_ring_of_clusters_needs_all_sizes_to_be_tried() -> None:
+    """Two components describe this ring no better than one; four do."""
+    rng = np.random.default_rng(1)
+    angles = np.pi / 3 * rng.integers(6, size=1200)
+    points = 3 * np.stack([np.cos(angles), np.sin(angles)], 1) + rng.normal(size=(1200, 2))
+    early, all_sizes = (SubspaceScore(points, (2,), 20, stop_early=stop)(np.eye(2)) for stop in (True, False))
+    assert early[1] == [1]
+    assert all_sizes[1] > [2]
+    assert all_sizes[0] > early[0] + 0.05
+
+
 def test_axes_of_a_slice_are_the_principal_axes_of_its_scatter() -> None:
     """Mixtures with diagonal covariances describe the slices, so their axes matter."""
     rng = np.random.default_rng(0)
