@@ -1,13 +1,13 @@
-"""What can be had from the drawn photos: how well each factor can be read from principal components.
+"""How well object, colour and background of the drawn photos can be told from their principal components.
 
     python benchmarks/photo_factors.py photos/
 
 For every factor and number of principal components, the script prints the accuracy of two classifiers that are given
 labels, by five-fold cross-validation: linear discriminants, which need classes in different linear directions, and the
 three nearest neighbours, which do not. Then it removes the directions in which the mean photo depends on the other two
-factors, fits mixtures with as many Gaussians as the factor has values, and prints the accuracy by majority label, the
-largest overlap of two components, and the number of groups that `pyro_mfcvae.groups` makes of them. It writes
-results/photo_factors.json.
+factors (their labels are used), fits mixtures with as many Gaussians as the factor has values, and prints the accuracy
+by majority label, the largest overlap of two components, and the number of groups that `pyro_mfcvae.groups` makes of
+them. It writes results/photo_factors.json.
 """
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The settings with which auto lets facets join one by one."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.staged import train_in_stages
 from pyro_mfcvae.config.text import load_preset
+from pyro_mfcvae.data.datasets import load_dataset
 
 
 def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
@@ -73,6 +76,15 @@ def test_convolutions_keep_their_options() -> None:
     config = train_in_stages(joint(600, "networks.channels=[4]"), ["networks.channels"], 600)
     assert (config.networks.kind, config.networks.options["channels"]) == ("conv", (4,))
     assert config.networks.options["head_init_scale"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("MFCVAE_DATA"), reason="MFCVAE_DATA does not name the folder of MNIST")
+@pytest.mark.parametrize("seed", [2, 3])
+def test_auto_sees_that_mnist_has_one_clustering(seed: int) -> None:
+    """On 3,000 items its gain is small with these seeds; the comparison on 10,000 items is clear."""
+    images = load_dataset("mnist").train.images
+    assert choose_settings(images, source="mnist", seed=seed).config.facets.latent_dim == (5, 12)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_without_a_choice_of_dimensions_nothing_is_compared() -> None:
 
 
 def test_the_gain_is_the_mean_difference_of_held_out_scores_and_its_standard_error() -> None:
-    """Two clusters along both axes at once: with one component per slice, the models differ by what they miss."""
+    """Two clusters that differ along both axes: independent mixtures miss that the axes agree."""
     rng = np.random.default_rng(0)
     points = 4 * rng.integers(2, size=(400, 1)) + rng.normal(size=(400, 2))
     division = Division((1, 1), {(1, 1): BestRotation(np.eye(2))}, 0.0, np.zeros(2), np.eye(2))

@@ -50,15 +50,16 @@ def test_points_sorted_by_a_label_are_split_at_random() -> None:
     assert judge(np.eye(1))[1] == [2]
 
 
-def test_a_ring_of_clusters_needs_all_sizes_to_be_tried() -> None:
-    """Two components describe this ring no better than one; four do."""
+@pytest.mark.parametrize(("stop_early", "size"), [(True, 1), (False, 6)])
+def test_an_early_stop_leaves_out_sizes_beyond_twice_the_best_one(
+    stop_early: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six clusters on a ring; after one component, three are more than twice as many."""
+    monkeypatch.setattr("pyro_mfcvae.subspaces.score._SIZES", (1, 3, 6))
     rng = np.random.default_rng(1)
-    angles = np.pi / 3 * rng.integers(6, size=1200)
-    points = 3 * np.stack([np.cos(angles), np.sin(angles)], 1) + rng.normal(size=(1200, 2))
-    early, all_sizes = (SubspaceScore(points, (2,), 20, stop_early=stop)(np.eye(2)) for stop in (True, False))
-    assert early[1] == [1]
-    assert all_sizes[1] > [2]
-    assert all_sizes[0] > early[0] + 0.05
+    angles = np.pi / 3 * rng.integers(6, size=600)
+    points = 9 * np.stack([np.cos(angles), np.sin(angles)], 1) + rng.normal(size=(600, 2))
+    assert SubspaceScore(points, (2,), 20, stop_early=stop_early)(np.eye(2))[1] == [size]
 
 
 def test_axes_of_a_slice_are_the_principal_axes_of_its_scatter() -> None:
