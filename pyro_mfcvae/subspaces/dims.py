@@ -86,8 +86,8 @@ class Division:
         points = (items - self.mean) @ self.components
         draws = points + np.random.default_rng(seed).normal(size=points.shape)
         all_dims, axes = (draws.shape[1],), np.eye(draws.shape[1])
-        one, _ = SubspaceScore(draws, all_dims, most_clusters, stop_early=False).of_points(axes)
-        several, _ = SubspaceScore(draws, dims, most_clusters, stop_early=False).of_points(best.rotation)
+        one, _ = SubspaceScore(draws, all_dims, most_clusters).of_points(axes)
+        several, _ = SubspaceScore(draws, dims, most_clusters).of_points(best.rotation)
         gains = one - several
         return Gain(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains))))
 

@@ -12,7 +12,9 @@ Array = NDArray[np.float64]
 # mixtures is used.
 _COMPONENT_COST = 0.02
 
-# Numbers of components of the mixtures that score a subspace.
+# Numbers of components of the mixtures that score a subspace. The powers of two are tried first, then the numbers next
+# to the best power. (To try them in ascending order, and to stop at one that is no better, is not enough: a ring of six
+# clusters may be described no better by two components than by one.)
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)
 
 # Added to the variances of a mixture's components, in units of the variance of q(z | x).
@@ -29,12 +31,9 @@ class SubspaceScore:
         draws: the points, one draw of q(z | x) for each item, in units of its standard deviation, (N, D).
         dims: dimensions D_j of the slices; their sum is D.
         most_clusters: largest number of components of a mixture.
-        stop_early: leave out sizes beyond twice the best one so far. A search has no time for all of them. But a ring
-            of six clusters may be described no better by two components than by one, and then it gets one.
     """
 
-    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int, *, stop_early: bool = True) -> None:
-        self._stop_early = stop_early
+    def __init__(self, draws: Array, dims: Sequence[int], most_clusters: int) -> None:
         order = np.random.default_rng(0).permutation(len(draws))
         self.fit, self.held_out = draws[order[::2]], draws[order[1::2]]
         self.ends = np.cumsum(dims)[:-1]
@@ -60,19 +59,24 @@ class SubspaceScore:
             fit: points that the mixtures are fitted to, (N, D_j).
             held_out: points that they are scored on, (M, D_j).
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
+        tried = {size: _score(fit, held_out, size) for size in self.sizes if size.bit_count() == 1}
 
-        best, best_size = np.full(len(held_out), -np.inf), 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            for size in self.sizes:
-                if self._stop_early and size > 2 * best_size:
-                    break
-                mixture = GaussianMixture(
-                    size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0
-                ).fit(fit)
-                scores = mixture.score_samples(held_out) - _COMPONENT_COST * size
-                if scores.mean() > best.mean():
-                    best, best_size = scores, size
-        return best, best_size
+        def best() -> int:
+            return max(tried, key=lambda size: float(tried[size].mean()))
+
+        power = best()
+        near = [size for size in self.sizes if power / 2 < size < 2 * power and size != power]
+        tried |= {size: _score(fit, held_out, size) for size in near}
+        return tried[best()], best()
+
+
+def _score(fit: Array, held_out: Array, size: int) -> Array:
+    """The log-likelihood of every held-out point under a mixture of ``size`` components, less their cost."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(size, covariance_type="diag", reg_covar=_MIN_VARIANCE, max_iter=50, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        scores: Array = mixture.fit(fit).score_samples(held_out) - _COMPONENT_COST * size
+    return scores

@@ -65,8 +65,8 @@ def test_the_gain_is_the_mean_difference_of_held_out_scores_and_its_standard_err
     division = Division((1, 1), {(1, 1): BestRotation(np.eye(2))}, 0.0, np.zeros(2), np.eye(2))
     gain = division.gain_of_one(points, most_clusters=2, seed=3)
     draws = points + np.random.default_rng(3).normal(size=points.shape)
-    one = SubspaceScore(draws, (2,), 2, stop_early=False).of_points(np.eye(2))[0]
-    several = SubspaceScore(draws, (1, 1), 2, stop_early=False).of_points(np.eye(2))[0]
+    one = SubspaceScore(draws, (2,), 2).of_points(np.eye(2))[0]
+    several = SubspaceScore(draws, (1, 1), 2).of_points(np.eye(2))[0]
     np.testing.assert_allclose(gain.nats, (one - several).mean(), rtol=1e-12)
     np.testing.assert_allclose(gain.error, (one - several).std(ddof=1) / np.sqrt(200), rtol=1e-12)
     assert gain.nats > 0.3
