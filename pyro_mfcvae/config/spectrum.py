@@ -53,6 +53,23 @@ def centred(items: Tensor, most: int, *, standardize: bool) -> NDArray[np.float6
     return standardized
 
 
+def contrast(items: Tensor) -> float:
+    """The variance of images (N, *event_shape) as a share of the variance of black and white images with the same mean.
+
+    An element in [0, 1] with the mean m has at most the variance m (1 - m), that of a Bernoulli variable. The result is
+    the ratio of the sums over all elements. It is 1 if all elements are 0 or 1. It is 0 for items that are not images
+    with values in [0, 1].
+    """
+    order = np.random.default_rng(0).permutation(len(items))[:_NUM_MEASURED]
+    values = items[np.sort(order)].flatten(1)
+    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    if items.ndim != 4 or np.isnan(x).any() or x.min() < 0 or x.max() > 1:
+        return 0.0
+    mean = x.mean(0)
+    largest = float((mean * (1 - mean)).sum())
+    return float(x.var(0).sum()) / largest if largest else 0.0
+
+
 def choose_scale(spectrum: NDArray[np.float64]) -> float:
     """The standard deviation of a Gaussian likelihood for items with these variances, largest first.
 

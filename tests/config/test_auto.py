@@ -199,6 +199,18 @@ def test_an_option_of_one_kind_of_network_chooses_that_kind(setting: str, kind: 
     assert config.networks.kind == kind
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["likelihood.scale=0.5"], "likelihood: gaussian of scale 0.5, at which the items' variance "),
+        (["likelihood=poisson"], "likelihood: poisson, as you asked"),
+    ],
+)
+def test_a_likelihood_that_was_asked_for_is_named(settings: list[str], reason: str) -> None:
+    chosen = choose_settings(torch.rand(60, 1, 4, 4), source="x", settings=[EQUAL, *settings])
+    assert chosen.reasons[0].startswith(reason)
+
+
 def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
     config = choose_settings(torch.rand(6400, 4), source="x", settings=[EQUAL, "training.epochs=19"]).config
     assert config.stage_epochs == (0, 19)  # 19 epochs of 50 steps are 950 steps, half of 1900

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_mfcvae import InputError
-from pyro_mfcvae.config.spectrum import choose_scale, measure_spectrum
+from pyro_mfcvae.config.spectrum import choose_scale, contrast, measure_spectrum
 
 
 def test_variance_in_many_directions_is_worth_four_hundred_nats() -> None:
@@ -51,3 +51,28 @@ def test_bytes_are_shares_and_missing_elements_their_mean() -> None:
 def test_equal_items_are_refused() -> None:
     with pytest.raises(InputError, match="expected items that differ, got items that are all alike: check the data"):
         measure_spectrum(torch.ones(50, 4))
+
+
+def test_contrast_is_the_share_of_the_variance_of_black_and_white_images() -> None:
+    half = torch.tensor([0, 255], dtype=torch.uint8).repeat(30)[:, None, None, None]
+    assert contrast(half.expand(60, 1, 2, 2)) == pytest.approx(1.0)
+    # Grey values 0.25 and 0.75 have the variance 1/16; black and white with the same mean has 1/4.
+    greys = torch.tensor([0.25, 0.75]).repeat(30)[:, None, None, None].expand(60, 1, 2, 2)
+    assert contrast(greys) == pytest.approx(0.25)
+    # An element with the mean 1/4, black and white, beside a constant grey one: 3/16 of 3/16 + 1/4.
+    corners = torch.tensor([0.0, 0.0, 0.0, 1.0]).repeat(15)[:, None, None, None]
+    assert contrast(torch.cat([corners, torch.full_like(corners, 0.5)], 3)) == pytest.approx(3 / 7)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        torch.tensor([0.0, 1.0]).repeat(30, 4),  # vectors
+        torch.tensor([-1.0, 1.0]).repeat(60, 1)[:, None, None],
+        torch.tensor([0.0, 2.0]).repeat(60, 1)[:, None, None],
+        torch.tensor([0.0, float("nan")]).repeat(60, 1)[:, None, None],
+        torch.zeros(60, 1, 2, 2),
+    ],
+)
+def test_items_without_a_contrast(items: torch.Tensor) -> None:
+    assert contrast(items) == 0.0

@@ -83,8 +83,9 @@ def test_convolutions_keep_their_options() -> None:
 @pytest.mark.parametrize("seed", [2, 3])
 def test_auto_sees_that_mnist_has_one_clustering(seed: int) -> None:
     """On 3,000 items its gain is small with these seeds; the comparison on 10,000 items is clear."""
-    images = load_dataset("mnist").train.images
-    assert choose_settings(images, source="mnist", seed=seed).config.facets.latent_dim == (5, 12)
+    config = choose_settings(load_dataset("mnist").train.images, source="mnist", seed=seed).config
+    assert config.facets.latent_dim == (5, 12)
+    assert config.likelihood.kind == "bernoulli"
 
 
 @pytest.mark.slow
@@ -105,3 +106,16 @@ def test_auto_lets_facets_join_one_by_one_if_the_items_have_one_clustering() -> 
     assert short.config.facets.latent_dim in ((6, 6), (3, 9))
     given = choose_settings(x, source="x", settings=[*settings, "training.epochs=[3, 3]"])
     assert given.config.stage_epochs == (3, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("grey", "kind"), [(1.0, "bernoulli"), (0.4, "gaussian")])
+def test_black_and_white_images_with_one_clustering_get_a_bernoulli_likelihood(grey: float, kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawings = torch.rand(16, 1, 8, 8, generator=generator) < 0.5
+    flips = torch.rand(600, 1, 8, 8, generator=generator) < 0.05
+    x = grey * (drawings[torch.randint(16, (600,), generator=generator)] ^ flips).float()
+    chosen = choose_settings(x, source="x")
+    assert (chosen.config.facets.latent_dim, chosen.config.likelihood.kind) == ((5, 12), kind)
+    assert chosen.reasons[0].startswith(f"likelihood: {kind}")
+    assert choose_settings(x, source="x", settings=["likelihood.scale=0.2"]).config.likelihood.kind == "gaussian"
