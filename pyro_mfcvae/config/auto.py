@@ -57,6 +57,9 @@ _CLEAR_ERRORS = 5.0
 # digits side by side, and 0.53 for Fashion-MNIST.
 _BERNOULLI_CONTRAST = 0.7
 
+# Likelihoods of intensities, for which dimensions are divided, and facets may join one by one.
+_INTENSITIES = ("gaussian", "bernoulli", "continuous_bernoulli")
+
 _NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
 _INDEPENDENCE_NAME = "training.independence"
 
@@ -143,20 +146,21 @@ def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tup
     """
     options, dims = config.likelihood.options, config.facets.latent_dim
     most_clusters, num_elements = max(config.facets.num_clusters), images[0].numel()
-    linear = config.likelihood.kind == "gaussian" and config.schedule.linear_start_steps
+    linear = config.likelihood.kind in _INTENSITIES and config.schedule.linear_start_steps
     if _DIMS in given or len(dims) < 2 or not linear:
         return config, False
+    standardize = options.get("standardize", False)
     division = divide_dims(
-        centred(images, most_items(num_elements), standardize=options["standardize"]),
+        centred(images, most_items(num_elements), standardize=standardize),
         sum(dims),
         len(dims),
-        scale=options["scale"],
+        scale=options.get("scale") or choose_scale(measure_spectrum(images, standardize=standardize)),
         most_clusters=most_clusters,
         seed=config.seed,
     )
     long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
     if division.one_may_be_better and long_enough:
-        more = centred(images, most_items(num_elements, most=MOST_COMPARED), standardize=options["standardize"])
+        more = centred(images, most_items(num_elements, most=MOST_COMPARED), standardize=standardize)
         gain = division.gain_of_one(more, most_clusters=most_clusters, seed=config.seed)
         if gain.nats > _CLEAR_ERRORS * gain.error:
             return train_in_stages(config, given, len(images)), True

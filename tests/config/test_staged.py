@@ -118,4 +118,6 @@ def test_black_and_white_images_with_one_clustering_get_a_bernoulli_likelihood(g
     chosen = choose_settings(x, source="x")
     assert (chosen.config.facets.latent_dim, chosen.config.likelihood.kind) == ((5, 12), kind)
     assert chosen.reasons[0].startswith(f"likelihood: {kind}")
-    assert choose_settings(x, source="x", settings=["likelihood.scale=0.2"]).config.likelihood.kind == "gaussian"
+    for asked in ("gaussian", "continuous_bernoulli"):
+        config = choose_settings(x, source="x", settings=[f"likelihood={asked}"]).config
+        assert (config.facets.latent_dim, config.likelihood.kind) == ((5, 12), asked)
