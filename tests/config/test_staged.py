@@ -20,8 +20,10 @@ def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
     return choose_settings(x, source="x", num_facets=num_facets, settings=[dims, *settings]).config
 
 
-def test_for_60_000_items_they_are_nearly_those_of_the_preset_mnist() -> None:
-    config, preset = train_in_stages(joint(600), [], 60_000), load_preset("mnist")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_for_60_000_items_they_are_nearly_those_of_a_preset(name: str) -> None:
+    config, preset = train_in_stages(joint(600), [], 60_000), load_preset(name)
+    assert config.prior == preset.prior
     assert config.facets == preset.facets
     assert config.networks == preset.networks
     for name in ("epochs", "batch_size", "learning_rate", "final_learning_rate", "independence"):
@@ -80,12 +82,12 @@ def test_convolutions_keep_their_options() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("MFCVAE_DATA"), reason="MFCVAE_DATA does not name the folder of MNIST")
-@pytest.mark.parametrize("seed", [2, 3])
-def test_auto_sees_that_mnist_has_one_clustering(seed: int) -> None:
-    """On 3,000 items its gain is small with these seeds; the comparison on 10,000 items is clear."""
-    config = choose_settings(load_dataset("mnist").train.images, source="mnist", seed=seed).config
+@pytest.mark.parametrize(("name", "seed"), [("mnist", 2), ("mnist", 3), ("fashion_mnist", 0)])
+def test_auto_chooses_the_settings_of_the_presets_of_mnist(name: str, seed: int) -> None:
+    """On 3,000 digits the gain of one clustering is small with these seeds; the comparison on 10,000 is clear."""
+    config = choose_settings(load_dataset(name).train.images, source=name, seed=seed).config
     assert config.facets.latent_dim == (5, 12)
-    assert config.likelihood.kind == "bernoulli"
+    assert config.likelihood == load_preset(name).likelihood
 
 
 @pytest.mark.slow
