@@ -20,9 +20,9 @@ def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
     return choose_settings(x, source="x", num_facets=num_facets, settings=[dims, *settings]).config
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_for_60_000_items_they_are_nearly_those_of_a_preset(name: str) -> None:
-    config, preset = train_in_stages(joint(600), [], 60_000), load_preset(name)
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
+def test_for_60_000_items_they_are_nearly_those_of_a_preset(data: str) -> None:
+    config, preset = train_in_stages(joint(600), [], 60_000), load_preset(data)
     assert config.prior == preset.prior
     assert config.facets == preset.facets
     assert config.networks == preset.networks
