@@ -1,4 +1,4 @@
-"""How well object, colour and background of the drawn photos can be told from their principal components.
+"""How accurately the principal components of the drawn photos predict their object, colour and background.
 
     python benchmarks/photo_factors.py photos/
 

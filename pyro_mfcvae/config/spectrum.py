@@ -42,9 +42,7 @@ def centred(items: Tensor, most: int, *, standardize: bool) -> NDArray[np.float6
 
     Bytes are divided by 255. A missing element is replaced by the mean of this element over the items.
     """
-    order = np.random.default_rng(0).permutation(len(items))[:most]
-    values = items[np.sort(order)].flatten(1)
-    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    x = _choose(items, most)
     x = np.where(np.isnan(x), 0.0, x - np.nan_to_num(np.nanmean(x, axis=0)))
     if not standardize:
         return x
@@ -60,9 +58,7 @@ def contrast(items: Tensor) -> float:
     the ratio of the sums over all elements. It is 1 if all elements are 0 or 1. It is 0 for items that are not images
     with values in [0, 1].
     """
-    order = np.random.default_rng(0).permutation(len(items))[:_NUM_MEASURED]
-    values = items[np.sort(order)].flatten(1)
-    x = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    x = _choose(items, _NUM_MEASURED)
     if items.ndim != 4 or np.isnan(x).any() or x.min() < 0 or x.max() > 1:
         return 0.0
     mean = x.mean(0)
@@ -88,3 +84,11 @@ def choose_scale(spectrum: NDArray[np.float64]) -> float:
             break
         scale = wider
     return float(f"{scale:.3g}")
+
+
+def _choose(items: Tensor, most: int) -> NDArray[np.float64]:
+    """At most ``most`` random items, flattened, (N, P); bytes are divided by 255."""
+    order = np.random.default_rng(0).permutation(len(items))[:most]
+    values = items[np.sort(order)].flatten(1)
+    chosen: NDArray[np.float64] = values.double().numpy() / (1 if values.is_floating_point() else 255)
+    return chosen
