@@ -126,8 +126,10 @@ class Run:
             config.data.source, root=_path_or_none(root), seed=config.seed, size=config.data.size, fit=config.data.fit
         )
         *earlier, last = config.stage_epochs
+        if config.training.tolerance and self.folder.summary_path.is_file():  # the training may have ended early
+            last = math.ceil(self.summary["epochs"] / config.schedule.scale) - sum(earlier)
         longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
-        config = replace(config, training=replace(config.training, epochs=longer))
+        config = replace(config, training=replace(config.training, epochs=longer, tolerance=0.0))
         with self.folder.lock():
             self.folder.change_config(config)
             _train(config, self.folder, data, device=device, verbose=verbose)

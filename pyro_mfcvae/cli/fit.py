@@ -268,8 +268,9 @@ def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Co
         raise InputError(f"expected --minutes above 0, got {minutes:g}: raise it")
     expected = estimate_seconds(config, dataset) / 60
     share = 1.0 if minutes is None else min(minutes / expected, 1.0)
+    about = "at most about" if config.training.tolerance else "about"
     shortened = "" if share == 1 else f"; the schedule was shortened to {share:.0%} of its steps"
-    say(f"  time: about {max(share * expected, 0.1):.1f} minutes of steps on this machine's CPU{shortened}")
+    say(f"  time: {about} {max(share * expected, 0.1):.1f} minutes of steps on this machine's CPU{shortened}")
     return replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * share))
 
 

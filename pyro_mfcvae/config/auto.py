@@ -42,6 +42,8 @@ _STEPS_ITEMS, _STEPS_POWER = 1000, 0.25
 _FEWEST_START_STEPS = 20  # with fewer steps the networks do not come near a linear model
 # The mixtures are fitted before the first step, and again at these steps.
 _REFIT_STEPS = (300, 700, 1200)
+# A training ends early if the ELBO rises by at most this number of nats in a twentieth of the steps.
+_TOLERANCE = 0.25
 _LARGE_BATCH, _SMALL_BATCH = 128, 64
 _FEW_ITEMS = 2000  # with fewer items the smaller batch is used, so that an epoch has enough steps
 
@@ -198,7 +200,9 @@ def _describe_schedule(config: Config, num_items: int, *, in_stages: bool) -> st
         )
     start = schedule.linear_start_steps
     before = f"{start} steps of a linear start, then " if start else ""
-    return f"schedule: {before}{schedule.num_steps} steps of {size} items"
+    tolerance = config.training.tolerance
+    end = f"; fewer if the ELBO rises by less than {tolerance:g} nats in a twentieth of them" if tolerance else ""
+    return f"schedule: {before}{schedule.num_steps} steps of {size} items{end}"
 
 
 def _wants_convolutions(given: Sequence[str], shape: Sequence[int]) -> bool:
@@ -224,6 +228,7 @@ def _add_steps(config: Config, given: Sequence[str], num_items: int) -> Config:
     share = last * steps_per_epoch(num_items, config.training.batch_size) / _STEPS
     start = math.ceil(share * _LINEAR_START_STEPS)
     steps: dict[str, Any] = {
+        "training.tolerance": 0.0 if "training.epochs" in given else _TOLERANCE,
         "schedule.linear_start_steps": 0 if any(earlier) or start < _FEWEST_START_STEPS else start,
         "mixture_fit.joint_refit_steps": sorted({int(share * steps) for steps in _REFIT_STEPS} - {0}),
     }

@@ -58,6 +58,7 @@ def train_in_stages(config: Config, given: Sequence[str], num_items: int) -> Con
         "training.learning_rate": 1e-3,
         "training.final_learning_rate": 5e-5,
         "training.independence": 0.0,
+        "training.tolerance": 0.0,
         "schedule.linear_start_steps": 0,
         "schedule.fade_in_steps": max(int(0.13 * joining), 1),
         "schedule.kl_delay_steps": [0] + [int(0.27 * joining)] * others,

@@ -33,6 +33,8 @@ class TrainingConfig:
             rate is constant if None.
         n_init: number of seeds (the run's seed and the next numbers) that are trained for a short time first; the seed
             with the highest ELBO on held-out items is used.
+        tolerance: the training ends early if the mean ELBO of a tenth of the epochs is at most this number of nats
+            higher than that of the tenth before, see `Course`; 0 means that all epochs are trained.
         data_dependent_init: whether the hidden units are standardised on a first batch before training.
         objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
             clusters summed out (Burda et al. 2016).
@@ -55,6 +57,7 @@ class TrainingConfig:
     learning_rate: Positive = 1e-3
     final_learning_rate: Positive | None = None
     n_init: Count = 1
+    tolerance: NonNegative = 0.0
     data_dependent_init: bool = False
     objective: Literal["elbo", "importance_weighted"] = "elbo"
     num_particles: Count = 8

@@ -202,6 +202,18 @@ class ProgressiveSchedule:
         """The facets whose mixture must be fitted before a step."""
         return tuple(j for j in range(self.num_facets) if self._fits(j, step))
 
+    def is_settled(self, first: int, end: int) -> bool:
+        """Whether all mixtures were fitted before the steps ``first`` ≤ step < ``end``, none is fitted in them, and
+        alpha and beta have their final values.
+        """
+        last = self.num_steps - 1
+        return not any(map(self.due, range(first, end))) and all(
+            self.start(j) + self._warmups[self.num_facets - 1 - j] < first
+            and self.alpha(j, first) == self.alpha(j, last)
+            and self.beta(j, first) == self.beta(j, last)
+            for j in range(self.num_facets)
+        )
+
     def fit_steps(self) -> tuple[int, ...]:
         """All steps before which a mixture is fitted, in order."""
         return tuple(step for step in range(self.num_steps) if self.due(step))

@@ -150,6 +150,7 @@ def save_training(training: Training, path: Path, *, config: str = "", metrics: 
     for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         tensors[f"random.cuda.{index}"] = state
     tensors["epoch.sums"] = training.epoch_sums
+    tensors["epoch.elbos"] = torch.tensor(training.course.elbos, dtype=torch.float64)
     tensors |= {f"dependence.{name}": tensor for name, tensor in _moments_of_facets(training).items()}
     metadata = {
         "epoch": str(training.epoch),
@@ -191,7 +192,8 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
             raise SpoiledFileError(f"expected no tensor {name!r} in {path}, got one: bring a copy of the file back")
         groups[group][rest] = tensor
     check_fit(groups["pair"], training.pair.state_dict(), path)
-    check_fit(groups["epoch"], {"sums": training.epoch_sums}, path)
+    elbos = torch.zeros(counts[0], dtype=torch.float64)
+    check_fit(groups["epoch"], {"sums": training.epoch_sums, "elbos": elbos}, path)
     check_fit(groups["dependence"], _moments_of_facets(training), path)
     states = _moments(groups["optimizer"], training, path)
     cuda = _random_states(groups["random"], path)
@@ -202,7 +204,7 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
     torch.set_rng_state(groups["random"]["cpu"])
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
-    training.restore(*counts, sums=groups["epoch"]["sums"])
+    training.restore(*counts, **groups["epoch"])
     return metadata
 
 

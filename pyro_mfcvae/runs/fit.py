@@ -25,6 +25,7 @@ from pyro_mfcvae.train.curves import plot_curves
 from pyro_mfcvae.train.devices import any_rank, naming_lost_ranks, on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import DivergedError, check_outcome, check_parameters
 from pyro_mfcvae.train.known import KnownItems, choose_known_items
+from pyro_mfcvae.train.optimizer import Course
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
 
@@ -271,8 +272,11 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
     if not records:
         return []
     per_epoch = records[-1]["step"] // records[-1]["epoch"]
-    steps = build_schedule(config, per_epoch).fit_steps()
-    return [step / per_epoch for step in steps if step <= records[-1]["step"]]
+    schedule = build_schedule(config, per_epoch)
+    course = Course(schedule, config.training, steps_per_epoch=per_epoch)
+    for record in records:
+        course.add(record["elbo"])
+    return [step / per_epoch for step in schedule.fit_steps() if step <= records[-1]["step"] and course.due_fits(step)]
 
 
 def _draw(config: Config, run: RunFolder, data: Dataset, evaluation: Evaluation) -> None:

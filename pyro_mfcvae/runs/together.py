@@ -89,8 +89,9 @@ class _Together:
         """Train all runs to the end; returns the error of each run that failed."""
         stack, members = None, []
         while left := [s for s, t in enumerate(self._trainings) if s not in self._failures and not t.is_finished]:
-            step = min(self._trainings[s].step for s in left)
-            behind = [s for s in left if self._trainings[s].step == step]
+            # Trainings that end early come first, because their learning rate differs from that of the others.
+            places = {s: (self._trainings[s].num_epochs, self._trainings[s].step) for s in left}
+            behind = [s for s in left if places[s] == min(places.values())]
             if stack is None or behind != members:
                 stack, members = self._stack(behind), behind
             self._write_start()

@@ -134,7 +134,11 @@ def try_seeds(config: Config, images: Tensor, seeds: Sequence[int], *, fabric: F
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seeds[0]))
     held_out, rest = order.split([num := len(images) // _ITEMS_PER_HELD_OUT, len(images) - num])
-    short = replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * _TRIAL_SHARE))
+    short = replace(
+        config,
+        training=replace(config.training, tolerance=0.0),
+        schedule=replace(config.schedule, scale=config.schedule.scale * _TRIAL_SHARE),
+    )
     elbos: list[float] = []
     for seed in seeds:
         training = prepare(short, images[rest.sort().values], seed=seed, fabric=fabric)

@@ -70,7 +70,7 @@ class ProgressBar:
             self._progress.stop()
 
     def on_start(self, training: Training) -> None:
-        self._num_epochs = training.num_epochs
+        self._training, self._num_epochs = training, training.num_epochs
         self._steps_per_epoch = training.steps_per_epoch
         training.on_linear_start = self._on_linear_start
         self._show("epoch", training.epoch, training.num_epochs)
@@ -94,7 +94,12 @@ class ProgressBar:
 
     def on_epoch(self, record: EpochRecord) -> None:
         clusters = " ".join(map(str, record.active_clusters))
-        self._progress.update(self._task, completed=record.epoch, elbo=f"{record.elbo:.1f}", clusters=clusters)
+        if self._training.num_epochs < self._num_epochs:
+            self._num_epochs = self._training.num_epochs
+            said = f"the ELBO hardly rises any more: the training ends after epoch {self._num_epochs}"
+            self._console.print(said, highlight=False)
+        done = {"completed": record.epoch, "total": self._num_epochs}
+        self._progress.update(self._task, **done, elbo=f"{record.elbo:.1f}", clusters=clusters)
         if self._progress.disable and record.epoch % max(self._num_epochs // _NUM_LINES, 1) == 0:
             self._console.print(
                 f"epoch {record.epoch}/{self._num_epochs}  ELBO {record.elbo:.1f}  clusters in use {clusters}",
@@ -127,7 +132,7 @@ class NotebookBar:
 
     def on_start(self, training: Training) -> None:
         training.on_linear_start = self._on_linear_start
-        self._num_epochs, self._steps_per_epoch = training.num_epochs, training.steps_per_epoch
+        self._training, self._steps_per_epoch = training, training.steps_per_epoch
         self._first = self._done = float(training.epoch)
         self._start = time.monotonic()
         self._draw()
@@ -162,14 +167,13 @@ class NotebookBar:
         if self._before:
             return f"{_bar(self._share)} {self._before} · {_clock(self._drawn - self._start)}"
         seconds, gone = self._drawn - self._start, self._done - self._first
+        num_epochs = self._training.num_epochs
         left = (
-            f" &lt; {_clock(seconds * (self._num_epochs - self._done) / gone)}"
-            if 0 < gone < self._num_epochs - self._first
-            else ""
+            f" &lt; {_clock(seconds * (num_epochs - self._done) / gone)}" if 0 < gone < num_epochs - self._first else ""
         )
         return (
-            f"{_bar(self._done / self._num_epochs)} "
-            f"epoch {int(self._done)}/{self._num_epochs} · ELBO {self._elbo} · clusters in use {self._clusters} · "
+            f"{_bar(self._done / num_epochs)} "
+            f"epoch {int(self._done)}/{num_epochs} · ELBO {self._elbo} · clusters in use {self._clusters} · "
             f"{_clock(seconds)}{left}"
         )
 

@@ -32,7 +32,7 @@ from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import check_parameters, report_divergence
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.objective import build_objective, compilation_pays
-from pyro_mfcvae.train.optimizer import cosine, make_adam, set_learning_rate
+from pyro_mfcvae.train.optimizer import Course, make_adam, set_learning_rate
 from pyro_mfcvae.train.step_log import EpochRecord, StepLog, check_finite, count_active_clusters
 
 _NUM_MONITORED = 500  # Number of training items that are used to count active clusters.
@@ -90,7 +90,7 @@ class Training:
         if self.mixture_fit.units == "posterior":
             check_posterior_units(pair.guide)
         check_num_items(pair.model, min(len(images), self.mixture_fit.items))
-        self.num_epochs = schedule.num_steps // self.steps_per_epoch
+        self.course = Course(schedule, settings, steps_per_epoch=self.steps_per_epoch)
         self.epoch = 0
         self.steps_taken = 0  # steps of this epoch
         self.learning_rate_factor = 1.0
@@ -117,8 +117,13 @@ class Training:
         """Number of optimiser steps taken."""
         return self.epoch * self.steps_per_epoch + self.steps_taken
 
-    def restore(self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor) -> None:
+    def restore(
+        self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor, elbos: Tensor
+    ) -> None:
         """Continue at the step of the schedule after which a training was stopped."""
+        self.course = Course(self.schedule, self.settings, steps_per_epoch=self.steps_per_epoch)
+        for elbo in elbos.tolist():
+            self.course.add(elbo)
         self.epoch = epoch
         self.steps_taken = steps_taken
         self.learning_rate_factor = learning_rate_factor
@@ -139,6 +144,11 @@ class Training:
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return self._learning_rate(self.step)
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs, which becomes smaller if the training is found to end early."""
+        return self.course.num_epochs
 
     @property
     def is_finished(self) -> bool:
@@ -188,7 +198,7 @@ class Training:
 
     def due_fits(self) -> tuple[int, ...]:
         """The facets whose mixture is fitted before the next step."""
-        return tuple(j for j in self.schedule.due(self.step) if can_be_fitted(self.pair.model.priors[j]))
+        return tuple(j for j in self.course.due_fits(self.step) if can_be_fitted(self.pair.model.priors[j]))
 
     def prepare_step(self) -> list[nn.Parameter]:
         """Prepare a step: set the schedule's buffers, fit mixtures, and set the learning rate.
@@ -245,6 +255,7 @@ class Training:
         self.steps_taken = 0
         total = cast(Tensor, self.fabric.all_reduce(self.epoch_sums.to(self.fabric.device), reduce_op="mean"))
         mean_elbo, mean_reconstruction, *mean_kl = (total / self.steps_per_epoch).tolist()
+        self.course.add(mean_elbo)
         monitored = self.batches.load(torch.arange(min(_NUM_MONITORED, len(self.images))))
         with report_divergence(self.pair, self.step):
             active_clusters = count_active_clusters(self.pair.eval(), monitored)
@@ -285,6 +296,4 @@ class Training:
         )
 
     def _learning_rate(self, step: int) -> float:
-        first, last = self.settings.learning_rate, self.settings.final_learning_rate
-        first *= self.learning_rate_factor
-        return first if last is None else cosine(first, last * self.learning_rate_factor, step, self.schedule.num_steps)
+        return self.learning_rate_factor * self.course.learning_rate(step)

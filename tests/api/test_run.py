@@ -79,6 +79,16 @@ def test_an_array_is_fitted_and_its_run_is_continued(place: Path) -> None:
     assert assigned["unlike"].dtype == bool
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_a_training_that_ended_early_is_continued_from_its_end() -> None:
+    settings = SETTINGS | {"training.epochs": [0, 20], "training.tolerance": 1e9}
+    run = fit(make_images(), settings=settings, verbose=False)
+    assert run.summary["epochs"] == 5
+    longer = run.continue_(epochs=2, verbose=False)
+    assert longer.summary["epochs"] == 7
+    assert (longer.config.training.epochs, longer.config.training.tolerance) == ((0, 7), 0.0)
+
+
 @pytest.mark.usefixtures("fitted")
 def test_a_pair_is_saved_and_loaded_by_path_or_text(place: Path) -> None:
     pair = load("run")

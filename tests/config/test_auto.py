@@ -221,6 +221,17 @@ def test_the_linear_start_and_fits_follow_the_epochs_that_are_given() -> None:
     assert (config.schedule.linear_start_steps, config.mixture_fit.joint_refit_steps) == (7, (5,))
 
 
+def test_a_training_may_end_early_unless_its_length_is_given() -> None:
+    def tolerance(*settings: str) -> float:
+        return choose_settings(torch.rand(60, 4), source="x", settings=[EQUAL, *settings]).config.training.tolerance
+
+    assert tolerance() == 0.25
+    assert tolerance("training.epochs=9") == tolerance("training.epochs=[4, 9]") == 0.0
+    assert tolerance("training.epochs=9", "training.tolerance=0.5") == 0.5
+    reason = choose_settings(torch.rand(60, 4), source="x", settings=[EQUAL]).reasons[4]
+    assert reason.endswith("; fewer if the ELBO rises by less than 0.25 nats in a twentieth of them")
+
+
 def test_facets_that_join_one_by_one_and_short_trainings_have_no_linear_start() -> None:
     short = choose_settings(torch.rand(6400, 4), source="x", settings=[EQUAL, "training.epochs=1"]).config  # 50 steps
     assert (short.stage_epochs, short.schedule.linear_start_steps) == ((0, 1), 0)

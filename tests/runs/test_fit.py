@@ -14,7 +14,7 @@ from pyro_mfcvae.config.text import override
 from pyro_mfcvae.data.datasets import Dataset
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.runs.fit import Fit, fit
+from pyro_mfcvae.runs.fit import Fit, fit, fit_epochs
 from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
@@ -198,3 +198,19 @@ def test_a_result_of_diverged_weights_is_an_error(tmp_path: Path, monkeypatch: p
     ):
         fit(TINY, RunFolder(tmp_path), data=make_data(), device="cpu")
     assert not RunFolder(tmp_path).summary_path.exists()
+
+
+def test_fits_after_the_early_end_of_a_training_are_not_counted() -> None:
+    config = override(
+        TINY,
+        [
+            *("training.epochs=[0, 20]", "training.tolerance=1.0", "mixture_fit.joint_refit_steps=[5, 9, 14, 30]"),
+            *("schedule.fade_in_steps=1", "schedule.kl_fade_in_steps=[1, 1]", "mixture_fit.refit_steps=[]"),
+        ],
+    )
+    # Three steps an epoch; after the fits in epochs 1, 2, 4 and 5, the epochs 6 and 7 are compared, and two more follow.
+    records = [{"epoch": epoch, "step": 3 * epoch, "elbo": 0.0} for epoch in range(1, 10)]
+    assert fit_epochs(config, records) == [2 / 3, 5 / 3, 3.0, 14 / 3]
+    whole = override(config, ["training.tolerance=0.0"])
+    records += [{"epoch": epoch, "step": 3 * epoch, "elbo": 0.0} for epoch in range(10, 21)]
+    assert fit_epochs(whole, records) == [2 / 3, 5 / 3, 3.0, 14 / 3, 10.0]

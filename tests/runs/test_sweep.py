@@ -61,6 +61,22 @@ def test_every_run_equals_a_single_run_with_its_seed_and_a_second_call_continues
 
 
 @pytest.mark.slow
+def test_runs_that_train_together_may_end_at_different_epochs(tmp_path: Path, config: Config) -> None:
+    torch.set_default_dtype(torch.float64)
+    settings = ["training.epochs=[0, 40]", "training.tolerance=0.05", "training.final_learning_rate=1e-4"]
+    config = override(config, [*settings, "mixture_fit.refit_steps=[]"])
+    for seed in (2, 5, 7):
+        fit(override(config, [f"seed={seed}"]), RunFolder(tmp_path / f"alone-{seed}"), device="cpu")
+    sweep(config, tmp_path, seeds=[2, 5, 7], device="cpu", together=True)
+    alone = [RunFolder(tmp_path / f"alone-{seed}").read_summary() for seed in (2, 5, 7)]
+    together = [RunFolder(tmp_path / f"seed-{seed}").read_summary() for seed in (2, 5, 7)]
+    assert len({summary["epochs"] for summary in alone}) > 1
+    for one, other in zip(alone, together, strict=True):
+        assert other["epochs"] == one["epochs"]
+        assert other["elbo"] == pytest.approx(one["elbo"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_runs_that_train_together_equal_runs_of_fit(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,23 @@ def test_without_a_terminal_there_is_a_line_per_epoch_of_a_short_training() -> N
     assert lines(3) == [f"epoch {epoch}/3  ELBO -12.3  clusters in use 7 4" for epoch in (1, 2, 3)]
 
 
+def test_the_early_end_of_a_training_is_announced_and_counted() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False, width=100)
+    with ProgressBar(console) as callback:
+        callback.on_start(stub := training(9))
+        callback.on_epoch(record(1))
+        stub.num_epochs = 3  # type: ignore[misc]
+        callback.on_epoch(record(2))
+        callback.on_epoch(record(3))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "epoch 1/9  ELBO -12.3  clusters in use 7 4",
+        "the ELBO hardly rises any more: the training ends after epoch 3",
+        "epoch 2/3  ELBO -12.3  clusters in use 7 4",
+        "epoch 3/3  ELBO -12.3  clusters in use 7 4",
+    ]
+
+
 @pytest.mark.parametrize(("num_epochs", "num_lines"), [(10, 10), (40, 10), (100, 10), (1003, 10)])
 def test_without_a_terminal_a_long_training_prints_about_ten_lines(num_epochs: int, num_lines: int) -> None:
     assert len(lines(num_epochs)) == num_lines
