@@ -56,6 +56,7 @@ def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, 
         "clusters": score(found.evaluation.assignments, labels),
         "criteria": criteria,
         "elbo": found.summary["elbo"],
+        "epochs": found.summary["epochs"],
         "seconds": found.summary["seconds"],
         "data_fingerprint": dataset.fingerprint(),
     }

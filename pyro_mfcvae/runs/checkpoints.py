@@ -204,7 +204,7 @@ def load_training(training: Training, path: Path, *, config: str | None = None) 
     torch.set_rng_state(groups["random"]["cpu"])
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
-    training.restore(*counts, **groups["epoch"])
+    training.restore(*counts, sums=groups["epoch"]["sums"], elbos=groups["epoch"]["elbos"])
     return metadata
 
 

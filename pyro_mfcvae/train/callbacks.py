@@ -98,8 +98,8 @@ class ProgressBar:
             self._num_epochs = self._training.num_epochs
             said = f"the ELBO hardly rises any more: the training ends after epoch {self._num_epochs}"
             self._console.print(said, highlight=False)
-        done = {"completed": record.epoch, "total": self._num_epochs}
-        self._progress.update(self._task, **done, elbo=f"{record.elbo:.1f}", clusters=clusters)
+        done, total = record.epoch, self._num_epochs
+        self._progress.update(self._task, completed=done, total=total, elbo=f"{record.elbo:.1f}", clusters=clusters)
         if self._progress.disable and record.epoch % max(self._num_epochs // _NUM_LINES, 1) == 0:
             self._console.print(
                 f"epoch {record.epoch}/{self._num_epochs}  ELBO {record.elbo:.1f}  clusters in use {clusters}",

@@ -208,7 +208,7 @@ def test_fits_after_the_early_end_of_a_training_are_not_counted() -> None:
             *("schedule.fade_in_steps=1", "schedule.kl_fade_in_steps=[1, 1]", "mixture_fit.refit_steps=[]"),
         ],
     )
-    # Three steps an epoch; after the fits in epochs 1, 2, 4 and 5, the epochs 6 and 7 are compared, and two more follow.
+    # Three steps an epoch. After the fits in epochs 1, 2, 4 and 5, the epochs 6 and 7 are compared; two more follow.
     records = [{"epoch": epoch, "step": 3 * epoch, "elbo": 0.0} for epoch in range(1, 10)]
     assert fit_epochs(config, records) == [2 / 3, 5 / 3, 3.0, 14 / 3]
     whole = override(config, ["training.tolerance=0.0"])

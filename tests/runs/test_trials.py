@@ -100,6 +100,19 @@ def test_a_trial_that_diverges_is_not_chosen(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_seed(TINY, make_data().train.images, SEEDS, fabric=open_fabric("cpu")) == 4
 
 
+def test_trials_are_equally_long_although_their_trainings_may_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def see(config: Config, images: torch.Tensor, *, seed: int, fabric: Fabric) -> object:
+        seen.append(config.training.tolerance)
+        return SimpleNamespace(is_finished=True, pair=prepare(config, images, seed=seed, fabric=fabric).pair)
+
+    monkeypatch.setattr(trials, "prepare", see)
+    config = override(TINY, ["training.tolerance=9.0"])
+    choose_seed(config, make_data().train.images, SEEDS, fabric=open_fabric("cpu"))
+    assert seen == [0.0] * len(SEEDS)
+
+
 def test_a_single_seed_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(trials, "prepare")
     assert choose_seed(TINY, make_data().train.images, [7], fabric=open_fabric("cpu")) == 7
