@@ -5,9 +5,11 @@ summary.
 
 For each preset, the script trains in turn the preset, ``auto`` on the preset's data, and ``auto`` with
 ``training.n_init=3``, each with the same seed, and repeats this with the next seeds. It prints the medians' ratios to
-the preset and writes results/auto_time.json. Only ratios are meaningful on a machine with other work.
+the preset and writes results/auto_time.json, where results of presets that are not measured again are kept. Only ratios
+are meaningful on a machine with other work.
 """
 
+import json
 import tempfile
 import time
 from dataclasses import replace
@@ -46,7 +48,8 @@ def measure(preset: str, way: str, seed: int) -> dict[str, Any]:
 
 def main(presets: Annotated[tuple[str, ...], tyro.conf.Positional], repeats: int = 3) -> None:
     """Measure presets by name; ``repeats`` seeds each."""
-    rows: dict[str, Any] = {}
+    target = RESULTS / "auto_time.json"
+    rows: dict[str, Any] = json.loads(target.read_text())["presets"] if target.is_file() else {}
     for preset in presets:
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for seed in range(repeats):
@@ -55,9 +58,9 @@ def main(presets: Annotated[tuple[str, ...], tyro.conf.Positional], repeats: int
                 print(f"{preset}, seed {seed}, {way}: {runs[way][-1]['seconds']:.0f} s", flush=True)
         seconds = {way: median(run["seconds"] for run in runs[way]) for way in WAYS}
         ratios = {way: seconds[way] / seconds[WAYS[0]] for way in WAYS[1:]}
-        rows[preset] = {"ratios_to_preset": ratios, "seconds": seconds, "runs": runs}
+        rows[preset] = {**provenance(), "ratios_to_preset": ratios, "seconds": seconds, "runs": runs}
         print(f"{preset}: " + ", ".join(f"{way} {ratio:.2f} times the preset" for way, ratio in ratios.items()))
-        write_json(RESULTS / "auto_time.json", {**provenance(), "repeats": repeats, "presets": rows})
+        write_json(target, {"presets": rows})
 
 
 if __name__ == "__main__":

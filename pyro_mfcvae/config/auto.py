@@ -200,8 +200,7 @@ def _describe_schedule(config: Config, num_items: int, *, in_stages: bool) -> st
         )
     start = schedule.linear_start_steps
     before = f"{start} steps of a linear start, then " if start else ""
-    tolerance = config.training.tolerance
-    end = f"; fewer if the ELBO rises by less than {tolerance:g} nats in a twentieth of them" if tolerance else ""
+    end = ", fewer if the ELBO stops to rise" if config.training.tolerance else ""
     return f"schedule: {before}{schedule.num_steps} steps of {size} items{end}"
 
 
