@@ -38,7 +38,6 @@ class FitSettings:
     """The settings of a prior's method ``fit(z, settings)``, which fits the prior to points z (N, D).
 
     Attributes:
-        unit: z is divided by these numbers, (D,), before the fit; None means ones.
         variance: replace the fitted covariances by variance · I; None keeps the fitted ones.
         seed: seed of the starting values.
         known: further points (M, D) and their clusters (M,), negative if unknown; None if there are none.
@@ -46,7 +45,6 @@ class FitSettings:
             *in_shape); None if the points do not come from items.
     """
 
-    unit: Tensor | None = None
     variance: float | None = None
     seed: int = 0
     known: tuple[Tensor, Tensor] | None = None
@@ -91,10 +89,7 @@ def fit_gaussians(
     check_enough(z, num_clusters)
     kind = "diag" if covariance == "diagonal" else covariance
     z = z.detach().double().cpu()
-    unit = torch.ones_like(z[0]) if settings.unit is None or kind == "spherical" else settings.unit.double().cpu()
-    z = z / unit
-    largest = z.var(0, correction=0).max().item()
-    floor = max(_MIN_VARIANCE / unit.square().mean().item(), _MIN_VARIANCE_RATIO * largest)
+    floor = max(_MIN_VARIANCE, _MIN_VARIANCE_RATIO * z.var(0, correction=0).max().item())
     common = {"covariance_type": kind, "reg_covar": floor, "random_state": settings.seed}
     if concentration is not None:
         mixture = BayesianGaussianMixture(
@@ -109,7 +104,7 @@ def fit_gaussians(
         start = {}
         if settings.known is not None:
             points, clusters = settings.known
-            start = _start_at(points.double().cpu() / unit, clusters, z, num_clusters, kind=kind, seed=settings.seed)
+            start = _start_at(points.double().cpu(), clusters, z, num_clusters, kind=kind, seed=settings.seed)
         mixture = GaussianMixture(n_components=num_clusters, **start, **common)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # this is only a starting point for SVI
@@ -121,10 +116,9 @@ def fit_gaussians(
     order = weights.argsort(descending=True)
     shaped = _as_matrices(fitted if covariance == "tied" else fitted[order], num_clusters, z.shape[1], covariance)
     share = weights[order].clamp_min(_MIN_SHARE / num_clusters)
-    covariances = shaped * unit * unit[:, None]
     if settings.variance is not None:
-        covariances = settings.variance * torch.eye(z.shape[1]).to(z).expand_as(shaped)
-    return GaussianFit(share / share.sum(), means[order] * unit, covariances)
+        shaped = settings.variance * torch.eye(z.shape[1]).to(z).expand_as(shaped)
+    return GaussianFit(share / share.sum(), means[order], shaped)
 
 
 def _as_matrices(fitted: Tensor, num_clusters: int, dim: int, covariance: Covariance) -> Tensor:

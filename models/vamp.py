@@ -92,8 +92,7 @@ class VampPrior(FacetPrior):
             raise InputError(
                 "expected the items of the points z, got only the points: fit a VampPrior by initialize_mixtures"
             )
-        unit = 1.0 if settings.unit is None else settings.unit
-        chosen = central_items(z / unit, self.facet.num_clusters, seed=settings.seed)
+        chosen = central_items(z, self.facet.num_clusters, seed=settings.seed)
         self.set_pseudo_inputs(settings.encoder_inputs(chosen))
 
     @torch.no_grad()

@@ -33,8 +33,8 @@ class TrainingConfig:
             rate is constant if None.
         n_init: number of seeds (the run's seed and the next numbers) that are trained for a short time first; the seed
             with the highest ELBO on held-out items is used.
-        tolerance: the training ends early if the mean ELBO of a tenth of the epochs is at most this number of nats
-            higher than that of the tenth before, see `Course`; 0 means that all epochs are trained.
+        tolerance: the training ends early if the mean ELBO of a twentieth of the epochs is at most this number of nats
+            higher than that of the twentieth before; 0 means that all epochs are trained.
         data_dependent_init: whether the hidden units are standardised on a first batch before training.
         objective: bound that is maximised: elbo, with the assignment rule's q(c | x), or importance_weighted, with the
             clusters summed out (Burda et al. 2016).
@@ -122,8 +122,6 @@ class MixtureFitConfig:
         joint_refit_steps: steps of the last stage after which all mixtures are fitted again.
         items: number of items that a mixture is fitted to.
         to: the points that a mixture is fitted to: draws of q(z | x), or its means.
-        units: unit of z in the fit: latent, which leaves z as it is, or posterior, the standard deviation of q(z | x)
-            in each dimension.
         variance: starting variance of the components; the fitted covariances if None.
     """
 
@@ -133,7 +131,6 @@ class MixtureFitConfig:
     joint_refit_steps: tuple[Count, ...] = ()
     items: Count = 10_000
     to: Literal["draws", "means"] = "draws"
-    units: Literal["latent", "posterior"] = "latent"
     variance: Positive | None = None
 
 

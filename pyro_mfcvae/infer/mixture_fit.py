@@ -1,11 +1,10 @@
 """Fits of the priors' mixtures to draws of q(z | x)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -43,14 +42,10 @@ class MixtureFit:
 
     Attributes:
         to_means: fit to E[z_j | x], as the paper does, instead of draws.
-        posterior_units: measure each dimension of z_j in units of the standard deviation of q(z_j | x) in that
-            dimension (root mean square over x). EM does not depend on units, but k-means, from which EM starts, does.
-            Spherical covariances are fitted in the units of z in both cases.
         variance: replace the fitted covariances by variance · I (0.01 in the paper); None keeps the fitted ones.
     """
 
     to_means: bool = False
-    posterior_units: bool = False
     variance: float | None = None
 
 
@@ -81,22 +76,19 @@ def initialize_mixtures(
         guide: the guide, for q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: numbers of the facets; all if None.
-        fit: the kind of points, and their units.
+        fit: the kind of points, and the variances.
         seed: seed of the start of EM; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: clusters of ``items`` by facet, (M,), negative if unknown.
 
     Raises:
-        InputError: the guide or the number of items does not fit, a prior has no ``fit``, or posterior units need a
-            Gaussian q(z | x).
+        InputError: the guide or the number of items does not fit, or a prior has no ``fit``.
     """
     guide.check_model(model)
     chosen = _chosen_facets(model, facets)
     if not chosen:
         return
     x = read_data(model, x)
-    if fit.posterior_units:
-        check_posterior_units(guide)
     for j in chosen:
         _check_can_be_fitted(model.priors[j], j)
     clusters = _known_clusters(model, known, items, chosen)
@@ -104,7 +96,6 @@ def initialize_mixtures(
     seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
         settings = FitSettings(
-            unit=_unit([posteriors[j] for posteriors in parts]) if fit.posterior_units else None,
             variance=fit.variance,
             seed=seed,
             known=(seen[j].mean, clusters[j]) if seen is not None and j in clusters else None,
@@ -115,12 +106,6 @@ def initialize_mixtures(
     if items is not None and clusters:
         align_clusters(model, guide, items, clusters)
     guide.restart_globals(chosen)
-
-
-def _unit(posteriors: Sequence[dist.TorchDistribution]) -> Tensor:
-    """The root mean square, over all items, of the standard deviations of q(z | x), (D,)."""
-    unit: Tensor = torch.cat([posterior.variance for posterior in posteriors]).mean(0).sqrt()
-    return unit
 
 
 def _chosen_facets(model: MultiFacetModel, facets: Iterable[int] | int | None) -> tuple[int, ...]:
@@ -155,15 +140,6 @@ def check_num_items(model: MultiFacetModel, num: int) -> None:
                 f"expected at least {facet.num_clusters} items for the clusters of facet {j}, got {num}: choose fewer "
                 "clusters, or more items (mixture_fit.items)"
             )
-
-
-def check_posterior_units(guide: MultiFacetGuide) -> None:
-    """Refuse a q(z | x) without a formula for its standard deviations."""
-    if guide.encoder.covariance is None:
-        raise InputError(
-            "expected a Gaussian q(z | x) to measure z in its standard deviations, got another family: keep "
-            "posterior_units=False (in a configuration, the units of the mixture fit at latent)"
-        )
 
 
 @torch.no_grad()

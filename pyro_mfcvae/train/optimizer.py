@@ -48,7 +48,7 @@ class Course:
         if not compared or epoch < 2 * part:
             return
         gain = np.mean(self.elbos[-part:]) - np.mean(self.elbos[-2 * part : -part])
-        first, end = ((epoch - 2 * part) * self._steps_per_epoch, epoch * self._steps_per_epoch)
+        first, end = (num * self._steps_per_epoch for num in (epoch - 2 * part, epoch))
         if gain <= self._settings.tolerance and self._schedule.is_settled(first, end):
             self._last_start = epoch
 
@@ -58,11 +58,8 @@ class Course:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step."""
-        first, last, num_steps = (
-            self._settings.learning_rate,
-            self._settings.final_learning_rate,
-            self._schedule.num_steps,
-        )
+        first, last = self._settings.learning_rate, self._settings.final_learning_rate
+        num_steps = self._schedule.num_steps
         if last is None:
             return first
         if (taken := self._steps_of_last_part(step)) < 0:

@@ -19,7 +19,6 @@ from pyro_mfcvae.infer.mixture_fit import (
     MixtureFit,
     can_be_fitted,
     check_num_items,
-    check_posterior_units,
     initialize_mixtures,
 )
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule, WrittenWeights, steps_per_epoch
@@ -44,7 +43,7 @@ class Training:
     Args:
         pair: model and guide, which are moved to Fabric's device.
         images: (N, *event_shape), uint8 or floats in [0, 1]; in memory or memory-mapped, see `Batches`.
-        schedule: schedule of the ladder; the training ends after its last step.
+        schedule: schedule of the ladder; the training ends after its last step, or earlier (see `Course`).
         settings: batch size, learning rates and so on.
         mixture_fit: settings of the fits of mixtures; the defaults if None.
         seed: seed of the order of the items, which also depends on the epoch.
@@ -87,8 +86,6 @@ class Training:
             raise InputError(
                 f"expected epochs of {self.steps_per_epoch} steps, got {schedule.num_steps} steps in all: change them"
             )
-        if self.mixture_fit.units == "posterior":
-            check_posterior_units(pair.guide)
         check_num_items(pair.model, min(len(images), self.mixture_fit.items))
         self.course = Course(schedule, settings, steps_per_epoch=self.steps_per_epoch)
         self.epoch = 0
@@ -286,11 +283,7 @@ class Training:
             self.pair.guide,
             self.batches.random(settings.items),
             facets=facets,
-            fit=MixtureFit(
-                to_means=settings.to == "means",
-                posterior_units=settings.units == "posterior",
-                variance=settings.variance,
-            ),
+            fit=MixtureFit(to_means=settings.to == "means", variance=settings.variance),
             seed=self.seed,
             **({} if self.known_items is None else self.known_items.for_fit(self.fabric.device)),
         )

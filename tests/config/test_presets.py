@@ -127,7 +127,6 @@ SHARED: dict[str, Any] = {
     "mixture_fit.warmup_steps": 0,
     "mixture_fit.refit_steps": (),
     "mixture_fit.to": "means",
-    "mixture_fit.units": "latent",
     "mixture_fit.variance": 0.01,
 }
 

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mfcvae import Facet, InputError
 from pyro_mfcvae.guides import (
-    FlowHead,
     LadderEncoder,
-    MLPLadderEncoder,
     MultiFacetGuide,
     SampleAssignment,
 )
@@ -103,50 +101,6 @@ def test_mixtures_are_fitted_to_means_if_the_setting_says_so() -> None:
     torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
     initialize_mixtures(model, guide, x)
     assert (prior.loc[0] - x.mean(0)).abs().max() > 1e-6
-
-
-UNITS = torch.tensor([0.1, 10.0], dtype=torch.float64)
-
-
-class UnevenEncoder(KnownEncoder):
-    """q(z | x) = Normal(x, UNITS)."""
-
-    def forward(self, x: Tensor) -> list[dist.TorchDistribution]:
-        return [dist.Normal(x, UNITS).to_event(1)]
-
-
-def uneven_pair(prior: FacetPrior) -> tuple[MultiFacetModel, MultiFacetGuide]:
-    model, guide = known_pair([prior])
-    guide.encoder = UnevenEncoder([prior.facet], (2,))
-    return model, guide
-
-
-@pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
-def test_k_means_in_units_of_the_posterior_does_not_split_the_widest_dimension(covariance: Covariance) -> None:
-    """Four clusters a unit apart along one dimension, and 20 units wide along the other."""
-    x = torch.stack([torch.arange(400) % 4 + 0.0, 20 * torch.randn(400)], -1)
-    clusters, prior = torch.arange(400) % 4, MixturePrior(Facet(num_clusters=4, latent_dim=2), covariance=covariance)
-    model, guide = uneven_pair(prior)
-
-    def purity(*, posterior_units: bool) -> float:
-        initialize_mixtures(model, guide, x, fit=MixtureFit(posterior_units=posterior_units))
-        found = (prior().log_weights() + prior().log_prob(x)).argmax(-1)
-        return sum(torch.bincount(clusters[found == k]).max().item() for k in found.unique()) / 400
-
-    assert purity(posterior_units=True) == 1.0
-    assert purity(posterior_units=False) < 0.7
-
-
-def test_a_posterior_without_standard_deviations_has_no_units() -> None:
-    facets = [FACET]
-    decoder = MLPLadderDecoder(facets, (1, 2, 2), rung_dims=(4,), hidden_dim=4)
-    encoder = MLPLadderEncoder(facets, (1, 2, 2), rung_dims=(4,), head=FlowHead)
-    model = MultiFacetModel([MixturePrior(FACET)], decoder, GaussianLikelihood())
-    guide = MultiFacetGuide(model, encoder=encoder, assignment=SampleAssignment())
-    with pytest.raises(
-        InputError, match=r"expected a Gaussian q\(z \| x\).* got another family: keep posterior_units=False"
-    ):
-        initialize_mixtures(model, guide, torch.rand(30, 1, 2, 2), fit=MixtureFit(posterior_units=True))
 
 
 def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:

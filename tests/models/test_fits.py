@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from separated_clusters import FACET, MEANS, separated
+from separated_clusters import FACET
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -11,43 +11,6 @@ from pyro_mfcvae.models import (
     MixturePrior,
 )
 from pyro_mfcvae.models.fits import Covariance, FitSettings
-
-UNITS = torch.tensor([0.1, 10.0], dtype=torch.float64)
-
-
-def test_units_are_undone_exactly() -> None:
-    """One component has the moments of the draws in any units; spherical components ignore the units."""
-    z = torch.randn(300, 2) * torch.tensor([1.0, 20.0])
-    prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
-    prior.fit(z, FitSettings(unit=UNITS))
-    torch.testing.assert_close(prior.loc[0].detach(), z.mean(0), rtol=0.0, atol=1e-12)
-    least = UNITS.square() / UNITS.square().mean() * 1e-4  # 1e-4 on average over the dimensions
-    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
-    torch.testing.assert_close(covariance, z.T.cov(correction=0) + least.diag(), rtol=0.0, atol=1e-9)
-
-    spherical = [MixturePrior(FACET, covariance="spherical") for _ in range(2)]
-    spherical[0].fit(z, FitSettings())
-    spherical[1].fit(z, FitSettings(unit=UNITS))
-    assert torch.equal(spherical[0].loc, spherical[1].loc)
-    assert torch.equal(spherical[0].scale, spherical[1].scale)
-
-
-@pytest.mark.parametrize("covariance", ("diagonal", "full", "tied"))
-def test_known_points_are_measured_in_the_same_units(covariance: Covariance) -> None:
-    """A fit to stretched points is the stretched fit; in units of mean square 1 the smallest variance is the same."""
-    unit = torch.tensor([0.1, 1.99**0.5])
-    z, points, clusters = (
-        separated(300),
-        MEANS.repeat_interleave(4, 0) + 0.1 * torch.randn(12, 2),
-        torch.arange(12) // 4,
-    )
-    plain, stretched = (MixturePrior(FACET, covariance=covariance) for _ in range(2))
-    plain.fit(z, FitSettings(known=(points, clusters)))
-    stretched.fit(z * unit, FitSettings(unit=unit, known=(points * unit, clusters)))
-    torch.testing.assert_close(stretched.loc, plain.loc * unit, rtol=0.0, atol=1e-10)
-    expected = plain().log_prob(z) - unit.log().sum()  # so the covariances are stretched alike
-    torch.testing.assert_close(stretched().log_prob(z * unit), expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(stretched().log_weights(), plain().log_weights(), rtol=0.0, atol=1e-10)
 
 
 def test_no_component_starts_without_weight() -> None:

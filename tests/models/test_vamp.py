@@ -46,8 +46,7 @@ def test_batch_norm_does_not_notice_the_pseudo_inputs() -> None:
     assert prior.pseudo_inputs.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("posterior_units", (False, True))
-def test_fitting_takes_central_items_of_the_data(posterior_units: bool) -> None:
+def test_fitting_takes_central_items_of_the_data() -> None:
     encoder = MLPLadderEncoder(FACETS, SHAPE, rung_dims=(9, 10), head_init_scale=1.0)
     priors = [
         VampPrior(f, encoder=encoder, j=j, pseudo_inputs=torch.zeros(f.num_clusters, *SHAPE))
@@ -57,7 +56,7 @@ def test_fitting_takes_central_items_of_the_data(posterior_units: bool) -> None:
     guide = MultiFacetGuide(model, encoder=encoder)
     kinds = torch.rand(4, *SHAPE).round()
     x = kinds.repeat(10, 1, 1, 1)  # four kinds of items, ten of each
-    initialize_mixtures(model, guide, x, facets=[1], fit=MixtureFit(to_means=True, posterior_units=posterior_units))
+    initialize_mixtures(model, guide, x, facets=[1], fit=MixtureFit(to_means=True))
     chosen = {tuple(item.flatten().tolist()) for item in priors[1].pseudo_inputs.detach()}
     assert chosen == {tuple(kind.flatten().tolist()) for kind in kinds}
     assert priors[0].pseudo_inputs.abs().max() == 0
