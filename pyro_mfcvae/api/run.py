@@ -127,7 +127,7 @@ class Run:
         )
         *earlier, last = config.stage_epochs
         if config.training.tolerance and self.folder.summary_path.is_file():  # the training may have ended early
-            last = math.ceil(self.summary["epochs"] / config.schedule.scale) - sum(earlier)
+            last = min(last, math.ceil(self.summary["epochs"] / config.schedule.scale) - sum(earlier))
         longer = (*earlier, last + math.ceil(epochs / config.schedule.scale))
         config = replace(config, training=replace(config.training, epochs=longer, tolerance=0.0))
         with self.folder.lock():

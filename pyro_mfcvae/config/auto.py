@@ -200,7 +200,7 @@ def _describe_schedule(config: Config, num_items: int, *, in_stages: bool) -> st
         )
     start = schedule.linear_start_steps
     before = f"{start} steps of a linear start, then " if start else ""
-    end = ", fewer if the ELBO stops to rise" if config.training.tolerance else ""
+    end = ", fewer if the ELBO stops rising" if config.training.tolerance else ""
     return f"schedule: {before}{schedule.num_steps} steps of {size} items{end}"
 
 

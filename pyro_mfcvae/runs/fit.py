@@ -273,9 +273,8 @@ def fit_epochs(config: Config, records: Sequence[dict[str, Any]]) -> list[float]
         return []
     per_epoch = records[-1]["step"] // records[-1]["epoch"]
     schedule = build_schedule(config, per_epoch)
-    course = Course(schedule, config.training, steps_per_epoch=per_epoch)
-    for record in records:
-        course.add(record["elbo"])
+    elbos = [record["elbo"] for record in records]
+    course = Course(schedule, config.training, steps_per_epoch=per_epoch, elbos=elbos)
     return [step / per_epoch for step in schedule.fit_steps() if step <= records[-1]["step"] and course.due_fits(step)]
 
 

@@ -24,16 +24,28 @@ class Course:
     ``tolerance`` nats, the training takes another tenth of the epochs, in which no mixture is fitted and the learning
     rate falls along half a cosine to its final value.
 
-    Attributes:
+    Args:
+        schedule: schedule of the ladder.
+        settings: learning rates and tolerance.
+        steps_per_epoch: number of steps in an epoch.
         elbos: the mean ELBO of each finished epoch, in nats. Together with the settings they determine the course.
     """
 
-    def __init__(self, schedule: ProgressiveSchedule, settings: TrainingConfig, *, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        schedule: ProgressiveSchedule,
+        settings: TrainingConfig,
+        *,
+        steps_per_epoch: int,
+        elbos: Iterable[float] = (),
+    ) -> None:
         self._schedule, self._settings, self._steps_per_epoch = schedule, settings, steps_per_epoch
         self._most_epochs = schedule.num_steps // steps_per_epoch
         self._last_part = math.ceil(_LAST_SHARE * self._most_epochs)
         self._last_start: int | None = None  # the epoch after which the last part begins, if the training ends early
         self.elbos: list[float] = []
+        for elbo in elbos:
+            self.add(elbo)
 
     @property
     def num_epochs(self) -> int:

@@ -118,9 +118,7 @@ class Training:
         self, epoch: int, steps_taken: int, learning_rate_factor: float, *, sums: Tensor, elbos: Tensor
     ) -> None:
         """Continue at the step of the schedule after which a training was stopped."""
-        self.course = Course(self.schedule, self.settings, steps_per_epoch=self.steps_per_epoch)
-        for elbo in elbos.tolist():
-            self.course.add(elbo)
+        self.course = Course(self.schedule, self.settings, steps_per_epoch=self.steps_per_epoch, elbos=elbos.tolist())
         self.epoch = epoch
         self.steps_taken = steps_taken
         self.learning_rate_factor = learning_rate_factor

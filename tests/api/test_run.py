@@ -87,6 +87,9 @@ def test_a_training_that_ended_early_is_continued_from_its_end() -> None:
     longer = run.continue_(epochs=2, verbose=False)
     assert longer.summary["epochs"] == 7
     assert (longer.config.training.epochs, longer.config.training.tolerance) == ((0, 7), 0.0)
+    whole = fit(make_images(), settings=settings | {"training.epochs": [0, 7], "schedule.scale": 0.3}, verbose=False)
+    assert whole.summary["epochs"] == 3
+    assert whole.continue_(epochs=1, verbose=False).summary["epochs"] == 4
 
 
 @pytest.mark.usefixtures("fitted")

@@ -229,7 +229,7 @@ def test_a_training_may_end_early_unless_its_length_is_given() -> None:
     assert tolerance("training.epochs=9") == tolerance("training.epochs=[4, 9]") == 0.0
     assert tolerance("training.epochs=9", "training.tolerance=0.5") == 0.5
     reason = choose_settings(torch.rand(60, 4), source="x", settings=[EQUAL]).reasons[4]
-    assert reason.endswith(" items, fewer if the ELBO stops to rise")
+    assert reason.endswith(" items, fewer if the ELBO stops rising")
 
 
 def test_facets_that_join_one_by_one_and_short_trainings_have_no_linear_start() -> None:

@@ -1,4 +1,4 @@
-"""The number of epochs, the learning rate and the fits of a training that ends when the ELBO stops to rise."""
+"""The number of epochs, the learning rate and the fits of a training that ends when the ELBO stops rising."""
 
 import math
 from pathlib import Path
