@@ -15,7 +15,10 @@ held-out ELBOs to the file.
 
 import json
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,12 +44,23 @@ SAID: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure(name: str, data: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train with one seed; returns the record and the configuration."""
-    config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}"], None)
+def measure(
+    name: str, data: str, seed: int, *, settings: Sequence[str] = (), device: str = "cpu", compares: bool = True
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train with one seed; returns the record and the configuration.
+
+    Args:
+        name: name of the record.
+        data: name or path of the data.
+        seed: seed of the training.
+        settings: further settings.
+        device: where to train.
+        compares: whether the record has the groups by other criteria.
+    """
+    config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}", *settings], None)
     with tempfile.TemporaryDirectory() as folder:
-        found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device="cpu")
-        criteria = judge(Path(folder) / "run", data=dataset)
+        found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device=device)
+        criteria = judge(Path(folder) / "run", data=dataset) if compares else {}
     labels = {label: values.numpy() for label, values in dataset.test.labels.items()}
     row = {
         "seed": seed,
@@ -73,9 +87,14 @@ def measure_trials(name: str, data: str, seeds: tuple[int, ...]) -> list[float]:
 
 
 def main(
-    data: Annotated[tuple[str, ...], tyro.conf.Positional], seeds: tuple[int, ...] = (0, 1, 2), trials: bool = False
+    data: Annotated[tuple[str, ...], tyro.conf.Positional],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    device: str = "cpu",
+    workers: int = 1,
+    trials: bool = False,
 ) -> None:
-    """Run auto on data sets, each given as a name or as NAME=PATH."""
+    """Run auto on data sets, each given as a name or as NAME=PATH; ``workers`` trainings at a time."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
     for item in data:
         name, _, path = item.partition("=")
         target = RESULTS / f"auto-{name}.json"
@@ -87,15 +106,14 @@ def main(
             continue
         rows = {row["seed"]: row for row in record["rows"]}
         kept = {"trials": record["trials"]} if "trials" in record else {}
-        for seed in seeds:
-            row, chosen = measure(name, path or name, seed)
-            rows[seed] = {**row, **{key: provenance()[key] for key in ("commit", "machine")}}
+        for done in as_completed([pool.submit(measure, name, path or name, seed, device=device) for seed in seeds]):
+            row, chosen = done.result()
+            rows[row["seed"]] = {**row, **{key: provenance()[key] for key in ("commit", "machine")}}
             scores = "; ".join(
                 f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
-                for label, s in rows[seed]["labels"].items()
+                for label, s in row["labels"].items()
             )
-            seconds = rows[seed]["seconds"]
-            print(f"{name}, seed {seed}: groups {rows[seed]['groups']}; {scores} ({seconds:.0f} s)", flush=True)
+            print(f"{name}, seed {row['seed']}: groups {row['groups']}; {scores} ({row['seconds']:.0f} s)", flush=True)
             write_json(
                 target, {**provenance(), "data": name, **chosen, **kept, "rows": [rows[s] for s in sorted(rows)]}
             )

@@ -45,6 +45,8 @@ class Part:
 
 PARTS = (
     Part("tests", 0.08, "the tests marked gpu"),
+    Part("commands", 0.25, "every command, in short"),
+    Part("auto", 0.30, "auto without other options"),
     Part("steps", 0.35, "a training step, in all variants"),
     Part("accuracy", 0.20, "presets until they reach their accuracy"),
     Part("together", 0.12, "ten seeds together against one"),

@@ -4,33 +4,21 @@ import itertools
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from gpu_runs import accuracy, auto, commands, paper
 from gpu_steps import Budget, Row, steps
 
-from pyro_mfcvae.config.build import adapt_epochs, build_pair, build_schedule
-from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.text import load_preset, override
-from pyro_mfcvae.data.catalogue import DATASETS
-from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.images import Split
-from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.runs.evaluation import evaluate
-from pyro_mfcvae.runs.fit import fit
-from pyro_mfcvae.runs.folder import RunFolder
-from pyro_mfcvae.runs.together import fit_together
 from pyro_mfcvae.train.devices import open_fabric
-from pyro_mfcvae.train.step_log import EpochRecord
 from pyro_mfcvae.train.training import Training
-
-# Number of items that a rehearsal trains on.
-_FEW = 600
 
 
 def run(part: str, path: Path, *, seconds: float, rehearse: bool, device: str) -> None:
@@ -65,83 +53,6 @@ def tests(budget: Budget) -> Iterator[Row]:
     yield {"code": found.returncode, "result": " ".join(found.stdout.strip().splitlines()[-1:]), "failures": failures}
 
 
-# --- presets to their accuracy ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    """A callback that records seconds of training and accuracy at the end of every epoch."""
-
-    def __init__(self, data: Dataset, label: str, wanted: float) -> None:
-        self.data, self.label, self.wanted = data, label, wanted
-        self.seconds, self.accuracy = 0.0, 0.0
-        self.reached: float | None = None
-
-    def on_start(self, training: Training) -> None:
-        self.pair, self.since = training.pair, time.perf_counter()
-
-    def on_steps(self, num_steps: int, elbo: float) -> None:
-        pass
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        self.seconds += time.perf_counter() - self.since
-        with torch.random.fork_rng(devices=[]):
-            scores = evaluate(self.pair, self.data.test).scores
-        self.accuracy = float(scores.accuracy[self.label].max())
-        if self.reached is None and self.accuracy >= self.wanted:
-            self.reached = round(self.seconds, 1)
-        self.since = time.perf_counter()
-
-
-def shortened(config: Config, budget: Budget) -> Config:
-    """The settings for a rehearsal of a few dozen steps."""
-    if not budget.rehearse:
-        return config
-    adapted = adapt_epochs(config, made_for=DATASETS[config.data.source].num_items or 0, num_items=_FEW)
-    return override(adapted, ["schedule.scale=0.002"])
-
-
-def available(name: str, budget: Budget) -> Dataset:
-    """Load a data set; in a rehearsal without its files, random pixels of MNIST's shape."""
-    try:
-        data = load_dataset(name)
-    except InputError:
-        if not budget.rehearse:
-            raise
-        images = torch.randint(256, (2000, 1, 28, 28), dtype=torch.uint8)
-        split = Split(images, {"digit": torch.arange(2000) % 10})
-        data = Dataset(name, split, split, load_dataset("shapes").info)
-    if not budget.rehearse:
-        return data
-
-    def few(split: Split) -> Split:
-        return Split(split.images[:_FEW], {label: values[:_FEW] for label, values in split.labels.items()})
-
-    return replace(data, train=few(data.train), test=few(data.test))
-
-
-def accuracy(budget: Budget) -> Iterator[Row]:
-    """Train each preset with its step captured, captured and compiled, and eager."""
-    presets = [("mnist", "digit"), ("shapes", "shape")]
-    programs = [(True, False), (True, True), (False, False)]
-    for (captures, compiles), (preset, label) in itertools.product(programs[: 1 if budget.rehearse else 3], presets):
-        wanted = 0.95
-        config = shortened(load_preset(preset), budget)
-        program = {"capture": captures and budget.device == "cuda", "compile": compiles}
-        config = override(config, [f"training.{name}={str(value).lower()}" for name, value in program.items()])
-        data = available(config.data.source, budget)
-        clock = Clock(data, label, wanted)
-        with tempfile.TemporaryDirectory() as folder:
-            result = fit(config, RunFolder(Path(folder)), data=data, device=budget.device, callbacks=(clock,))
-        yield {
-            "preset": preset,
-            "label": label,
-            **program,
-            "accuracy": round(clock.accuracy, 4),
-            "seconds": result.summary["seconds"],
-            f"seconds_to_{wanted}": clock.reached,
-        }
-
-
 # --- seeds together ---------------------------------------------------------------------------------------------------
 
 
@@ -170,34 +81,6 @@ def together(budget: Budget) -> Iterator[Row]:
         single, stacked = (sorted(values)[len(values) // 2] for values in times.values())
         ratio = round(stacked / single, 3)
         yield {"preset": preset, "seeds": num, "ms": round(stacked, 3), "ms_of_one": round(single, 3), "ratio": ratio}
-
-
-def paper(budget: Budget) -> Iterator[Row]:
-    """Train ten seeds, or five if less than four minutes are left."""
-    config = override(
-        load_preset("mnist-paper"),
-        [f"training.capture={str(budget.device == 'cuda').lower()}", "training.compile=false"],
-    )
-    data = available(config.data.source, budget)
-    if budget.rehearse:
-        config = override(config, ["schedule.scale=0.003"])
-    seeds = range(2 if budget.rehearse else 10 if budget.left() > 240 else 5)
-    with tempfile.TemporaryDirectory() as folder:
-        results = fit_together(
-            [replace(config, seed=seed) for seed in seeds],
-            [RunFolder(Path(folder) / f"seed-{seed}") for seed in seeds],
-            data=[data] * len(seeds),
-            device=budget.device,
-        )
-        for seed, result in zip(seeds, results, strict=True):
-            if isinstance(result, InputError):
-                yield {"seed": seed, "failed": str(result)}
-                continue
-            yield {
-                "seed": seed,
-                "accuracy": round(float(result.evaluation.scores.accuracy["digit"].max()), 4),
-                "seconds": result.summary["seconds"],
-            }
 
 
 # --- larger images ----------------------------------------------------------------------------------------------------
@@ -284,6 +167,8 @@ def items(budget: Budget) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Budget], Iterator[Row]]] = {
     "tests": tests,
+    "commands": commands,
+    "auto": auto,
     "steps": steps,
     "accuracy": accuracy,
     "together": together,

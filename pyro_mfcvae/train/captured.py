@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -122,27 +122,29 @@ class CapturedStep:
 RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CUDAGraphs}
 
 
-def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
-    """Whether the steps of a training can be captured; if not, the log says why.
+def is_captured(setting: Literal["auto", True, False], fabric: Fabric, *, has_known: bool) -> bool:
+    """Whether the steps of a training are captured. If they cannot be but the setting is true, the log says why.
 
     Args:
-        fabric: the devices that compute them.
+        setting: `training.capture`.
+        fabric: the devices that compute the steps.
         has_known: whether items with known clusters join the batches. These are drawn on the host, which prevents a
             capture.
     """
+    why = None
     if fabric.device.type not in RECORDERS:
-        _warn(f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out")
+        why = f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out"
     elif fabric.world_size > 1:
-        _warn(f"expected one device, got {fabric.world_size}: leave training.capture out")
+        why = f"expected one device, got {fabric.world_size}: leave training.capture out"
     elif has_known:
-        _warn("expected no items with known clusters, got some: leave training.capture or supervision out")
-    else:
-        return True
-    return False
+        why = "expected no items with known clusters, got some: leave training.capture or supervision out"
+    if why and setting is True:
+        _warn(why)
+    return setting is not False and why is None
 
 
 def capture(step: StepFunction, device: torch.device) -> CapturedStep:
-    """The captured step, for a device on which `can_be_captured` is true."""
+    """The captured step, for a device on which `is_captured` can be true."""
     return CapturedStep(step, RECORDERS[device.type](device))
 
 

@@ -7,11 +7,13 @@ import pyro
 import pytest
 import torch
 from host_reads import HostReads
+from parts import VARIANTS
 from torch import Tensor, nn
 from trainings import prepare
 
 from pyro_mfcvae.train import captured
 from pyro_mfcvae.train.captured import NUM_WARM_UP_STEPS, CapturedStep, capture
+from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.known import KnownItems
 from pyro_mfcvae.train.optimizer import make_adam
 from pyro_mfcvae.train.training import Training
@@ -25,6 +27,9 @@ SETTINGS = (
     ),
     *("mixture_fit.warmup_steps=2", "mixture_fit.refit_steps=[4]", "schedule.kl_fade_in_steps=[3, 5]"),
 )
+
+# All parts, except losses and likelihoods of counts.
+PARTS = [name for name, (_, loss) in VARIANTS.items() if loss is None and not name.endswith("Likelihood")]
 
 
 class Recorder:
@@ -185,9 +190,10 @@ def test_a_change_of_the_pair_between_epochs_is_captured(recorder: Recorder) -> 
     assert torch.equal(layer.weight, before)
 
 
-def test_on_a_cpu_steps_run_without_capture_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    training = prepare("training.capture=true")
-    assert not training.captures
+def test_on_a_cpu_steps_run_without_capture_and_the_log_says_so_if_asked(caplog: pytest.LogCaptureFixture) -> None:
+    assert not prepare().captures
+    assert caplog.messages == []
+    assert not prepare("training.capture=true").captures
     assert caplog.messages == [
         "the training step is not captured; training is slower, but the results are the same: "
         "expected a device of cuda, got cpu: "
@@ -196,13 +202,45 @@ def test_on_a_cpu_steps_run_without_capture_and_the_log_says_so(caplog: pytest.L
 
 
 @pytest.mark.usefixtures("recorder")
-def test_known_items_are_not_captured(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_captures_every_step_that_can_be_captured(caplog: pytest.LogCaptureFixture) -> None:
     plain = prepare()
+    assert plain.captures and not prepare("training.capture=false").captures
     known = KnownItems(plain.images[:4], {0: torch.tensor([0, 1, 2, 0])}, batch_size=2)
-    settings = prepare("training.capture=true").settings
-    training = Training(plain.pair, plain.images, schedule=plain.schedule, settings=settings, known_items=known)
-    assert not training.captures
-    assert "expected no items with known clusters, got some" in caplog.text
+    for asked in (False, True):
+        settings = prepare(*["training.capture=true"] * asked).settings
+        training = Training(plain.pair, plain.images, schedule=plain.schedule, settings=settings, known_items=known)
+        assert not training.captures
+        assert ("expected no items with known clusters, got some" in caplog.text) == asked
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_trains_in_replayed_steps_on_a_gpu(name: str) -> None:
+    """As well as in computed ones. Their random numbers differ, so results are compared roughly."""
+    settings, elbos = VARIANTS[name][0], []
+    for capture_it in ("false", "true"):
+        pyro.set_rng_seed(0)
+        training = prepare(
+            *SETTINGS, "training.compile=false", *settings, f"training.capture={capture_it}", fabric=open_fabric("cuda")
+        )
+        elbos.append([training.run_epoch().elbo for _ in range(4)])
+        if training._captured is not None:
+            assert training._captured._replay is not None
+    computed, replayed = elbos
+    assert replayed == pytest.approx(computed, rel=0.1)
+
+
+@pytest.mark.gpu
+def test_a_part_that_reads_a_value_trains_without_capture_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
+    training = prepare(*SETTINGS, fabric=open_fabric("cuda"))
+
+    def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        inputs[0].mean().item()
+
+    training.pair.guide.encoder.register_forward_pre_hook(read)
+    records = [training.run_epoch() for _ in range(4)]
+    assert "the training step is not captured" in caplog.text
+    assert records[-1].elbo > records[0].elbo
 
 
 @pytest.mark.gpu
