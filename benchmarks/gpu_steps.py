@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Lock
@@ -53,7 +54,7 @@ def captured(loss: Callable[[], torch.Tensor], parameters: list[torch.nn.Paramet
         optimizer.step()
         return value.detach()
 
-    replayed = capture(step, device)
+    replayed = partial(capture(device), step)
     for _ in range(NUM_WARM_UP_STEPS + 1):
         replayed()
     return replayed

@@ -167,7 +167,9 @@ class StudentTMixturePrior(MixturePrior):
     @torch.no_grad()
     def set_mixture(self, loc: Tensor, covariance: Tensor, *, probs: Tensor | None = None) -> None:
         """As for a `MixturePrior`: ``covariance`` is that of the clusters, the degrees of freedom are not changed."""
-        super().set_mixture(loc, torch.as_tensor(covariance) * ((self.df - 2) / self.df)[:, None, None], probs=probs)
+        num_clusters, dim = self.facet.num_clusters, self.facet.latent_dim
+        covariance = read_values("covariance", covariance, (num_clusters, dim, dim), like=self.loc)
+        super().set_mixture(loc, covariance * ((self.df - 2) / self.df)[:, None, None], probs=probs)
 
     def components(self, loc: Tensor, spread: Tensor) -> dist.TorchDistribution:
         return dist.MultivariateStudentT(for_densities(self.df), loc, spread)

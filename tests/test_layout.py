@@ -64,6 +64,7 @@ TESTS_OF_THE_WHOLE = {
     "exactness",
     "optimality",
     "half_precision",
+    "parts_on_a_gpu",
     "testing/old_faults",
     "interoperability",
     "examples",

@@ -177,7 +177,7 @@ def test_double_and_float_and_data_parallel_and_deep_copies_agree(make_pair: Mak
     pyro.set_rng_seed(1)
     loss = FacetELBO()(model, guide)(x)
     pyro.set_rng_seed(1)
-    assert torch.equal(torch.nn.DataParallel(FacetELBO()(model, guide))(x), loss)
+    assert torch.equal(torch.nn.DataParallel(FacetELBO()(model, guide), device_ids=[])(x), loss)
 
 
 @pytest.mark.parametrize(

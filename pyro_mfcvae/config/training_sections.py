@@ -48,8 +48,8 @@ class TrainingConfig:
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
             bf16; densities, parameters and Adam keep float32.
         compile: whether the objective is compiled: true, false, or auto, which compiles it if this saves time.
-        capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph: true, false, or auto, which
-            does so on one CUDA device without known clusters.
+        capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph: true, false, or auto,
+            which does so on one CUDA device without known clusters.
     """
 
     __pydantic_config__ = strict

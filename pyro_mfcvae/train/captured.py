@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_mfcvae.infer.compilation import first_line
 
@@ -14,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 StepFunction = Callable[..., Tensor]
 """Function that maps the input tensors of a step to its terms. It changes parameters, buffers and the optimiser's
-state in place.
+state in place. It must not read the value of a tensor, and no shape may depend on a value.
 """
 
 # In the first steps cuBLAS, cuDNN, the compiler and Adam allocate memory, which a capture does not allow.
@@ -52,10 +53,49 @@ class CUDAGraphs:
         return terms
 
     def capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            terms = step()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        generator = torch.cuda.default_generators[stream.device.index]
+        state = generator.clone_state()
+        try:
+            with torch.cuda.graph(graph):
+                terms = step()
+        except BaseException:
+            # torch leaves the generator in the mode of captures, in which it draws no numbers outside of them, and the
+            # stream of the capture as the current one.
+            generator.graphsafe_set_state(state)
+            torch.cuda.set_stream(stream)
+            raise
         return graph.replay, terms
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes the first operation for which the host waits for the device; a graph cannot have such operations.
+
+    These are reads of a tensor's value, masks as indices, whose number of elements is read, and copies from the host.
+
+    Attributes:
+        found: name of the operation, or None.
+    """
+
+    _READS = ("_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero")
+    _INDEXING = ("index", "index_put", "index_put_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        if name in self._READS or (name in self._INDEXING and any(map(_is_mask, args[1]))):
+            self.found = self.found or func.name()
+        result = func(*args, **(kwargs or {}))
+        if name in ("_to_copy", "copy_") and len({x.device.type for x in (result, *args) if isinstance(x, Tensor)}) > 1:
+            self.found = self.found or func.name()
+        return result
+
+
+def _is_mask(index: object) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
 class CapturedStep:
@@ -67,14 +107,18 @@ class CapturedStep:
     fit, must call `forget`. Steps with inputs of other shapes are taken without capture. If a step cannot be captured,
     all steps are taken without capture, and one line of the log says why.
 
+    The step function is given with its inputs, and not kept: a training that kept itself in this way would hold the
+    device's memory until the next garbage collection.
+
     Args:
-        step: the step function. It must not read the value of a tensor, and no shape may depend on a value.
         recorder: the object that captures the step.
+        watches: whether the last step before the first capture is watched for operations that a graph cannot have. A
+            compiled step has none.
     """
 
-    def __init__(self, step: StepFunction, recorder: Recorder) -> None:
-        self._step = step
+    def __init__(self, recorder: Recorder, *, watches: bool = True) -> None:
         self._recorder = recorder
+        self._watches = watches
         self._fails = False
         self._key: object = None
         self.forget()
@@ -92,27 +136,38 @@ class CapturedStep:
             self.forget()
         self._key = key
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, step: StepFunction, *inputs: Tensor) -> Tensor:
         """Take a step. The returned terms are valid until the next step."""
         if self._fails:
-            return self._step(*inputs)
+            return step(*inputs)
         if self._num_warm < NUM_WARM_UP_STEPS:
             self._num_warm += 1
-            return self._recorder.warm_up(lambda: self._step(*inputs))
-        if self._replay is None and not self._capture(inputs):
-            return self._step(*inputs)
+            return self._warm_up(step, inputs)
+        if self._replay is None and not self._capture(step, inputs):
+            return step(*inputs)
         if any(x.shape != static.shape for x, static in zip(inputs, self._inputs, strict=True)):
-            return self._step(*inputs)
+            return step(*inputs)
         for x, static in zip(inputs, self._inputs, strict=True):
             static.copy_(x)
         assert self._replay is not None and self._terms is not None
         self._replay()
         return self._terms
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> bool:
-        self._inputs = tuple(x.clone() for x in inputs)
+    def _warm_up(self, step: StepFunction, inputs: tuple[Tensor, ...]) -> Tensor:
+        if not self._watches or self._num_warm < NUM_WARM_UP_STEPS:
+            return self._recorder.warm_up(lambda: step(*inputs))
+        self._watches = False
+        with HostWaits() as waits:
+            terms = self._recorder.warm_up(lambda: step(*inputs))
+        if waits.found is not None:
+            _warn(f"the host waits for the device in {waits.found}")
+            self._fails = True
+        return terms
+
+    def _capture(self, step: StepFunction, inputs: tuple[Tensor, ...]) -> bool:
+        self._inputs = static = tuple(x.clone() for x in inputs)
         try:
-            self._replay, self._terms = self._recorder.capture(lambda: self._step(*self._inputs))
+            self._replay, self._terms = self._recorder.capture(lambda: step(*static))
         except Exception as error:  # any exception, because anything in a step may fail to be captured
             _warn(first_line(error))
             self._fails = True
@@ -143,9 +198,9 @@ def is_captured(setting: Literal["auto", True, False], fabric: Fabric, *, has_kn
     return setting is not False and why is None
 
 
-def capture(step: StepFunction, device: torch.device) -> CapturedStep:
+def capture(device: torch.device, *, watches: bool = True) -> CapturedStep:
     """The captured step, for a device on which `is_captured` can be true."""
-    return CapturedStep(step, RECORDERS[device.type](device))
+    return CapturedStep(RECORDERS[device.type](device), watches=watches)
 
 
 def _warn(why: str) -> None:

@@ -65,7 +65,7 @@ class StackedTraining:
             device=first.fabric.device,
             captured=first.captures,
         )
-        self._captured = capture(self._take_step, first.fabric.device) if first.captures else None
+        self._captured = capture(first.fabric.device, watches=False) if first.captures else None
         self._stack_moments()
         self._draw, self._drawn_on, self._program = self._batch_objective()
         self.failures: dict[int, InputError] = {}
@@ -122,7 +122,8 @@ class StackedTraining:
             return
         draws = RandomState.each_in_turn(self._states, self._draw, kinds=self._drawn_on)
         noise = [torch.stack(drawn) for drawn in zip(*draws, strict=True)]
-        self._log.add((self._captured or self._take_step)(xs, *noise))
+        inputs = (xs, *noise)
+        self._log.add(self._captured(self._take_step, *inputs) if self._captured else self._take_step(*inputs))
         for s in left:
             self.trainings[s].steps_taken += 1
         if self._log.is_full:

@@ -102,7 +102,7 @@ class Training:
         # One graph of the whole step replaces the graph of the objective.
         objective = CompiledObjective(self.objective, graphs=not self.captures) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)
-        self._captured = capture(self._take_step, device) if self.captures else None
+        self._captured = capture(device, watches=not self.compiles) if self.captures else None
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -161,7 +161,8 @@ class Training:
             for x in self.start_epoch():
                 self.prepare_step()
                 batch = (x,) if self.known_items is None else self.known_items.join(x)
-                self.note_step(self._take_step(*batch) if self._captured is None else self._captured(x))
+                step = self._take_step
+                self.note_step(step(*batch) if self._captured is None else self._captured(step, x))
             return self.finish_epoch()
 
     def _take_step(self, *batch: Any) -> Tensor:
