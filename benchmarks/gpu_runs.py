@@ -35,7 +35,7 @@ _FEW = 600
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 SHORT = "--schedule.scale 0.1"
-COMPUTED = "--training.capture false --training.compile false"
+COMPUTED = "--training.compile false"
 
 # Short runs of every command that computes: trainings, and then what needs a run.
 TRAININGS = (
@@ -44,7 +44,6 @@ TRAININGS = (
     f"fit stickfigures {SHORT} --training.precision bf16 --out bf16",
     f"fit stickfigures {SHORT} --training.precision tf32 --out tf32",
     f"fit stickfigures {SHORT} --training.compile true --out compiled",
-    f"fit stickfigures {SHORT} --training.compile true --training.capture false --out compiled-only",
     f"fit auto --data stickfigures {SHORT} --training.n-init 2 --out trials",
     "fit auto --data nrletters --facets.number 3 --schedule.scale 0.02 --out vectors",
     "fit shapes --schedule.scale 0.02 --networks.channels-last true --training.precision bf16 --out maps",
@@ -126,7 +125,7 @@ def auto(budget: Budget) -> Iterator[Row]:
 
     for name in ("stickfigures",) if budget.rehearse else ("mnist", "shapes", "fashion_mnist", "nrletters"):
         start = time.perf_counter()
-        settings = ["training.capture=true", "training.compile=false", *["schedule.scale=0.02"] * budget.rehearse]
+        settings = ["schedule.scale=0.02"] * budget.rehearse
         row, _ = measure(name, name, 0, settings=settings, device=budget.device, compares=False)
         yield {
             "data": name,
@@ -192,14 +191,12 @@ def available(name: str, budget: Budget) -> Dataset:
 
 
 def accuracy(budget: Budget) -> Iterator[Row]:
-    """Train each preset with its step captured, captured and compiled, and eager."""
+    """Train each preset with its step captured (auto), captured and compiled, and as written."""
     presets = [("mnist", "digit"), ("shapes", "shape")]
-    programs = [(True, False), (True, True), (False, False)]
-    for (captures, compiles), (preset, label) in itertools.product(programs[: 1 if budget.rehearse else 3], presets):
+    values = ["auto"] if budget.rehearse else ["auto", "true", "false"]
+    for value, (preset, label) in itertools.product(values, presets):
         wanted = 0.95
-        config = shortened(load_preset(preset), budget)
-        program = {"capture": captures and budget.device == "cuda", "compile": compiles}
-        config = override(config, [f"training.{name}={str(value).lower()}" for name, value in program.items()])
+        config = override(shortened(load_preset(preset), budget), [f"training.compile={value}"])
         data = available(config.data.source, budget)
         clock = Clock(data, label, wanted)
         with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +204,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
         yield {
             "preset": preset,
             "label": label,
-            **program,
+            "compile": value,
             "accuracy": round(clock.accuracy, 4),
             "seconds": result.summary["seconds"],
             f"seconds_to_{wanted}": clock.reached,
@@ -219,10 +216,7 @@ def accuracy(budget: Budget) -> Iterator[Row]:
 
 def paper(budget: Budget) -> Iterator[Row]:
     """Train ten seeds, or five if less than four minutes are left."""
-    config = override(
-        load_preset("mnist-paper"),
-        [f"training.capture={str(budget.device == 'cuda').lower()}", "training.compile=false"],
-    )
+    config = load_preset("mnist-paper")
     data = available(config.data.source, budget)
     if budget.rehearse:
         config = override(config, ["schedule.scale=0.003"])

@@ -47,9 +47,9 @@ class TrainingConfig:
             of the learning rate.
         precision: number format of the networks' matrix products and convolutions: float32, tf32 (on CUDA only) or
             bf16; densities, parameters and Adam keep float32.
-        compile: whether the objective is compiled: true, false, or auto, which compiles it if this saves time.
-        capture: whether the whole step (loss, gradient, Adam) is replayed as one CUDA graph: true, false, or auto,
-            which does so on one CUDA device without known clusters.
+        compile: whether the objective is compiled: true, false, or auto, which compiles it if this saves time. Unless
+            it is false, the whole step (loss, gradient, Adam) is also replayed as one CUDA graph on a CUDA device, if
+            there are no known clusters.
     """
 
     __pydantic_config__ = strict
@@ -68,7 +68,6 @@ class TrainingConfig:
     on_divergence: Literal["stop", "retry"] = "stop"
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     compile: Literal["auto", True, False] = "auto"
-    capture: Literal["auto", True, False] = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, tuple) and self.epochs[-1] < 1:

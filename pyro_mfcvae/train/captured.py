@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -81,7 +81,7 @@ class HostWaits(TorchDispatchMode):
     _INDEXING = ("index", "index_put", "index_put_")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -177,29 +177,16 @@ class CapturedStep:
 RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CUDAGraphs}
 
 
-def is_captured(setting: Literal["auto", True, False], fabric: Fabric, *, has_known: bool) -> bool:
-    """Whether the steps of a training are captured. If they cannot be but the setting is true, the log says why.
+def can_be_captured(fabric: Fabric, *, has_known: bool) -> bool:
+    """Whether the steps of a training can be captured: on one CUDA device, without items with known clusters.
 
-    Args:
-        setting: `training.capture`.
-        fabric: the devices that compute the steps.
-        has_known: whether items with known clusters join the batches. These are drawn on the host, which prevents a
-            capture.
+    Known items are drawn on the host, which prevents a capture.
     """
-    why = None
-    if fabric.device.type not in RECORDERS:
-        why = f"expected a device of {' or '.join(RECORDERS)}, got {fabric.device.type}: leave training.capture out"
-    elif fabric.world_size > 1:
-        why = f"expected one device, got {fabric.world_size}: leave training.capture out"
-    elif has_known:
-        why = "expected no items with known clusters, got some: leave training.capture or supervision out"
-    if why and setting is True:
-        _warn(why)
-    return setting is not False and why is None
+    return fabric.device.type in RECORDERS and fabric.world_size == 1 and not has_known
 
 
 def capture(device: torch.device, *, watches: bool = True) -> CapturedStep:
-    """The captured step, for a device on which `is_captured` can be true."""
+    """The captured step, for a device on which `can_be_captured` is true."""
     return CapturedStep(RECORDERS[device.type](device), watches=watches)
 
 

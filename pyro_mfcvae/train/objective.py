@@ -16,8 +16,9 @@ from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.mfcvae import MFCVAE
 
 # Compilation takes up to a minute. With fewer steps than these it takes more time than it saves
-# (benchmarks/step_time.py).
+# (benchmarks/step_time.py and benchmarks/gpu.py).
 _MIN_STEPS = {"cpu": 20_000, "cuda": 2_000}
+_MIN_CAPTURED_STEPS = 100_000
 
 
 class Objective(PairLoss):
@@ -136,14 +137,16 @@ def _first(terms: ELBOTerms, num: int) -> ELBOTerms:
     return replace(terms, reconstruction=terms.reconstruction[:num], kl_z=terms.kl_z[:num], kl_c=terms.kl_c[:num])
 
 
-def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int) -> bool:
+def compilation_pays(pair: nn.Module, *, device: torch.device, num_steps: int, captures: bool) -> bool:
     """Whether a training with this number of steps ends earlier if its objective is compiled first.
 
     The decision depends on the networks, the device and the total number of steps, not on the remaining steps, so a
-    resumed training decides as before. On a CPU convolutions take so long that compilation saves nothing. Networks with
-    ``recompute`` are not compiled, because a compiled program would keep the maps.
+    resumed training decides as before. On a CPU convolutions take so long that compilation saves nothing. A captured
+    step is nearly as fast without compilation. Networks with ``recompute`` are not compiled, because a compiled program
+    would keep the maps.
     """
     if any(getattr(module, "recompute", False) for module in pair.modules()):
         return False
     convolves = any(isinstance(module, nn.Conv2d) for module in pair.modules())
-    return num_steps >= _MIN_STEPS.get(device.type, math.inf) and not (convolves and device.type == "cpu")
+    fewest = _MIN_CAPTURED_STEPS if captures else _MIN_STEPS.get(device.type, math.inf)
+    return num_steps >= fewest and not (convolves and device.type == "cpu")

@@ -26,7 +26,7 @@ from pyro_mfcvae.interop.param_store import outside_store
 from pyro_mfcvae.mfcvae import MFCVAE
 from pyro_mfcvae.subspaces import Progress, start_linearly
 from pyro_mfcvae.train.batches import Batches, check_images
-from pyro_mfcvae.train.captured import capture, is_captured
+from pyro_mfcvae.train.captured import can_be_captured, capture
 from pyro_mfcvae.train.devices import on_rank_zero_then_broadcast, open_fabric
 from pyro_mfcvae.train.divergence import check_parameters, report_divergence
 from pyro_mfcvae.train.known import KnownItems
@@ -77,7 +77,7 @@ class Training:
         self.fabric = fabric if fabric is not None else open_fabric("cpu", precision=settings.precision)
         self.batches = Batches(images, batch_size=settings.batch_size, seed=seed, fabric=self.fabric)
         device, has_known = self.fabric.device, known_items is not None
-        self.captures = is_captured(settings.capture, self.fabric, has_known=has_known)
+        self.captures = settings.compile is not False and can_be_captured(self.fabric, has_known=has_known)
         self.optimizer = make_adam(
             pair.parameters(), learning_rate=settings.learning_rate, device=device, captured=self.captures
         )
@@ -97,8 +97,11 @@ class Training:
         self._on_steps: Callable[[int, float], None] | None = None
         self.on_linear_start: Progress | None = None  # called during the linear start
         self.objective = build_objective(pair, settings, num_items=len(images), has_known=has_known)
-        pays = settings.compile == "auto" and compilation_pays(pair, device=device, num_steps=schedule.num_steps)
-        self.compiles = (settings.compile is True or pays) and not has_known
+        self.compiles = not has_known and (
+            compilation_pays(pair, device=device, num_steps=schedule.num_steps, captures=self.captures)
+            if settings.compile == "auto"
+            else settings.compile
+        )
         # One graph of the whole step replaces the graph of the objective.
         objective = CompiledObjective(self.objective, graphs=not self.captures) if self.compiles else self.objective
         self._objective, self._stepper = self.fabric.setup(objective, self.optimizer)

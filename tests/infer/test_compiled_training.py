@@ -236,16 +236,21 @@ def test_a_compiled_training_that_is_resumed_ends_with_the_same_bits(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("kind", "device", "num_steps", "expected"),
+    ("kind", "device", "num_steps", "captures", "expected"),
     [
-        ("mlp", "cpu", 19_999, False),
-        ("mlp", "cpu", 20_000, True),
-        ("conv", "cpu", 10**6, False),
-        ("conv", "cuda:1", 1_000, False),
-        ("conv", "cuda:1", 50_000, True),
-        ("mlp", "mps", 10**6, False),
+        ("mlp", "cpu", 19_999, False, False),
+        ("mlp", "cpu", 20_000, False, True),
+        ("conv", "cpu", 10**6, False, False),
+        ("conv", "cuda:1", 1_000, False, False),
+        ("conv", "cuda:1", 50_000, False, True),
+        ("conv", "cuda:1", 50_000, True, False),
+        ("mlp", "cuda:1", 100_000, True, True),
+        ("mlp", "mps", 10**6, False, False),
     ],
 )
-def test_networks_device_and_length_decide(kind: str, device: str, num_steps: int, expected: bool) -> None:
+def test_networks_device_and_length_decide(
+    kind: str, device: str, num_steps: int, *, captures: bool, expected: bool
+) -> None:
     pair = small_pair(f"networks.kind={kind}")
-    assert compilation_pays(pair, device=torch.device(device), num_steps=num_steps) is expected
+    found = compilation_pays(pair, device=torch.device(device), num_steps=num_steps, captures=captures)
+    assert found is expected

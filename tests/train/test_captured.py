@@ -180,17 +180,17 @@ def test_a_captured_training_is_freed_at_once() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param((), marks=pytest.mark.slow),
+        (),
         pytest.param(("likelihood.kind=gaussian", "prior.covariance=full"), marks=pytest.mark.slow),
-        ("training.compile=false",),
     ],
 )
-def test_a_captured_training_equals_the_training(recorder: Recorder, settings: tuple[str, ...]) -> None:
+def test_a_captured_training_equals_the_training(monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]) -> None:
     """Through warm-up, fits, fades and a falling learning rate; all tensors but the inputs keep their addresses."""
-    trainings = []
-    for capture_it in ("false", "true"):
+    trainings, recorder = [], Recorder()
+    for recorders in ({}, {"cpu": lambda device: recorder}):
+        monkeypatch.setattr(captured, "RECORDERS", recorders)
         pyro.set_rng_seed(3)
-        training = prepare(*SETTINGS, *settings, f"training.capture={capture_it}", num=100)
+        training = prepare(*SETTINGS, *settings, num=100)
         recorder.addresses = lambda training=training: tensors_of(training)  # type: ignore[misc]
         records = [training.run_epoch() for _ in range(4)]
         trainings.append((training, records))
@@ -208,7 +208,7 @@ def test_a_captured_training_equals_the_training(recorder: Recorder, settings: t
 
 @pytest.mark.usefixtures("recorder")
 def test_the_learning_rate_is_changed_in_place() -> None:
-    training = prepare(*SETTINGS, "training.capture=true", "training.final_learning_rate=0.001", num=100)
+    training = prepare(*SETTINGS, "training.final_learning_rate=0.001", num=100)
     (group,) = training.optimizer.param_groups
     rate = group["lr"]
     training.run_epoch()
@@ -219,7 +219,7 @@ def test_the_learning_rate_is_changed_in_place() -> None:
 
 
 def test_a_change_of_the_pair_between_epochs_is_captured(recorder: Recorder) -> None:
-    training = prepare(*SETTINGS, "training.capture=true", "mixture_fit.refit_steps=[]", num=100)
+    training = prepare(*SETTINGS, "mixture_fit.refit_steps=[]", num=100)
     training.run_epoch()
     assert recorder.calls.count("capture") == 1
     layer = next(module for module in training.pair.guide.encoder.modules() if isinstance(module, nn.Linear))
@@ -230,27 +230,19 @@ def test_a_change_of_the_pair_between_epochs_is_captured(recorder: Recorder) -> 
     assert torch.equal(layer.weight, before)
 
 
-def test_on_a_cpu_steps_run_without_capture_and_the_log_says_so_if_asked(caplog: pytest.LogCaptureFixture) -> None:
-    assert not prepare().captures
-    assert caplog.messages == []
-    assert not prepare("training.capture=true").captures
-    assert caplog.messages == [
-        "the training step is not captured; training is slower, but the results are the same: "
-        "expected a device of cuda, got cpu: "
-        "leave training.capture out"
-    ]
+@pytest.mark.parametrize("value", ["auto", "false"])
+def test_steps_on_a_cpu_are_not_captured(value: str) -> None:
+    assert not prepare(f"training.compile={value}").captures
 
 
 @pytest.mark.usefixtures("recorder")
-def test_auto_captures_every_step_that_can_be_captured(caplog: pytest.LogCaptureFixture) -> None:
+def test_all_steps_are_captured_that_can_be_and_may_be() -> None:
     plain = prepare()
-    assert plain.captures and not prepare("training.capture=false").captures
+    assert plain.captures and not plain.compiles
+    assert not prepare("training.compile=false").captures
     known = KnownItems(plain.images[:4], {0: torch.tensor([0, 1, 2, 0])}, batch_size=2)
-    for asked in (False, True):
-        settings = prepare(*["training.capture=true"] * asked).settings
-        training = Training(plain.pair, plain.images, schedule=plain.schedule, settings=settings, known_items=known)
-        assert not training.captures
-        assert ("expected no items with known clusters, got some" in caplog.text) == asked
+    training = Training(plain.pair, plain.images, schedule=plain.schedule, settings=plain.settings, known_items=known)
+    assert not training.captures
 
 
 @pytest.mark.gpu

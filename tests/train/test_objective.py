@@ -83,7 +83,7 @@ def traced(pair: MFCVAE) -> CompiledObjective:
 @pytest.mark.parametrize(("option", "pays"), [("recompute", False), ("channels_last", True)])
 def test_networks_with_recompute_are_not_compiled_automatically(option: str, pays: bool) -> None:
     pair = small_pair(*CASES["conv"], f"networks.{option}=true", "training.compile=false")
-    assert compilation_pays(pair, device=torch.device("cuda"), num_steps=10**6) is pays
+    assert compilation_pays(pair, device=torch.device("cuda"), num_steps=10**6, captures=True) is pays
 
 
 def test_the_evidence_is_averaged_over_theta(make_x: MakeX) -> None:

@@ -283,7 +283,7 @@ def test_a_captured_stack_equals_the_stack(monkeypatch: pytest.MonkeyPatch) -> N
     settings = ["training.learning_rate=0.0078125", "training.final_learning_rate=0.0078125"]
     expected = stack(*settings)
     monkeypatch.setitem(captured.RECORDERS, "cpu", lambda device: recorder)
-    together = stack(*settings, "training.capture=true")
+    together = stack(*settings)
     for _ in range(3):
         for here, there in zip(together.run_epoch(), expected.run_epoch(), strict=True):
             assert isinstance(here, EpochRecord) and isinstance(there, EpochRecord)
