@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyro_mfcvae.groups import MergeTree
     from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
     from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
-    from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
+    from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
     from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
     from pyro_mfcvae.infer.schedule import ProgressiveSchedule
     from pyro_mfcvae.mfcvae import MFCVAE
@@ -29,7 +29,6 @@ __all__ = [
     "ImportanceWeightedELBO",
     "InputError",
     "MergeTree",
-    "MixtureFit",
     "MultiFacetClustering",
     "ProgressiveSchedule",
     "Run",
@@ -51,7 +50,7 @@ __getattr__, __dir__ = lazy_names(
         "pyro_mfcvae.groups": ["MergeTree"],
         "pyro_mfcvae.infer.importance": ["ImportanceWeightedELBO"],
         "pyro_mfcvae.infer.initialization": ["initialize_data_dependent", "initialize_glorot"],
-        "pyro_mfcvae.infer.mixture_fit": ["MixtureFit", "initialize_mixtures"],
+        "pyro_mfcvae.infer.mixture_fit": ["initialize_mixtures"],
         "pyro_mfcvae.infer.objective": ["ELBOTerms", "FacetELBO"],
         "pyro_mfcvae.infer.schedule": ["ProgressiveSchedule"],
         "pyro_mfcvae.mfcvae": ["MFCVAE"],

@@ -121,8 +121,8 @@ class MixtureFitConfig:
         refit_steps: steps of the stage after which the mixture is fitted again.
         joint_refit_steps: steps of the last stage after which all mixtures are fitted again.
         items: number of items that a mixture is fitted to.
-        to: the points that a mixture is fitted to: draws of q(z | x), or its means.
-        variance: starting variance of the components; the fitted covariances if None.
+        variance: starting variance of the components, whose means are then fitted to the means of q(z | x), as in the
+            paper's code; if None, the mixture is fitted to draws of q(z | x).
     """
 
     __pydantic_config__ = strict
@@ -130,7 +130,6 @@ class MixtureFitConfig:
     refit_steps: tuple[Count, ...] = ()
     joint_refit_steps: tuple[Count, ...] = ()
     items: Count = 10_000
-    to: Literal["draws", "means"] = "draws"
     variance: Positive | None = None
 
 

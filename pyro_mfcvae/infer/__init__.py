@@ -4,7 +4,7 @@ pictures of z.
 
 from pyro_mfcvae.infer.importance import ImportanceWeightedELBO
 from pyro_mfcvae.infer.initialization import initialize_data_dependent, initialize_glorot
-from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.infer.objective import ELBOTerms, FacetELBO
 from pyro_mfcvae.infer.schedule import ProgressiveSchedule
 
@@ -12,7 +12,6 @@ __all__ = [
     "ELBOTerms",
     "FacetELBO",
     "ImportanceWeightedELBO",
-    "MixtureFit",
     "ProgressiveSchedule",
     "initialize_data_dependent",
     "initialize_glorot",

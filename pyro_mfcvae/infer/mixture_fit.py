@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -36,19 +35,6 @@ class Renumberable(Protocol):
         """Make cluster ``order[k]`` the new cluster k, in place."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixtureFit:
-    """How `initialize_mixtures` fits a mixture, and which results it keeps.
-
-    Attributes:
-        to_means: fit to E[z_j | x], as the paper does, instead of draws.
-        variance: replace the fitted covariances by variance · I (0.01 in the paper); None keeps the fitted ones.
-    """
-
-    to_means: bool = False
-    variance: float | None = None
-
-
 @torch.no_grad()
 def initialize_mixtures(
     model: MultiFacetModel,
@@ -56,7 +42,7 @@ def initialize_mixtures(
     x: Array,
     *,
     facets: Iterable[int] | int | None = None,
-    fit: MixtureFit = MixtureFit(),
+    variance: float | None = None,
     seed: int = 0,
     items: Tensor | None = None,
     known: Known | None = None,
@@ -76,7 +62,8 @@ def initialize_mixtures(
         guide: the guide, for q(z_j | x).
         x: the items to fit to, (N, *event_shape), N ≥ K_j.
         facets: numbers of the facets; all if None.
-        fit: the kind of points, and the variances.
+        variance: if given, priors are fitted to E[z_j | x] instead of draws, and all covariances are variance · I; the
+            paper's code uses 0.01.
         seed: seed of the start of EM; the draws of z use Pyro's random state.
         items: further items, (M, *event_shape).
         known: clusters of ``items`` by facet, (M,), negative if unknown.
@@ -96,12 +83,12 @@ def initialize_mixtures(
     seen = guide.posteriors(items) if items is not None and clusters else None
     for j in chosen:
         settings = FitSettings(
-            variance=fit.variance,
+            variance=variance,
             seed=seed,
             known=(seen[j].mean, clusters[j]) if seen is not None and j in clusters else None,
             encoder_inputs=lambda index: guide.encoder_input(x[index.to(x.device)]),
         )
-        z = torch.cat([posteriors[j].mean if fit.to_means else posteriors[j].sample() for posteriors in parts])
+        z = torch.cat([posteriors[j].sample() if variance is None else posteriors[j].mean for posteriors in parts])
         cast(Fittable, model.priors[j]).fit(z, settings)
     if items is not None and clusters:
         align_clusters(model, guide, items, clusters)

@@ -16,7 +16,6 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.compilation import CompiledObjective, structure
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
 from pyro_mfcvae.infer.mixture_fit import (
-    MixtureFit,
     can_be_fitted,
     check_num_items,
     initialize_mixtures,
@@ -285,7 +284,7 @@ class Training:
             self.pair.guide,
             self.batches.random(settings.items),
             facets=facets,
-            fit=MixtureFit(to_means=settings.to == "means", variance=settings.variance),
+            variance=settings.variance,
             seed=self.seed,
             **({} if self.known_items is None else self.known_items.for_fit(self.fabric.device)),
         )

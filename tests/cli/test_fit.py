@@ -77,9 +77,9 @@ def test_settings_and_data_reach_the_configuration() -> None:
 
 
 def test_every_setting_is_an_option() -> None:
-    args = ["--set", "seed=1", "--training.epochs", "[3, 4]", "--prior.covariance=full", "--mixture-fit.to", "means"]
+    args = ["--set", "seed=1", "--training.epochs", "[3, 4]", "--prior.covariance=full", "--data.fit", "pad"]
     given = tyro.cli(cli_fit.Changes, args=args).as_list()
-    assert given == ["seed=1", "prior.covariance=full", "training.epochs=[3, 4]", "mixture_fit.to=means"]
+    assert given == ["seed=1", "data.fit=pad", "prior.covariance=full", "training.epochs=[3, 4]"]
 
 
 def test_a_wrong_option_of_a_setting_suggests_the_nearest(mfcvae: Run) -> None:

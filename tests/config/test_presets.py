@@ -126,7 +126,6 @@ SHARED: dict[str, Any] = {
     "mixture_fit.joint_refit_steps": (),
     "mixture_fit.warmup_steps": 0,
     "mixture_fit.refit_steps": (),
-    "mixture_fit.to": "means",
     "mixture_fit.variance": 0.01,
 }
 

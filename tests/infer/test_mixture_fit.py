@@ -17,7 +17,7 @@ from pyro_mfcvae.guides import (
     SampleAssignment,
 )
 from pyro_mfcvae.infer.initialization import initialize_data_dependent
-from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import (
     FacetPrior,
     GaussianLikelihood,
@@ -86,21 +86,24 @@ def test_a_separated_mixture_is_recovered(covariance: Covariance, learn_weights:
 def test_a_given_variance_replaces_the_fitted_one() -> None:
     prior = MixturePrior(FACET, covariance="full")
     model, guide = known_pair([prior])
-    initialize_mixtures(model, guide, separated(300), fit=MixtureFit(variance=0.01))
+    initialize_mixtures(model, guide, separated(300), variance=0.01)
     torch.testing.assert_close(prior.scale_tril.detach(), 0.1 * torch.eye(2).expand(3, 2, 2))
     assert (prior.loc[:, None] - MEANS).square().sum(-1).min(0).values.max() < 0.1
 
 
-def test_mixtures_are_fitted_to_means_if_the_setting_says_so() -> None:
+def test_mixtures_are_fitted_to_draws_or_with_a_given_variance_to_means() -> None:
     prior = MixturePrior(Facet(num_clusters=1, latent_dim=2), covariance="full")
     model, guide = known_pair([prior])
     x = torch.randn(300, 2)
-    initialize_mixtures(model, guide, x, fit=MixtureFit(to_means=True))
+    initialize_mixtures(model, guide, x, variance=0.01)
     torch.testing.assert_close(prior.loc[0].detach(), x.mean(0), rtol=0.0, atol=1e-12)
-    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
-    torch.testing.assert_close(covariance, x.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
+    pyro.set_rng_seed(0)
     initialize_mixtures(model, guide, x)
-    assert (prior.loc[0] - x.mean(0)).abs().max() > 1e-6
+    pyro.set_rng_seed(0)
+    (z,) = (q.sample() for q in guide.posteriors(x))
+    torch.testing.assert_close(prior.loc[0].detach(), z.mean(0), rtol=0.0, atol=1e-12)
+    covariance = (prior.scale_tril @ prior.scale_tril.mT)[0].detach()
+    torch.testing.assert_close(covariance, z.T.cov(correction=0) + 1e-4 * torch.eye(2), rtol=0.0, atol=1e-10)
 
 
 def test_the_encoder_sees_about_a_thousand_items_at_once_and_never_one() -> None:

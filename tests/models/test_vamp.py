@@ -13,7 +13,7 @@ from pyro_mfcvae.guides import (
     MultiFacetGuide,
     with_mask,
 )
-from pyro_mfcvae.infer.mixture_fit import MixtureFit, initialize_mixtures
+from pyro_mfcvae.infer.mixture_fit import initialize_mixtures
 from pyro_mfcvae.models import BernoulliLikelihood, MLPLadderDecoder, MultiFacetModel, VampPrior
 
 FACETS = (Facet(num_clusters=3, latent_dim=2), Facet(num_clusters=4, latent_dim=3))
@@ -56,7 +56,7 @@ def test_fitting_takes_central_items_of_the_data() -> None:
     guide = MultiFacetGuide(model, encoder=encoder)
     kinds = torch.rand(4, *SHAPE).round()
     x = kinds.repeat(10, 1, 1, 1)  # four kinds of items, ten of each
-    initialize_mixtures(model, guide, x, facets=[1], fit=MixtureFit(to_means=True))
+    initialize_mixtures(model, guide, x, facets=[1], variance=0.01)
     chosen = {tuple(item.flatten().tolist()) for item in priors[1].pseudo_inputs.detach()}
     assert chosen == {tuple(kind.flatten().tolist()) for kind in kinds}
     assert priors[0].pseudo_inputs.abs().max() == 0

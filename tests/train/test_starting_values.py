@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from trainings import STILL, prepare
 
-from pyro_mfcvae.infer.mixture_fit import MixtureFit
 from pyro_mfcvae.train.training import Training
 
 
@@ -49,14 +48,14 @@ def test_fits_happen_when_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_fit_follows_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = prepare("mixture_fit.items=25", "mixture_fit.variance=0.04", "mixture_fit.to=means")
+    training = prepare("mixture_fit.items=25", "mixture_fit.variance=0.04")
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "pyro_mfcvae.train.training.initialize_mixtures",
-        lambda *args, fit, **_: seen.append((len(args[2]), fit)),
+        lambda *args, variance, **_: seen.append((len(args[2]), variance)),
     )
     training.run_epoch()
-    assert seen == [(25, MixtureFit(to_means=True, variance=0.04))]
+    assert seen == [(25, 0.04)]
 
 
 def test_a_fit_gives_the_prior_its_starting_variance() -> None:
