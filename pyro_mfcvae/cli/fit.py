@@ -34,6 +34,8 @@ from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.safety.locks import claim, hold, is_first
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from pyro_mfcvae.data.datasets import Dataset
     from pyro_mfcvae.runs.fit import Fit
     from pyro_mfcvae.train.callbacks import Callback
@@ -136,7 +138,7 @@ def fit(
     dataset = dataset or load_data(config, root=common.root)
     _say_start(config, dataset, reasons, on_cpu=fabric.device.type == "cpu")
     if reasons or (minutes is not None and not resume):
-        config = _fit_budget(config, dataset, minutes)
+        config = _fit_budget(config, dataset, minutes, fabric)
     with ExitStack() as stack:
         callbacks: list[Callback] = [stack.enter_context(ProgressBar(console))]
         if find_spec("tensorboard") and fabric.is_global_zero:
@@ -231,8 +233,7 @@ def _choose_config(preset: str | None, data: str | None, settings: Sequence[str]
 def _suit_data(
     config: Config | None, name: str | None, settings: Sequence[str], root: Path | None
 ) -> tuple[Config, "Dataset | None", Sequence[str]]:
-    """Returns the configuration for the data; the data, if they had to be read; and sentences about the configuration
-    for the user.
+    """Returns the configuration for the data; the data, if they had to be read; and sentences for the user.
 
     ``name`` is the name of the preset, or of the data if the configuration is None.
     """
@@ -260,17 +261,17 @@ def _suit_data(
     return config, dataset, ()
 
 
-def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None) -> Config:
+def _fit_budget(config: Config, dataset: "Dataset", minutes: float | None, fabric: "Fabric") -> Config:
     """The configuration, with a shortened schedule if it would take too long; prints the expected time."""
     from pyro_mfcvae.runs.trials import estimate_seconds
 
     if minutes is not None and not minutes > 0:
         raise InputError(f"expected --minutes above 0, got {minutes:g}: raise it")
-    expected = estimate_seconds(config, dataset) / 60
-    share = 1.0 if minutes is None else min(minutes / expected, 1.0)
-    about = "at most about" if config.training.tolerance else "about"
+    expected = estimate_seconds(config, dataset, fabric) / 60
+    share = min(minutes / expected, 1.0) if minutes else 1.0
     shortened = "" if share == 1 else f"; the schedule was shortened to {share:.0%} of its steps"
-    say(f"  time: {about} {max(share * expected, 0.1):.1f} minutes of steps on this machine's CPU{shortened}")
+    about = f"{'at most ' * bool(config.training.tolerance)}about {max(share * expected, 0.1):.1f}"
+    say(f"  time: {about} minutes of steps on this machine ({fabric.device}){shortened}")
     return replace(config, schedule=replace(config.schedule, scale=config.schedule.scale * share))
 
 
@@ -282,8 +283,7 @@ def _key_of(setting: str) -> str:
 def _say_start(config: Config, dataset: "Dataset", reasons: Sequence[str], *, on_cpu: bool) -> None:
     from pyro_mfcvae.runs.trials import describe_load
 
-    hint = describe_load() if on_cpu else None
-    hints = [hint] if hint else []
+    hints = [hint] if on_cpu and (hint := describe_load()) else []
     say_trials()
     say("\n".join([_describe(config, dataset), *(f"  {reason}" for reason in reasons), *dataset.notes, *hints]))
 

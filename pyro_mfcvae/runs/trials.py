@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pyro
@@ -15,11 +16,10 @@ from torch import Tensor
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.data.datasets import Dataset
-from pyro_mfcvae.data.images import Split, as_float
+from pyro_mfcvae.data.images import Split
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.initialization import measure_units
-from pyro_mfcvae.infer.objective import FacetELBO
-from pyro_mfcvae.infer.schedule import steps_per_epoch
+from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.train.divergence import DivergedError
 from pyro_mfcvae.train.known import KnownItems
@@ -27,6 +27,7 @@ from pyro_mfcvae.train.training import Training
 
 _log = logging.getLogger(__name__)
 
+# Numbers of reports of a training's steps that are not timed, and that are. On a CPU each step is reported.
 _NUM_WARMUP, _NUM_TIMED = 2, 4
 
 # A trial takes this share of the steps of a training; one of ten items is held out to score it.
@@ -46,30 +47,51 @@ def describe_load() -> str | None:
     )
 
 
-def estimate_seconds(config: Config, data: Dataset) -> float:
-    """Estimate the seconds of all steps of a training on this machine's CPU: the time of the fastest of a few steps,
-    times the number of steps.
+class _TimedError(Exception):
+    """Raised to leave a training after the steps that are timed."""
 
-    The steps of the trials of seeds are included; fits of mixtures and the writing of records are not. Torch's random
-    state is not changed.
+
+def estimate_seconds(config: Config, data: Dataset, fabric: Fabric) -> float:
+    """Estimate the seconds of all steps of a training on its device: the time of the fastest of a few steps, times the
+    number of steps. On several devices, the estimate of the first one.
+
+    The steps of the trials of seeds are included; fits of mixtures and the writing of records are not. Steps are not
+    compiled, which would take up to a minute, so a training whose steps are compiled is faster. Torch's random state is
+    not changed.
     """
-    size = min(config.training.batch_size, len(data.train))
-    x = as_float(data.train.images[:size]).nan_to_num()
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        pair = build_pair(config, data.event_shape)
-        elbo = FacetELBO(closed_form=pair.guide.has_closed_form)
-        optimizer = torch.optim.Adam(pair.parameters(), lr=0.0)
-        seconds = []
-        for _ in range(_NUM_WARMUP + _NUM_TIMED):
-            start = time.perf_counter()
-            loss = -elbo.terms(pair.model, pair.guide, x).mean().total
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            seconds.append(time.perf_counter() - start)
-    schedule = build_schedule(config, steps_per_epoch(len(data.train), config.training.batch_size))
-    num_trials = config.training.n_init if config.training.n_init > 1 else 0
-    return min(seconds[_NUM_WARMUP:]) * schedule.num_steps * (1 + _TRIAL_SHARE * num_trials)
+    images, settings, device = data.train.images, config.training, fabric.device
+    per_epoch = steps_per_epoch(len(images), settings.batch_size)
+    num_steps = (_NUM_WARMUP + _NUM_TIMED) * per_epoch  # every epoch reports its steps at least once
+    plain = device.type == "cpu" or settings.compile is False or config.supervision.label is not None
+    seconds: list[float] = []
+    start = 0.0
+
+    def note_time(num: int, _: float) -> None:
+        nonlocal start
+        start, before = time.perf_counter(), start
+        seconds.append((start - before) / num)
+        if len(seconds) == _NUM_WARMUP + _NUM_TIMED:
+            raise _TimedError
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), pyro.validation_enabled(False):
+        training = Training(
+            build_pair(config, data.event_shape),
+            images,
+            # All facets from the start; the only fit would follow the steps that are timed.
+            schedule=ProgressiveSchedule(
+                stage_steps=(*(len(config.facets.num_clusters) - 1) * [0], num_steps), warmup_steps=num_steps - 1
+            ),
+            settings=replace(settings, learning_rate=1e-12, compile=False if plain else "auto"),
+            mixture_fit=config.mixture_fit,
+            fabric=fabric,
+        )
+        with suppress(_TimedError):
+            while True:
+                start = time.perf_counter()
+                training.run_epoch(note_time)
+    num_trials = settings.n_init if settings.n_init > 1 else 0
+    factor = build_schedule(config, per_epoch).num_steps * (1 + _TRIAL_SHARE * num_trials)
+    return fabric.broadcast(min(seconds[_NUM_WARMUP:]) * factor)
 
 
 def prepare(

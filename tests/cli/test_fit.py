@@ -45,7 +45,7 @@ def test_fit_writes_a_run_folder_and_prints_its_path(mfcvae: Run) -> None:
     assert lines[0] == "data: 80 items of shape 1 × 6 × 6, labels side, 2 facets of 4 and 3 clusters, 2 and 2 epochs"
     chosen = [line.partition(":")[0].strip() for line in lines[1:6]]
     assert chosen == ["likelihood", "networks", "facets", "clusters", "schedule"]
-    assert re.fullmatch(r"  time: about \d+\.\d minutes of steps on this machine's CPU", lines[6])
+    assert re.fullmatch(r"  time: about \d+\.\d minutes of steps on this machine \(cpu\)", lines[6])
     assert [line[:10] for line in lines[7:11]] == ["epoch 1/4 ", "epoch 2/4 ", "epoch 3/4 ", "epoch 4/4 "]
     assert "Examples of every group: here/run/figures/clusters.png" in lines
     assert re.fullmatch(r"All files of this run are in here/run \(\d+ s of training\)\.", lines[-1])
@@ -293,6 +293,6 @@ def test_minutes_shorten_the_schedule(mfcvae: Run, seen: list[Config], monkeypat
     monkeypatch.setattr("pyro_mfcvae.runs.trials.estimate_seconds", lambda *_: 240.0)
     _, out, _ = mfcvae("fit", "--data", "data.npz", *EQUAL, "--minutes", "1")
     assert seen[0].schedule.scale == 0.25
-    assert "time: at most about 1.0 minutes of steps on this machine's CPU; the schedule was shortened to 25%" in out
+    assert "time: at most about 1.0 minutes of steps on this machine (cpu); the schedule was shortened to 25%" in out
     code, _, err = mfcvae("fit", "--data", "data.npz", *EQUAL, "--minutes", "0")
     assert (code, "expected --minutes above 0, got 0: raise it" in err) == (2, True)

@@ -1,5 +1,6 @@
 """The estimate of a training's time, the hint about a busy machine, and the choice of a seed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from small_runs import TINY, StopError, Stopper, make_data
 
+from pyro_mfcvae.config.build import build_schedule
 from pyro_mfcvae.config.schema import Config
 from pyro_mfcvae.config.text import load_preset, override
 from pyro_mfcvae.data.datasets import load_dataset
@@ -24,6 +26,7 @@ from pyro_mfcvae.runs.folder import RunFolder
 from pyro_mfcvae.runs.trials import choose_seed, describe_load, estimate_seconds, prepare
 from pyro_mfcvae.train.devices import open_fabric
 from pyro_mfcvae.train.divergence import DivergedError
+from pyro_mfcvae.train.training import Training
 
 
 @pytest.mark.usefixtures("place")
@@ -37,10 +40,34 @@ def test_the_estimate_grows_with_the_steps() -> None:
     ]
     config = override(load_preset("shapes"), [*small, "training.epochs=[900, 100]", "mixture_fit.warmup_steps=2"])
     state = torch.get_rng_state()
-    seconds = estimate_seconds(config, data)
+    seconds = estimate_seconds(config, data, open_fabric("cpu"))
     assert torch.equal(state, torch.get_rng_state())
     assert np.isfinite(seconds)
     assert 1 < seconds < 600  # a thousand steps of some milliseconds
+
+
+def test_the_estimate_times_the_steps_that_the_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the first reports, the linear start, the fits and the compilation."""
+    taken: list[Training] = []
+
+    def run_epoch(training: Training, on_steps: Callable[[int, float], None]) -> None:
+        taken.append(training)
+        for seconds in (8.0, 4.0, 2.0):
+            clock[0] += seconds
+            on_steps(2, 0.0)
+
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Training, "run_epoch", run_epoch)
+    config = override(TINY, ["training.n_init=2", "training.compile=true", "schedule.linear_start_steps=3"])
+    seconds = estimate_seconds(config, make_data(), open_fabric("cpu"))
+    # Two steps took 2 seconds in the fastest report after the first two.
+    num_steps = build_schedule(config, 65 // config.training.batch_size).num_steps
+    assert seconds == pytest.approx(1.0 * num_steps * (1 + 0.3 * 2))
+    training, _ = taken
+    assert not training.compiles and not training.schedule.linear_start_steps
+    assert [training.schedule.alpha(j, 0) for j in range(training.pair.num_facets)] == [1.0] * training.pair.num_facets
+    assert training.due_fits() == ()
 
 
 @pytest.mark.parametrize(("load", "threads", "said"), [(7.5, 2, True), (1.9, 2, False), (7.5, 1, False)])
