@@ -12,16 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from pyro_mfcvae.config.build import build_schedule
+from pyro_mfcvae.config.clusterings import suit_clusterings
 from pyro_mfcvae.config.schema import Config, DataConfig
-from pyro_mfcvae.config.spectrum import NATS, centred, choose_scale, contrast, measure_spectrum
-from pyro_mfcvae.config.staged import train_in_stages
+from pyro_mfcvae.config.spectrum import NATS, choose_scale, contrast, measure_spectrum
 from pyro_mfcvae.config.text import override, parse_config
 from pyro_mfcvae.data.catalogue import DATASETS
 from pyro_mfcvae.data.datasets import Dataset, load_dataset
 from pyro_mfcvae.data.folders import MixedSizesError
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.schedule import steps_per_epoch
-from pyro_mfcvae.subspaces import MOST_COMPARED, divide_dims, most_items
 
 _MOST_CLUSTERS, _FEWEST_CLUSTERS = 20, 2
 _ITEMS_PER_CLUSTER = 20  # fewer items are not enough to show the shape of a cluster
@@ -51,18 +50,11 @@ _FEW_ITEMS = 2000  # with fewer items the smaller batch is used, so that an epoc
 # 100, the facet of the faces' poses lost its groups.
 _INDEPENDENCE = 30.0
 
-# Facets join one by one if a single mixture is better than independent ones by this number of standard errors. Draws
-# and starts change the difference by about two and a half of them.
-_CLEAR_ERRORS = 5.0
-
-# Then images get a Bernoulli likelihood if their contrast is at least this. It is 0.78 for MNIST, 0.61 for shrunken
-# digits side by side, and 0.53 for Fashion-MNIST.
+# If facets join one by one, images get a Bernoulli likelihood if their contrast is at least this. It is 0.78 for MNIST,
+# 0.61 for shrunken digits side by side, and 0.53 for Fashion-MNIST.
 _BERNOULLI_CONTRAST = 0.7
 
-# Likelihoods of intensities, for which dimensions are divided, and facets may join one by one.
-_INTENSITIES = ("gaussian", "bernoulli", "continuous_bernoulli")
-
-_NUMBER, _SEED, _CLUSTERS, _DIMS = "facets.number", "seed", "facets.num_clusters", "facets.latent_dim"
+_NUMBER, _SEED, _CLUSTERS = "facets.number", "seed", "facets.num_clusters"
 _INDEPENDENCE_NAME = "training.independence"
 
 
@@ -120,7 +112,7 @@ def choose_settings(
     config = _add_steps(override(parse_config(table, source="the preset auto"), settings), given, num)
     if num_facets > 1 and config.training.objective == "elbo" and _INDEPENDENCE_NAME not in given:
         config = override(config, [f"{_INDEPENDENCE_NAME}={_INDEPENDENCE}"])
-    config, in_stages = _suit_subspaces(config, given, images)
+    config, in_stages = suit_clusterings(config, given, images)
     asked = any(name.startswith("likelihood") for name in given)
     if in_stages and not asked and contrast(images) >= _BERNOULLI_CONTRAST:
         config = override(config, ["likelihood.kind=bernoulli"])
@@ -132,41 +124,10 @@ def choose_settings(
             _describe_likelihood(config, variance, asked=asked),
             f"networks: {network}, for items of {why}",
             f"facets: {num_facets}, of {_join(config.facets.latent_dim)} dimensions; facets.number=3 asks for three",
-            f"clusters: {max(config.facets.num_clusters)} offered per facet, at most one per {_ITEMS_PER_CLUSTER} "
-            "items; overlapping ones become groups",
+            _describe_clusters(config),
             _describe_schedule(config, num, in_stages=in_stages),
         ),
     )
-
-
-def _suit_subspaces(config: Config, given: Sequence[str], images: Tensor) -> tuple[Config, bool]:
-    """The configuration, with dimensions divided among facets as the data suggest, if there is a linear start; and
-    whether facets join one by one instead.
-
-    They do if one mixture describes the items better than independent ones. Then the items have no clusterings in
-    different linear directions, and a linear start would split the one that they have.
-    """
-    options, dims = config.likelihood.options, config.facets.latent_dim
-    most_clusters, num_elements = max(config.facets.num_clusters), images[0].numel()
-    linear = config.likelihood.kind in _INTENSITIES and config.schedule.linear_start_steps
-    if _DIMS in given or len(dims) < 2 or not linear:
-        return config, False
-    standardize = options.get("standardize", False)
-    division = divide_dims(
-        centred(images, most_items(num_elements), standardize=standardize),
-        sum(dims),
-        len(dims),
-        scale=options.get("scale") or choose_scale(measure_spectrum(images, standardize=standardize)),
-        most_clusters=most_clusters,
-        seed=config.seed,
-    )
-    long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
-    if division.one_may_be_better and long_enough:
-        more = centred(images, most_items(num_elements, most=MOST_COMPARED), standardize=standardize)
-        gain = division.gain_of_one(more, most_clusters=most_clusters, seed=config.seed)
-        if gain.nats > _CLEAR_ERRORS * gain.error:
-            return train_in_stages(config, given, len(images)), True
-    return override(config, [f"{_DIMS}={list(division.dims)}"]), False
 
 
 def choose_batch_size(num_items: int) -> int:
@@ -183,6 +144,14 @@ def _describe_likelihood(config: Config, variance: float, *, asked: bool) -> str
         f"{', of standardised elements' if options['standardize'] else ''}) is worth "
         f"{min(variance / (2 * options['scale'] ** 2), NATS):.0f} nats, of {NATS:.0f} at most"  # the scale is rounded
     )
+
+
+def _describe_clusters(config: Config) -> str:
+    *others, most = sorted(config.facets.num_clusters)
+    offered = f"per facet, at most one per {_ITEMS_PER_CLUSTER} items"
+    if others and others[-1] == 1 < most:
+        offered = "to one facet, since one clustering describes the items better than several in different directions"
+    return f"clusters: {most} offered {offered}; overlapping ones become groups"
 
 
 def _join(numbers: Sequence[int]) -> str:

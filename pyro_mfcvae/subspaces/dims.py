@@ -55,6 +55,7 @@ class Division:
             one division.
         joint: held-out log-likelihood of a single mixture in all dimensions, with as many components as one facet may
             have, less their cost, in nats per item.
+        joint_size: number of components of this mixture.
         mean: mean of the items, (P,).
         components: principal components in units of the scale, (P, D).
     """
@@ -62,6 +63,7 @@ class Division:
     dims: tuple[int, ...]
     found: Mapping[tuple[int, ...], BestRotation] = field(default_factory=dict)
     joint: float = -math.inf
+    joint_size: int = 1
     mean: Array | None = None
     components: Array | None = None
 
@@ -188,5 +190,5 @@ def divide_dims(
     equal, *unequal = candidates
     gain = max(found[dims].score for dims in unequal) - found[equal].score
     dims = unequal[-1] if gain > _MARGIN else equal
-    joint, _ = SubspaceScore(draws, (num_dims,), most_clusters)(np.eye(num_dims))
-    return Division(dims, found, joint, mean, components)
+    joint, (joint_size,) = SubspaceScore(draws, (num_dims,), most_clusters)(np.eye(num_dims))
+    return Division(dims, found, joint, joint_size, mean, components)

@@ -8,7 +8,7 @@ by the ELBO then starts from a linear multi-facet model, which can become nonlin
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,7 @@ def find_linear_facets(
     *,
     scale: float | None = None,
     most_clusters: int = 30,
+    without_clusters: Collection[int] = (),
     seed: int = 0,
     num_tries: int = NUM_TRIES,
     on_progress: Progress | None = None,
@@ -80,6 +81,8 @@ def find_linear_facets(
         scale: > 0. None means the maximum-likelihood estimate of probabilistic PCA, the root mean square of the
             residuals.
         most_clusters: largest number of clusters of a facet.
+        without_clusters: numbers of the facets that have no clusters. The others get the first principal components,
+            and these get the components that are left.
         seed: seed of the draws and of the starts.
         num_tries: number of rotations that are tried.
         on_progress: called after every rotation.
@@ -91,14 +94,22 @@ def find_linear_facets(
     rng = np.random.default_rng(seed)
     mean, components = principal_axes(items, sum(dims), scale=scale, seed=seed)
     points = (items - mean) @ components
-    found = _search(points + rng.normal(size=points.shape), dims, most_clusters, rng, num_tries, on_progress)
-    rotation, order = _by_variance(points, found.rotation, dims)
+    plain = sorted(without_clusters)
+    order = [*(j for j in range(len(dims)) if j not in plain), *plain]  # facets in the order of their components
+    parts = [dims[j] for j in order[: len(dims) - len(plain)]]
+    first = points[:, : sum(parts)]
+    found = _search(first + rng.normal(size=first.shape), parts, most_clusters, rng, num_tries, on_progress)
+    rotation = np.eye(sum(dims))
+    rotation[: sum(parts), : sum(parts)], positions = _by_variance(first, found.rotation, parts)
+    slices = dict(zip(order, slices_of([dims[j] for j in order]), strict=True))
+    sizes = dict(zip(order, [*(found.sizes[old] for old in positions), *[1] * len(plain)], strict=True))
     width = 1 / float(np.sqrt((points**2).mean()))
+    columns = np.concatenate([rotation[:, slices[j]] for j in range(len(dims))], 1)
     return LinearFacets(
         mean=mean,
-        matrix=components @ rotation * width,
+        matrix=components @ columns * width,
         width=width,
-        sizes=tuple(found.sizes[j] for j in order),
+        sizes=tuple(sizes[j] for j in range(len(dims))),
         score=found.score,
     )
 
@@ -174,6 +185,7 @@ def start_linearly(
         dims,
         scale=likelihood.scale.square().mean().sqrt().item() if isinstance(likelihood, GaussianLikelihood) else None,
         most_clusters=max(facet.num_clusters for facet in model.facets),
+        without_clusters=[j for j, facet in enumerate(model.facets) if facet.num_clusters == 1],
         seed=seed,
         on_progress=on_progress,
     )

@@ -62,7 +62,7 @@ def test_the_gain_is_the_mean_difference_of_held_out_scores_and_its_standard_err
     """Two clusters that differ along both axes: independent mixtures miss that the axes agree."""
     rng = np.random.default_rng(0)
     points = 4 * rng.integers(2, size=(400, 1)) + rng.normal(size=(400, 2))
-    division = Division((1, 1), {(1, 1): BestRotation(np.eye(2))}, 0.0, np.zeros(2), np.eye(2))
+    division = Division((1, 1), {(1, 1): BestRotation(np.eye(2))}, 0.0, 2, np.zeros(2), np.eye(2))
     gain = division.gain_of_one(points, most_clusters=2, seed=3)
     draws = points + np.random.default_rng(3).normal(size=points.shape)
     one = SubspaceScore(draws, (2,), 2).of_points(np.eye(2))[0]

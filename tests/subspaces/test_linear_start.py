@@ -70,6 +70,21 @@ def test_coordinates_are_orthogonal_and_have_the_unit_and_width_of_their_descrip
     assert variance[2:].sum() > variance[:2].sum()  # the deepest facet comes last
 
 
+@pytest.mark.parametrize("without", [(0,), (1,), (0, 2)])
+def test_facets_without_clusters_get_the_components_that_the_others_leave(without: tuple[int, ...]) -> None:
+    items, _ = planted((3, 2))
+    dims = (2, 3, 1)
+    facets = find_linear_facets(items, dims, scale=SCALE, most_clusters=4, without_clusters=without, num_tries=2)
+    assert [size == 1 for size in facets.sizes] == [j in without for j in range(3)]
+    axes = np.linalg.svd(items - facets.mean, full_matrices=False)[2].T
+    num_first = sum(dim for j, dim in enumerate(dims) if j not in without)
+    slices = np.split(facets.matrix * SCALE / facets.width, np.cumsum(dims)[:-1], 1)
+    first = np.concatenate([part for j, part in enumerate(slices) if j not in without], 1)
+    others = np.concatenate([slices[j] for j in without], 1)
+    np.testing.assert_allclose(first @ first.T, axes[:, :num_first] @ axes[:, :num_first].T, atol=1e-6)
+    np.testing.assert_allclose(np.abs(others), np.abs(axes[:, num_first:6]), atol=1e-6)
+
+
 def test_without_a_scale_the_scale_of_probabilistic_pca_is_used() -> None:
     items, _ = planted((3, 2))
     unit = find_linear_facets(items, (2, 2), most_clusters=4, num_tries=1)

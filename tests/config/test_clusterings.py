@@ -1,16 +1,21 @@
-"""The settings with which auto lets facets join one by one."""
+"""The settings of auto for items with several clusterings, or only one."""
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from pyro_mfcvae.config import clusterings
 from pyro_mfcvae.config.auto import choose_settings
 from pyro_mfcvae.config.build import build_pair, build_schedule
+from pyro_mfcvae.config.clusterings import train_in_stages
 from pyro_mfcvae.config.schema import Config
-from pyro_mfcvae.config.staged import train_in_stages
 from pyro_mfcvae.config.text import load_preset
 from pyro_mfcvae.data.datasets import load_dataset
+from pyro_mfcvae.subspaces.dims import Division, Gain
+from pyro_mfcvae.subspaces.search import BestRotation
 
 
 def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
@@ -18,6 +23,60 @@ def joint(num_items: int, *settings: str, num_facets: int = 2) -> Config:
     dims = f"facets.latent_dim={[1] * num_facets}"
     x = torch.rand(num_items, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     return choose_settings(x, source="x", num_facets=num_facets, settings=[dims, *settings]).config
+
+
+def blobs(num_items: int, *num_clusters: int) -> Tensor:
+    """Vectors with independent clusterings of separate clusters, each in three dimensions of its own."""
+    random = torch.Generator().manual_seed(0)
+    parts = []
+    for num in num_clusters:
+        centres = 6 * torch.eye(3)[:num]
+        chosen = torch.randint(num, (num_items,), generator=random)
+        parts.append(centres[chosen] + torch.randn(num_items, 3, generator=random))
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_clusters_of_a_single_clustering_go_to_one_facet(seed: int) -> None:
+    """Of few items as of many."""
+    for num_items in (150, 1000):
+        chosen = choose_settings(blobs(num_items, 3), source="x", seed=seed)
+        assert chosen.config.facets.num_clusters == (1, 4)
+        assert chosen.config.schedule.linear_start_steps > 0
+        assert chosen.reasons[3].startswith("clusters: 4 offered to one facet, since one clustering describes")
+    several = choose_settings(blobs(1000, 3, 3), source="x", seed=seed)
+    assert several.config.facets.num_clusters == (20, 20)
+    assert several.reasons[3].startswith("clusters: 20 offered per facet, at most one per 20 items")
+
+
+@pytest.mark.parametrize(
+    ("num_items", "gain", "joint_size", "clusters", "stages"),
+    [
+        (2999, Gain(0.6, 0.1), 19, (1, 20), False),
+        (2999, Gain(0.4, 0.1), 19, (20, 20), False),
+        (2999, Gain(0.01, 0.1), 10, (1, 11), False),
+        (2999, Gain(-0.01, 0.1), 3, (20, 20), False),
+        (3000, Gain(0.6, 0.1), 20, (25, 25), True),
+        (3000, Gain(0.4, 0.1), 20, (20, 20), False),
+        (3000, Gain(0.6, 0.1), 5, (1, 6), False),
+    ],
+)
+def test_the_gain_of_one_mixture_and_its_size_decide(
+    monkeypatch: pytest.MonkeyPatch,
+    num_items: int,
+    gain: Gain,
+    joint_size: int,
+    clusters: tuple[int, ...],
+    *,
+    stages: bool,
+) -> None:
+    division = Division((3, 9), {(3, 9): BestRotation(np.eye(12), -2.0)}, -1.0, joint_size)
+    monkeypatch.setattr(Division, "gain_of_one", lambda *_, **__: gain)
+    monkeypatch.setattr(clusterings, "divide_dims", lambda *_, **__: division)
+    config = choose_settings(blobs(num_items, 3), source="x").config
+    assert config.facets.num_clusters == clusters
+    assert (config.stage_epochs[0] > 0) == stages
+    assert config.facets.latent_dim == ((5, 12) if stages else (3, 9))
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
