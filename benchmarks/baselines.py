@@ -6,6 +6,8 @@ ClustPy.
     python benchmarks/baselines.py pairs.npz --methods nrkmeans enrc --seeds 0 1 2
     python benchmarks/baselines.py photos/ --size 32
 
+Tables are standardised.
+
 The script writes results/baselines-NAME.json after every fit; records of methods and seeds that are not run again are
 kept. All these methods are given the true numbers of clusters; ours is not. A method with a single clustering is fitted
 once per label, with the label's number of clusters.
@@ -163,6 +165,8 @@ def main(
     dataset = load_dataset(data, size=size)
     order = np.random.default_rng(0).permutation(len(dataset.test))[:num]
     x = as_float(dataset.test.images[np.sort(order)]).flatten(1).numpy()
+    if dataset.test.images.ndim == 2:  # a table, whose columns have units of their own; `auto` standardises it too
+        x = (x - x.mean(0)) / x.std(0)
     labels = {name: values[np.sort(order)].numpy() for name, values in dataset.test.labels.items()}
     sizes = [len(np.unique(values[values >= 0])) for values in labels.values()]
     path = RESULTS / f"baselines-{dataset.name}.json"

@@ -1,11 +1,12 @@
-"""Draw data of four more kinds, on which no rule of the preset ``auto`` was chosen.
+"""Write data of more kinds: four that are drawn, on which no rule of the preset ``auto`` was chosen, and four data sets of
+scikit-learn, which have one characteristic each.
 
     python benchmarks/draw_other_data.py FOLDER
 
 ``triples.npz``: three of MNIST's test digits side by side, 14 × 14 pixels each, with different digits at each place.
 ``angles.npz``: one of five grey outlines at any angle, under one of three lights. ``flowers.npz``: small colour photos
 of flowers of three species in four colours. ``vectors.npz``: 400 features, which are a non-linear map of two
-clusterings and noise.
+clusterings and noise. ``iris.npz``, ``wine.npz``, ``breast_cancer.npz``: tables. ``digits.npz``: digits of 8 × 8 pixels.
 """
 
 import math
@@ -20,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pyro_mfcvae.data.datasets import load_dataset
 
 Arrays = dict[str, NDArray[Any]]
+_TABLES = {"iris": "species", "wine": "cultivar", "breast_cancer": "diagnosis"}
 _DIGITS = {"left": (0, 1, 4, 7), "middle": (2, 3, 5), "right": (6, 8, 9)}
 _COLOURS = ((220, 40, 60), (240, 200, 40), (120, 60, 200), (240, 240, 240))
 _PETALS = {3: 0.55, 5: 0.38, 9: 0.22}  # their number, and their width in units of the radius
@@ -105,12 +107,26 @@ def draw_vectors(rng: np.random.Generator, num: int = 1500) -> Arrays:
     return {"images": features.astype(np.float32), "first": first, "second": second}
 
 
+def read_tables() -> dict[str, Arrays]:
+    """The data sets of scikit-learn."""
+    from sklearn import datasets
+
+    found: dict[str, Arrays] = {}
+    for name, label in _TABLES.items():
+        data = getattr(datasets, f"load_{name}")()
+        found[name] = {"x": data.data.astype(np.float32), label: data.target}
+    data = datasets.load_digits()
+    return found | {"digits": {"images": (data.images * 255 / 16).round().astype(np.uint8), "digit": data.target}}
+
+
 def main(folder: Annotated[Path, tyro.conf.Positional], seed: int = 7) -> None:
-    """Write the four files; MFCVAE_DATA names the folder of MNIST."""
+    """Write the files; MFCVAE_DATA names the folder of MNIST."""
     folder.mkdir(parents=True, exist_ok=True)
     for draw in (draw_triples, draw_angles, draw_flowers, draw_vectors):
         name = draw.__name__.removeprefix("draw_")
         np.savez_compressed(folder / f"{name}.npz", **draw(np.random.default_rng(seed)))
+    for name, arrays in read_tables().items():
+        np.savez_compressed(folder / f"{name}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ DATA: dict[str, tuple[str, dict[str, int]]] = {
     "photos": ("drawn photos", {"object": 4, "colour": 4, "background": 3}),
     "mnist": ("MNIST", {"digit": 10}),
     "fashion_mnist": ("Fashion-MNIST", {"class": 10}),
+    "digits": ("digits of 8 × 8 pixels", {"digit": 10}),
+    "wine": ("wine", {"cultivar": 3}),
+    "iris": ("iris", {"species": 3}),
+    "breast_cancer": ("breast cancer", {"diagnosis": 2}),
 }
 METHODS = {
     "kmeans": "k-means",
