@@ -1,12 +1,12 @@
-"""Write data of more kinds: four that are drawn, on which no rule of the preset ``auto`` was chosen, and four data sets of
-scikit-learn, which have one characteristic each.
+"""Write data of more kinds: four that are drawn, and four data sets of scikit-learn with one characteristic each.
 
     python benchmarks/draw_other_data.py FOLDER
 
 ``triples.npz``: three of MNIST's test digits side by side, 14 × 14 pixels each, with different digits at each place.
 ``angles.npz``: one of five grey outlines at any angle, under one of three lights. ``flowers.npz``: small colour photos
 of flowers of three species in four colours. ``vectors.npz``: 400 features, which are a non-linear map of two
-clusterings and noise. ``iris.npz``, ``wine.npz``, ``breast_cancer.npz``: tables. ``digits.npz``: digits of 8 × 8 pixels.
+clusterings and noise. ``iris.npz``, ``wine.npz`` and ``breast_cancer.npz``: tables. ``digits.npz``: digits of 8 × 8
+pixels.
 """
 
 import math
