@@ -94,7 +94,6 @@ def main(
     trials: bool = False,
 ) -> None:
     """Run auto on data sets, each given as a name or as NAME=PATH; ``workers`` trainings at a time."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
     for item in data:
         name, _, path = item.partition("=")
         target = RESULTS / f"auto-{name}.json"
@@ -106,17 +105,18 @@ def main(
             continue
         rows = {row["seed"]: row for row in record["rows"]}
         kept = {"trials": record["trials"]} if "trials" in record else {}
-        for done in as_completed([pool.submit(measure, name, path or name, seed, device=device) for seed in seeds]):
-            row, chosen = done.result()
-            rows[row["seed"]] = {**row, **{key: provenance()[key] for key in ("commit", "machine")}}
-            scores = "; ".join(
-                f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
-                for label, s in row["labels"].items()
-            )
-            print(f"{name}, seed {row['seed']}: groups {row['groups']}; {scores} ({row['seconds']:.0f} s)", flush=True)
-            write_json(
-                target, {**provenance(), "data": name, **chosen, **kept, "rows": [rows[s] for s in sorted(rows)]}
-            )
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            for done in as_completed([pool.submit(measure, name, path or name, seed, device=device) for seed in seeds]):
+                row, chosen = done.result()
+                rows[row["seed"]] = {**row, **{key: provenance()[key] for key in ("commit", "machine")}}
+                scores = "; ".join(
+                    f"{label}: ARI {s['ari']:.2f}, NMI {s['nmi']:.2f}, leak {s['leak']:.2f}"
+                    for label, s in row["labels"].items()
+                )
+                seconds = f"{row['seconds']:.0f} s"
+                print(f"{name}, seed {row['seed']}: groups {row['groups']}; {scores} ({seconds})", flush=True)
+                record = {"data": name, **chosen, **kept, "rows": [rows[s] for s in sorted(rows)]}
+                write_json(target, {**provenance(), **record})
 
 
 if __name__ == "__main__":
