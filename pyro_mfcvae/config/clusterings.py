@@ -45,7 +45,8 @@ def suit_clusterings(config: Config, given: Sequence[str], images: Tensor) -> tu
 
     If independent mixtures describe the items at least as well as one mixture, the dimensions are divided among facets
     as the mixtures suggest. Otherwise a linear start of several clusterings would split the one that the items have.
-    Then only the deepest facet has clusters; or the facets join one by one, if there are many items and components.
+    Then only the deepest facet has clusters, and it gets the most dimensions; or the facets join one by one, if there
+    are many items and components.
     Without a linear start nothing changes.
 
     Args:
@@ -67,6 +68,7 @@ def suit_clusterings(config: Config, given: Sequence[str], images: Tensor) -> tu
         most_clusters=most_clusters,
         seed=config.seed,
     )
+    dims = division.dims
     long_enough = "training.epochs" not in given or config.stage_epochs[-1] >= 2 * len(dims)
     if division.one_may_be_better and long_enough:
         more = centred(images, most_items(num_elements, most=MOST_COMPARED), standardize=standardize)
@@ -79,7 +81,8 @@ def suit_clusterings(config: Config, given: Sequence[str], images: Tensor) -> tu
             # One more than the linear model has, because the encoder may separate more.
             numbers = [*[1] * (len(dims) - 1), min(division.joint_size + 1, most_clusters)]
             config = override(config, [f"{_CLUSTERS}={numbers}"])
-    return override(config, [f"{_DIMS}={list(division.dims)}"]), False
+            dims = max(division.found, key=lambda each: each[-1])
+    return override(config, [f"{_DIMS}={list(dims)}"]), False
 
 
 def train_in_stages(config: Config, given: Sequence[str], num_items: int) -> Config:

@@ -70,13 +70,15 @@ def test_the_gain_of_one_mixture_and_its_size_decide(
     *,
     stages: bool,
 ) -> None:
-    division = Division((3, 9), {(3, 9): BestRotation(np.eye(12), -2.0)}, -1.0, joint_size)
+    found = {dims: BestRotation(np.eye(12), -2.0) for dims in ((6, 6), (3, 9))}
+    division = Division((6, 6), found, -1.0, joint_size)
     monkeypatch.setattr(Division, "gain_of_one", lambda *_, **__: gain)
     monkeypatch.setattr(clusterings, "divide_dims", lambda *_, **__: division)
     config = choose_settings(blobs(num_items, 3), source="x").config
     assert config.facets.num_clusters == clusters
     assert (config.stage_epochs[0] > 0) == stages
-    assert config.facets.latent_dim == ((5, 12) if stages else (3, 9))
+    several = clusters[0] == clusters[1]
+    assert config.facets.latent_dim == ((5, 12) if stages else (6, 6) if several else (3, 9))
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
