@@ -2,13 +2,14 @@
 
     python benchmarks/tables.py
 
-There are four tables: the results of auto on every data set; accuracy, NMI and ARI of auto and other methods; the mean
-ARI over the labels of a data set, with the number of seeds if it is not three; and NMI and Rand index of the four
-labels of the faces, each in the facet with the highest NMI.
+There are five tables: the results of auto on every data set; accuracy, NMI and ARI of auto and other methods; the mean
+ARI over the labels of a data set, with the number of seeds if it is not three; the same for data with one label; and
+NMI and Rand index of the four labels of the faces, each in the facet with the highest NMI.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,10 @@ def groups_of(row: dict[str, Any], label: str) -> int:
     return min(row["groups"], key=lambda num: abs(num - again))
 
 
-def compared() -> list[str]:
-    """The data sets with several labels on which other methods were run."""
-    return [
-        data for data, (_, labels) in DATA.items() if len(labels) > 1 and read("baselines", data) and read("auto", data)
-    ]
+def compared(*, one_label: bool = False) -> list[str]:
+    """The data sets with several labels, or with one, on which other methods were run."""
+    chosen = [data for data, (_, labels) in DATA.items() if (len(labels) == 1) == one_label]
+    return [data for data in chosen if read("baselines", data) and read("auto", data)]
 
 
 def of_method(data: str, method: str) -> Rows:
@@ -147,18 +147,19 @@ def beside_others() -> str:
     return table(("data", "label", "`auto`, numbers not given", *METHODS.values()), lines)
 
 
-def means() -> str:
+def means(*, one_label: bool = False) -> str:
     """The mean ARI over the labels of a data set, and over the data sets, with the number of seeds if it is not
     three.
     """
     lines, values = [], []
-    for data in compared():
+    for data in compared(one_label=one_label):
         rows = [of_method(data, method) for method in ("auto", *METHODS)]
         values.append([float(np.mean([mean(own, label, "ari") for label in DATA[data][1]])) for own in rows])
         seeds = ["" if len(own) in (0, _SEEDS) or own is rows[0] else f" ({len(own)})" for own in rows]
         lines.append((DATA[data][0], *(number(v) + s for v, s in zip(values[-1], seeds, strict=True))))
     whole = ("mean", *map(number, np.mean(values, 0)))
-    return table(("data", "`auto`, numbers not given", *METHODS.values()), [*lines, whole])
+    head = "data with one label" if one_label else "data"
+    return table((head, "`auto`, numbers not given", *METHODS.values()), [*lines, whole])
 
 
 def faces() -> str:
@@ -177,7 +178,8 @@ def faces() -> str:
 def main(machine: str = "16") -> None:
     """Print the tables, with times only for machines whose description starts with ``machine``, such as 16 (cores)."""
     assert METHODS.keys() == SHALLOW.keys() | DEEP.keys()
-    tables: list[Callable[[], str]] = [lambda: results(machine), beside_others, means, faces]
+    of_one_label = partial(means, one_label=True)
+    tables: list[Callable[[], str]] = [lambda: results(machine), beside_others, means, of_one_label, faces]
     for show in tables:
         print(show() + "\n")
 
