@@ -25,7 +25,7 @@ _INTENSITIES = ("gaussian", "bernoulli", "continuous_bernoulli")
 # most this share of the components that it may have.
 _CLEAR_ERRORS, _FEW_COMPONENTS = 5.0, 0.5
 
-# Facets join one by one if there are at least this number of items. With fewer it takes ten times as long as a linear
+# Facets join one by one if there are at least this number of items. With fewer this takes ten times as long as a linear
 # start, and the groups are not better.
 _FEWEST_STAGED = 3000
 
@@ -46,8 +46,7 @@ def suit_clusterings(config: Config, given: Sequence[str], images: Tensor) -> tu
     If independent mixtures describe the items at least as well as one mixture, the dimensions are divided among facets
     as the mixtures suggest. Otherwise a linear start of several clusterings would split the one that the items have.
     Then only the deepest facet has clusters, and it gets the most dimensions; or the facets join one by one, if there
-    are many items and components.
-    Without a linear start nothing changes.
+    are many items and components, or if the numbers of clusters are given. Without a linear start nothing changes.
 
     Args:
         config: the configuration with the settings of ``auto`` for several clusterings.
@@ -75,13 +74,13 @@ def suit_clusterings(config: Config, given: Sequence[str], images: Tensor) -> tu
         gain = division.gain_of_one(more, most_clusters=most_clusters, seed=config.seed)
         is_clear = gain.nats > _CLEAR_ERRORS * gain.error
         is_simple = gain.nats > 0 and division.joint_size <= _FEW_COMPONENTS * most_clusters
-        if is_clear and not is_simple and len(images) >= _FEWEST_STAGED:
-            return train_in_stages(config, given, len(images)), True
-        if (is_clear or is_simple) and _CLUSTERS not in given:
+        if (is_simple or (is_clear and len(images) < _FEWEST_STAGED)) and _CLUSTERS not in given:
             # One more than the linear model has, because the encoder may separate more.
             numbers = [*[1] * (len(dims) - 1), min(division.joint_size + 1, most_clusters)]
             config = override(config, [f"{_CLUSTERS}={numbers}"])
             dims = max(division.found, key=lambda each: each[-1])
+        elif is_clear:
+            return train_in_stages(config, given, len(images)), True
     return override(config, [f"{_DIMS}={list(dims)}"]), False
 
 

@@ -77,6 +77,9 @@ def test_the_gain_of_one_mixture_and_its_size_decide(
     config = choose_settings(blobs(num_items, 3), source="x").config
     assert config.facets.num_clusters == clusters
     assert (config.stage_epochs[0] > 0) == stages
+    given = choose_settings(blobs(num_items, 3), source="x", settings=["facets.num_clusters=[3, 4]"]).config
+    assert given.facets.num_clusters == (3, 4)
+    assert (given.stage_epochs[0] > 0) == (gain.nats > 5 * gain.error)
     several = clusters[0] == clusters[1]
     assert config.facets.latent_dim == ((5, 12) if stages else (6, 6) if several else (3, 9))
 
