@@ -60,7 +60,7 @@ def measure(
     config, dataset, _ = configure_auto(data, [*SAID.get(name, ()), f"seed={seed}", *settings], None)
     with tempfile.TemporaryDirectory() as folder:
         found = fit(config, RunFolder.new(Path(folder) / "run"), data=dataset, device=device)
-        criteria = judge(Path(folder) / "run", data=dataset) if compares else {}
+        criteria = judge(Path(folder) / "run", data=dataset) if compares else []
     labels = {label: values.numpy() for label, values in dataset.test.labels.items()}
     row = {
         "seed": seed,

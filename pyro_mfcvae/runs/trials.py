@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
 import pyro
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from pyro_mfcvae.config.build import build_pair, build_schedule
 from pyro_mfcvae.config.schema import Config
+from pyro_mfcvae.config.training_sections import MixtureFitConfig, ScheduleConfig
 from pyro_mfcvae.data.datasets import Dataset
 from pyro_mfcvae.data.images import Split
 from pyro_mfcvae.errors import InputError
 from pyro_mfcvae.infer.initialization import measure_units
-from pyro_mfcvae.infer.schedule import ProgressiveSchedule, steps_per_epoch
+from pyro_mfcvae.infer.schedule import steps_per_epoch
 from pyro_mfcvae.runs.evaluation import evaluate
 from pyro_mfcvae.train.divergence import DivergedError
 from pyro_mfcvae.train.known import KnownItems
@@ -61,8 +63,19 @@ def estimate_seconds(config: Config, data: Dataset, fabric: Fabric) -> float:
     """
     images, settings, device = data.train.images, config.training, fabric.device
     per_epoch = steps_per_epoch(len(images), settings.batch_size)
-    num_steps = (_NUM_WARMUP + _NUM_TIMED) * per_epoch  # every epoch reports its steps at least once
+    num_reports = _NUM_WARMUP + _NUM_TIMED
     plain = device.type == "cpu" or settings.compile is False or config.supervision.label is not None
+    # All facets train from the start. Every epoch reports its steps at least once, and the only fit would follow them.
+    epochs = (*[0] * (len(config.facets.num_clusters) - 1), num_reports)
+    compiled: Literal["auto", False] = False if plain else "auto"
+    timed = replace(
+        config,
+        training=replace(
+            settings, epochs=epochs, learning_rate=1e-12, final_learning_rate=None, tolerance=0.0, compile=compiled
+        ),
+        schedule=ScheduleConfig(),
+        mixture_fit=MixtureFitConfig(warmup_steps=num_reports * per_epoch - 1, items=config.mixture_fit.items),
+    )
     seconds: list[float] = []
     start = 0.0
 
@@ -70,21 +83,11 @@ def estimate_seconds(config: Config, data: Dataset, fabric: Fabric) -> float:
         nonlocal start
         start, before = time.perf_counter(), start
         seconds.append((start - before) / num)
-        if len(seconds) == _NUM_WARMUP + _NUM_TIMED:
+        if len(seconds) == num_reports:
             raise _TimedError
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []), pyro.validation_enabled(False):
-        training = Training(
-            build_pair(config, data.event_shape),
-            images,
-            # All facets from the start; the only fit would follow the steps that are timed.
-            schedule=ProgressiveSchedule(
-                stage_steps=(*(len(config.facets.num_clusters) - 1) * [0], num_steps), warmup_steps=num_steps - 1
-            ),
-            settings=replace(settings, learning_rate=1e-12, compile=False if plain else "auto"),
-            mixture_fit=config.mixture_fit,
-            fabric=fabric,
-        )
+        training = prepare(timed, images, seed=config.seed, fabric=fabric)
         with suppress(_TimedError):
             while True:
                 start = time.perf_counter()

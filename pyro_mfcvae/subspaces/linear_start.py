@@ -82,7 +82,7 @@ def find_linear_facets(
             residuals.
         most_clusters: largest number of clusters of a facet.
         without_clusters: numbers of the facets that have no clusters. The others get the first principal components,
-            and these get the components that are left.
+            and these get the components that are left. If no facet has clusters, all are treated alike.
         seed: seed of the draws and of the starts.
         num_tries: number of rotations that are tried.
         on_progress: called after every rotation.
@@ -94,7 +94,7 @@ def find_linear_facets(
     rng = np.random.default_rng(seed)
     mean, components = principal_axes(items, sum(dims), scale=scale, seed=seed)
     points = (items - mean) @ components
-    plain = sorted(without_clusters)
+    plain = sorted(without_clusters) if len(without_clusters) < len(dims) else []
     order = [*(j for j in range(len(dims)) if j not in plain), *plain]  # facets in the order of their components
     parts = [dims[j] for j in order[: len(dims) - len(plain)]]
     first = points[:, : sum(parts)]

@@ -38,7 +38,7 @@ def blobs(num_items: int, *num_clusters: int) -> Tensor:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_the_clusters_of_a_single_clustering_go_to_one_facet(seed: int) -> None:
-    """Of few items as of many."""
+    """With few items and with many."""
     for num_items in (150, 600):
         chosen = choose_settings(blobs(num_items, 3), source="x", seed=seed)
         assert chosen.config.facets.num_clusters == (1, 4)

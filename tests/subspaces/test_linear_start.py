@@ -85,6 +85,14 @@ def test_facets_without_clusters_get_the_components_that_the_others_leave(withou
     np.testing.assert_allclose(np.abs(others), np.abs(axes[:, num_first:6]), atol=1e-6)
 
 
+def test_facets_that_all_have_no_clusters_share_the_components() -> None:
+    items, _ = planted((3, 2))
+    common = {"scale": SCALE, "most_clusters": 1, "num_tries": 2}
+    facets = find_linear_facets(items, (2, 3), without_clusters=(0, 1), **common)
+    assert facets.sizes == (1, 1)
+    np.testing.assert_array_equal(facets.matrix, find_linear_facets(items, (2, 3), **common).matrix)
+
+
 def test_without_a_scale_the_scale_of_probabilistic_pca_is_used() -> None:
     items, _ = planted((3, 2))
     unit = find_linear_facets(items, (2, 2), most_clusters=4, num_tries=1)
